@@ -1,0 +1,41 @@
+"""flowerkit: flower classification on TPU, GPU or CPU, from TFRecords to a submission one can trust.
+
+Importing flowerkit loads no framework. It only chooses the Keras backend, because Keras reads
+`KERAS_BACKEND` once, at its first import. The names below arrive from their modules when first used.
+"""
+
+import importlib
+
+from flowerkit import accelerator
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "connect": "accelerator",
+    "find_data": "sources",
+    "draw_competition": "synthetic",
+    "load_split": "pipeline",
+    "build_classifier": "models",
+    "load_classifier": "models",
+    "TrainingPlan": "plan",
+    "train": "training",
+    "predict": "prediction",
+    "Predictions": "prediction",
+    "macro_f1": "evaluation",
+    "check_submission": "submission",
+    "write_submission": "submission",
+}
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'flowerkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"flowerkit.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+accelerator.choose_backend()

@@ -1,0 +1,101 @@
+"""Petals to the Metal on Kaggle: where its files are, and the names of its 104 flowers."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from flowerkit.tfrecords import FlowerData, find_shards, find_sizes
+
+SLUG = "tpu-getting-started"
+TWIN_SLUG = "flower-classification-with-tpus"
+# Sessions of 2026 mount under competitions/, older and hand-attached ones beside it.
+MOUNTS = tuple(
+    Path(f"/kaggle/input/{place}{slug}")
+    for slug in (SLUG, TWIN_SLUG)
+    for place in ("competitions/", "")
+)
+
+# In the order of the class ids. Two names end in a blank (87 and 90), as in the competition's own
+# notebooks; the list is compared by a checksum, so it stays.
+# fmt: off
+CLASS_NAMES = (
+    "pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea", "wild geranium",
+    "tiger lily", "moon orchid", "bird of paradise", "monkshood", "globe thistle", "snapdragon",
+    "colt's foot", "king protea", "spear thistle", "yellow iris", "globe-flower",
+    "purple coneflower", "peruvian lily", "balloon flower", "giant white arum lily", "fire lily",
+    "pincushion flower", "fritillary", "red ginger", "grape hyacinth", "corn poppy",
+    "prince of wales feathers", "stemless gentian", "artichoke", "sweet william", "carnation",
+    "garden phlox", "love in the mist", "cosmos", "alpine sea holly", "ruby-lipped cattleya",
+    "cape flower", "great masterwort", "siam tulip", "lenten rose", "barberton daisy", "daffodil",
+    "sword lily", "poinsettia", "bolero deep blue", "wallflower", "marigold", "buttercup", "daisy",
+    "common dandelion", "petunia", "wild pansy", "primula", "sunflower", "lilac hibiscus",
+    "bishop of llandaff", "gaura", "geranium", "orange dahlia", "pink-yellow dahlia",
+    "cautleya spicata", "japanese anemone", "black-eyed susan", "silverbush", "californian poppy",
+    "osteospermum", "spring crocus", "iris", "windflower", "tree poppy", "gazania", "azalea",
+    "water lily", "rose", "thorn apple", "morning glory", "passion flower", "lotus", "toad lily",
+    "anthurium", "frangipani", "clematis", "hibiscus", "columbine", "desert-rose", "tree mallow",
+    "magnolia", "cyclamen ", "watercress", "canna lily", "hippeastrum ", "bee balm", "pink quill",
+    "foxglove", "bougainvillea", "camellia", "mallow", "mexican petunia", "bromelia",
+    "blanket flower", "trumpet creeper", "blackberry lily", "common tulip", "wild rose",
+)
+# fmt: on
+
+
+def find_competition(
+    *, image_size: int | None = 224, mounts: Iterable[str | os.PathLike] = MOUNTS
+) -> FlowerData:
+    """The competition's shards, from the first of `mounts` that holds any; `image_size` in px.
+
+    The competition has 192, 224, 331 and 512 px. Raises FileNotFoundError if no mount holds shards
+    or the first that does lacks that size.
+    """
+    mounts = [Path(mount) for mount in mounts]
+    for mount in mounts:
+        if find_sizes(mount):
+            return _find_in(mount, image_size)
+    looked = ", ".join(map(str, mounts))
+    raise FileNotFoundError(
+        f"no competition data (looked in {looked}). On Kaggle: Add Input, search for {SLUG!r} "
+        "under Competitions, add it, and accept the rules on the competition's page."
+    )
+
+
+def download_competition(*, image_size: int | None = 224) -> FlowerData:
+    """The competition's shards by `kagglehub`, which keeps them and downloads them only once.
+
+    Raises RuntimeError, with the remedy, if kagglehub is missing or the download fails.
+    """
+    try:
+        import kagglehub
+    except ImportError as error:
+        raise RuntimeError(
+            "kagglehub is not installed, and nothing else here downloads the competition. Run "
+            "`pip install kagglehub`, or pass the folder of the data."
+        ) from error
+    try:
+        folder = kagglehub.competition_download(SLUG)
+    except Exception as error:  # kagglehub lets the errors of several libraries through
+        raise RuntimeError(
+            f"kagglehub could not download {SLUG} ({type(error).__name__}: {error}). Check three "
+            "things: an API token (kaggle.com/settings), the rules accepted on "
+            f"kaggle.com/c/{SLUG}, the internet switched on. Or pass the folder of the data."
+        ) from error
+    return _find_in(Path(folder), image_size)
+
+
+def has_kaggle_token(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether one of the places where Kaggle's clients look for a token is filled; reads no token.
+
+    >>> has_kaggle_token({"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "secret"})
+    True
+    """
+    if environ.get("KAGGLE_API_TOKEN"):
+        return True
+    if environ.get("KAGGLE_USERNAME") and environ.get("KAGGLE_KEY"):
+        return True
+    folder = Path(environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle").expanduser()
+    return any((folder / name).is_file() for name in ("access_token", "kaggle.json"))
+
+
+def _find_in(folder: Path, image_size: int | None) -> FlowerData:
+    return find_shards(folder, image_size=image_size, class_names=CLASS_NAMES, origin="competition")

@@ -1,0 +1,99 @@
+"""What this machine has for flowerkit, and what to do about what is missing."""
+
+import shutil
+from dataclasses import dataclass
+
+from flowerkit import accelerator
+from flowerkit.sources import find_data, is_competition_required
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's: what was looked at, what was found, and the remedy if it is amiss."""
+
+    topic: str
+    found: str
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.topic:<10} {self.found}" + (
+            f"\n{'':>10} -> {self.remedy}" if self.remedy else ""
+        )
+
+
+def examine(source: str = "auto") -> list[Finding]:
+    """Look at device, versions, memory, disk, data and weights. Starts the device; raises nothing."""
+    return [
+        _examine_device(),
+        *_examine_versions(),
+        *_examine_room(),
+        _examine_data(source),
+        _examine_weights(),
+    ]
+
+
+def _examine_device() -> Finding:
+    try:
+        return Finding("device", str(accelerator.connect()))
+    except (RuntimeError, ValueError) as error:
+        return Finding("device", "none could be started", str(error))
+
+
+def _examine_versions() -> list[Finding]:
+    found = accelerator.versions()
+    there = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    findings = [Finding("versions", there)]
+    if not found["tensorflow"]:
+        findings.append(
+            Finding(
+                "tensorflow",
+                "not installed; tf.data reads the shards, under the jax backend too",
+                "pip install tensorflow-cpu (beside a TPU) or tensorflow",
+            )
+        )
+    return findings
+
+
+def _examine_room() -> list[Finding]:
+    memory, disk = accelerator.free_memory_bytes(), shutil.disk_usage(".").free
+    return [
+        Finding(
+            "memory",
+            f"{memory / GIB:.1f} GiB free, {accelerator.num_cores()} cores",
+            "close other programs: training wants 3 GiB" if memory < 3 * GIB else None,
+        ),
+        Finding(
+            "disk",
+            f"{disk / GIB:.1f} GiB free here",
+            "a run folder takes up to 0.5 GiB; make room" if disk < GIB else None,
+        ),
+    ]
+
+
+def _examine_data(source: str) -> Finding:
+    if source == "auto" and not is_competition_required():
+        return Finding(
+            "data",
+            "no competition data on this machine; 'auto' would download or draw flowers",
+            "pass --data FOLDER, or draw some: flowerkit draw FOLDER",
+        )
+    try:
+        return Finding("data", str(find_data(source)))
+    except (OSError, ValueError, RuntimeError) as error:
+        return Finding("data", "none", str(error))
+
+
+def _examine_weights() -> Finding:
+    from flowerkit.models import find_cached_weights, weights_folder
+
+    cached = find_cached_weights()
+    if cached:
+        return Finding("weights", ", ".join(path.name for path in cached))
+    return Finding(
+        "weights",
+        f"no ImageNet weights cached in {weights_folder()}",
+        "with internet they come at the first use; offline put the backbone's _notop.h5 file "
+        "there, pass --backbone FILE.keras, or train with --weights none",
+    )

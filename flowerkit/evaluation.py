@@ -1,0 +1,194 @@
+"""Numbers from labels and probabilities, computed on the host from full predictions.
+
+`labels` and `guesses` are (n,) integer class ids, `probabilities` (n, num_classes) floats whose
+rows sum to 1. Everything here raises ValueError for arrays that do not fit each other, are empty,
+or hold NaN or ids that are no class: a score of such arrays would be a number all the same.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+# Keras's epsilon: the loss of a certain and wrong guess is 16.1, not infinite.
+SMALLEST_PROBABILITY = 1e-7
+
+
+def predicted_labels(probabilities: np.ndarray) -> np.ndarray:
+    """The most probable class of each row, (n,) int64; the lower id on a tie.
+
+    >>> predicted_labels(np.array([[0.1, 0.9], [0.8, 0.2]]))
+    array([1, 0])
+    """
+    return _checked_probabilities(probabilities).argmax(axis=1).astype(np.int64)
+
+
+def macro_f1(labels: np.ndarray, guesses: np.ndarray) -> float:
+    """The mean F1 over the classes that occur in `labels`, 0..1.
+
+    The competition's metric, where all 104 occur. A guess of a class that does not occur costs the
+    true class its recall but adds no class of its own, so a 5-class set scores the same under a
+    head of 5 or of 104. scikit-learn's default averages over guessed classes as well; ours equals
+    `f1_score(labels, guesses, labels=np.unique(labels), average="macro")`.
+
+    >>> round(macro_f1(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 7])), 4)
+    0.8333
+    """
+    labels, guesses = _checked_pair(labels, guesses)
+    width = max(labels.max(), guesses.max()) + 1
+    right = np.bincount(labels[labels == guesses], minlength=width)
+    support = np.bincount(labels, minlength=width)
+    guessed = np.bincount(guesses, minlength=width)
+    occurs = support > 0
+    return float(np.mean(2 * right[occurs] / (support + guessed)[occurs]))
+
+
+def accuracy(labels: np.ndarray, guesses: np.ndarray) -> float:
+    """The fraction of guesses that are right, 0..1.
+
+    >>> accuracy(np.array([0, 1, 2, 2]), np.array([0, 1, 2, 0]))
+    0.75
+    """
+    labels, guesses = _checked_pair(labels, guesses)
+    return float(np.mean(labels == guesses))
+
+
+def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The mean of -log(probability of the true class), in nats, clipped at 1e-7 as Keras does."""
+    true_probabilities = _true_probabilities(labels, probabilities)
+    return float(-np.log(np.clip(true_probabilities, SMALLEST_PROBABILITY, 1.0)).mean())
+
+
+def class_report(
+    labels: np.ndarray, guesses: np.ndarray, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row for each class that occurs in `labels`: name, precision, recall, f1, support.
+
+    In the order of the class ids. The mean of the column `f1` is `macro_f1`; a class that is never
+    guessed has precision 0.
+
+    >>> rows = class_report(np.array([0, 1, 1]), np.array([0, 1, 0]), ["rose", "iris", "lotus"])
+    >>> [(row["name"], row["precision"], row["recall"], row["support"]) for row in rows]
+    [('rose', 0.5, 1.0, 1), ('iris', 1.0, 0.5, 2)]
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    labels, guesses = _checked_pair(labels, guesses, num_classes=len(class_names))
+    occurring = np.unique(labels)
+    columns = precision_recall_fscore_support(
+        labels, guesses, labels=occurring, average=None, zero_division=0.0
+    )
+    return [
+        {
+            "name": class_names[class_id],
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+            "support": int(support),
+        }
+        for class_id, precision, recall, f1, support in zip(occurring, *columns, strict=True)
+    ]
+
+
+def confusion_counts(labels: np.ndarray, guesses: np.ndarray, num_classes: int) -> np.ndarray:
+    """How often class i (the row) was guessed as class j: (num_classes, num_classes) int64.
+
+    >>> confusion_counts(np.array([0, 1, 1]), np.array([0, 1, 0]), 2)
+    array([[1, 0],
+           [1, 1]])
+    """
+    from sklearn.metrics import confusion_matrix
+
+    labels, guesses = _checked_pair(labels, guesses, num_classes=num_classes)
+    return confusion_matrix(labels, guesses, labels=np.arange(num_classes)).astype(np.int64)
+
+
+def most_confused(
+    counts: np.ndarray, class_names: Sequence[str], k: int
+) -> list[tuple[str, str, int]]:
+    """The k most frequent mistakes as (true name, guessed name, count), most frequent first.
+
+    `counts` comes from `confusion_counts`. Pairs that never happened are left out, so the list may
+    be shorter than k; equal counts come in the order of the class ids.
+
+    >>> most_confused(np.array([[5, 2, 0], [0, 6, 0], [1, 3, 4]]), ["rose", "iris", "lotus"], 2)
+    [('lotus', 'iris', 3), ('rose', 'iris', 2)]
+    """
+    counts = np.asarray(counts)
+    if counts.shape != (len(class_names), len(class_names)):
+        raise ValueError(
+            f"counts have shape {counts.shape} but there are {len(class_names)} class names. "
+            "Pass the counts and the names of the same data."
+        )
+    mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[: max(k, 0)]
+    pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
+    return [
+        (class_names[true], class_names[guess], int(mistakes[true, guess]))
+        for true, guess in pairs
+        if mistakes[true, guess] > 0
+    ]
+
+
+def top_losses(labels: np.ndarray, probabilities: np.ndarray, k: int) -> np.ndarray:
+    """The indices of the k images whose true class got the least probability, worst first.
+
+    (min(k, n),) int64; equal ones in the order of the images.
+
+    >>> top_losses(np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]), 2)
+    array([1, 2])
+    """
+    order = np.argsort(_true_probabilities(labels, probabilities), kind="stable")
+    return order[: max(k, 0)].astype(np.int64)
+
+
+def _true_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    probabilities = _checked_probabilities(probabilities)
+    num_images, num_classes = probabilities.shape
+    labels = _checked_ids("labels", labels, num_classes)
+    if len(labels) != num_images:
+        raise ValueError(f"{len(labels)} labels but {num_images} rows of probabilities.")
+    return probabilities[np.arange(num_images), labels].astype(np.float64)
+
+
+def _checked_pair(
+    labels: np.ndarray, guesses: np.ndarray, num_classes: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    labels = _checked_ids("labels", labels, num_classes)
+    guesses = _checked_ids("guesses", guesses, num_classes)
+    if len(labels) != len(guesses):
+        raise ValueError(f"{len(labels)} labels but {len(guesses)} guesses. Score equal numbers.")
+    return labels, guesses
+
+
+def _checked_ids(name: str, ids: np.ndarray, num_classes: int | None) -> np.ndarray:
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or len(ids) == 0 or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(
+            f"{name} must be a one-dimensional array of at least one integer class id; "
+            f"got shape {ids.shape}, {ids.dtype}."
+        )
+    bad = ids < 0 if num_classes is None else (ids < 0) | (ids >= num_classes)
+    if bad.any():
+        where = int(bad.argmax())
+        allowed = "0 and up" if num_classes is None else f"0..{num_classes - 1}"
+        hint = " Records of the test split have no label (-1)." if ids[where] == -1 else ""
+        raise ValueError(f"{name}[{where}] is {ids[where]}, outside {allowed}.{hint}")
+    return ids.astype(np.int64)
+
+
+def _checked_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    probabilities = np.asarray(probabilities)
+    if probabilities.ndim != 2 or 0 in probabilities.shape:
+        raise ValueError(
+            "probabilities must have shape (n, num_classes) with n of at least 1; "
+            f"got {probabilities.shape}."
+        )
+    # argmax would answer with the place of the NaN, and every score would look like a score.
+    broken = np.isnan(probabilities).any(axis=1)
+    if broken.any():
+        raise ValueError(
+            f"{int(broken.sum())} of {len(broken)} rows of probabilities hold NaN (the first is "
+            f"row {int(broken.argmax())}). Did training diverge? Take the best checkpoint."
+        )
+    return probabilities

@@ -1,0 +1,43 @@
+"""Files that are written whole or not at all: a temporary name first, then a rename."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well.
+
+    After an error (a full disk, Ctrl-C) the temporary file is gone and an older `path` is untouched.
+    The suffix is kept, because Keras and matplotlib choose the format by it.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "notes.txt"
+    >>> with replacing(target) as temporary:
+    ...     _ = temporary.write_text("kept")
+    >>> target.read_text()
+    'kept'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{''.join(path.suffixes[-2:])}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write UTF-8 text in one piece, see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write indented JSON in one piece, see `replacing`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

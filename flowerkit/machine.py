@@ -1,0 +1,239 @@
+"""What this machine shows without starting anything: device files, modules, memory, cores.
+
+Nothing here imports a framework or touches a device; `accelerator` draws the conclusions.
+"""
+
+import importlib.metadata
+import importlib.util
+import math
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# TPU v2 to v4 are /dev/accel0; other makers' chips are /dev/accel/accel0.
+TPU_FILE = r"/dev/accel\d+"
+# TPU v5e and later, and any device handed to a virtual machine; /dev/vfio/vfio is no device.
+VFIO_FILE = r"/dev/vfio/(devices/vfio)?\d+"
+# NVIDIA, NVIDIA under WSL2, AMD.
+GPU_FILE = r"/dev/(nvidia\d+|dxg|kfd)"
+
+TPU_VARIABLES = (
+    "ISTPUVM",
+    "TPU_CHIPS_PER_HOST_BOUNDS",
+    "TPU_PROCESS_ADDRESSES",
+    "TPU_ACCELERATOR_TYPE",
+)
+# Tells a KERAS_BACKEND that flowerkit set from the user's own, in child processes too.
+CHOSEN_BACKEND = "FLOWERKIT_CHOSEN_BACKEND"
+# Only these are recorded: the environment also holds tokens.
+RECORDED_VARIABLES = (
+    *TPU_VARIABLES,
+    "TPU_WORKER_HOSTNAMES",
+    "JAX_PLATFORMS",
+    "CUDA_VISIBLE_DEVICES",
+    "KERAS_BACKEND",
+    CHOSEN_BACKEND,
+    "KAGGLE_KERNEL_RUN_TYPE",
+)
+MODULES = ("keras", "tensorflow", "jax", "libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
+TENSORFLOW_BUILDS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
+PACKAGES = (
+    "keras",
+    "tensorflow",
+    "jax",
+    "jaxlib",
+    "libtpu",
+    "numpy",
+    "pillow",
+    "matplotlib",
+    "scikit-learn",
+    "psutil",
+    "kaggle",
+    "kagglehub",
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a look at the machine found.
+
+    `modules` holds importable modules and the distributions "tensorflow-cpu" and "tensorflow-tpu";
+    `imported` those already in sys.modules; `keras_backend` the backend of a keras that is already
+    imported; `pci_ids` the PCI bus as "vendor:device", empty where it was not read.
+    """
+
+    environ: Mapping[str, str] = field(default_factory=dict)
+    device_files: frozenset[str] = frozenset()
+    modules: frozenset[str] = frozenset()
+    imported: frozenset[str] = frozenset()
+    keras_backend: str | None = None
+    pci_ids: frozenset[str] = frozenset()
+
+    def matching(self, pattern: str) -> list[str]:
+        """The device files that match, in the order of their numbers.
+
+        >>> Evidence(device_files=frozenset({"/dev/vfio/10", "/dev/vfio/9"})).matching(VFIO_FILE)
+        ['/dev/vfio/9', '/dev/vfio/10']
+        """
+        found = (name for name in self.device_files if re.fullmatch(pattern, name))
+        return sorted(found, key=lambda name: (len(name), name))
+
+
+def collect_evidence(root: str | os.PathLike = "/") -> Evidence:
+    """Look at the environment, the import path, and /dev and /sys under `root`: milliseconds."""
+    modules = {name for name in MODULES if _is_importable(name)}
+    if "tensorflow" in modules:
+        modules |= {build for build in TENSORFLOW_BUILDS[1:] if _find_version(build)}
+    if _has_colab():
+        modules.add("google.colab")
+    files = _find_device_files(Path(root, "dev"))
+    # Some hundred small files, so only where they can decide something.
+    has_vfio = any(re.fullmatch(VFIO_FILE, name) for name in files)
+    return Evidence(
+        environ={name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ},
+        device_files=files,
+        modules=frozenset(modules),
+        imported=frozenset(name for name in MODULES if sys.modules.get(name) is not None),
+        keras_backend=_find_imported_backend(),
+        pci_ids=_read_pci_ids(Path(root, "sys/bus/pci/devices")) if has_vfio else frozenset(),
+    )
+
+
+def _is_importable(name: str) -> bool:
+    # A module without a __spec__ is found too; None in sys.modules forbids the import.
+    return sys.modules.get(name) is not None or (
+        name not in sys.modules and importlib.util.find_spec(name) is not None
+    )
+
+
+def _has_colab() -> bool:
+    # find_spec("google.colab") would import google, and raise where there is none.
+    if google := sys.modules.get("google"):
+        folders = getattr(google, "__path__", None)
+    else:
+        spec = importlib.util.find_spec("google") if _is_importable("google") else None
+        folders = spec.submodule_search_locations if spec else None
+    return any(Path(folder, "colab").is_dir() for folder in folders or ())
+
+
+def _find_device_files(dev: Path) -> frozenset[str]:
+    paths = [path for folder in ("", "vfio", "vfio/devices") for path in (dev / folder).glob("*")]
+    names = (f"/dev/{path.relative_to(dev).as_posix()}" for path in paths)
+    wanted = f"{TPU_FILE}|{VFIO_FILE}|{GPU_FILE}"
+    return frozenset(name for name in names if re.fullmatch(wanted, name))
+
+
+def _read_pci_ids(bus: Path) -> frozenset[str]:
+    def read(path: Path) -> str:
+        return path.read_text().strip().removeprefix("0x")
+
+    try:
+        return frozenset(f"{read(d / 'vendor')}:{read(d / 'device')}" for d in bus.glob("*"))
+    except OSError:  # a sandbox may show the folder and keep its files
+        return frozenset()
+
+
+def _find_imported_backend() -> str | None:
+    config = getattr(sys.modules.get("keras"), "config", None)
+    return config.backend() if hasattr(config, "backend") else None
+
+
+def versions() -> dict[str, str | None]:
+    """Python and package versions from their metadata, nothing imported; None means not installed.
+
+    "tensorflow" names its build where that matters: "2.20.0 (tensorflow-cpu)".
+
+    >>> list(versions())[:4]
+    ['python', 'keras', 'tensorflow', 'jax']
+    """
+    found = {"python": platform.python_version()}
+    found |= {name: _find_version(name) for name in PACKAGES}
+    for build in TENSORFLOW_BUILDS[1:]:
+        if found["tensorflow"] is None and (version := _find_version(build)):
+            found["tensorflow"] = f"{version} ({build})"
+    return found
+
+
+def _find_version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def free_memory_bytes(root: str | os.PathLike = "/") -> int:
+    """Bytes that can still be used: what the system has available, bounded by the cgroup's limit.
+
+    In a container the system's figure is the host's, so the limit of every memory cgroup (v1, v2)
+    around this process counts too. Page cache on the inactive list is free, as Kubernetes has it.
+    """
+    import psutil
+
+    rooms = [psutil.virtual_memory().available]
+    for folder in _cgroup_folders(Path(root), "memory"):
+        for limit_name, used_name, cache_name in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, used = _read_numbers(folder / limit_name), _read_numbers(folder / used_name)
+            if limit and used:
+                rooms.append(limit[0] - used[0] + _read_stat(folder / "memory.stat", cache_name))
+    return max(0, min(rooms))
+
+
+def num_cores(root: str | os.PathLike = "/") -> int:
+    """CPU cores that this process may use: affinity bounded by cgroup quota (rounded up)."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    for folder in _cgroup_folders(Path(root), "cpu"):
+        quota = _read_numbers(folder / "cpu.max")
+        if not quota:
+            quota = [
+                *_read_numbers(folder / "cpu.cfs_quota_us"),
+                *_read_numbers(folder / "cpu.cfs_period_us"),
+            ]
+        if len(quota) == 2 and quota[0] > 0:  # v1 writes -1 for no limit, v2 "max"
+            cores = min(cores, math.ceil(quota[0] / quota[1]))
+    return max(1, cores)
+
+
+def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of the cgroups around this process, innermost first; some may not exist.
+
+    Inside a container /proc may name the host's path while the mount starts at the container's own
+    folder, so each ancestor up to the mount is given.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount = root / "sys/fs/cgroup"
+        elif controller in controllers.split(","):
+            mount = root / "sys/fs/cgroup" / controller
+        else:
+            continue
+        parts = Path(path).parts[1:]
+        yield from (mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
+
+
+def _read_numbers(path: Path) -> list[int]:
+    """The numbers of a one-line file; [] if it is missing or says "max"."""
+    try:
+        return [int(word) for word in path.read_text().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def _read_stat(path: Path, key: str) -> int:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), 0)

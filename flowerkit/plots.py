@@ -1,0 +1,348 @@
+"""Pictures of what others computed: Axes in, Axes out, nothing shown and no global setting touched.
+
+Without `ax` a figure is made with pyplot, so that a notebook shows it; `save_figure` writes it and
+gives it back. Colours are Okabe and Ito's, which colour-blind people tell apart, and blue against
+orange. History rows are dicts with `epoch` (from 1), `loss`, `accuracy`, `val_loss`,
+`val_accuracy`, `val_f1`, `planned_lr`, `learning_rate`; what a row lacks is left out of the curve.
+"""
+
+import math
+import os
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from flowerkit.evaluation import most_confused, predicted_labels, top_losses
+from flowerkit.files import replacing
+from flowerkit.schedules import Schedule
+
+BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
+
+CELL_INCHES = 1.9  # an image in a grid
+NUMBERED_CLASSES = 15  # up to here every cell of a confusion matrix holds its count
+NAMED_CLASSES = 45  # up to here every class has its name at the side
+LISTED_PAIRS = 12  # above it, this many of the worst pairs are named
+
+PANELS = {"Loss": ("loss", "val_loss"), "Score": ("accuracy", "val_accuracy", "val_f1")}
+CURVES = {
+    "loss": ("training", BLUE),
+    "val_loss": ("validation", ORANGE),
+    "accuracy": ("training accuracy", BLUE),
+    "val_accuracy": ("validation accuracy", ORANGE),
+    "val_f1": ("validation macro F1", GREEN),
+}
+
+HistoryRows = Sequence[Mapping[str, Any]]
+
+
+def plot_images(
+    images: Sequence[np.ndarray], titles: Sequence[str] | None = None, *, columns: int = 6
+) -> np.ndarray:
+    """A grid of images, each with its title: (n,) Axes.
+
+    `images` are n arrays (h, w, 3) with pixels 0..255. Raises ValueError if there are none, or not
+    as many titles.
+    """
+    if titles is not None and len(titles) != len(images):
+        raise ValueError(f"{len(images)} images but {len(titles)} titles. Give each image one.")
+    axes = _image_grid(images, columns, text_lines=0 if titles is None else 2)
+    for ax, title in zip(axes, [] if titles is None else titles, strict=False):
+        ax.set_title(_wrapped(title), fontsize=9, pad=3)
+    return axes
+
+
+def plot_schedule(schedule: Schedule, epochs: int, ax: Axes | None = None) -> Axes:
+    """The rate over `epochs` epochs, a dot at the start of each; counted from 1 as in a history."""
+    if epochs < 1:
+        raise ValueError(f"epochs is {epochs}; a plot needs at least 1.")
+    ax = _axes(ax)
+    whole = np.arange(epochs)
+    fine = np.linspace(0, epochs - 1, 50 * epochs)
+    rates = [schedule(epoch) for epoch in whole]
+    ax.plot(fine + 1, [schedule(epoch) for epoch in fine], color=BLUE, linewidth=2)
+    ax.plot(whole + 1, rates, "o", color=BLUE, markersize=_dot_size(whole))
+    _style_epochs(ax, whole + 1)
+    _style_rates(ax, rates)
+    _title(ax, str(schedule))
+    return ax
+
+
+def plot_rates(history_rows: HistoryRows, ax: Axes | None = None) -> Axes:
+    """The planned rate as a line and the one that the optimizer used as dots; they should agree."""
+    epochs = _epochs(history_rows)
+    planned, used = _series(history_rows, "planned_lr"), _series(history_rows, "learning_rate")
+    differs = ~np.isclose(planned, used, rtol=1e-4, atol=0, equal_nan=True)
+    ax = _axes(ax)
+    ax.plot(epochs, planned, "-", color=ORANGE, linewidth=5, alpha=0.7, label="planned")
+    ax.plot(epochs, used, "o", color=BLUE, markersize=_dot_size(epochs), label="used")
+    if differs.any():
+        style = {"s": 130, "facecolors": "none", "edgecolors": VERMILION, "linewidths": 2}
+        ax.scatter(epochs[differs], used[differs], label="not as planned", **style)
+    _style_epochs(ax, epochs)
+    _style_rates(ax, np.nan_to_num(np.concatenate([planned, used])))
+    ax.legend(frameon=False)
+    count = int(differs.sum())
+    verdict = f"not as planned in {count} of {len(epochs)} epochs" if count else "as planned"
+    _title(ax, f"The learning rate was {verdict}")
+    return ax
+
+
+def plot_curves(history_rows: HistoryRows, best_epoch: int | None = None) -> np.ndarray:
+    """Loss, and accuracy with macro F1, with the best epoch (from 1) marked: (2,) Axes."""
+    epochs = _epochs(history_rows)
+    _, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for ax, (title, keys) in zip(axes, PANELS.items(), strict=True):
+        for key in keys:
+            _plot_curve(ax, history_rows, key, best_epoch)
+        _style_epochs(ax, epochs)
+        if best_epoch is not None:
+            _mark_best(ax, best_epoch)
+        _title(ax, title, pad=20)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(frameon=False)
+    axes[0].set_ylim(bottom=0)
+    bottom, top = axes[1].get_ylim()
+    axes[1].set_ylim(max(bottom, 0), min(top, 1.02))
+    return axes
+
+
+def plot_confusion(counts: np.ndarray, class_names: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Which class was taken for which: a row for each true class, darker for a larger share of it.
+
+    `counts` is (num_classes, num_classes) from `evaluation.confusion_counts`. Right guesses are
+    blue, wrong ones orange. Up to 15 classes each cell holds its count; above 45 (an `ax` then
+    wants 10 inches) names are small, and the worst pairs are ringed, numbered and listed. Classes
+    that do not occur have no row, and guesses of them share the last column.
+    """
+    counts, names = _occurring(np.asarray(counts), class_names)
+    num_rows, support = len(counts), counts.sum(axis=1, keepdims=True)
+    ax = _axes(ax, figsize=_confusion_inches(names), layout="compressed")
+    _draw_shares(ax, counts / support)
+    if len(names) <= NUMBERED_CLASSES:
+        _write_counts(ax, counts, counts / support)
+    pairs = []
+    if len(names) > NAMED_CLASSES:
+        # Numbers stand for the names here, because the rings need places.
+        pairs = most_confused(counts[:, :num_rows], range(num_rows), LISTED_PAIRS)
+        _list_pairs(ax, pairs, support.ravel(), names)
+    _name_classes(ax, names, num_rows, {place for pair in pairs for place in pair[:2]})
+    _title(ax, f"{np.trace(counts):,} of {counts.sum():,} right\nblue: right, orange: mistaken")
+    return ax
+
+
+def plot_mistakes(
+    images: Sequence[np.ndarray],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    k: int = 12,
+) -> np.ndarray:
+    """The k wrong guesses that gave the true class least, worst first: (at most k,) Axes.
+
+    `images` are n arrays (h, w, 3) with pixels 0..255, in the order of `labels` (n,) and
+    `probabilities` (n, num_classes). Above each image what was guessed, below it what it is.
+    """
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images but {len(labels)} labels. Pass the same images.")
+    guesses = predicted_labels(probabilities)
+    wrong = [i for i in top_losses(labels, probabilities, len(labels)) if guesses[i] != labels[i]]
+    if not wrong:
+        ax = _axes(None, figsize=(5, 1.5))
+        ax.text(0.5, 0.5, f"No mistakes among {len(labels):,} images", ha="center", va="center")
+        ax.set_axis_off()
+        return np.array([ax])
+    axes = _image_grid([images[i] for i in wrong[:k]], columns=6, text_lines=4)
+    for ax, i in zip(axes, wrong, strict=False):
+        guess, truth = (
+            _wrapped(f"{verb} {class_names[c].strip()} ({probabilities[i, c]:.0%})")
+            for verb, c in (("guessed", guesses[i]), ("is", labels[i]))
+        )
+        ax.set_title(guess, fontsize=9, pad=3, color=VERMILION)
+        ax.set_xlabel(truth, fontsize=9, labelpad=3, color=BLUE)
+    return axes
+
+
+def save_figure(axes: Axes | np.ndarray, path: str | os.PathLike, *, dpi: int = 150) -> None:
+    """Write the figure of one Axes or of an array of them, whole or not at all, and close it.
+
+    The suffix of `path` chooses the format (.png, .svg, .pdf).
+    """
+    figure = np.ravel(axes)[0].figure
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)
+    plt.close(figure)
+
+
+def _axes(ax: Axes | None, figsize=(7.5, 4.0), layout: str = "constrained") -> Axes:
+    return plt.subplots(figsize=figsize, layout=layout)[1] if ax is None else ax
+
+
+def _title(ax: Axes, text: str, pad: float = 8) -> None:
+    ax.set_title(text, loc="left", fontsize=11, pad=pad)
+
+
+def _wrapped(text: str) -> str:
+    # 9 pt sans serif runs at about 13 characters an inch.
+    return textwrap.fill(str(text).strip(), width=int(CELL_INCHES * 13))
+
+
+def _image_grid(images: Sequence[np.ndarray], columns: int, text_lines: int) -> np.ndarray:
+    if len(images) == 0:
+        raise ValueError("no images to show. Is the split empty?")
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    size = (columns * CELL_INCHES, rows * (CELL_INCHES + 0.16 * text_lines))
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04)
+    for ax in grid.flat[len(images) :]:
+        ax.set_axis_off()
+    for ax, image in zip(grid.flat, images, strict=False):
+        # Clipped, because imshow takes floats for 0..1 and would show augmented images white.
+        ax.imshow(np.clip(image, 0, 255).astype(np.uint8))
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(False)
+    return grid.flat[: len(images)]
+
+
+def _series(rows: HistoryRows, key: str) -> np.ndarray:
+    values = [row.get(key) for row in rows]
+    return np.array([math.nan if value in (None, "") else float(value) for value in values])
+
+
+def _epochs(rows: HistoryRows) -> np.ndarray:
+    if len(rows) == 0:
+        raise ValueError("the history is empty: no epoch was finished, so there is no curve.")
+    return _series(rows, "epoch")
+
+
+def _dot_size(epochs: np.ndarray) -> float:
+    return 5.0 if len(epochs) <= 40 else 2.5
+
+
+def _plot_curve(ax: Axes, rows: HistoryRows, key: str, best_epoch: int | None) -> None:
+    epochs, values = _epochs(rows), _series(rows, key)
+    if np.isnan(values).all():
+        return
+    label, colour = CURVES[key]
+    # Not clipped: a single epoch puts its dots on the very edge.
+    style = {"color": colour, "clip_on": False}
+    marker = "o" if len(epochs) <= 40 else None
+    ax.plot(epochs, values, marker=marker, markersize=4, linewidth=1.8, label=label, **style)
+    if key.startswith("val_"):
+        best = epochs == best_epoch
+        ax.plot(epochs[best], values[best], "o", markersize=9, markeredgecolor="k", **style)
+
+
+def _mark_best(ax: Axes, best_epoch: int) -> None:
+    ax.axvline(best_epoch, color=GREY, linestyle="--", linewidth=1, zorder=0)
+    place = {"transform": ax.get_xaxis_transform(), "ha": "center"}
+    ax.text(best_epoch, 1.015, f"best: epoch {best_epoch}", color=GREY, **place)
+
+
+def _style_epochs(ax: Axes, epochs: np.ndarray) -> None:
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    margin = max(0.5, 0.02 * len(epochs))
+    ax.set_xlim(epochs[0] - margin, epochs[-1] + margin)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="0.9")
+    ax.set_axisbelow(True)
+
+
+def _style_rates(ax: Axes, rates: np.ndarray) -> None:
+    """One power of ten for all ticks: 0.0001 beside 5e-05 is hard to compare."""
+    highest = max(rates, default=0)
+    power = math.ceil(math.log10(highest)) - 1 if 0 < highest < math.inf else 0
+    ax.set_ylim(0, 1.08 * highest if highest > 0 else None)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate / 10**power:g}"))
+    ax.set_ylabel(f"learning rate, in $10^{{{power}}}$")
+
+
+def _occurring(counts: np.ndarray, class_names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    if counts.shape != (len(class_names), len(class_names)) or not counts.any():
+        raise ValueError(
+            f"counts of shape {counts.shape} and sum {counts.sum()} make no confusion matrix of "
+            f"{len(class_names)} classes. Pass the counts and the names of the same data."
+        )
+    occurs = counts.sum(axis=1) > 0
+    names = [name.strip() for name, kept in zip(class_names, occurs, strict=True) if kept]
+    square = counts[np.ix_(occurs, occurs)]
+    elsewhere = counts[np.ix_(occurs, ~occurs)].sum(axis=1, keepdims=True)
+    if not elsewhere.any():
+        return square, names
+    return np.hstack([square, elsewhere]), [*names, "(another class)"]
+
+
+def _confusion_inches(names: Sequence[str]) -> tuple[float, float]:
+    """Room for the cells and for the longest name beside and below them."""
+    if len(names) > NAMED_CLASSES:
+        return 15.0, 11.5
+    cells = max(3.0, 0.55 * len(names) if len(names) <= NUMBERED_CLASSES else 0.26 * len(names))
+    text = 0.085 * max(map(len, names), default=0)
+    return cells + text + 0.6, cells + 0.8 * text + 1.0
+
+
+def _draw_shares(ax: Axes, shares: np.ndarray) -> None:
+    right = np.eye(*shares.shape, dtype=bool)
+    for hidden, colours in ((~right, "Blues"), (right, "Oranges")):
+        # The square root lifts a mistake of a few per cent out of the white of a large matrix.
+        depth = np.ma.array(np.sqrt(shares), mask=hidden | (shares == 0))
+        ax.imshow(depth, cmap=colours, vmin=0, vmax=1.1)
+    if len(shares) <= NAMED_CLASSES:
+        num_rows, num_columns = shares.shape
+        ax.hlines(np.arange(1, num_rows) - 0.5, *ax.get_xlim(), color="0.9", linewidth=0.6)
+        ax.vlines(np.arange(1, num_columns) - 0.5, *ax.get_ylim(), color="0.9", linewidth=0.6)
+    ax.set_xlabel("guessed")
+    ax.set_ylabel("true")
+
+
+def _write_counts(ax: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
+    for (true, guess), share in np.ndenumerate(shares):
+        if share > 0:
+            style = {"ha": "center", "va": "center", "color": "white" if share > 0.4 else "black"}
+            ax.text(guess, true, f"{counts[true, guess]:,}", fontsize=10, **style)
+
+
+def _name_classes(ax: Axes, names: Sequence[str], num_rows: int, listed: Collection[int]) -> None:
+    places = np.arange(len(names))
+    ax.tick_params(length=0, pad=5)
+    if len(names) <= NAMED_CLASSES:
+        style = {"fontsize": 10 if len(names) <= NUMBERED_CLASSES else 8}
+        slant = {"rotation": 50, "ha": "right", "va": "top", "rotation_mode": "anchor"}
+    else:
+        # 9 inches of rows hold 104 names of 6 points: not for a talk, but for whoever zooms in.
+        style = {"fontsize": min(6.0, 620 / len(names)), "color": GREY}
+        slant = {"rotation": 90}
+    ax.set_yticks(places[:num_rows], names[:num_rows], **style)
+    ax.set_xticks(places, names, **style, **slant)
+    for axis in (ax.xaxis, ax.yaxis):
+        for place, text in enumerate(axis.get_ticklabels()):
+            if place in listed:
+                text.set(color="black", fontweight="bold")
+
+
+def _list_pairs(
+    ax: Axes, pairs: Sequence[tuple[int, int, int]], support: np.ndarray, names: Sequence[str]
+) -> None:
+    lines = ["Most often mistaken", ""] if pairs else []
+    taken = [(true, guess) for true, guess, _ in pairs]
+    for rank, (true, guess, count) in enumerate(pairs, start=1):
+        ax.plot(guess, true, "o", markersize=11, markerfacecolor="none", markeredgecolor="black")
+        spot = _freest_corner(true, guess, taken)
+        taken.append(spot)
+        ax.text(spot[1], spot[0], f"{rank}", fontsize=12, ha="center", va="center")
+        lines += [f"{rank}. {names[true]}", f"     taken for {names[guess]}"]
+        lines += [f"     {count} of {support[true]}", ""]
+    ax.text(1.02, 1, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=11)
+
+
+def _freest_corner(true: int, guess: int, taken: Sequence[tuple]) -> tuple[float, float]:
+    """The corner of a cell, in (row, column), farthest from the rings and numbers so far."""
+    corners = [(true + 1.6 * down, guess + 1.8 * across) for down in (-1, 1) for across in (1, -1)]
+    return max(corners, key=lambda corner: min(math.dist(corner, other) for other in taken))

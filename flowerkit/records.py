@@ -1,0 +1,246 @@
+"""One record and the shard file around it, byte by byte: encoded, counted, read and checked.
+
+A record is a `tf.train.Example` with `image` (JPEG bytes), `id` (bytes) and, if labelled, `class`
+(int64). A shard frames it: length (8 bytes), its checksum (4), payload, its checksum (4), see
+https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details. TensorFlow is
+imported where a record is opened, so that counting is instant.
+"""
+
+import itertools
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_KINDS = {"image": "bytes_list", "id": "bytes_list", "class": "int64_list"}
+
+_log = logging.getLogger("flowerkit")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image: its JPEG bytes, its id, and its class id (None in an unlabelled split)."""
+
+    image: bytes
+    id: str
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a shard; `record` counts from 0 and is None for the file as a whole.
+
+    >>> print(Fault(Path("data/03-224x224-462.tfrec"), 118, "not a JPEG (12 bytes)"))
+    03-224x224-462.tfrec, record 118: not a JPEG (12 bytes)
+    """
+
+    file: Path
+    record: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        place = "" if self.record is None else f", record {self.record}"
+        return f"{self.file.name}{place}: {self.reason}"
+
+
+def serialize(record: Record) -> bytes:
+    """The record as the competition's shards hold it, without framing. Same record, same bytes."""
+    import tensorflow as tf
+
+    feature = tf.train.Feature
+    features = {
+        "image": feature(bytes_list=tf.train.BytesList(value=[record.image])),
+        "id": feature(bytes_list=tf.train.BytesList(value=[record.id.encode()])),
+    }
+    if record.label is not None:
+        features["class"] = feature(int64_list=tf.train.Int64List(value=[record.label]))
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    # A protobuf map has no order of its own; without this the same record may give other bytes.
+    return example.SerializeToString(deterministic=True)
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+def count_records(path: str | os.PathLike) -> int:
+    """The number of records in a shard: hops from length to length and reads no payload.
+
+    Raises ValueError, with the record's number, where the file is cut off or a length is broken.
+    """
+    num_whole, fault = hop_frames(Path(path))
+    if fault:
+        raise ValueError(f"{fault}. Re-download the file.")
+    return num_whole
+
+
+def hop_frames(path: Path) -> tuple[int, Fault | None]:
+    """How many records a shard holds whole, and what ends the count before the file does."""
+    size_bytes = path.stat().st_size
+    number = position = 0
+    with path.open("rb", buffering=0) as file:
+        while position < size_bytes:
+            file.seek(position)
+            try:
+                position += 12 + _read_length(file.read(12)) + 4
+                if position > size_bytes:
+                    raise ValueError(f"truncated ({position - size_bytes} bytes are missing)")
+            except ValueError as error:
+                return number, Fault(path, number, str(error))
+            number += 1
+    return number, None
+
+
+def read_records(
+    path: str | os.PathLike, *, on_corrupt: str = "raise"
+) -> Iterator[tuple[int, Record]]:
+    """A shard's sound records, each with its number in the file, counted from 0.
+
+    Every checksum is computed in Python: slow (about 10 MB/s), for looking closely. With
+    on_corrupt="raise" the first bad record raises ValueError; with "skip" it is logged and left
+    out. After a broken length no later record can be found, and the log says so.
+    """
+    if on_corrupt not in ("raise", "skip"):
+        raise ValueError(f"on_corrupt={on_corrupt!r} is unknown. Pass 'raise' or 'skip'.")
+    path = Path(path)
+    for number, payload, reason in read_frames(path):
+        try:
+            record = _parse_record(payload, reason)
+        except ValueError as error:
+            fault = Fault(path, number, str(error))
+            if on_corrupt == "raise":
+                remedy = 'Re-download the file, or pass on_corrupt="skip".'
+                raise ValueError(f"{fault}. {remedy}") from None
+            _log.warning("left out: %s", fault)
+        else:
+            yield number, record
+
+
+def _parse_record(payload: bytes | None, reason: str | None) -> Record:
+    if reason:
+        raise ValueError(reason)
+    features = _parse_features(payload)
+    label = _read_feature(features, "class") if "class" in features else None
+    return Record(_read_feature(features, "image"), _read_id(features), label)
+
+
+def read_frames(path: Path) -> Iterator[tuple[int, bytes | None, str | None]]:
+    """Each record as (number, payload, what is wrong with it or None).
+
+    A payload with a bad checksum comes along with that reason. Where a length is broken or the file
+    ends too early, the payload is None and the frame is the last: the rest of the file is lost.
+    """
+    with path.open("rb") as file:
+        for number in itertools.count():
+            head = file.read(12)
+            if not head:
+                return
+            try:
+                payload = file.read(length := _read_length(head))
+                checksum = file.read(4)
+                if len(checksum) < 4:
+                    missing = length + 4 - len(payload) - len(checksum)
+                    raise ValueError(f"truncated ({missing} bytes are missing)")
+            except ValueError as error:
+                yield number, None, f"{error}; no record from here on can be read"
+                return
+            sound = _masked_crc32c(payload) == int.from_bytes(checksum, "little")
+            yield number, payload, None if sound else "bad checksum"
+
+
+def _read_length(head: bytes) -> int:
+    if len(head) < 12:
+        raise ValueError(f"truncated ({12 - len(head)} bytes of its head are missing)")
+    if _masked_crc32c(head[:8]) != int.from_bytes(head[8:], "little"):
+        raise ValueError("broken length (bad checksum)")
+    return int.from_bytes(head[:8], "little")
+
+
+def _crc32c_entry(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+_CRC32C = tuple(map(_crc32c_entry, range(256)))
+
+
+def _masked_crc32c(data: bytes) -> int:
+    table, crc = _CRC32C, 0xFFFFFFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+# Checking -----------------------------------------------------------------------------------------
+
+
+def check_payload(
+    payload: bytes, *, image_size: int, num_classes: int, labelled: bool
+) -> list[str]:
+    """Everything wrong inside one record: its features, its JPEG and size in px, its label."""
+    try:
+        features = _parse_features(payload)
+    except ValueError as error:
+        return [str(error)]
+    checks = [
+        lambda: _check_jpeg(_read_feature(features, "image"), image_size),
+        lambda: _read_id(features),
+    ]
+    if labelled:
+        checks.append(lambda: _check_label(_read_feature(features, "class"), num_classes))
+    reasons = []
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            reasons.append(str(error))
+    return reasons
+
+
+def _parse_features(payload: bytes) -> Mapping[str, Any]:
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    try:
+        return tf.train.Example.FromString(payload).features.feature
+    except DecodeError:
+        raise ValueError(f"not a tf.train.Example ({len(payload)} bytes)") from None
+
+
+def _read_feature(features: Mapping[str, Any], name: str) -> Any:
+    if name not in features:
+        raise ValueError(f"missing feature '{name}'")
+    values = getattr(features[name], _KINDS[name]).value
+    if len(values) != 1:
+        raise ValueError(f"feature '{name}' holds {len(values)} {_KINDS[name][:5]} values, not 1")
+    return values[0]
+
+
+def _read_id(features: Mapping[str, Any]) -> str:
+    raw = _read_feature(features, "id")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"the id {raw!r} is not UTF-8") from None
+
+
+def _check_jpeg(image: bytes, image_size: int) -> None:
+    import tensorflow as tf
+
+    if not image.startswith(b"\xff\xd8\xff"):
+        raise ValueError(f"not a JPEG ({len(image)} bytes)")
+    try:
+        # TensorFlow's decoder, because it is the one that training meets.
+        height, width, _ = tf.io.decode_jpeg(image, channels=3).shape
+    except tf.errors.InvalidArgumentError:
+        raise ValueError(f"undecodable JPEG ({len(image)} bytes)") from None
+    if (height, width) != (image_size, image_size):
+        raise ValueError(f"wrong size (got {height}x{width}, wanted {image_size}x{image_size})")
+
+
+def _check_label(label: int, num_classes: int) -> None:
+    if not 0 <= label < num_classes:
+        raise ValueError(f"label {label} is outside 0..{num_classes - 1}")

@@ -1,0 +1,144 @@
+"""One call for every kind of data: the competition, a folder of shards, or drawn flowers."""
+
+import importlib.util
+import inspect
+import json
+import logging
+import os
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+
+from flowerkit import competition
+from flowerkit.submission import read_ids
+from flowerkit.tfrecords import FlowerData, find_shards, find_sizes, read_records
+
+# Enough for a small network to learn within minutes on two cores.
+DRAWN_CLASSES = 12
+DRAWN_SIZE_PX = 64
+DRAWN_COUNTS = {"num_train": 960, "num_val": 240, "num_test": 240}
+
+_NAMES_REMEDY = (
+    'Write the class names in the order of their ids, ["daisy", "rose"], or remove the file.'
+)
+
+_log = logging.getLogger("flowerkit")
+
+
+def find_data(source: str | os.PathLike = "auto", *, image_size: int | None = None) -> FlowerData:
+    """The data that `source` names; `image_size` in px chooses among the sizes there are.
+
+    "auto": the competition where it is mounted. On Kaggle nothing else will do; elsewhere it is
+    downloaded if kagglehub and a Kaggle token are there, and else flowers are drawn, with a
+    warning in the log. "drawn": drawn flowers, kept in the user's cache. Anything else is a folder
+    that holds tfrecords-jpeg-SxS/; its class names come from its classes.json, without one they
+    are the competition's.
+
+    Raises FileNotFoundError if the data or the size is not there, ValueError if classes.json is
+    not a list of names, RuntimeError if a download fails.
+    """
+    if source == "auto":
+        return _find_auto(image_size)
+    if source == "drawn":
+        return _find_drawn(image_size)
+    folder = Path(source).expanduser()
+    return find_shards(
+        folder, image_size=image_size, class_names=_read_class_names(folder), origin="folder"
+    )
+
+
+def is_competition_required() -> bool:
+    """Whether "auto" accepts nothing but the competition: on Kaggle, and where it is mounted."""
+    return bool(os.environ.get("KAGGLE_KERNEL_RUN_TYPE")) or any(
+        map(find_sizes, competition.MOUNTS)
+    )
+
+
+def _find_auto(image_size: int | None) -> FlowerData:
+    # A competitor's run must never train on drawn flowers by accident: on Kaggle, and wherever
+    # the competition is mounted, what is missing is an error and not a reason to draw.
+    if is_competition_required():
+        return competition.find_competition(image_size=image_size, mounts=competition.MOUNTS)
+    if importlib.util.find_spec("kagglehub") and competition.has_kaggle_token():
+        return competition.download_competition(image_size=image_size)
+    data = _find_drawn(image_size)
+    _log.warning(
+        "no competition data here, so these flowers are drawn: %s. Pass the folder of the data, "
+        "or install kagglehub and save a Kaggle token.",
+        data,
+    )
+    return data
+
+
+def _find_drawn(image_size: int | None) -> FlowerData:
+    # Imported here: Pillow and NumPy are not needed to find data that exists.
+    from flowerkit import synthetic
+
+    size = image_size or DRAWN_SIZE_PX
+    # The drawing code is part of the name, so that a change of it never meets its old pictures.
+    version = sha256(inspect.getsource(synthetic).encode()).hexdigest()[:8]
+    folder = _cache_folder() / f"drawn-{DRAWN_CLASSES}-classes-{size}-px-{version}"
+    if not folder.is_dir():
+        _draw_into(folder, size)
+    return find_shards(
+        folder, image_size=size, class_names=_read_class_names(folder), origin="drawn"
+    )
+
+
+def _draw_into(folder: Path, image_size: int) -> None:
+    from flowerkit import synthetic
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".drawing-") as hidden:
+        growing = Path(hidden) / folder.name
+        synthetic.draw_competition(
+            growing, num_classes=DRAWN_CLASSES, image_size=image_size, **DRAWN_COUNTS
+        )
+        try:
+            growing.replace(folder)
+        except OSError:
+            # Another process was quicker; the same code drew the same pictures there.
+            if not folder.is_dir():
+                raise
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowerkit"
+
+
+def _read_class_names(folder: Path) -> tuple[str, ...]:
+    path = folder / "classes.json"
+    if not path.exists():
+        return competition.CLASS_NAMES
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}). {_NAMES_REMEDY}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{path} is not a list of names. {_NAMES_REMEDY}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path} has {twice[0]!r} more than once. {_NAMES_REMEDY}")
+    return tuple(names)
+
+
+def find_test_ids(data: FlowerData) -> list[str]:
+    """The ids that a submission for `data` must hold, in order.
+
+    From its sample_submission.csv, which needs no framework to read and is a second witness beside
+    the shards; without one, from the test shards. Raises ValueError where the two differ in number,
+    and FileNotFoundError where there is neither.
+    """
+    sample = data.folder / "sample_submission.csv"
+    if sample.is_file():
+        ids = read_ids(sample)
+        if data.counts["test"] not in (0, len(ids)):
+            raise ValueError(
+                f"{sample} has {len(ids):,} ids, the names of the test shards promise "
+                f"{data.counts['test']:,} images. Fetch the data again."
+            )
+        return ids
+    if not data.files["test"]:
+        raise FileNotFoundError(
+            f"{data.folder} has neither sample_submission.csv nor test shards to take ids from."
+        )
+    return [record.id for file in data.files["test"] for _, record in read_records(file)]
