@@ -1,144 +1,26 @@
 """The command line: the only place that prints errors or exits."""
 
-import argparse
 import contextlib
+import dataclasses
 import logging
 import os
+import shlex
 import sys
 import tempfile
 import time
-import types
-import typing
 from pathlib import Path
 
 import flowerkit
-from flowerkit.plan import PLANS, TrainingPlan, change_plan, load_plan, suggest
+from flowerkit.files import find_free_folder
+from flowerkit.options import build_parser
+from flowerkit.plan import PLANS, TrainingPlan, change_plan, load_plan
 
 DEMO_CLASSES, DEMO_SIZE_PX = 12, 64
 DEMO_COUNTS = {"num_train": 1440, "num_val": 360, "num_test": 362}
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse that knows what you meant; usage errors exit with 2."""
-
-    def __init__(self, **options):
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message):
-        word = message.rsplit("unrecognized arguments: ", 1)[-1].split()[0].split("=")[0]
-        if "invalid choice" in message:
-            word = message.split("'")[1]
-        self.exit(
-            2, f"{self.prog}: {message}.{suggest(word, self._known_words())} (--help lists all)\n"
-        )
-
-    def _known_words(self) -> list[str]:
-        words = [word for action in self._actions for word in action.option_strings]
-        for action in self._actions:
-            words += map(str, action.choices or ())
-        return words
-
-    def parse_known_args(self, args=None, namespace=None):
-        # Subparsers leave unknown words to the top, which knows none of their options.
-        known, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return known, unknown
-
-
-def build_parser() -> Parser:
-    """The parser of every command; each sets `run`, a function of the parsed arguments."""
-    parser = Parser(
-        prog="flowerkit", description="From flowers in TFRecords to a submission.csv you can trust."
-    )
-    parser.add_argument("--version", action="version", version=f"flowerkit {flowerkit.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def command(name: str, run, help: str) -> Parser:
-        subparser = commands.add_parser(name, help=help, description=help)
-        subparser.set_defaults(run=run)
-        subparser.add_argument(
-            "--debug", action="store_true", help="show the traceback of an error"
-        )
-        return subparser
-
-    demo = command("demo", run_demo, "draw flowers, train a small network, write a checked csv")
-    demo.add_argument(
-        "--out", type=Path, help="the run folder (default: the next free runs/demo-N)"
-    )
-    _add_require(demo)
-
-    doctor = command("doctor", run_doctor, "device, versions, data, weights, and what is missing")
-    _add_data(doctor)
-
-    draw = command("draw", run_draw, "draw flowers in the competition's layout")
-    draw.add_argument("out", type=Path, help="the folder to make")
-    draw.add_argument("--classes", type=int, default=104, help="how many species (104)")
-    draw.add_argument("--image-size", type=int, default=224, help="in pixels (224)")
-    draw.add_argument("--train", type=int, default=3120, help="training images (3120)")
-    draw.add_argument("--val", type=int, default=832, help="validation images (832)")
-    draw.add_argument("--test", type=int, default=832, help="test images (832)")
-    draw.add_argument("--seed", type=int, default=0)
-
-    train = command("train", run_train, "train a plan, predict the test split, write a checked csv")
-    _add_data(train)
-    train.add_argument(
-        "--out", type=Path, help="the run folder (default: the next free runs/PLAN-N)"
-    )
-    train.add_argument("--plan", help=f"{', '.join(PLANS)} or a JSON file (default: competition)")
-    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    _add_require(train)
-    _add_plan_fields(train)
-
-    predict = command(
-        "predict", run_predict, "predict the test split with a run, write a checked csv"
-    )
-    predict.add_argument("run_folder", type=Path, metavar="RUN")
-    _add_data(predict, required=True)
-    predict.add_argument("--out", type=Path, required=True, metavar="CSV")
-    predict.add_argument("--per-replica-batch", type=int, default=32)
-    predict.add_argument("--on-corrupt", choices=("raise", "skip"), default="raise")
-    _add_require(predict)
-
-    check = command("check", run_check, "list every problem of a submission csv")
-    check.add_argument("csv", type=Path)
-    _add_data(check, required=True)
-    return parser
-
-
-def _add_data(parser: Parser, *, required: bool = False) -> None:
-    parser.add_argument(
-        "--data", required=required, default=None if required else "auto",
-        help="a folder of shards, 'auto' (the competition, or drawn flowers) or 'drawn'",
-    )  # fmt: skip
-
-
-def _add_require(parser: Parser) -> None:
-    parser.add_argument("--require", choices=("tpu", "gpu", "cpu"), help="refuse any other device")
-
-
-def _add_plan_fields(parser: Parser) -> None:
-    group = parser.add_argument_group("plan fields, over what the plan says ('none' switches off)")
-    for name, hint in typing.get_type_hints(TrainingPlan).items():
-        option = "--" + name.replace("_", "-")
-        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        if kinds == (bool,):
-            action = argparse.BooleanOptionalAction
-            group.add_argument(option, action=action, default=argparse.SUPPRESS)
-        else:
-            kind = next(kind for kind in kinds if kind is not types.NoneType)
-            group.add_argument(
-                option, type=_reader(kind, optional=types.NoneType in kinds),
-                metavar=kind.__name__.upper(), default=argparse.SUPPRESS,
-            )  # fmt: skip
-
-
-def _reader(kind: type, *, optional: bool):
-    def read(text: str):
-        return None if optional and text.lower() == "none" else kind(text)
-
-    read.__name__ = kind.__name__  # argparse says "invalid int value" with it
-    return read
+class WrongUsage(Exception):
+    """What was typed cannot be done; said without a traceback, and the exit status is 2."""
 
 
 # Commands -----------------------------------------------------------------------------------------
@@ -147,12 +29,13 @@ def _reader(kind: type, *, optional: bool):
 def run_demo(args) -> int:
     from flowerkit.synthetic import draw_competition
 
-    out = args.out or _next_free("demo")
+    out = args.out or find_free_folder("runs", "demo")
     accelerator = _connect(args.require)
     print(f"drawing {sum(DEMO_COUNTS.values()):,} flowers of {DEMO_CLASSES} species")
     data = draw_competition(
-        out / "data", num_classes=DEMO_CLASSES, image_size=DEMO_SIZE_PX, **DEMO_COUNTS
-    )
+        out / "data", num_classes=DEMO_CLASSES, image_size=DEMO_SIZE_PX, **DEMO_COUNTS,
+        progress=_ProgressLine(),
+    )  # fmt: skip
     print(data)
     return _train_and_submit(
         PLANS["smoke"], data, out / "run", accelerator, resume=False, args=args
@@ -166,66 +49,92 @@ def run_doctor(args) -> int:
         findings = examine(args.data)
     for finding in findings:
         print(finding)
-    return 0 if all(finding.remedy is None for finding in findings[:1]) else 1
+    return int(any(finding.blocks for finding in findings))
 
 
 def run_draw(args) -> int:
     from flowerkit.synthetic import draw_competition
 
+    with _quiet_frameworks():
+        import tensorflow  # noqa: F401 - the shards are written with it
     data = draw_competition(
         args.out, num_classes=args.classes, image_size=args.image_size, num_train=args.train,
-        num_val=args.val, num_test=args.test, seed=args.seed,
+        num_val=args.val, num_test=args.test, seed=args.seed, progress=_ProgressLine(),
     )  # fmt: skip
     print(data)
     return 0
 
 
 def run_train(args) -> int:
-    plan, source, out = _settle_plan(args)
     from flowerkit.sources import find_data
 
+    changes = _find_changes(args)
+    settled = None if args.resume else _settle_new(args, changes)
+    # The device before data is read or downloaded, in case another one is required; and before a
+    # run is read, for that imports Keras.
+    accelerator = _connect(args.require)
+    plan, source, out = settled or _settle_resumed(args, changes)
     data = find_data(source, image_size=plan.image_size)
     print(data)
-    accelerator = _connect(args.require)
     return _train_and_submit(plan, data, out, accelerator, resume=args.resume, args=args)
 
 
-def _settle_plan(args) -> tuple[TrainingPlan, str, Path]:
-    """The plan with the options laid over it; a resumed run brings its own plan and data."""
-    fields = typing.get_type_hints(TrainingPlan)
-    changes = {name: value for name, value in vars(args).items() if name in fields}
-    if not args.resume:
-        plan = change_plan(load_plan(args.plan or "competition"), changes, where="the options")
-        return plan, args.data, args.out or _next_free(args.plan or "competition")
-    if args.out is None:
-        raise ValueError("--resume needs --out RUN, the folder of the run to go on with.")
-    from flowerkit.training import read_run
-
-    plan, environment = read_run(args.out)
-    fixed = sorted(set(changes) - {"epochs", "max_minutes"})
-    if fixed or args.plan:
-        raise ValueError(
+def _find_changes(args) -> dict:
+    """The plan fields among the options; a resumed run takes few of them."""
+    known = {field.name for field in dataclasses.fields(TrainingPlan)}
+    changes = {name: value for name, value in vars(args).items() if name in known}
+    if args.resume and args.out is None:
+        raise WrongUsage("--resume needs --out RUN, the folder of the run to go on with.")
+    fixed = sorted(set(changes) - {"epochs", "max_minutes"}) + ["plan"] * bool(args.plan)
+    if args.resume and fixed:
+        options = ", ".join("--" + name.replace("_", "-") for name in fixed)
+        raise WrongUsage(
             f"a resumed run keeps its plan; only --epochs and --max-minutes may change. "
-            f"Leave out {', '.join(fixed) or 'plan'}, or start a new run."
+            f"Leave out {options}, or start a new run."
         )
+    return changes
+
+
+def _settle_new(args, changes: dict) -> tuple[TrainingPlan, str, Path]:
+    name = args.plan or "competition"
+    out = args.out or find_free_folder("runs", Path(name).stem)
+    return _lay_over(_find_plan(name), changes), args.data, out
+
+
+def _settle_resumed(args, changes: dict) -> tuple[TrainingPlan, str, Path]:
+    """A resumed run brings its own plan and data."""
+    plan, environment = _import_training().read_run(args.out)
     source = environment["data"]["folder"] if args.data == "auto" else args.data
-    changes.setdefault("max_minutes", None)  # the limit was that session's, not this one's
-    return change_plan(plan, changes, where="the options"), source, args.out
+    # The limit was that session's, not this one's.
+    return _lay_over(plan, {"max_minutes": None} | changes), source, args.out
+
+
+def _find_plan(name: str) -> TrainingPlan:
+    try:
+        return load_plan(name)
+    except FileNotFoundError as error:  # a fault inside a file that is there is no wrong usage
+        raise WrongUsage(str(error)) from error
+
+
+def _lay_over(plan: TrainingPlan, changes: dict) -> TrainingPlan:
+    try:
+        return change_plan(plan, changes, where="the options")
+    except ValueError as error:
+        raise WrongUsage(str(error)) from error
 
 
 def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> int:
-    with _quiet_frameworks():
-        from flowerkit.report import write_pictures
-        from flowerkit.training import train
+    training = _import_training()
+    from flowerkit.report import write_pictures
 
-    run = train(
+    run = training.train(
         plan, data, out=out, accelerator=accelerator, resume=resume, started=args.started,
-        verbose=1 if sys.stdout.isatty() else 0,
+        progress=_ProgressLine(),
     )  # fmt: skip
     print(run)
     if run.interrupted:
         print(f"the best weights are in {out}/model.keras; go on with:")
-        print(f"  flowerkit train --resume --out {out}")
+        print(f"  flowerkit train --resume --out {shlex.quote(str(out))}")
         return 1
     if data.counts["test"]:
         status = _submit(run.model, data, run.global_batch, out / "submission.csv", plan.on_corrupt)
@@ -241,19 +150,26 @@ def run_predict(args) -> int:
     from flowerkit.sources import find_data
 
     accelerator = _connect(args.require)
-    with _quiet_frameworks():
-        from flowerkit.training import load_run, read_run
-    _, environment = read_run(args.run_folder)
-    data = find_data(args.data, image_size=environment["data"]["image_size"])
-    if list(data.class_names) != environment["data"]["class_names"]:
+    training = _import_training()
+    trained_on = training.read_run(args.run_folder)[1]["data"]
+    data = find_data(args.data, image_size=trained_on["image_size"])
+    if list(data.class_names) != trained_on["class_names"]:
         raise ValueError(
-            f"{args.run_folder} was trained on other classes than {args.data} has "
-            f"({len(environment['data']['class_names'])} and {data.num_classes}). Train on this data."
+            f"{args.run_folder} knows other classes than {args.data} holds "
+            f"({_describe_difference(trained_on['class_names'], data.class_names)}). "
+            f"Pass the data it was trained for, or train on this."
         )
     with accelerator.scope():
-        model = load_run(args.run_folder)[2]
+        model = training.load_run(args.run_folder)[2]
     batch = args.per_replica_batch * accelerator.replicas
     return _submit(model, data, batch, args.out, args.on_corrupt)
+
+
+def _describe_difference(known: list[str], held: tuple[str, ...]) -> str:
+    if len(known) != len(held):
+        return f"{len(known)} and {len(held)}"
+    number = next(k for k, pair in enumerate(zip(known, held, strict=True)) if len(set(pair)) == 2)
+    return f"class {number} is {known[number]!r} and {held[number]!r}"
 
 
 def _submit(model, data, global_batch: int, csv: Path, on_corrupt: str) -> int:
@@ -285,9 +201,18 @@ def _report_problems(csv: Path, data) -> int:
         )
         return 0
     noun = "problem" if len(problems) == 1 else "problems"
-    print(f"{csv}: {len(problems)} {noun}", *problems, sep="\n  ", file=sys.stderr)
+    print(f"{csv}: {len(problems):,} {noun}", *problems, sep="\n  ")
     return 1
 
+
+COMMANDS = {
+    "demo": run_demo,
+    "doctor": run_doctor,
+    "draw": run_draw,
+    "train": run_train,
+    "predict": run_predict,
+    "check": run_check,
+}
 
 # Around them --------------------------------------------------------------------------------------
 
@@ -295,16 +220,9 @@ def _report_problems(csv: Path, data) -> int:
 def _connect(require: str | None):
     with _quiet_frameworks():
         accelerator = flowerkit.connect(require)
+        import tensorflow  # noqa: F401 - with jax too, the shards are written and read with it
     print(accelerator)
     return accelerator
-
-
-def _next_free(name: str) -> Path:
-    name = Path(name).stem
-    number = 1
-    while Path("runs", f"{name}-{number}").exists():
-        number += 1
-    return Path("runs", f"{name}-{number}")
 
 
 @contextlib.contextmanager
@@ -326,22 +244,81 @@ def _quiet_frameworks():
             os.close(kept)
 
 
+class _ProgressLine:
+    """One line on a terminal that is written over: how far, how fast, how long still. Else nothing."""
+
+    def __init__(self):
+        self.what, self.shown_at = None, 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        now = time.monotonic()
+        if what != self.what:
+            self.what, self.start, self.done_at_start = what, now, done
+        if done == total:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        elif now - self.shown_at > 0.2:
+            self.shown_at = now
+            # The first step traces and compiles: the rate is that of the steps after it.
+            rate = (done - self.done_at_start) / (now - self.start) if now > self.start else 0
+            left = f"{rate:,.1f}/s, {(total - done) / rate:,.0f} s left" if rate else "starting"
+            print(
+                f"\r\x1b[K{what}: {done:,} of {total:,}, {left}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _import_training():
+    with _quiet_frameworks():
+        from flowerkit import training
+    return training
+
+
+def _start_log() -> None:
+    """The library's log lines go to the terminal, also while the frameworks are being quieted."""
+    if logging.getLogger().hasHandlers():
+        return
+    stream = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 - open as long as the process
+    # On a terminal a line may meet the progress line: erase that first.
+    erase = "\r\x1b[K" if stream.isatty() else ""
+    logging.basicConfig(format=f"{erase}%(message)s", stream=stream)
+    logging.getLogger("flowerkit").setLevel(logging.INFO)
+
+
+def _describe(error: Exception) -> str:
+    """One line, whatever was raised; frameworks write pages."""
+    first, *more = str(error).strip().splitlines() or ["no more is known"]
+    if isinstance(error, ModuleNotFoundError):
+        first += ". Install it; `flowerkit doctor` tells what else is missing."
+    return f"{type(error).__name__}: {first}" + (" (--debug shows the rest)" if more else "")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 failed or problems found, 2 wrong usage."""
     started = time.monotonic()
     args = build_parser().parse_args(argv)
     args.started = started
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("flowerkit").setLevel(logging.INFO)
+    _start_log()
     try:
-        return args.run(args)
+        status = COMMANDS[args.command](args)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("flowerkit: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader, `| head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # whatever it is, a sentence comes first; --debug shows the rest
         if args.debug:
             raise
-        print(f"flowerkit: {type(error).__name__}: {error}", file=sys.stderr)
+        if isinstance(error, WrongUsage):
+            print(f"flowerkit {args.command}: {error}", file=sys.stderr)
+            return 2
+        print(f"flowerkit: {_describe(error)}", file=sys.stderr)
         return 1
 
 

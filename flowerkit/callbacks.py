@@ -4,11 +4,8 @@ Their order matters and is set in one place, `training`: weights are made one, t
 recorded, then kept; only then may anyone decide to stop.
 """
 
-import csv
-import io
 import logging
 import math
-import os
 import signal
 import threading
 import time
@@ -18,61 +15,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from flowerkit.files import replacing, write_text
-from flowerkit.plan import MONITORS
+from flowerkit.files import replacing
+from flowerkit.history import best_row, count_epochs_without_better, write_history
 from flowerkit.prediction import Predictions
 from flowerkit.schedules import Schedule
 
 _log = logging.getLogger("flowerkit")
-
-COLUMNS = (
-    "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_f1", "planned_lr",
-    "learning_rate", "seconds", "images_per_second",
-)  # fmt: skip
-
-
-def read_history(path: str | os.PathLike) -> list[dict[str, float]]:
-    """The rows of a history.csv, numbers throughout; epochs count from 1. [] if there is no file."""
-    path = Path(path)
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [
-            {name: float(text) if text else math.nan for name, text in row.items()}
-            for row in csv.DictReader(file)
-        ]
-    return [row | {"epoch": int(row["epoch"])} for row in rows]
-
-
-def write_history(path: str | os.PathLike, rows: list[dict[str, float]]) -> None:
-    """Write history.csv in one piece, seven significant digits: what float32 holds."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow(f"{row.get(name, math.nan):.7g}" for name in COLUMNS)
-    write_text(path, text.getvalue())
-
-
-def best_row(rows: list[dict[str, float]], monitor: str) -> dict[str, float] | None:
-    """The row with the best value of `monitor`, the earliest on a tie; None if no row has a value."""
-    scored = [row for row in rows if math.isfinite(row.get(monitor, math.nan))]
-    sign = 1 if MONITORS[monitor] == "max" else -1
-    return max(scored, key=lambda row: sign * row[monitor]) if scored else None
-
-
-def count_epochs_without_better(
-    rows: list[dict[str, float]], monitor: str, first_epoch: int
-) -> int:
-    """Epochs since the best one, leaving out the first `first_epoch` (the ramp's).
-
-    >>> rows = [{"epoch": k, "val_f1": f1} for k, f1 in enumerate([0.1, 0.7, 0.5, 0.6], start=1)]
-    >>> [count_epochs_without_better(rows, "val_f1", ramp) for ramp in (0, 3, 9)]
-    [2, 1, 0]
-    """
-    best = best_row(rows, monitor)
-    since = max(best["epoch"] if best else 0, first_epoch)
-    return max(0, rows[-1]["epoch"] - since) if rows else 0
 
 
 class JoinReplicas(keras.callbacks.Callback):
@@ -112,6 +60,22 @@ class FixRate(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.optimizer.learning_rate = self.schedule(epoch)
+
+
+class SeedLayers(keras.callbacks.Callback):
+    """Start each epoch's dropout from (seed, epoch), so that a resumed run draws what a whole one does.
+
+    Keras's weights files leave the seed generators' states out.
+    """
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.seed = seed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        states = [one for one in self.model.variables if "seed_generator" in one.path]
+        for number, state in enumerate(states):
+            state.assign(np.random.SeedSequence((self.seed, epoch, number)).generate_state(2))
 
 
 class Validate(keras.callbacks.Callback):
@@ -170,8 +134,8 @@ class Record(keras.callbacks.Callback):
 class Checkpoint(keras.callbacks.Callback):
     """Keep the best weights, with their validation predictions, and the last, to resume from.
 
-    Weights files hold the optimizer's state and the dropout seeds too, so that a resumed run goes on
-    exactly. Each is written under a temporary name; a full disk costs no older file.
+    Weights files hold the optimizer's state too, so that a resumed run goes on exactly. Each is
+    written under a temporary name; a full disk costs no older file.
     """
 
     def __init__(self, folder: Path, rows: list[dict], monitor: str, validate: Validate):
@@ -324,6 +288,20 @@ class CatchInterrupt(keras.callbacks.Callback):
         self.release()
         self.caught = True
         self.stopper.stop("it was interrupted (Ctrl-C)", cut_short=True)
+
+
+class ShowSteps(keras.callbacks.Callback):
+    """Tell `progress` (what, done, total) how far the epoch is."""
+
+    def __init__(self, progress: Callable[[str, int, int], None], epochs: int, steps: int):
+        super().__init__()
+        self.progress, self.epochs, self.steps = progress, epochs, steps
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.what = f"epoch {epoch + 1}/{self.epochs}"
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.progress(self.what, batch + 1, self.steps)
 
 
 class Tell(keras.callbacks.Callback):

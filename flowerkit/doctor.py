@@ -11,11 +11,15 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's: what was looked at, what was found, and the remedy if it is amiss."""
+    """One line of the doctor's: what was looked at, what was found, and the remedy if it is amiss.
+
+    `blocks`: nothing can be trained until the remedy is taken.
+    """
 
     topic: str
     found: str
     remedy: str | None = None
+    blocks: bool = False
 
     def __str__(self) -> str:
         return f"{self.topic:<10} {self.found}" + (
@@ -38,7 +42,7 @@ def _examine_device() -> Finding:
     try:
         return Finding("device", str(accelerator.connect()))
     except (RuntimeError, ValueError) as error:
-        return Finding("device", "none could be started", str(error))
+        return Finding("device", "none could be started", str(error), blocks=True)
 
 
 def _examine_versions() -> list[Finding]:
@@ -51,6 +55,7 @@ def _examine_versions() -> list[Finding]:
                 "tensorflow",
                 "not installed; tf.data reads the shards, under the jax backend too",
                 "pip install tensorflow-cpu (beside a TPU) or tensorflow",
+                blocks=True,
             )
         )
     return findings
@@ -82,12 +87,14 @@ def _examine_data(source: str) -> Finding:
     try:
         return Finding("data", str(find_data(source)))
     except (OSError, ValueError, RuntimeError) as error:
-        return Finding("data", "none", str(error))
+        return Finding("data", "none", str(error), blocks=True)
 
 
 def _examine_weights() -> Finding:
-    from flowerkit.models import find_cached_weights, weights_folder
-
+    try:
+        from flowerkit.models import find_cached_weights, weights_folder
+    except ImportError as error:
+        return Finding("weights", f"not looked for: {error}", "pip install keras", blocks=True)
     cached = find_cached_weights()
     if cached:
         return Finding("weights", ", ".join(path.name for path in cached))

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all: a temporary name first, then a rename."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -41,3 +42,16 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write indented JSON in one piece, see `replacing`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def find_free_folder(parent: str | os.PathLike, name: str) -> Path:
+    """The first of parent/name-1, parent/name-2, ... that is not there yet; makes nothing.
+
+    >>> import tempfile
+    >>> runs = tempfile.mkdtemp()
+    >>> find_free_folder(runs, "petals").mkdir()
+    >>> find_free_folder(runs, "petals").name
+    'petals-2'
+    """
+    numbered = (Path(parent) / f"{name}-{number}" for number in itertools.count(1))
+    return next(folder for folder in numbered if not folder.exists())

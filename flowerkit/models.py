@@ -181,7 +181,8 @@ def _build_tiny(shape: tuple[int, int, int]) -> keras.Model:
     x = inputs = keras.Input(shape)
     for filters in (32, 64, 128, 256):
         x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
-        x = keras.layers.BatchNormalization()(x)
+        # Keras's 0.99 needs hundreds of steps to forget its start, and a small split has 30 an epoch.
+        x = keras.layers.BatchNormalization(momentum=0.9)(x)
         x = keras.layers.ReLU()(x)
         x = keras.layers.MaxPooling2D()(x)
     return keras.Model(inputs, x, name="backbone")

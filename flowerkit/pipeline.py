@@ -105,7 +105,7 @@ def _load_around_faults(data, files, labelled, on_corrupt, error) -> Split:
     num_sound = sum(1 for _ in records())
     if not num_sound:
         raise ValueError(f"every record of {files[0].parent} is bad. Re-download the files.")
-    _log.warning(f"{len(found)} faults skipped; {num_sound:,} images are left")
+    _log.warning(f"faults skipped: {len(found)}; images left: {num_sound:,}")
     signature = tuple(tf.TensorSpec((), kind) for kind in (tf.string, tf.string, tf.int32))
     return _decode(
         tf.data.Dataset.from_generator(records, output_signature=signature), num_sound, data

@@ -83,8 +83,10 @@ class TrainingPlan:
         _check_choice("on_corrupt", self.on_corrupt, ("raise", "skip"))
         _check_fraction("dropout", self.dropout)
         _check_fraction("plateau_factor", self.plateau_factor)
-        if self.max_minutes is not None and self.max_minutes <= 0:
+        if self.max_minutes is not None and not self.max_minutes > 0:  # nan is not, either
             raise ValueError(f"max_minutes must be above 0. Received: {self.max_minutes}")
+        if not 0 <= self.seed < 2**32:  # NumPy takes no other
+            raise ValueError(f"seed must be in 0 <= seed < 2**32. Received: seed={self.seed}")
         self._check_monitor()
         self._check_rate_controllers()
         self.schedule_for(global_batch=self.rates_at_batch or 1)  # refuses rates out of order

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import numpy as np
 from flowerkit import evaluation
 from flowerkit.files import replacing
 from flowerkit.pipeline import Split, evaluation_batches
+
+# What NumPy raises for a file that is empty, cut off, damaged inside, or another kind of file.
+_DAMAGE = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +71,7 @@ class Predictions:
         try:
             with np.load(path) as arrays:
                 return cls(arrays["ids"], arrays["probabilities"], arrays.get("labels"))
-        except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{path} holds no predictions of flowerkit: {error}") from error
 
 
@@ -84,8 +88,28 @@ def predict(model: keras.Model, split: Split, *, global_batch: int) -> Predictio
             f"Choose the stored size with --image-size, or train on this one."
         )
     batches = evaluation_batches(split, global_batch=global_batch)
-    probabilities = model.predict(batches, verbose=0)[: len(split)]
-    return Predictions(split.ids, probabilities, split.labels)
+    strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's alone
+    if strategy and strategy.num_replicas_in_sync > 1:
+        probabilities = _predict_replicated(model, strategy, batches)
+    else:
+        probabilities = model.predict(batches, verbose=0)
+    return Predictions(split.ids, probabilities[: len(split)], split.labels)
+
+
+def _predict_replicated(model: keras.Model, strategy, batches) -> np.ndarray:
+    """Over several TensorFlow replicas, without Keras's iterator for each device.
+
+    Those are autotuned whatever the data set says, and the end of each can block for seconds: that
+    would be paid at every validation.
+    """
+    probabilities = []
+    for images, _, _ in batches.as_numpy_iterator():
+        parts = np.split(images, strategy.num_replicas_in_sync)
+        placed = strategy.experimental_distribute_values_from_function(
+            lambda context, parts=parts: parts[context.replica_id_in_sync_group]
+        )
+        probabilities.append(model.predict_on_batch(placed))
+    return np.concatenate(probabilities)
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 
 from flowerkit import evaluation, plots
-from flowerkit.callbacks import best_row, read_history
+from flowerkit.history import best_row, read_history
 from flowerkit.prediction import Predictions
 from flowerkit.training import read_run
 

@@ -72,11 +72,12 @@ def _find_auto(image_size: int | None) -> FlowerData:
 
 def _find_drawn(image_size: int | None) -> FlowerData:
     # Imported here: Pillow and NumPy are not needed to find data that exists.
-    from flowerkit import synthetic
+    from flowerkit import painting, synthetic
 
     size = image_size or DRAWN_SIZE_PX
     # The drawing code is part of the name, so that a change of it never meets its old pictures.
-    version = sha256(inspect.getsource(synthetic).encode()).hexdigest()[:8]
+    code = inspect.getsource(synthetic) + inspect.getsource(painting)
+    version = sha256(code.encode()).hexdigest()[:8]
     folder = _cache_folder() / f"drawn-{DRAWN_CLASSES}-classes-{size}-px-{version}"
     if not folder.is_dir():
         _draw_into(folder, size)

@@ -8,7 +8,7 @@ So a small network learns the genera at once, the pairs slowly, and its confusio
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import NormalDist
 
@@ -142,11 +142,13 @@ def draw_competition(
     num_val: int,
     num_test: int,
     seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> FlowerData:
     """Draw a competition into `folder`: shards, `classes.json` and `sample_submission.csv`.
 
     Every split holds every class, unevenly as in the competition; test records carry no class, and
     a split of 0 pictures is left out. Same arguments, same bytes; one picture in memory at a time.
+    `progress(what, done, total)` is called after every picture.
 
     Raises ValueError for fewer pictures than classes (or what `draw_flower` refuses), and
     FileExistsError if `folder` holds shards.
@@ -168,8 +170,16 @@ def draw_competition(
     for split, count in counts.items():
         shard_size = max(MIN_SHARD_SIZE, math.ceil(count / SHARDS_PER_SPLIT))
         records = _draw_records(split, counts, num_classes, image_size, seed)
+        if progress:
+            records = _report(records, progress, f"drawing {split}", count)
         write_shards(folder, split, records, image_size=image_size, shard_size=shard_size)
     return find_shards(folder, image_size=image_size, class_names=names, origin="drawn")
+
+
+def _report(records: Iterator[Record], progress, what: str, total: int) -> Iterator[Record]:
+    for done, record in enumerate(records, start=1):
+        yield record
+        progress(what, done, total)
 
 
 def _check_request(folder: Path, num_classes: int, counts: dict[str, int]) -> None:

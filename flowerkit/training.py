@@ -5,7 +5,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,15 @@ import numpy as np
 from flowerkit import callbacks as own
 from flowerkit.accelerator import Accelerator, connect, versions
 from flowerkit.files import write_json
+from flowerkit.history import best_row, read_history
 from flowerkit.models import build_classifier, check_reload, load_classifier, save_classifier
-from flowerkit.pipeline import Split, check_leak, count_steps, load_split, training_batches
+from flowerkit.pipeline import (
+    Split,
+    check_leak,
+    count_steps,
+    load_split,
+    training_batches,
+)
 from flowerkit.plan import MONITORS, TrainingPlan, change_plan
 from flowerkit.prediction import Predictions, predict
 from flowerkit.tfrecords import FlowerData
@@ -28,7 +35,7 @@ _log = logging.getLogger("flowerkit")
 class TrainingRun:
     """What a training run came to; the same stands in its folder.
 
-    `model` holds the best weights. `history` has a row (dict) an epoch, see `callbacks.COLUMNS`;
+    `model` holds the best weights. `history` has a row (dict) an epoch, see `history.COLUMNS`;
     `best` is the row of the best epoch. `predictions` are those of val at the best epoch,
     `val_images` (n, size, size, 3) uint8 the images they are about, row by row.
     """
@@ -83,14 +90,15 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     resume: bool = False,
     started: float | None = None,
-    verbose: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> TrainingRun:
     """Train `plan` on `data` and leave a run folder at `out`.
 
     The folder holds plan.json, environment.json, history.csv, result.json, model.keras (the best
     weights), val_predictions.npz and checkpoints/. With `resume` an interrupted run in `out` goes
     on exactly where its last whole epoch ended. `callbacks` are yours, called after the run's own.
-    `started` (`time.monotonic()`) is when the clock of `max_minutes` began. `verbose` is Keras's.
+    `started` (`time.monotonic()`) is when the clock of `max_minutes` began.
+    `progress(what, done, total)` is called after every step.
 
     Raises ValueError for data that cannot be trained on (an empty split, one class, a batch larger
     than the split, validation that shares images with training) or callbacks that would change the
@@ -105,28 +113,25 @@ def train(
     train_split, val_split = _load_splits(data, plan)
     global_batch = plan.per_replica_batch * accelerator.replicas
     steps = count_steps(len(train_split), global_batch)
-    rows = own.read_history(out / "history.csv") if resume else []
+    rows = read_history(out / "history.csv") if resume else []
     model = _build_model(plan, data, accelerator, global_batch)
     _write_start(out, plan, data, accelerator)
-
-    def predict_val(model):
-        return predict(model, val_split, global_batch=global_batch)
-
-    watchers = _Watchers(plan, data, out, rows, predict_val, global_batch, steps, started)
+    watchers = _Watchers(plan, data, val_split, out, rows, global_batch, steps, started)
     if rows:
         model.load_weights(watchers.checkpoint.last)
         _log.info(f"resuming after epoch {rows[-1]['epoch']}")
+    if progress:
+        callbacks = [*callbacks, own.ShowSteps(progress, plan.epochs, steps)]
     if not watchers.finished_before(plan):
         batches = training_batches(
             train_split, global_batch=global_batch, seed=plan.seed, flip=plan.flip,
             first_epoch=len(rows),
         )  # fmt: skip
-        _fit(model, batches, plan, steps, len(rows), watchers, callbacks, verbose)
+        _fit(model, batches, plan, steps, watchers, callbacks)
     best, reason = _keep_best(model, plan, out, rows, watchers)
-    predictions = Predictions.load(out / "val_predictions.npz")
     run = TrainingRun(
-        out, plan, model, rows, best, reason, predictions, val_split.images, accelerator,
-        interrupted=watchers.interrupt.caught,
+        out, plan, model, rows, best, reason, Predictions.load(out / "val_predictions.npz"),
+        val_split.images, accelerator, interrupted=watchers.interrupt.caught,
     )  # fmt: skip
     write_json(out / "result.json", run.to_dict())
     return run
@@ -209,7 +214,10 @@ def _write_start(out: Path, plan: TrainingPlan, data: FlowerData, accelerator: A
 class _Watchers:
     """The run's own callbacks, in the one order in which they are right."""
 
-    def __init__(self, plan, data, out, rows, predict_val, global_batch, steps, started):
+    def __init__(self, plan, data, val_split, out, rows, global_batch, steps, started):
+        def predict_val(model):
+            return predict(model, val_split, global_batch=global_batch)
+
         schedule = None
         if plan.plateau_patience is None:
             schedule = plan.schedule_for(global_batch=global_batch)
@@ -224,6 +232,7 @@ class _Watchers:
         self.callbacks = [
             self.stopper,
             self.interrupt,
+            own.SeedLayers(plan.seed),
             own.WatchLoss(self.stopper),
             own.JoinReplicas(),
             self.validate,
@@ -262,11 +271,12 @@ def _plateau(plan: TrainingPlan) -> keras.callbacks.Callback:
     )
 
 
-def _fit(model, batches, plan, steps, first_epoch, watchers, callbacks, verbose) -> None:
+def _fit(model, batches, plan, steps, watchers, callbacks) -> None:
     try:
         model.fit(
-            batches, epochs=plan.epochs, initial_epoch=first_epoch, steps_per_epoch=steps,
-            callbacks=[*watchers.callbacks, *callbacks], verbose=verbose, shuffle=False,
+            batches, epochs=plan.epochs, initial_epoch=len(watchers.checkpoint.rows),
+            steps_per_epoch=steps, callbacks=[*watchers.callbacks, *callbacks], verbose=0,
+            shuffle=False,
         )  # fmt: skip
     finally:
         watchers.interrupt.release()
@@ -274,7 +284,7 @@ def _fit(model, batches, plan, steps, first_epoch, watchers, callbacks, verbose)
 
 def _keep_best(model, plan: TrainingPlan, out: Path, rows, watchers) -> tuple[dict, str]:
     """Put the best weights back, save them as model.keras, and see that the file predicts the same."""
-    best = own.best_row(rows, plan.monitor)
+    best = best_row(rows, plan.monitor)
     reason = watchers.stopper.reason or _explain_end(rows, plan)
     if best is None or not watchers.checkpoint.best.is_file():
         raise RuntimeError(

@@ -1,0 +1,205 @@
+"""The words of the command line: commands, options, and a parser that knows what you meant."""
+
+import argparse
+import re
+import types
+import typing
+from pathlib import Path
+
+from flowerkit import __version__
+from flowerkit.plan import COMPETITION, PLANS, TrainingPlan, suggest
+
+_PLAN_HELP = {
+    "backbone": "a Keras Applications name, tiny, or a .keras file",
+    "weights": "imagenet, a weights file, or none",
+    "head": "notebook (as in the competition's notebook) or pooled (the usual one)",
+    "dropout": "the fraction of the features left out while training",
+    "image_size": "which of the stored sizes, in px (none: 224 if it is there, or the only one)",
+    "input_size": "what the backbone sees, in px; images are resized (none: as stored)",
+    "epochs": "the most epochs to train",
+    "per_replica_batch": "images a step on each replica (a chip, a GPU)",
+    "schedule": "ramp (up, hold, decay) or constant",
+    "start_lr": "learning rate at the start of the ramp",
+    "max_lr": "learning rate at its top, and the constant one",
+    "min_lr": "learning rate that the decay ends at",
+    "rampup_epochs": "epochs from start_lr to max_lr",
+    "sustain_epochs": "epochs at max_lr",
+    "exp_decay": "factor an epoch after that",
+    "rates_at_batch": "the global batch the rates are meant for (none: use them as they stand)",
+    "plateau_patience": "epochs without a better one until a constant rate falls (none: never)",
+    "plateau_factor": "by this factor",
+    "monitor": "what decides which epoch is best: val_f1, val_accuracy, val_loss ...",
+    "patience": "epochs after the ramp without a better one until training stops (none: never)",
+    "flip": "mirror half of the training images",
+    "seed": "of weights, order, flips and dropout",
+    "max_minutes": "end in time to predict and write (none: no limit)",
+    "on_corrupt": "raise or skip, at a bad record",
+    "tensorboard": "write logs for TensorBoard",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that knows what you meant; usage errors are one sentence and exit with 2."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message):
+        choice = re.search(r"invalid choice: (['\"])(.*?)\1", message)
+        self._refuse(message, choice[2] if choice else "")
+
+    def _refuse(self, message: str, word: str):
+        hint = suggest(word, self._known_words())
+        self.exit(2, f"{self.prog}: {message}.{hint} `{self.prog} --help` lists all.\n")
+
+    def _known_words(self) -> list[str]:
+        words = [word for action in self._actions for word in action.option_strings]
+        for action in self._actions:
+            words += map(str, action.choices or ())
+        return words
+
+    def parse_known_args(self, args=None, namespace=None):
+        # Subparsers leave unknown words to the top, which knows none of their options.
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            words = " ".join(word or "''" for word in unknown)
+            self._refuse(f"unrecognized arguments: {words}", unknown[0].split("=")[0])
+        return known, unknown
+
+
+def build_parser() -> Parser:
+    """The parser of every command; `command` of what it parses is the command's name."""
+    about = "From flowers in TFRecords to a submission.csv you can trust."
+    parser = Parser(prog="flowerkit", description=about)
+    parser.add_argument("--version", action="version", version=f"flowerkit {__version__}")
+    _add_debug(parser, default=False)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
+    for name, (add_options, about) in _COMMANDS.items():
+        command = commands.add_parser(name, help=about, description=about)
+        add_options(command)
+        # Without a default, which would go over a --debug before the command.
+        _add_debug(command, default=argparse.SUPPRESS)
+    return parser
+
+
+def _add_demo(demo: Parser) -> None:
+    demo.add_argument("--out", type=Path, metavar="FOLDER",
+                      help="for data/ and run/ [the next free runs/demo-N]")  # fmt: skip
+    _add_require(demo)
+
+
+def _add_doctor(doctor: Parser) -> None:
+    _add_data(doctor)
+
+
+def _add_draw(draw: Parser) -> None:
+    draw.add_argument("out", type=Path, metavar="FOLDER", help="the folder to make")
+    for option, value, help in (
+        ("--classes", 104, "species, 2 or more"),
+        ("--image-size", 224, "in px"),
+        ("--train", 3120, "images, at least one a species"),
+        ("--val", 832, "images, at least one a species"),
+        ("--test", 832, "images, at least one a species"),
+        ("--seed", 0, "another one, other pictures"),
+    ):
+        draw.add_argument(option, type=int, default=value, metavar="N", help=f"{help} [{value}]")
+
+
+def _add_train(train: Parser) -> None:
+    _add_data(train)
+    train.add_argument("--out", type=Path, metavar="RUN",
+                       help="the run folder [the next free runs/PLAN-N]")  # fmt: skip
+    train.add_argument("--plan", help=f"{', '.join(PLANS)} or a JSON file [competition]")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    _add_require(train)
+    _add_plan_fields(train)
+
+
+def _add_predict(predict: Parser) -> None:
+    predict.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder of train")
+    _add_data(predict, required=True)
+    predict.add_argument("--out", type=Path, required=True, metavar="CSV", help="the csv to write")
+    predict.add_argument("--per-replica-batch", type=at_least_one, default=32, metavar="N",
+                         help="images a step on each replica [32]")  # fmt: skip
+    predict.add_argument("--on-corrupt", choices=("raise", "skip"), default="raise",
+                         help="at a bad record; after skip the csv lacks its row [raise]")  # fmt: skip
+    _add_require(predict)
+
+
+def _add_check(check: Parser) -> None:
+    check.add_argument("csv", type=Path, metavar="CSV", help="the file to check")
+    _add_data(check, required=True)
+
+
+_COMMANDS = {
+    "demo": (_add_demo, "draw flowers, train a small network, write a checked csv"),
+    "doctor": (_add_doctor, "device, versions, data, weights, and what is missing"),
+    "draw": (_add_draw, "draw flowers in the competition's layout"),
+    "train": (_add_train, "train a plan, predict the test split, write a checked csv"),
+    "predict": (_add_predict, "predict the test split with a run, write a checked csv"),
+    "check": (_add_check, "list every problem of a submission csv"),
+}
+
+
+def _add_debug(parser: Parser, *, default) -> None:
+    parser.add_argument(
+        "--debug", action="store_true", default=default, help="show the traceback of an error"
+    )
+
+
+def _add_data(parser: Parser, *, required: bool = False) -> None:
+    help = ("the folder that holds tfrecords-jpeg-SxS/; or 'auto', the competition's data (and where "
+            "there is none, off Kaggle, drawn flowers); or 'drawn'")  # fmt: skip
+    if required:
+        parser.add_argument("--data", required=True, help=help)
+    else:
+        parser.add_argument("--data", default="auto", help=f"{help} [auto]")
+
+
+def _add_require(parser: Parser) -> None:
+    parser.add_argument("--require", choices=("tpu", "gpu", "cpu"), help="refuse any other device")
+
+
+def at_least_one(text: str) -> int:
+    """A whole number from 1, or argparse's error.
+
+    >>> at_least_one("32")
+    32
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1. Received: {text!r}")
+    return int(text)
+
+
+def _add_plan_fields(parser: Parser) -> None:
+    """An option for every field of a TrainingPlan; one that is not given is no attribute."""
+    group = parser.add_argument_group(
+        "plan fields", "They go over what the plan says; in brackets the competition plan's values."
+    )
+    for name, hint in typing.get_type_hints(TrainingPlan).items():
+        option, value = "--" + name.replace("_", "-"), getattr(COMPETITION, name)
+        shared = {"help": f"{_PLAN_HELP[name]} [{_spell(value)}]", "default": argparse.SUPPRESS}
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        if kinds == (bool,):
+            group.add_argument(option, action=argparse.BooleanOptionalAction, **shared)
+        else:
+            kind = next(kind for kind in kinds if kind is not types.NoneType)
+            read = _reader(kind, optional=types.NoneType in kinds)
+            metavar = {str: "NAME", int: "N", float: "X"}[kind]
+            group.add_argument(option, type=read, metavar=metavar, **shared)
+
+
+def _spell(value) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "on", False: "off"}[value]
+    return str(value)
+
+
+def _reader(kind: type, *, optional: bool):
+    def read(text: str):
+        return None if optional and text.lower() == "none" else kind(text)
+
+    read.__name__ = kind.__name__  # argparse says "invalid int value" with it
+    return read

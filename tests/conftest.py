@@ -1,0 +1,42 @@
+"""The real thing made small: drawn flowers, a tiny network, whatever device the environment asks for.
+
+CI runs the tests that train once for each backend, with one and with eight virtual devices, through
+KERAS_BACKEND and FLOWERKIT_VIRTUAL_CPUS.
+"""
+
+import pytest
+
+import flowerkit
+from flowerkit.plan import TrainingPlan
+from flowerkit.synthetic import draw_competition
+
+GLOBAL_BATCH = 16
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """4 classes, 32 px; 22 test images leave 6 over a batch of 8 or 16, as the competition's do."""
+    folder = tmp_path_factory.mktemp("drawn") / "flowers"
+    return draw_competition(
+        folder, num_classes=4, image_size=32, num_train=50, num_val=18, num_test=22, seed=1
+    )
+
+
+@pytest.fixture(scope="session")
+def accelerator():
+    return flowerkit.connect()
+
+
+@pytest.fixture
+def quick_plan(accelerator):
+    """Two epochs of a tiny network at a global batch of 16, on one or eight replicas."""
+    return TrainingPlan(
+        backbone="tiny",
+        weights=None,
+        epochs=2,
+        per_replica_batch=GLOBAL_BATCH // accelerator.replicas,
+        rates_at_batch=None,
+        rampup_epochs=1,
+        start_lr=1e-3,
+        max_lr=2e-3,
+    )

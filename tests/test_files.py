@@ -1,0 +1,114 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from flowerkit.files import find_free_folder, replacing, write_json, write_text
+
+# The kernel refuses to let any file grow past the limit, as a full disk would.
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+SAVE_CSV = """
+from flowerkit.submission import write_submission
+write_submission(path, [f"{number:09x}" for number in range(7382)], [0] * 7382)
+"""
+SAVE_MODEL = """
+import keras
+from flowerkit.models import build_classifier, save_classifier
+model = build_classifier(4, image_size=32, backbone="tiny", weights=None)
+save_classifier(model, path)
+"""
+SAVE_WEIGHTS = """
+import keras
+from flowerkit.callbacks import Checkpoint
+from flowerkit.models import build_classifier
+checkpoint = Checkpoint(None, [], "val_f1", None)
+checkpoint.set_model(build_classifier(4, image_size=32, backbone="tiny", weights=None))
+checkpoint._save(path)
+"""
+
+
+def test_a_file_is_replaced_when_the_block_ends_well(tmp_path):
+    target = tmp_path / "new" / "notes.txt"  # the folder is made
+    with replacing(target) as temporary:
+        temporary.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert os.listdir(target.parent) == ["notes.txt"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path, error):
+    target = tmp_path / "notes.txt"
+    target.write_text("old")
+
+    def write_half():
+        with replacing(target) as temporary:
+            temporary.write_text("ha")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("a.keras", ".keras"), ("best.weights.h5", ".weights.h5"), ("v.npz", ".npz"), ("plain", "")],
+)
+def test_the_temporary_file_keeps_the_suffix_that_writers_choose_the_format_by(
+    tmp_path, name, suffix
+):
+    with replacing(tmp_path / name) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.name.endswith(suffix)
+        assert temporary.name != name
+        temporary.touch()
+
+
+def test_text_and_json_are_utf8(tmp_path):
+    write_text(tmp_path / "a.txt", "장미\n")
+    assert (tmp_path / "a.txt").read_bytes() == "장미\n".encode()
+    write_json(tmp_path / "a.json", {"name": "장미"})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "name": "장미"\n}\n'
+
+
+def test_what_is_no_json_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", [1])
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", object())
+    assert json.loads((tmp_path / "a.json").read_text()) == [1]
+
+
+def test_a_free_folder_has_the_next_number_and_is_not_made(tmp_path):
+    assert find_free_folder(tmp_path / "runs", "demo") == tmp_path / "runs" / "demo-1"
+    (tmp_path / "runs" / "demo-1").mkdir(parents=True)
+    (tmp_path / "runs" / "demo-3").mkdir()
+    assert find_free_folder(tmp_path / "runs", "demo") == tmp_path / "runs" / "demo-2"
+    assert not (tmp_path / "runs" / "demo-2").exists()
+
+
+@pytest.mark.parametrize(
+    ("save", "name"),
+    [
+        (SAVE_CSV, "submission.csv"),
+        (SAVE_MODEL, "model.keras"),
+        (SAVE_WEIGHTS, "best.weights.h5"),
+    ],
+    ids=["csv", "model", "checkpoint"],
+)
+def test_a_full_disk_leaves_the_old_file_intact(tmp_path, save, name):
+    path = tmp_path / name
+    path.write_text("the old one")
+    # Imported without the limit: TensorFlow may write caches of its own.
+    imports = "".join(
+        line + "\n" for line in save.splitlines() if line.startswith(("import", "from"))
+    )
+    code = imports + LIMIT + f"path = {str(path)!r}\n" + save
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode != 0  # HDF5 may even crash at the exit of such a process
+    assert "File too large" in done.stderr
+    assert path.read_text() == "the old one"
+    assert os.listdir(tmp_path) == [name]

@@ -1,0 +1,130 @@
+import io
+import re
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowerkit.pipeline import load_split
+from flowerkit.prediction import Predictions, predict
+from flowerkit.tfrecords import read_records
+
+GLOBAL_BATCH = 16  # 22 test images: a full batch, and 6 images with 10 of padding
+
+
+@pytest.fixture(scope="module")
+def mean_colour(accelerator):
+    """A model whose answer to an image is the softmax of its mean colour / 20: known without it."""
+    with accelerator.scope():
+        pixels = keras.Input((32, 32, 3))
+        mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 20)(pixels))
+        return keras.Model(pixels, keras.layers.Softmax(dtype="float32")(mean))
+
+
+@pytest.fixture(scope="module")
+def predictions(drawn, mean_colour):
+    return predict(mean_colour, load_split(drawn, "test"), global_batch=GLOBAL_BATCH)
+
+
+@pytest.fixture
+def scored():
+    """Three images, two classes; the second image is mistaken."""
+    return Predictions(
+        ids=np.array(["a", "b", "c"]),
+        probabilities=np.array([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]], "float32"),
+        labels=np.array([0, 1, 1], "int32"),
+    )
+
+
+def test_the_padding_of_the_last_batch_is_trimmed(predictions):
+    assert len(predictions) == 22
+    assert predictions.probabilities.shape == (22, 3)
+    assert predictions.probabilities.dtype == np.float32
+    assert len(set(predictions.ids.tolist())) == 22
+
+
+def test_ids_stay_in_step_with_images(drawn, predictions):
+    """Every JPEG decoded again by Pillow, its answer computed by hand and looked up by its id."""
+    answers = dict(zip(predictions.ids.tolist(), predictions.probabilities, strict=True))
+    records = [record for file in drawn.files["test"] for _, record in read_records(file)]
+    assert len(records) == 22
+    for record in records:
+        mean = np.asarray(Image.open(io.BytesIO(record.image)), "float64").mean((0, 1)) / 20
+        by_hand = np.exp(mean) / np.exp(mean).sum()
+        np.testing.assert_allclose(answers[record.id], by_hand, atol=0.02)
+    # They differ by far more than two JPEG decoders do, or any order would pass.
+    assert np.ptp(predictions.probabilities, axis=0).min() > 0.2
+
+
+def test_a_test_split_has_no_labels_and_no_score(predictions):
+    assert predictions.labels is None
+    with pytest.raises(ValueError, match="no labels to score against"):
+        predictions.score()
+
+
+def test_a_labelled_split_keeps_its_labels_and_order(drawn, mean_colour):
+    val = load_split(drawn, "val")
+    answers = predict(mean_colour, val, global_batch=GLOBAL_BATCH)
+    np.testing.assert_array_equal(answers.labels, val.labels)
+    np.testing.assert_array_equal(answers.ids, val.ids)
+    assert len(answers) == 18
+
+
+def test_guesses_and_score_are_what_one_computes_by_hand(scored):
+    assert scored.guesses.tolist() == [0, 0, 1]
+    assert scored.score() == pytest.approx(
+        {
+            "val_loss": -np.log([0.75, 0.5, 0.75]).mean(),
+            "val_accuracy": 2 / 3,
+            "val_f1": 2 / 3,  # both classes: 2 * 1 / (2 * 1 + 1)
+        }
+    )
+
+
+def test_images_of_another_size_are_refused_with_both_sizes(drawn):
+    pixels = keras.Input((48, 40, 3))
+    model = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(pixels))
+    message = "the model takes images of 40x48 px, the data holds 32x32 px. Choose"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        predict(model, load_split(drawn, "test"), global_batch=GLOBAL_BATCH)
+
+
+def test_ids_probabilities_and_labels_that_differ_in_number_are_refused():
+    with pytest.raises(ValueError, match=re.escape("labels differ in number: [2, 3]")):
+        Predictions(np.array(["a", "b", "c"]), np.ones((3, 2)), np.array([0, 1]))
+
+
+def test_saved_predictions_come_back(tmp_path, scored, predictions):
+    for saved in (scored, predictions):
+        saved.save(tmp_path / "p.npz")
+        loaded = Predictions.load(tmp_path / "p.npz")
+        assert loaded.ids.tolist() == saved.ids.tolist()
+        np.testing.assert_array_equal(loaded.probabilities, saved.probabilities)
+        assert loaded.probabilities.dtype == np.float32
+        assert (loaded.labels is None) == (saved.labels is None)
+    assert [file.name for file in tmp_path.iterdir()] == ["p.npz"]
+
+
+def test_predictions_that_are_not_there_are_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no predictions .*p\.npz. Run `flowerkit train`"):
+        Predictions.load(tmp_path / "p.npz")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "inside", "text", "empty", "other npz", "one array"])
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path, scored, damage):
+    file = tmp_path / "p.npz"
+    scored.save(file)
+    whole = file.read_bytes()
+    middle = len(whole) // 4
+    if damage == "other npz":
+        np.savez(file, something=np.arange(3))
+    elif damage == "one array":
+        with file.open("wb") as stream:
+            np.save(stream, np.arange(3))
+    else:
+        inside = whole[:middle] + b"\0" * 40 + whole[middle + 40 :]
+        contents = {"cut off": whole[:-30], "inside": inside, "text": b"id,label\n", "empty": b""}
+        file.write_bytes(contents[damage])
+    with pytest.raises(ValueError, match=r"p\.npz holds no predictions of flowerkit: "):
+        Predictions.load(file)
