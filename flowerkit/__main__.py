@@ -186,7 +186,7 @@ def _submit(model, data, global_batch: int, csv: Path, on_corrupt: str) -> int:
 def run_check(args) -> int:
     from flowerkit.sources import find_data
 
-    return _report_problems(args.csv, find_data(args.data))
+    return _report_problems(args.csv, find_data(args.data, image_size=args.image_size))
 
 
 def _report_problems(csv: Path, data) -> int:

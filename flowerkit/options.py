@@ -131,6 +131,8 @@ def _add_predict(predict: Parser) -> None:
 def _add_check(check: Parser) -> None:
     check.add_argument("csv", type=Path, metavar="CSV", help="the file to check")
     _add_data(check, required=True)
+    check.add_argument("--image-size", type=at_least_one, metavar="N",
+                       help="which of the stored sizes, in px, where there are several")  # fmt: skip
 
 
 _COMMANDS = {

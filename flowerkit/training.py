@@ -1,5 +1,6 @@
 """TrainingPlan + FlowerData -> TrainingRun: a trained model, and a folder that says all about it."""
 
+import importlib.util
 import json
 import logging
 import os
@@ -109,6 +110,7 @@ def train(
     out = Path(out)
     _check_folder(out, resume)
     _check_callbacks(plan, callbacks)
+    _check_tensorboard(plan)
     accelerator = accelerator or connect()
     train_split, val_split = _load_splits(data, plan)
     global_batch = plan.per_replica_batch * accelerator.replicas
@@ -155,6 +157,13 @@ def _check_callbacks(plan: TrainingPlan, callbacks: Sequence[keras.callbacks.Cal
                 f"two controllers of the learning rate: the plan's schedule={plan.schedule!r} and "
                 f"your {type(callback).__name__}. Leave it out, and put the rate into the plan."
             )
+
+
+def _check_tensorboard(plan: TrainingPlan) -> None:
+    if plan.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ModuleNotFoundError(
+            "tensorboard=True needs a package that is not here: pip install tensorboard, or leave it out"
+        )
 
 
 def _load_splits(data: FlowerData, plan: TrainingPlan) -> tuple[Split, Split]:

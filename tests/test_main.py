@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import os
@@ -315,3 +316,29 @@ def test_the_module_runs_as_a_program():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("flowerkit: FileNotFoundError: no folder nowhere.")
+
+
+# The progress line --------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_one_line_with_rate_and_time_left_that_is_erased_at_the_end(monkeypatch):
+    terminal, clock = Terminal(), iter([100.0, 102.0, 104.0])
+    monkeypatch.setattr(command_line.sys, "stderr", terminal)
+    monkeypatch.setattr(command_line.time, "monotonic", lambda: next(clock))
+    line = command_line._ProgressLine()
+    line("drawing", 1, 2001)
+    line("drawing", 201, 2001)
+    assert terminal.getvalue().endswith("\r\x1b[Kdrawing: 201 of 2,001, 100.0/s, 18 s left")
+    assert "\n" not in terminal.getvalue()
+    line("drawing", 2001, 2001)
+    assert terminal.getvalue().endswith("\r\x1b[K")
+
+
+def test_progress_stays_quiet_where_there_is_no_terminal(capsys):
+    command_line._ProgressLine()("drawing", 1, 2)
+    assert capsys.readouterr() == ("", "")

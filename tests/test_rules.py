@@ -20,9 +20,9 @@ PACKAGE = ROOT / "flowerkit"
 # Lowest first: a room imports only from rooms before it. Imports inside functions count too.
 ROOMS = [
     "files", "submission", "evaluation", "schedules", "plan", "history", "models", "records",
-    "tfrecords", "machine", "detection", "accelerator", "plots", "augment", "pipeline", "painting", "synthetic",
-    "competition", "sources", "doctor", "prediction", "callbacks", "training", "report", "options",
-    "__main__",
+    "tfrecords", "machine", "detection", "accelerator", "plots", "augment", "pipeline",
+    "painting", "synthetic", "competition", "sources", "doctor", "prediction", "callbacks",
+    "training", "report", "options", "__main__",
 ]  # fmt: skip
 WITHOUT_FRAMEWORK = [
     "files", "submission", "evaluation", "schedules", "plan", "history", "records", "tfrecords",
@@ -202,3 +202,15 @@ def test_the_readmes_commands_parse(name):
     for words in commands:
         if not {"--help", "--version"} & set(words):  # these end the program at once
             build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
+def test_the_readmes_python_uses_names_that_exist(name):
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert blocks
+    used = set(re.findall(r"flowerkit\.(\w+)", "".join(blocks)))
+    assert {"connect", "train"} <= used <= set(flowerkit.__all__)
+    for block in blocks:
+        ast.parse(block)

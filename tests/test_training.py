@@ -2,19 +2,14 @@
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 
 import keras
 import numpy as np
 import pytest
 
-from flowerkit import models
 from flowerkit.history import COLUMNS, read_history
 from flowerkit.pipeline import load_split
+from flowerkit.plan import TrainingPlan
 from flowerkit.prediction import Predictions, predict
 from flowerkit.submission import check_submission, write_submission
 from flowerkit.tfrecords import find_shards, read_records, write_shards
@@ -29,8 +24,6 @@ def finished(drawn, accelerator, tmp_path_factory):
 
 
 def make_plan(accelerator, **changes):
-    from flowerkit.plan import TrainingPlan
-
     fields = {
         "backbone": "tiny", "weights": None, "epochs": 2, "rates_at_batch": None,
         "per_replica_batch": 16 // accelerator.replicas, "rampup_epochs": 1, "start_lr": 1e-3,
@@ -125,6 +118,18 @@ def test_a_finished_run_that_is_resumed_trains_no_more(finished, drawn, accelera
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.replicas
+def test_a_tpus_mixed_precision_trains_saves_and_reloads(drawn, accelerator, tmp_path):
+    """On a CPU's replicas, but with the dtypes of a TPU: bfloat16 inside, a float32 softmax."""
+    as_on_tpu = dataclasses.replace(accelerator, precision="mixed_bfloat16")
+    run = train(
+        make_plan(accelerator, epochs=1), drawn, out=tmp_path / "run", accelerator=as_on_tpu
+    )
+    assert run.model.get_layer("backbone").layers[1].compute_dtype == "bfloat16"
+    assert run.predictions.probabilities.dtype == np.float32
+    np.testing.assert_allclose(run.predictions.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
 class SpoilAfter(keras.callbacks.Callback):
     """From epoch `first` on, shuffle the head's weights: nothing gets better any more."""
 
@@ -186,6 +191,15 @@ def test_a_loss_that_is_never_a_number_leaves_nothing_to_keep(drawn, accelerator
         )  # fmt: skip
 
 
+def test_progress_is_told_after_every_step(drawn, accelerator, tmp_path):
+    told = []
+    train(
+        make_plan(accelerator), drawn, out=tmp_path / "run", accelerator=accelerator,
+        progress=lambda *step: told.append(step),
+    )  # fmt: skip
+    assert told == [(f"epoch {epoch}/2", step, 3) for epoch in (1, 2) for step in (1, 2, 3)]
+
+
 def test_time_that_is_up_ends_training_with_a_model(drawn, accelerator, tmp_path):
     plan = make_plan(accelerator, epochs=500, max_minutes=0.3, patience=None)
     run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator)
@@ -208,7 +222,20 @@ def test_a_plateau_lowers_a_constant_rate(drawn, accelerator, tmp_path):
     assert rates == pytest.approx([2e-3, 2e-3, 1e-3, 5e-4])
 
 
+def test_tensorboard_logs_are_written_on_request(drawn, accelerator, tmp_path):
+    plan = make_plan(accelerator, epochs=1, tensorboard=True)
+    run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator)
+    assert list((run.folder / "tensorboard").rglob("events.out.*"))
+
+
 # Refusals -----------------------------------------------------------------------------------------
+
+
+def test_tensorboard_that_is_not_installed_is_said_before_training(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr("flowerkit.training.importlib.util.find_spec", lambda name: None)
+    plan = TrainingPlan(tensorboard=True)
+    with pytest.raises(ModuleNotFoundError, match="pip install tensorboard, or leave it out"):
+        train(plan, drawn, out=tmp_path / "run")
 
 
 def test_a_second_controller_of_the_rate_among_your_callbacks_is_refused(
@@ -262,64 +289,3 @@ def test_validation_out_of_the_training_split_is_refused(drawn, accelerator, tmp
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no run folder .* Run `flowerkit train`"):
         load_run(tmp_path)
-
-
-# Ctrl-C -------------------------------------------------------------------------------------------
-
-
-def test_ctrl_c_keeps_the_best_weights_and_says_how_to_resume(drawn, accelerator, tmp_path):
-    plan = make_plan(accelerator, epochs=10_000, patience=None)
-    (tmp_path / "plan.json").write_text(json.dumps(plan.to_dict()))
-    out = tmp_path / "run"
-    command = [
-        sys.executable, "-m", "flowerkit", "train", "--data", str(drawn.folder), "--plan",
-        str(tmp_path / "plan.json"), "--out", str(out),
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    )
-    for line in process.stderr:  # the first whole epoch
-        if line.startswith("epoch 1/"):
-            break
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 1, stderr
-    assert "interrupted: ending after this step" in stderr
-    assert "because it was interrupted (Ctrl-C)" in stdout
-    assert f"flowerkit train --resume --out {out}" in stdout
-    assert models.load_classifier(out).output_shape == (None, 4)
-    trained = len(read_history(out / "history.csv"))
-    resumed = subprocess.run(
-        [*command[:4], "--resume", "--out", str(out), "--epochs", str(trained + 1)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert resumed.returncode == 0, resumed.stderr
-    assert len(read_history(out / "history.csv")) == trained + 1
-
-
-def test_a_full_disk_while_saving_weights_leaves_the_old_ones_whole(tmp_path):
-    """For real: a limit on the size of files, as a full disk is hard to come by."""
-    code = """
-        import resource, signal, sys
-        import keras
-        from flowerkit.files import replacing
-        from flowerkit.models import build_classifier, save_classifier
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        path = sys.argv[1]
-        model = build_classifier(4, image_size=32, backbone="tiny", weights=None)
-        save_classifier(model, path)
-        before = open(path, "rb").read()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        try:
-            save_classifier(model, path)
-        except OSError as error:
-            print("refused", type(error).__name__)
-        assert open(path, "rb").read() == before
-    """
-    path = tmp_path / "model.keras"
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), str(path)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.stdout.startswith("refused"), done.stderr
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model.keras"]
