@@ -209,7 +209,7 @@ def _describe_absence(folder: Path) -> str:
     shown = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "")
     return (
         f"no tfrecords-jpeg-SxS/ under {folder} (it holds {shown or 'nothing'}). Pass the folder "
-        "of the shards, or turn a folder of photos into one with `flowerkit convert PHOTOS OUT`."
+        "that holds the shards, or draw flowers into one with `flowerkit draw FOLDER`."
     )
 
 
