@@ -7,11 +7,8 @@ parameter would silently train at another rate than it plots.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
-from numbers import Integral, Real
-from typing import Any, ClassVar
+from numbers import Real
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,6 @@ class RampSustainDecay:
     rampup_epochs: float
     sustain_epochs: float
     exp_decay: float
-    kind: ClassVar[str] = "ramp_sustain_decay"
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -69,10 +65,6 @@ class RampSustainDecay:
         rates = {name: getattr(self, name) * factor for name in ("start_lr", "max_lr", "min_lr")}
         return RampSustainDecay(**{**asdict(self), **rates})
 
-    def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` takes; plain numbers, ready for JSON."""
-        return _to_dict(self)
-
     def __str__(self) -> str:
         parts = [f"{self.max_lr:g}"]
         if self.rampup_epochs:
@@ -94,7 +86,6 @@ class Constant:
     """
 
     lr: float
-    kind: ClassVar[str] = "constant"
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -110,49 +101,11 @@ class Constant:
         """The rate multiplied by `factor`."""
         return Constant(self.lr * factor)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` takes; plain numbers, ready for JSON."""
-        return _to_dict(self)
-
     def __str__(self) -> str:
         return f"{self.lr:g} throughout"
 
 
 Schedule = RampSustainDecay | Constant
-
-KINDS: dict[str, type[Schedule]] = {kind.kind: kind for kind in (RampSustainDecay, Constant)}
-
-
-def from_dict(values: Mapping[str, Any]) -> Schedule:
-    """The schedule that `to_dict` described.
-
-    Raises ValueError for an unknown kind, for unknown or missing fields, and for values that the
-    schedule itself refuses.
-
-    >>> from_dict({"kind": "constant", "lr": 0.001})
-    Constant(lr=0.001)
-    """
-    if not isinstance(values, Mapping):
-        raise ValueError(
-            f"a schedule is a table of named values; got {values!r}. "
-            'Write for example {"kind": "constant", "lr": 0.0004}.'
-        )
-    values = dict(values)
-    kind = values.pop("kind", None)
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"unknown schedule kind {kind!r}; there is {', '.join(KINDS)}.")
-    wanted = [field.name for field in fields(KINDS[kind])]
-    for name in values:
-        if name not in wanted:
-            close = get_close_matches(str(name), wanted, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise ValueError(
-                f"schedule '{kind}' has no '{name}'; it takes {_listed(wanted)}.{hint}"
-            )
-    missing = [name for name in wanted if name not in values]
-    if missing:
-        raise ValueError(f"schedule '{kind}' lacks {_listed(missing)}. Give every value.")
-    return KINDS[kind](**values)
 
 
 def scale_for_batch(global_batch: int, reference_batch: int = 128) -> float:
@@ -188,22 +141,8 @@ def _check_epoch(epoch: float) -> None:
         raise ValueError(f"epoch is {epoch!r}; the first epoch is 0.")
 
 
-def _to_dict(schedule: Schedule) -> dict[str, Any]:
-    values = {name: _plain(value) for name, value in asdict(schedule).items()}
-    return {"kind": schedule.kind, **values}
-
-
-def _plain(value: Real) -> int | float:
-    """JSON refuses NumPy's numbers, and a rate that was searched for is often one."""
-    return int(value) if isinstance(value, Integral) else float(value)
-
-
 def _epochs(count: float) -> str:
     return f"{count:g} epoch" if count == 1 else f"{count:g} epochs"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
 
 
 # The competition's tutorial as printed. In fewer than 30 epochs it never leaves the ramp.

@@ -1,7 +1,6 @@
-import json
 import re
+from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from flowerkit.schedules import (
@@ -9,7 +8,6 @@ from flowerkit.schedules import (
     NOTEBOOK,
     Constant,
     RampSustainDecay,
-    from_dict,
     scale_for_batch,
 )
 
@@ -85,7 +83,7 @@ def test_an_epoch_before_the_first_is_refused(epoch):
 )
 def test_values_that_make_no_schedule_are_refused(changed, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        from_dict({**SHORT.to_dict(), **changed})
+        replace(SHORT, **changed)
 
 
 def test_a_constant_of_zero_is_refused():
@@ -96,25 +94,6 @@ def test_a_constant_of_zero_is_refused():
 def test_scaling_multiplies_the_rates_and_leaves_the_epochs():
     assert SHORT.scaled(2) == RampSustainDecay(0.2, 1.0, 0.2, 4, 2, 0.5)
     assert Constant(0.25).scaled(2) == Constant(0.5)
-
-
-@pytest.mark.parametrize("schedule", [SHORT, NOTEBOOK, COMPETITION, Constant(0.01)])
-def test_a_schedule_comes_back_from_json(schedule):
-    assert from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
-
-
-def test_numpy_numbers_become_plain_ones_for_json():
-    schedule = RampSustainDecay(0, np.float32(0.5), 0, np.int64(3), 0, np.float64(0.5))
-    values = schedule.to_dict()
-    assert json.loads(json.dumps(values)) == {
-        "kind": "ramp_sustain_decay",
-        "start_lr": 0,
-        "max_lr": 0.5,
-        "min_lr": 0,
-        "rampup_epochs": 3,
-        "sustain_epochs": 0,
-        "exp_decay": 0.5,
-    }
 
 
 @pytest.mark.parametrize(
@@ -132,32 +111,6 @@ def test_numpy_numbers_become_plain_ones_for_json():
 )
 def test_a_schedule_prints_as_a_phrase(schedule, text):
     assert str(schedule) == text
-
-
-def test_an_unknown_field_names_the_one_that_was_meant():
-    values = {**SHORT.to_dict(), "warmup_epochs": 3}
-    with pytest.raises(ValueError, match=r"has no 'warmup_epochs'; it takes 'start_lr', .*Did you"):
-        from_dict(values)
-    with pytest.raises(ValueError, match=re.escape("Did you mean 'lr'?")):
-        from_dict({"kind": "constant", "lrr": 0.1})
-
-
-def test_missing_fields_are_all_named():
-    values = SHORT.to_dict()
-    del values["sustain_epochs"], values["exp_decay"]
-    with pytest.raises(ValueError, match="lacks 'sustain_epochs', 'exp_decay'"):
-        from_dict(values)
-
-
-@pytest.mark.parametrize("kind", [None, "cosine", ["constant"]])
-def test_an_unknown_kind_lists_the_known_ones(kind):
-    with pytest.raises(ValueError, match="there is ramp_sustain_decay, constant"):
-        from_dict({"kind": kind})
-
-
-def test_something_that_is_no_table_is_refused():
-    with pytest.raises(ValueError, match="a schedule is a table of named values; got 0.01"):
-        from_dict(0.01)
 
 
 def test_the_rate_grows_with_the_square_root_of_the_batch():

@@ -175,7 +175,9 @@ def test_a_size_that_is_not_there_lists_those_that_are(tmp_path):
 def test_a_folder_without_shards_says_what_it_holds(tmp_path):
     (tmp_path / "daisy").mkdir()
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(FileNotFoundError, match=r"it holds daisy, notes.txt\).*flowerkit draw FOLDER"):
+    with pytest.raises(
+        FileNotFoundError, match=r"it holds daisy, notes.txt\).*flowerkit draw FOLDER"
+    ):
         find(tmp_path)
 
 
