@@ -1,4 +1,4 @@
-"""A run folder -> pictures of it: the curves and the confusions as PNG files."""
+"""A run folder -> pictures of it: curves, rates, confusions and mistakes as PNG files."""
 
 import os
 from pathlib import Path
@@ -10,11 +10,11 @@ from flowerkit.history import best_row, read_history
 from flowerkit.prediction import Predictions
 from flowerkit.training import read_run
 
-CURVES, CONFUSION, MISTAKES = "curves.png", "confusion.png", "mistakes.png"
+CURVES, RATES, CONFUSION, MISTAKES = "curves.png", "rates.png", "confusion.png", "mistakes.png"
 
 
 def write_pictures(folder: str | os.PathLike, *, val_images=None) -> list[Path]:
-    """Write curves.png and confusion.png into a run folder, and mistakes.png given `val_images`.
+    """Write curves, rates and confusion.png into a run folder, and mistakes.png given `val_images`.
 
     `val_images` is (n, size, size, 3) uint8 in the order of val_predictions.npz. Returns the files.
     Raises FileNotFoundError where `folder` is no run.
@@ -29,6 +29,7 @@ def write_pictures(folder: str | os.PathLike, *, val_images=None) -> list[Path]:
     with matplotlib.rc_context({"backend": "agg"}):
         pictures = {
             CURVES: plots.plot_curves(rows, best_row(rows, plan.monitor)["epoch"]),
+            RATES: plots.plot_rates(rows),
             CONFUSION: plots.plot_confusion(counts, names),
         }
         if val_images is not None:

@@ -39,7 +39,7 @@ def _looks_drawn(path):
 
 def test_curves_and_confusion_are_written_beside_the_run(run_folder):
     files = write_pictures(run_folder)
-    assert files == [run_folder / "curves.png", run_folder / "confusion.png"]
+    assert files == [run_folder / name for name in ("curves.png", "rates.png", "confusion.png")]
     assert all(map(_looks_drawn, files))
     assert not (run_folder / "mistakes.png").exists()
 
@@ -47,7 +47,12 @@ def test_curves_and_confusion_are_written_beside_the_run(run_folder):
 def test_mistakes_are_drawn_when_the_images_are_given(run_folder):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), "uint8")
     files = write_pictures(run_folder, val_images=images)
-    assert [file.name for file in files] == ["curves.png", "confusion.png", "mistakes.png"]
+    assert [file.name for file in files] == [
+        "curves.png",
+        "rates.png",
+        "confusion.png",
+        "mistakes.png",
+    ]
     assert all(map(_looks_drawn, files))
 
 
