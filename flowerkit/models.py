@@ -229,12 +229,14 @@ def load_classifier(path: str | os.PathLike) -> keras.Model:
     if not path.is_file():
         raise FileNotFoundError(f"no model {path}. Pass a run folder of `train`, or a .keras file.")
     try:
-        return keras.saving.load_model(path, compile=False)
+        model = keras.saving.load_model(path, compile=False)
     except Exception as error:  # h5py, zipfile and Keras each have their own
         raise ValueError(
             f"{path} does not load with Keras {keras.__version__}: {str(error).splitlines()[0]} "
             f"It is damaged, or a newer Keras wrote it: install that version, or train again."
         ) from error
+    # Keras 3.10 writes one input as a list of one, and what reads it then warns at every call.
+    return keras.Model(model.input, model.output, name=model.name)
 
 
 def check_reload(model: keras.Model, path: str | os.PathLike, *, tolerance: float = 1e-4) -> float:

@@ -213,7 +213,7 @@ def test_jax_trains_on_eight_virtual_cpus_asked_for_by_the_environment():
         device = connect()
         learned = fit_one_step()
         import keras
-        shards = keras.distribution.distribution().num_model_replicas
+        shards = keras.distribution.distribution().device_mesh.shape[0]
         found = [device.to_dict(), shards, learned, "tensorflow" in sys.modules]
         found += [connect(virtual_cpus=8) is device, error(virtual_cpus=4)]
         """,
