@@ -236,7 +236,7 @@ def load_classifier(path: str | os.PathLike) -> keras.Model:
             f"It is damaged, or a newer Keras wrote it: install that version, or train again."
         ) from error
     # Keras 3.10 writes one input as a list of one, and what reads it then warns at every call.
-    return keras.Model(model.input, model.output, name=model.name)
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def check_reload(model: keras.Model, path: str | os.PathLike, *, tolerance: float = 1e-4) -> float:
