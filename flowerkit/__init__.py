@@ -18,6 +18,7 @@ _HOME = {
     "build_classifier": "models",
     "load_classifier": "models",
     "TrainingPlan": "plan",
+    "load_plan": "plan",
     "train": "training",
     "predict": "prediction",
     "Predictions": "prediction",

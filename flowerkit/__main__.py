@@ -1,12 +1,9 @@
 """The command line: the only place that prints errors or exits."""
 
-import contextlib
 import dataclasses
-import logging
 import os
 import shlex
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -14,7 +11,9 @@ import flowerkit
 from flowerkit.files import find_free_folder
 from flowerkit.options import build_parser
 from flowerkit.plan import PLANS, TrainingPlan, change_plan, load_plan
+from flowerkit.terminal import ProgressLine, quiet_frameworks, start_log
 
+SHOWN_PROBLEMS = 50
 DEMO_CLASSES, DEMO_SIZE_PX = 12, 64
 DEMO_COUNTS = {"num_train": 1440, "num_val": 360, "num_test": 362}
 
@@ -34,7 +33,7 @@ def run_demo(args) -> int:
     print(f"drawing {sum(DEMO_COUNTS.values()):,} flowers of {DEMO_CLASSES} species")
     data = draw_competition(
         out / "data", num_classes=DEMO_CLASSES, image_size=DEMO_SIZE_PX, **DEMO_COUNTS,
-        progress=_ProgressLine(),
+        progress=ProgressLine(),
     )  # fmt: skip
     print(data)
     return _train_and_submit(
@@ -43,7 +42,7 @@ def run_demo(args) -> int:
 
 
 def run_doctor(args) -> int:
-    with _quiet_frameworks():
+    with quiet_frameworks():
         from flowerkit.doctor import examine
 
         findings = examine(args.data)
@@ -55,11 +54,11 @@ def run_doctor(args) -> int:
 def run_draw(args) -> int:
     from flowerkit.synthetic import draw_competition
 
-    with _quiet_frameworks():
+    with quiet_frameworks():
         import tensorflow  # noqa: F401 - the shards are written with it
     data = draw_competition(
         args.out, num_classes=args.classes, image_size=args.image_size, num_train=args.train,
-        num_val=args.val, num_test=args.test, seed=args.seed, progress=_ProgressLine(),
+        num_val=args.val, num_test=args.test, seed=args.seed, progress=ProgressLine(),
     )  # fmt: skip
     print(data)
     return 0
@@ -103,7 +102,7 @@ def _settle_new(args, changes: dict) -> tuple[TrainingPlan, str, Path]:
 
 def _settle_resumed(args, changes: dict) -> tuple[TrainingPlan, str, Path]:
     """A resumed run brings its own plan and data."""
-    plan, environment = _import_training().read_run(args.out)
+    plan, environment = _import_rooms()[1].read_run(args.out)
     source = environment["data"]["folder"] if args.data == "auto" else args.data
     # The limit was that session's, not this one's.
     return _lay_over(plan, {"max_minutes": None} | changes), source, args.out
@@ -124,35 +123,38 @@ def _lay_over(plan: TrainingPlan, changes: dict) -> TrainingPlan:
 
 
 def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> int:
-    training = _import_training()
+    training, _ = _import_rooms()
     from flowerkit.report import write_pictures
+    from flowerkit.sources import check_test_split
 
+    check_test_split(data, on_corrupt=plan.on_corrupt)
     run = training.train(
         plan, data, out=out, accelerator=accelerator, resume=resume, started=args.started,
-        progress=_ProgressLine(),
+        progress=ProgressLine(),
     )  # fmt: skip
     print(run)
     if run.interrupted:
+        print(
+            "`flowerkit predict RUN --data DATA --out CSV` writes a csv with what was learned so far"
+        )
         print(f"the best weights are in {out}/model.keras; go on with:")
         print(f"  flowerkit train --resume --out {shlex.quote(str(out))}")
         return 1
-    if data.counts["test"]:
-        status = _submit(run.model, data, run.global_batch, out / "submission.csv", plan.on_corrupt)
-    else:
-        print("no test split, so no submission.csv")
-        status = 0
     for picture in write_pictures(out, val_images=run.val_images):
         print(f"wrote {picture}")
-    return status
+    if not data.counts["test"]:
+        print("no test split, so no submission.csv")
+        return 0
+    return _submit(run.model, data, run.global_batch, out / "submission.csv", plan.on_corrupt)
 
 
 def run_predict(args) -> int:
-    from flowerkit.sources import find_data
-
     accelerator = _connect(args.require)
-    training = _import_training()
-    trained_on = training.read_run(args.run_folder)[1]["data"]
-    data = find_data(args.data, image_size=trained_on["image_size"])
+    run_folder = _import_rooms()[1]
+    trained_on = run_folder.read_run(args.run_folder)[1]["data"]
+    if args.out.is_dir():
+        raise ValueError(f"{args.out} is a folder. Pass --out a file, such as submission.csv.")
+    data = _find_data_of_size(args, trained_on)
     if list(data.class_names) != trained_on["class_names"]:
         raise ValueError(
             f"{args.run_folder} knows other classes than {args.data} holds "
@@ -160,9 +162,23 @@ def run_predict(args) -> int:
             f"Pass the data it was trained for, or train on this."
         )
     with accelerator.scope():
-        model = training.load_run(args.run_folder)[2]
+        model = run_folder.load_run(args.run_folder)[2]
     batch = args.per_replica_batch * accelerator.replicas
     return _submit(model, data, batch, args.out, args.on_corrupt)
+
+
+def _find_data_of_size(args, trained_on: dict):
+    from flowerkit.sources import find_data
+    from flowerkit.tfrecords import find_sizes
+
+    size, sizes = trained_on["image_size"], find_sizes(args.data)
+    if sizes and size not in sizes:
+        raise ValueError(
+            f"{args.run_folder} was trained on {trained_on['origin']} images of {size} px with "
+            f"{len(trained_on['class_names'])} classes; {args.data} holds {', '.join(map(str, sizes))} "
+            f"px. Pass the data it was trained for."
+        )
+    return find_data(args.data, image_size=size)
 
 
 def _describe_difference(known: list[str], held: tuple[str, ...]) -> str:
@@ -201,8 +217,20 @@ def _report_problems(csv: Path, data) -> int:
         )
         return 0
     noun = "problem" if len(problems) == 1 else "problems"
-    print(f"{csv}: {len(problems):,} {noun}", *problems, sep="\n  ")
+    shown = problems[:SHOWN_PROBLEMS]
+    if len(problems) > len(shown):
+        shown.append(f"... and {len(problems) - len(shown):,} more")
+    print(f"{csv}: {len(problems):,} {noun}", *shown, sep="\n  ")
     return 1
+
+
+def run_kaggle(args) -> int:
+    from flowerkit.kaggle_commands import run_kaggle_command
+
+    def tell(line: str) -> None:
+        print(line, flush=True)  # a run on Kaggle takes hours: a line when it comes
+
+    return run_kaggle_command(args, tell)
 
 
 COMMANDS = {
@@ -212,80 +240,24 @@ COMMANDS = {
     "train": run_train,
     "predict": run_predict,
     "check": run_check,
+    **dict.fromkeys(("bundle", "push", "watch", "pull", "submit"), run_kaggle),
 }
 
 # Around them --------------------------------------------------------------------------------------
 
 
 def _connect(require: str | None):
-    with _quiet_frameworks():
+    with quiet_frameworks():
         accelerator = flowerkit.connect(require)
         import tensorflow  # noqa: F401 - with jax too, the shards are written and read with it
     print(accelerator)
     return accelerator
 
 
-@contextlib.contextmanager
-def _quiet_frameworks():
-    """Hold back what C++ writes while frameworks are imported and started; show it if that fails."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as noise:
-        os.dup2(noise.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            noise.seek(0)
-            os.write(kept, noise.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-class _ProgressLine:
-    """One line on a terminal that is written over: how far, how fast, how long still. Else nothing."""
-
-    def __init__(self):
-        self.what, self.shown_at = None, 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if not sys.stderr.isatty():
-            return
-        now = time.monotonic()
-        if what != self.what:
-            self.what, self.start, self.done_at_start = what, now, done
-        if done == total:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        elif now - self.shown_at > 0.2:
-            self.shown_at = now
-            # The first step traces and compiles: the rate is that of the steps after it.
-            rate = (done - self.done_at_start) / (now - self.start) if now > self.start else 0
-            left = f"{rate:,.1f}/s, {(total - done) / rate:,.0f} s left" if rate else "starting"
-            print(
-                f"\r\x1b[K{what}: {done:,} of {total:,}, {left}",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-
-
-def _import_training():
-    with _quiet_frameworks():
-        from flowerkit import training
-    return training
-
-
-def _start_log() -> None:
-    """The library's log lines go to the terminal, also while the frameworks are being quieted."""
-    if logging.getLogger().hasHandlers():
-        return
-    stream = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 - open as long as the process
-    # On a terminal a line may meet the progress line: erase that first.
-    erase = "\r\x1b[K" if stream.isatty() else ""
-    logging.basicConfig(format=f"{erase}%(message)s", stream=stream)
-    logging.getLogger("flowerkit").setLevel(logging.INFO)
+def _import_rooms():
+    with quiet_frameworks():
+        from flowerkit import run_folder, training
+    return training, run_folder
 
 
 def _describe(error: Exception) -> str:
@@ -293,7 +265,11 @@ def _describe(error: Exception) -> str:
     first, *more = str(error).strip().splitlines() or ["no more is known"]
     if isinstance(error, ModuleNotFoundError):
         first += ". Install it; `flowerkit doctor` tells what else is missing."
-    return f"{type(error).__name__}: {first}" + (" (--debug shows the rest)" if more else "")
+    if not isinstance(
+        error, (ValueError, OSError, RuntimeError)
+    ):  # a name helps where we did not speak
+        first = f"{type(error).__name__}: {first}"
+    return first + (" (--debug shows the rest)" if more else "")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -301,7 +277,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     args = build_parser().parse_args(argv)
     args.started = started
-    _start_log()
+    start_log()
     try:
         status = COMMANDS[args.command](args)
         sys.stdout.flush()

@@ -105,16 +105,16 @@ class Record(keras.callbacks.Callback):
     """Append a row to history.csv: the logs, the planned rate and the one that was really used."""
 
     def __init__(self, path: Path, rows: list[dict], schedule: Schedule | None,
-                 images_per_epoch: int, stopper: Stopper):  # fmt: skip
+                 global_batch: int, stopper: Stopper):  # fmt: skip
         super().__init__()
         self.path, self.rows, self.schedule = path, rows, schedule
-        self.images_per_epoch, self.stopper = images_per_epoch, stopper
+        self.global_batch, self.stopper = global_batch, stopper
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.trained = time.perf_counter()
+        self.trained, self.steps = time.perf_counter(), batch + 1
 
     def on_epoch_end(self, epoch, logs=None):
         if self.stopper.cut_short:
@@ -124,7 +124,9 @@ class Record(keras.callbacks.Callback):
         logs["learning_rate"] = rate
         logs["planned_lr"] = self.schedule(epoch) if self.schedule else rate
         logs["seconds"] = time.perf_counter() - self.start
-        logs["images_per_second"] = self.images_per_epoch / (self.trained - self.start)
+        num_images = self.steps * self.global_batch
+        logs["images_per_second"] = num_images / (self.trained - self.start)
+        logs["steps"] = self.steps
         self.rows.append(
             {"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
         )
@@ -138,9 +140,12 @@ class Checkpoint(keras.callbacks.Callback):
     written under a temporary name; a full disk costs no older file.
     """
 
-    def __init__(self, folder: Path, rows: list[dict], monitor: str, validate: Validate):
+    def __init__(
+        self, folder: Path, rows: list[dict], monitor: str, validate: Validate, steps: int
+    ):
         super().__init__()
         self.folder, self.rows, self.monitor, self.validate = folder, rows, monitor, validate
+        self.steps = steps  # of a whole epoch
 
     @property
     def best(self) -> Path:
@@ -159,7 +164,8 @@ class Checkpoint(keras.callbacks.Callback):
         ):
             self._save(self.best)
             self.validate.predictions.save(self.folder.parent / "val_predictions.npz")
-        self._save(self.last)
+        if self.rows[-1]["steps"] == self.steps:  # a resumed run starts where an epoch ended
+            self._save(self.last)
 
     def _save(self, path: Path) -> None:
         with replacing(path) as temporary:
@@ -307,17 +313,18 @@ class ShowSteps(keras.callbacks.Callback):
 class Tell(keras.callbacks.Callback):
     """One log line an epoch."""
 
-    def __init__(self, rows: list[dict], epochs: int, monitor: str):
+    def __init__(self, rows: list[dict], epochs: int, monitor: str, steps: int):
         super().__init__()
-        self.rows, self.epochs, self.monitor = rows, epochs, monitor
+        self.rows, self.epochs, self.monitor, self.steps = rows, epochs, monitor, steps
 
     def on_epoch_end(self, epoch, logs=None):
         if not self.rows or self.rows[-1]["epoch"] != epoch + 1:
             return
         row = self.rows[-1]
+        part = f" ({row['steps']:.0f} of {self.steps} steps)" if row["steps"] < self.steps else ""
         best = "  best so far" if best_row(self.rows, self.monitor) is row else ""
         _log.info(
-            f"epoch {epoch + 1}/{self.epochs}  loss {row['loss']:.3f}  "
+            f"epoch {epoch + 1}/{self.epochs}{part}  loss {row['loss']:.3f}  "
             f"val_loss {row.get('val_loss', math.nan):.3f}  val_f1 {row.get('val_f1', math.nan):.3f}  "
             f"rate {row['learning_rate']:.2g}  {row['seconds']:.0f} s  "
             f"{row['images_per_second']:,.0f} images/s{best}"

@@ -8,11 +8,12 @@ from flowerkit.tfrecords import FlowerData, find_shards, find_sizes
 
 SLUG = "tpu-getting-started"
 TWIN_SLUG = "flower-classification-with-tpus"
+# Where Kaggle puts everything; a rehearsal off Kaggle names another folder.
+KAGGLE = Path(os.environ.get("FLOWERKIT_KAGGLE_ROOT") or "/kaggle")
+WORKING = KAGGLE / "working"
 # Sessions of 2026 mount under competitions/, older and hand-attached ones beside it.
 MOUNTS = tuple(
-    Path(f"/kaggle/input/{place}{slug}")
-    for slug in (SLUG, TWIN_SLUG)
-    for place in ("competitions/", "")
+    KAGGLE / "input" / place / slug for slug in (SLUG, TWIN_SLUG) for place in ("competitions", "")
 )
 
 # In the order of the class ids. Two names end in a blank (87 and 90), as in the competition's own

@@ -1,6 +1,7 @@
 """Classifiers: backbone + head, with input scaling inside, so that a model takes plain pixels 0..255."""
 
 import inspect
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -9,8 +10,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from flowerkit.competition import KAGGLE
 from flowerkit.files import replacing
 from flowerkit.plan import HEADS, suggest
+
+_log = logging.getLogger("flowerkit")
 
 TINY = "tiny"
 FAMILIES = (
@@ -123,7 +127,17 @@ def _build_application(name: str, weights, shape: tuple[int, int, int]) -> keras
         url = re.search(r"URL fetch failure on (\S+?):? ", str(error))
         if not url:
             raise
+        if attached := _find_attached_weights(url[1]):
+            return build(include_top=False, weights=attached, input_shape=shape)
         raise RuntimeError(_explain_missing_weights(name, url[1])) from error
+
+
+def _find_attached_weights(url: str) -> Path | None:
+    """The file that Keras wanted from `url`, in a data set or model attached to a Kaggle session."""
+    found = sorted((KAGGLE / "input").rglob(url.rsplit("/", 1)[-1]))
+    if found:
+        _log.info(f"no internet: the weights come from {found[0]}")
+    return found[0] if found else None
 
 
 def weights_folder() -> Path:
@@ -136,7 +150,8 @@ def _explain_missing_weights(name: str, url: str) -> str:
     return (
         f"the ImageNet weights of {name} could not be downloaded ({url}) and are not in Keras's "
         f"cache: {wanted} is missing. Either put that file there (on Kaggle: switch the internet "
-        f"on, or attach it), or train without it: weights=None or a file (--weights none|FILE)."
+        f"on, or attach a data set that holds it), or train without it: weights=None or a file "
+        f"(--weights none|FILE)."
     )
 
 

@@ -135,6 +135,48 @@ def _add_check(check: Parser) -> None:
                        help="which of the stored sizes, in px, where there are several")  # fmt: skip
 
 
+def _add_bundle(bundle: Parser) -> None:
+    _add_root(bundle)
+    bundle.add_argument("--owner", metavar="NAME", help="your Kaggle user name, into the metadata")
+    bundle.add_argument("--check", action="store_true",
+                        help="write nothing; fail if the committed notebook is stale")  # fmt: skip
+
+
+def _add_push(push: Parser) -> None:
+    _add_root(push)
+    push.add_argument("--owner", metavar="NAME",
+                      help="user name where the metadata has none [the credentials']")  # fmt: skip
+    push.add_argument("--out", type=Path, metavar="FOLDER",
+                      help="for what the run makes [the next free runs/kaggle-N]")  # fmt: skip
+    push.add_argument("--no-watch", action="store_true", help="end when Kaggle has taken it")
+    push.add_argument("--submit", action="store_true", help="submit the csv if it is sound")
+    _add_require(push)
+    _add_submission(push)
+    _add_patience(push)
+
+
+def _add_watch(watch: Parser) -> None:
+    _add_kernel(watch)
+    _add_require(watch)
+    _add_patience(watch)
+
+
+def _add_pull(pull: Parser) -> None:
+    _add_kernel(pull)
+    pull.add_argument("out", type=Path, metavar="OUT", help="the folder for its outputs")
+    _add_measure(pull)
+    _add_patience(pull)
+
+
+def _add_submit(submit: Parser) -> None:
+    submit.add_argument("what", type=Path, metavar="CSV|KERNEL",
+                        help="a csv file; or OWNER/NAME, whose submission.csv Kaggle takes")  # fmt: skip
+    submit.add_argument("--version", type=at_least_one, metavar="N",
+                        help="which version of the notebook [the newest]")  # fmt: skip
+    _add_submission(submit)
+    _add_patience(submit)
+
+
 _COMMANDS = {
     "demo": (_add_demo, "draw flowers, train a small network, write a checked csv"),
     "doctor": (_add_doctor, "device, versions, data, weights, and what is missing"),
@@ -142,7 +184,51 @@ _COMMANDS = {
     "train": (_add_train, "train a plan, predict the test split, write a checked csv"),
     "predict": (_add_predict, "predict the test split with a run, write a checked csv"),
     "check": (_add_check, "list every problem of a submission csv"),
+    "bundle": (_add_bundle, "write the notebook for Kaggle, with the package inside"),
+    "push": (_add_push, "push it, watch its run, fetch and check the csv"),
+    "watch": (_add_watch, "follow a run on Kaggle to its end"),
+    "pull": (_add_pull, "fetch what it made, check the csv"),
+    "submit": (_add_submit, "check and submit a csv, or that of a notebook's version"),
 }
+
+
+def _add_root(parser: Parser) -> None:
+    parser.add_argument("--root", type=Path, default=Path(), metavar="FOLDER",
+                        help="the checkout of flowerkit [the folder you are in]")  # fmt: skip
+
+
+def _add_kernel(parser: Parser) -> None:
+    parser.add_argument("kernel", metavar="KERNEL",
+                        help="OWNER/NAME of a notebook, or OWNER/NAME/VERSION")  # fmt: skip
+
+
+def _add_measure(parser: Parser) -> None:
+    parser.add_argument("--data", help="the folder of the data, to check the csv's ids against "
+                        "[its form alone is checked]")  # fmt: skip
+
+
+def _add_submission(parser: Parser) -> None:
+    _add_measure(parser)
+    parser.add_argument("--message", metavar="TEXT", help="what the submission is called on Kaggle")
+    parser.add_argument("--even-if-unsound", action="store_true",
+                        help="submit a csv that fails its check")  # fmt: skip
+
+
+def _add_patience(parser: Parser) -> None:
+    group = parser.add_argument_group("patience")
+    for option, kind, value, metavar, help in (
+        ("--poll-seconds", at_least_zero, 20.0, "X", "between two looks at a run"),
+        (
+            "--retry-seconds",
+            at_least_zero,
+            2.0,
+            "X",
+            "before the second try; doubled before later ones",
+        ),
+        ("--tries", at_least_one, 6, "N", "of each question, on a bad connection"),
+    ):
+        help = f"{help} [{value:g}]"
+        group.add_argument(option, type=kind, default=value, metavar=metavar, help=help)
 
 
 def _add_debug(parser: Parser, *, default) -> None:
@@ -173,6 +259,13 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1. Received: {text!r}")
     return int(text)
+
+
+def at_least_zero(text: str) -> float:
+    """A number of seconds from 0, or argparse's error."""
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text):
+        raise argparse.ArgumentTypeError(f"must be a number from 0. Received: {text!r}")
+    return float(text)
 
 
 def _add_plan_fields(parser: Parser) -> None:

@@ -19,6 +19,7 @@ from flowerkit.tfrecords import (
     FlowerData,
     check_counts,
     check_shard,
+    count_in_name,
     count_records,
     parse_example,
 )
@@ -95,9 +96,10 @@ def _load_around_faults(data, files, labelled, on_corrupt, error) -> Split:
     if not found:
         raise error
     if on_corrupt != "skip":
-        more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
+        more = f" (the first of {len(found)} faults)" if len(found) > 1 else ""
         raise ValueError(
-            f'{found[0]}{more}. Re-download the file, or pass on_corrupt="skip".'
+            f"{found[0].file.parent.name}/{found[0]}{more}. Re-download the file, or pass "
+            f'on_corrupt="skip" (--on-corrupt skip).'
         ) from error
     for fault in found:
         _log.warning(f"left out: {fault}")
@@ -105,7 +107,9 @@ def _load_around_faults(data, files, labelled, on_corrupt, error) -> Split:
     num_sound = sum(1 for _ in records())
     if not num_sound:
         raise ValueError(f"every record of {files[0].parent} is bad. Re-download the files.")
-    _log.warning(f"faults skipped: {len(found)}; images left: {num_sound:,}")
+    _log.warning(
+        f"faults skipped: {len(found)}; images left: {num_sound:,} of {sum(map(count_in_name, files)):,}"
+    )
     signature = tuple(tf.TensorSpec((), kind) for kind in (tf.string, tf.string, tf.int32))
     return _decode(
         tf.data.Dataset.from_generator(records, output_signature=signature), num_sound, data

@@ -166,7 +166,7 @@ NOTEBOOK = TrainingPlan(epochs=50, rates_at_batch=None, **asdict(schedules.NOTEB
 COMPETITION = TrainingPlan(epochs=20)
 # A small network for any CPU: proves a machine and an installation in a minute or two.
 SMOKE = TrainingPlan(
-    backbone="tiny", weights=None, epochs=12, per_replica_batch=32, rates_at_batch=None,
+    backbone="tiny", weights=None, input_size=64, epochs=12, per_replica_batch=32, rates_at_batch=None,
     start_lr=1e-3, max_lr=3e-3, min_lr=1e-4, rampup_epochs=2, exp_decay=0.75, patience=4,
 )  # fmt: skip
 PLANS = {"notebook": NOTEBOOK, "competition": COMPETITION, "smoke": SMOKE}
@@ -187,7 +187,7 @@ def load_plan(name_or_file: str | os.PathLike) -> TrainingPlan:
             f"{suggest(str(path), PLANS)}"
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):

@@ -8,7 +8,7 @@ import matplotlib
 from flowerkit import evaluation, plots
 from flowerkit.history import best_row, read_history
 from flowerkit.prediction import Predictions
-from flowerkit.training import read_run
+from flowerkit.run_folder import read_run
 
 CURVES, RATES, CONFUSION, MISTAKES = "curves.png", "rates.png", "confusion.png", "mistakes.png"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flowerkit import competition
 from flowerkit.submission import read_ids
-from flowerkit.tfrecords import FlowerData, find_shards, find_sizes, read_records
+from flowerkit.tfrecords import FlowerData, check_counts, find_shards, find_sizes, read_records
 
 # Enough for a small network to learn within minutes on two cores.
 DRAWN_CLASSES = 12
@@ -143,3 +143,18 @@ def find_test_ids(data: FlowerData) -> list[str]:
             f"{data.folder} has neither sample_submission.csv nor test shards to take ids from."
         )
     return [record.id for file in data.files["test"] for _, record in read_records(file)]
+
+
+def check_test_split(data: FlowerData, *, on_corrupt: str = "raise") -> None:
+    """Before hours of training: whether the test shards are whole, and as many as the csv needs.
+
+    Raises ValueError for a shard that is cut off (unless on_corrupt="skip") or images that are missing.
+    """
+    if not data.counts["test"]:
+        return
+    faults = check_counts(data.files["test"])
+    if faults and on_corrupt == "raise":
+        raise ValueError(
+            f'test/{faults[0]}. Re-download the file, or pass on_corrupt="skip" (--on-corrupt skip).'
+        )
+    find_test_ids(data)

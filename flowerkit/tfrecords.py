@@ -195,7 +195,7 @@ def _choose_size(folder: Path, image_size: int | None) -> int:
         nearest = min(sizes, key=lambda size: abs(size - image_size))
         raise FileNotFoundError(
             f"no {_folder_name(image_size)}/ under {folder} (found: {found}). "
-            f"Pass image_size={nearest}, or attach the data."
+            f"Pass image_size={nearest} (--image-size), or attach the data."
         )
     return image_size
 
@@ -205,6 +205,9 @@ def _describe_absence(folder: Path) -> str:
         return f"no folder {folder}. Pass the folder that holds tfrecords-jpeg-SxS/."
     if _FOLDER_NAME.fullmatch(folder.name):
         return f"{folder} is the folder of one image size. Pass its parent, {folder.parent}."
+    for near in (folder.parent.parent, *sorted(folder.iterdir())):
+        if find_sizes(near):
+            return f"no tfrecords-jpeg-SxS/ under {folder}. Did you mean {near}?"
     held = sorted(entry.name for entry in folder.iterdir())
     shown = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "")
     return (

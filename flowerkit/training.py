@@ -1,10 +1,8 @@
 """TrainingPlan + FlowerData -> TrainingRun: a trained model, and a folder that says all about it."""
 
 import importlib.util
-import json
 import logging
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +12,10 @@ import keras
 import numpy as np
 
 from flowerkit import callbacks as own
-from flowerkit.accelerator import Accelerator, connect, versions
+from flowerkit.accelerator import Accelerator, connect
 from flowerkit.files import write_json
-from flowerkit.history import best_row, read_history
-from flowerkit.models import build_classifier, check_reload, load_classifier, save_classifier
+from flowerkit.history import best_row
+from flowerkit.models import build_classifier, check_reload, save_classifier
 from flowerkit.pipeline import (
     Split,
     check_leak,
@@ -25,11 +23,14 @@ from flowerkit.pipeline import (
     load_split,
     training_batches,
 )
-from flowerkit.plan import MONITORS, TrainingPlan, change_plan
+from flowerkit.plan import MONITORS, TrainingPlan
 from flowerkit.prediction import Predictions, predict
+from flowerkit.run_folder import check_folder, read_whole_epochs, write_start
 from flowerkit.tfrecords import FlowerData
 
 _log = logging.getLogger("flowerkit")
+
+FEW_STEPS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,16 +109,18 @@ def train(
     """
     started = time.monotonic() if started is None else started
     out = Path(out)
-    _check_folder(out, resume)
+    check_folder(out, resume)
     _check_callbacks(plan, callbacks)
     _check_tensorboard(plan)
     accelerator = accelerator or connect()
-    train_split, val_split = _load_splits(data, plan)
     global_batch = plan.per_replica_batch * accelerator.replicas
-    steps = count_steps(len(train_split), global_batch)
-    rows = read_history(out / "history.csv") if resume else []
+    # Before the data: a backbone or weights that are not there are said at once.
     model = _build_model(plan, data, accelerator, global_batch)
-    _write_start(out, plan, data, accelerator)
+    train_split, val_split = _load_splits(data, plan)
+    steps = count_steps(len(train_split), global_batch)
+    _tell_steps(steps, global_batch)
+    rows = read_whole_epochs(out, steps) if resume else []
+    write_start(out, plan, data, accelerator)
     watchers = _Watchers(plan, data, val_split, out, rows, global_batch, steps, started)
     if rows:
         model.load_weights(watchers.checkpoint.last)
@@ -139,14 +142,13 @@ def train(
     return run
 
 
-def _check_folder(out: Path, resume: bool) -> None:
-    holds_run = (out / "plan.json").exists()
-    if holds_run and not resume:
-        raise FileExistsError(
-            f"{out} already holds a run. Pass another folder, or resume=True (--resume) to go on."
+def _tell_steps(steps: int, global_batch: int) -> None:
+    _log.info(f"{steps:,} steps an epoch, {global_batch:,} images each")
+    if steps < FEW_STEPS:
+        _log.warning(
+            f"so few steps an epoch (under {FEW_STEPS}) learn slowly: a smaller per_replica_batch "
+            f"(--per-replica-batch), or more epochs"
         )
-    if resume and not holds_run:
-        raise FileNotFoundError(f"no run to resume in {out} (no plan.json). Start without resume.")
 
 
 def _check_callbacks(plan: TrainingPlan, callbacks: Sequence[keras.callbacks.Callback]) -> None:
@@ -200,26 +202,6 @@ def _build_model(plan, data, accelerator: Accelerator, global_batch: int) -> ker
     return model
 
 
-def _write_start(out: Path, plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) -> None:
-    write_json(out / "plan.json", plan.to_dict())
-    write_json(
-        out / "environment.json",
-        {
-            "accelerator": accelerator.to_dict(),
-            "python": platform.python_version(),
-            "machine": platform.platform(),
-            "versions": versions(),
-            "data": {
-                "folder": str(data.folder.resolve()),
-                "origin": data.origin,
-                "image_size": data.image_size,
-                "counts": dict(data.counts),
-                "class_names": list(data.class_names),
-            },
-        },
-    )
-
-
 class _Watchers:
     """The run's own callbacks, in the one order in which they are right."""
 
@@ -232,12 +214,13 @@ class _Watchers:
             schedule = plan.schedule_for(global_batch=global_batch)
         self.stopper = own.Stopper()
         self.validate = own.Validate(predict_val, self.stopper)
-        self.checkpoint = own.Checkpoint(out / "checkpoints", rows, plan.monitor, self.validate)
+        self.checkpoint = own.Checkpoint(
+            out / "checkpoints", rows, plan.monitor, self.validate, steps
+        )
         self.interrupt = own.CatchInterrupt(self.stopper)
         self.early_stop = own.EarlyStop(
             rows, plan.monitor, plan.patience, plan.first_patient_epoch, self.stopper
         )
-        images_per_epoch = steps * global_batch
         self.callbacks = [
             self.stopper,
             self.interrupt,
@@ -245,9 +228,9 @@ class _Watchers:
             own.WatchLoss(self.stopper),
             own.JoinReplicas(),
             self.validate,
-            own.Record(out / "history.csv", rows, schedule, images_per_epoch, self.stopper),
+            own.Record(out / "history.csv", rows, schedule, global_batch, self.stopper),
             self.checkpoint,
-            own.Tell(rows, plan.epochs, plan.monitor),
+            own.Tell(rows, plan.epochs, plan.monitor, steps),
             self.early_stop,
             # Last: what the plateau changes is the next epoch's rate, not the one just recorded.
             own.FixRate(schedule) if schedule else _plateau(plan),
@@ -267,7 +250,7 @@ class _Watchers:
         if rows and self.early_stop.is_due():
             self.stopper.reason = "it had stopped early before"
         elif rows and rows[-1]["epoch"] >= plan.epochs:
-            self.stopper.reason = "the plan's epochs were done before"
+            self.stopper.reason = "the plan's epochs were done before (--epochs N goes further)"
         return self.stopper.reason is not None
 
 
@@ -295,6 +278,10 @@ def _keep_best(model, plan: TrainingPlan, out: Path, rows, watchers) -> tuple[di
     """Put the best weights back, save them as model.keras, and see that the file predicts the same."""
     best = best_row(rows, plan.monitor)
     reason = watchers.stopper.reason or _explain_end(rows, plan)
+    if watchers.interrupt.caught and best is None:
+        raise RuntimeError(
+            "interrupted before the first epoch was whole: there is nothing to keep."
+        )
     if best is None or not watchers.checkpoint.best.is_file():
         raise RuntimeError(
             f"training ended before its first epoch was whole, because {reason}: there are no "
@@ -312,25 +299,3 @@ def _explain_end(rows, plan: TrainingPlan) -> str:
     if rows and rows[-1]["epoch"] >= plan.epochs:
         return "the plan's epochs were done"
     return "one of your callbacks stopped it"
-
-
-def load_run(folder: str | os.PathLike) -> tuple[TrainingPlan, dict, keras.Model]:
-    """The plan, the environment and the model of a run folder.
-
-    Raises FileNotFoundError if it is none, ValueError if a file in it is damaged.
-    """
-    plan, environment = read_run(folder)
-    return plan, environment, load_classifier(folder)
-
-
-def read_run(folder: str | os.PathLike) -> tuple[TrainingPlan, dict]:
-    """The plan and the environment of a run folder, without its model."""
-    folder = Path(folder)
-    plan_file = folder / "plan.json"
-    if not plan_file.is_file():
-        raise FileNotFoundError(f"{folder} is no run folder (no plan.json). Run `flowerkit train`.")
-    plan = change_plan(
-        TrainingPlan(), json.loads(plan_file.read_text(encoding="utf-8")), where=str(plan_file)
-    )
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    return plan, environment

@@ -5,6 +5,7 @@ KERAS_BACKEND and FLOWERKIT_VIRTUAL_CPUS.
 """
 
 import pytest
+from fake_kaggle import checkout, command, fake, five_images, mine  # noqa: F401 - fixtures
 
 import flowerkit
 from flowerkit.plan import TrainingPlan

@@ -23,7 +23,7 @@ SAVE_WEIGHTS = """
 import keras
 from flowerkit.callbacks import Checkpoint
 from flowerkit.models import build_classifier
-checkpoint = Checkpoint(None, [], "val_f1", None)
+checkpoint = Checkpoint(None, [], "val_f1", None, 1)
 checkpoint.set_model(build_classifier(4, image_size=32, backbone="tiny", weights=None))
 checkpoint._save(path)
 """

@@ -1,4 +1,3 @@
-import io
 import json
 import logging
 import os
@@ -87,14 +86,14 @@ def test_one_problem_is_no_problems(flowerkit, drawn, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("check none.csv --data DATA", "FileNotFoundError: no file none.csv. Check the path"),
-        ("check none.csv --data nowhere", "FileNotFoundError: no folder nowhere. Pass the folder"),
-        ("train --data nowhere", "FileNotFoundError: no folder nowhere. Pass the folder"),
-        ("train --resume --out nowhere", "FileNotFoundError: nowhere is no run folder"),
-        ("train --plan broken.json", "ValueError: broken.json is not JSON: "),
-        ("predict nowhere --data DATA --out c", "FileNotFoundError: nowhere is no run folder"),
-        ("draw DATA --classes 4 --image-size 32", "FileExistsError: DATA already holds tfrecords"),
-        ("draw new --classes 4 --train 3", "ValueError: num_train=3 pictures cannot show each of"),
+        ("check none.csv --data DATA", "no file none.csv. Check the path"),
+        ("check none.csv --data nowhere", "no folder nowhere. Pass the folder"),
+        ("train --data nowhere", "no folder nowhere. Pass the folder"),
+        ("train --resume --out nowhere", "nowhere is no run folder"),
+        ("train --plan broken.json", "broken.json is not JSON: "),
+        ("predict nowhere --data DATA --out c", "nowhere is no run folder"),
+        ("draw DATA --classes 4 --image-size 32", "DATA already holds tfrecords"),
+        ("draw new --classes 4 --train 3", "num_train=3 pictures cannot show each of"),
     ],
 )
 def test_an_error_is_one_sentence_and_the_status_is_1(
@@ -154,7 +153,7 @@ def test_an_error_of_many_lines_or_none_is_still_one_sentence(flowerkit, monkeyp
     monkeypatch.setitem(command_line.COMMANDS, "doctor", fail)
     error = RuntimeError("the graph failed:\n  node 1\n  node 2")
     assert flowerkit("doctor") == (
-        1, "", "flowerkit: RuntimeError: the graph failed: (--debug shows the rest)\n"
+        1, "", "flowerkit: the graph failed: (--debug shows the rest)\n"
     )  # fmt: skip
     error = ModuleNotFoundError("No module named 'tensorflow'")
     assert "'tensorflow'. Install it; `flowerkit doctor` tells" in flowerkit("doctor")[2]
@@ -184,7 +183,7 @@ def test_a_device_that_is_required_and_not_there_is_refused_before_data_is_read(
     )
     done = in_a_new_process(code)
     assert done.returncode == 1
-    assert re.fullmatch(r"flowerkit: RuntimeError: require='tpu', but .*\n", done.stderr)
+    assert re.fullmatch(r"flowerkit: require='tpu', but .*\n", done.stderr)
 
 
 # The other commands -------------------------------------------------------------------------------
@@ -315,30 +314,4 @@ def test_the_module_runs_as_a_program():
     command = [sys.executable, "-m", "flowerkit", "check", "a.csv", "--data", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("flowerkit: FileNotFoundError: no folder nowhere.")
-
-
-# The progress line --------------------------------------------------------------------------------
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_progress_is_one_line_with_rate_and_time_left_that_is_erased_at_the_end(monkeypatch):
-    terminal, clock = Terminal(), iter([100.0, 102.0, 104.0])
-    monkeypatch.setattr(command_line.sys, "stderr", terminal)
-    monkeypatch.setattr(command_line.time, "monotonic", lambda: next(clock))
-    line = command_line._ProgressLine()
-    line("drawing", 1, 2001)
-    line("drawing", 201, 2001)
-    assert terminal.getvalue().endswith("\r\x1b[Kdrawing: 201 of 2,001, 100.0/s, 18 s left")
-    assert "\n" not in terminal.getvalue()
-    line("drawing", 2001, 2001)
-    assert terminal.getvalue().endswith("\r\x1b[K")
-
-
-def test_progress_stays_quiet_where_there_is_no_terminal(capsys):
-    command_line._ProgressLine()("drawing", 1, 2)
-    assert capsys.readouterr() == ("", "")
+    assert done.stderr.startswith("flowerkit: no folder nowhere.")

@@ -136,15 +136,35 @@ def test_a_backbone_file_that_ends_in_a_vector_is_refused(tmp_path):
         models.build_classifier(5, image_size=32, backbone=str(tmp_path / "whole.keras"))
 
 
-def test_imagenet_weights_offline_name_the_cache_the_file_and_two_remedies(tmp_path, monkeypatch):
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No network for Keras's own download, and an empty cache of its own."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
     # A proxy nobody listens at: Keras's own download fails for real, and no packet leaves.
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
+
+
+def test_imagenet_weights_offline_name_the_cache_the_file_and_two_remedies(tmp_path, offline):
     name = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
     with pytest.raises(RuntimeError, match=rf"{tmp_path}/models/{name} is missing.*put that file"):
         models.build_classifier(5, image_size=64)
+
+
+def test_imagenet_weights_offline_come_from_what_is_attached(tmp_path, offline, monkeypatch):
+    body = keras.applications.MobileNetV3Small(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    attached = tmp_path / "input" / "my-weights"
+    attached.mkdir(parents=True)
+    body.save(attached / "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5")
+    monkeypatch.setattr(models, "KAGGLE", tmp_path)
+    model = models.build_classifier(5, image_size=32, backbone="MobileNetV3Small")
+    for loaded, saved in zip(
+        model.get_layer("backbone").get_weights(), body.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(loaded, saved)
 
 
 def test_a_saved_classifier_predicts_the_same(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -153,3 +154,23 @@ def test_finding_a_folder_loads_no_framework(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("set()", "")
+
+
+def test_a_test_shard_that_is_cut_off_is_said_before_training(drawn, tmp_path):
+    folder = tmp_path / "flowers"
+    shutil.copytree(drawn.folder, folder)
+    data = sources.find_data(folder)
+    sources.check_test_split(data)
+    shard = data.files["test"][0]
+    shard.write_bytes(shard.read_bytes()[:-20])
+    with pytest.raises(
+        ValueError, match=r"test/00-32x32-22.tfrec, record 21: truncated .*--on-corrupt"
+    ):
+        sources.check_test_split(data)
+    sources.check_test_split(data, on_corrupt="skip")
+
+
+def test_a_folder_one_or_two_levels_off_is_pointed_at(drawn):
+    for wrong in (drawn.folder.parent, drawn.folder / "tfrecords-jpeg-32x32" / "train"):
+        with pytest.raises(FileNotFoundError, match=rf"Did you mean {drawn.folder}\?"):
+            sources.find_data(wrong)

@@ -168,7 +168,7 @@ def test_a_size_that_is_not_there_lists_those_that_are(tmp_path):
         find(tmp_path, image_size=192)
     assert str(caught.value) == (
         f"no tfrecords-jpeg-192x192/ under {tmp_path} (found: 224, 331, 512). "
-        "Pass image_size=224, or attach the data."
+        "Pass image_size=224 (--image-size), or attach the data."
     )
 
 

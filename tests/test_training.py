@@ -11,9 +11,10 @@ from flowerkit.history import COLUMNS, read_history
 from flowerkit.pipeline import load_split
 from flowerkit.plan import TrainingPlan
 from flowerkit.prediction import Predictions, predict
+from flowerkit.run_folder import load_run
 from flowerkit.submission import check_submission, write_submission
 from flowerkit.tfrecords import find_shards, read_records, write_shards
-from flowerkit.training import load_run, train
+from flowerkit.training import train
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_a_resumed_run_ends_like_the_whole_one(finished, drawn, accelerator, tmp
 def test_a_finished_run_that_is_resumed_trains_no_more(finished, drawn, accelerator):
     weights = finished.model.get_weights()
     again = train(finished.plan, drawn, out=finished.folder, accelerator=accelerator, resume=True)
-    assert again.stop_reason == "the plan's epochs were done before"
+    assert again.stop_reason == "the plan's epochs were done before (--epochs N goes further)"
     assert len(again.history) == 2
     for one, other in zip(weights, again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -227,6 +228,32 @@ def test_tensorboard_logs_are_written_on_request(drawn, accelerator, tmp_path):
     plan = make_plan(accelerator, epochs=1, tensorboard=True)
     run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator)
     assert list((run.folder / "tensorboard").rglob("events.out.*"))
+
+
+def test_an_epoch_that_the_time_cut_off_is_marked_and_done_again(drawn, accelerator, tmp_path):
+    class Hurry(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 1 and len(run_rows()) == 1
+
+    def run_rows():
+        return read_history(tmp_path / "run" / "history.csv")
+
+    plan = make_plan(accelerator, epochs=2)
+    train(plan, drawn, out=tmp_path / "run", accelerator=accelerator, callbacks=[Hurry()])
+    assert [row["steps"] for row in run_rows()] == [3, 2]
+    resumed = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator, resume=True)
+    assert [(row["epoch"], row["steps"]) for row in resumed.history] == [(1, 3), (2, 3)]
+
+
+def test_a_backbone_that_does_not_exist_is_said_before_the_data_is_read(drawn, tmp_path):
+    data = dataclasses.replace(drawn, files={**drawn.files, "train": ()})
+    with pytest.raises(ValueError, match="'DenseNet12' is neither"):
+        train(TrainingPlan(backbone="DenseNet12"), data, out=tmp_path / "run")
+
+
+def test_a_run_folder_one_level_down_is_pointed_at(finished):
+    with pytest.raises(FileNotFoundError, match=rf"Did you mean {finished.folder}\?"):
+        load_run(finished.folder.parent)
 
 
 # Refusals -----------------------------------------------------------------------------------------

@@ -1,0 +1,75 @@
+"""The folder of a run: refused, begun, read back."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import keras
+
+from flowerkit.accelerator import Accelerator, versions
+from flowerkit.files import write_json
+from flowerkit.history import read_history
+from flowerkit.models import load_classifier
+from flowerkit.plan import TrainingPlan, change_plan
+from flowerkit.tfrecords import FlowerData
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """Refuse to write over a run (FileExistsError) or to resume none (FileNotFoundError)."""
+    if (out / "history.csv").exists() and not resume:
+        raise FileExistsError(
+            f"{out} already holds a run. Pass another folder, or resume=True (--resume) to go on."
+        )
+    if resume and not (out / "plan.json").exists():
+        raise FileNotFoundError(f"no run to resume in {out} (no plan.json). Start without resume.")
+
+
+def write_start(out: Path, plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) -> None:
+    """Write plan.json and environment.json: what is about to be trained, on what, with what."""
+    write_json(out / "plan.json", plan.to_dict())
+    write_json(
+        out / "environment.json",
+        {
+            "accelerator": accelerator.to_dict(),
+            "python": platform.python_version(),
+            "machine": platform.platform(),
+            "versions": versions(),
+            "data": {
+                "folder": str(data.folder.resolve()),
+                "origin": data.origin,
+                "image_size": data.image_size,
+                "counts": dict(data.counts),
+                "class_names": list(data.class_names),
+            },
+        },
+    )
+
+
+def read_whole_epochs(out: Path, steps: int) -> list[dict[str, float]]:
+    """The history without an epoch that the time cut off: it is done again."""
+    return [row for row in read_history(out / "history.csv") if row["steps"] == steps]
+
+
+def load_run(folder: str | os.PathLike) -> tuple[TrainingPlan, dict, keras.Model]:
+    """The plan, the environment and the model of a run folder.
+
+    Raises FileNotFoundError if it is none, ValueError if a file in it is damaged.
+    """
+    plan, environment = read_run(folder)
+    return plan, environment, load_classifier(folder)
+
+
+def read_run(folder: str | os.PathLike) -> tuple[TrainingPlan, dict]:
+    """The plan and the environment of a run folder, without its model."""
+    folder = Path(folder)
+    plan_file = folder / "plan.json"
+    if not plan_file.is_file():
+        near = next((path.parent for path in sorted(folder.glob("*/plan.json"))), None)
+        hint = f"Did you mean {near}?" if near else "Run `flowerkit train`."
+        raise FileNotFoundError(f"{folder} is no run folder (no plan.json). {hint}")
+    plan = change_plan(
+        TrainingPlan(), json.loads(plan_file.read_text(encoding="utf-8")), where=str(plan_file)
+    )
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    return plan, environment

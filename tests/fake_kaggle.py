@@ -1,0 +1,337 @@
+"""A small Kaggle on loopback, which the real `kaggle` client talks to as if to its proxy.
+
+With KAGGLE_API_ENVIRONMENT=LOCALHOST the client asks http://localhost, and with HTTP_PROXY it asks
+this server for it, in absolute form. Everything else fails at once: HTTPS goes to a closed port, and
+each address that a program tries is recorded.
+"""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from flowerkit.competition import CLASS_NAMES
+from flowerkit.kernel import SOURCE, write_bundle
+
+USER, KEY, TOKEN = "flora", "0123456789abcdef-secret-key", "KGAT_secret_access_token"
+KERNELS, COMPETITIONS = "kernels.KernelsApiService", "competitions.CompetitionApiService"
+HOST = "http://localhost"
+NAME = "petals-to-the-metal-flowerkit"
+KERNEL = f"{USER}/{NAME}"
+DEVICE = "TPU: 8 replicas, jax, mixed_bfloat16 (a TPU is attached)"
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["--poll-seconds", "0.01", "--retry-seconds", "0.01", "--tries", "3"]
+IDS = [f"{number:09x}" for number in range(5)]
+SOUND = b"id,label\n" + b"".join(f"{name},3\n".encode() for name in IDS)
+
+_AUDIT = """
+import os, sys
+def note(event, args):
+    if event == "socket.connect" and isinstance(args[1], tuple):
+        with open(os.environ["SEEN_SOCKETS"], "a") as file:
+            print(*args[1][:2], file=file)
+sys.addaudithook(note)
+"""
+
+
+class FakeKaggle(ThreadingHTTPServer):
+    """One user's Kaggle. Tests set what it holds and what goes wrong, then read what it saw."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder = folder
+        self.calls, self.foreign, self.leaks, self.versions_asked = [], [], [], []
+        self.faults = {}  # call -> what happens to its first, second ... time; None: nothing
+        self.version, self.pushed, self.push_answer = 0, [], {}
+        self.statuses, self.failure = ["QUEUED", "RUNNING", "COMPLETE"], None
+        self.log = ["flowerkit 0.1.0\n", f"{DEVICE}\n", "epoch 1/2\nepoch", " 2/2\n"]
+        self.outputs, self.page_size = {}, 2
+        self.submissions, self.uploads, self.submit_answer = [], [], None
+        self.tells_number = True
+        self.submission_statuses = ["PENDING", "COMPLETE"]
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request, client_address):
+        """A client that hangs up is no news."""
+
+    def make_environ(self) -> dict[str, str]:
+        """Nothing of this machine's Kaggle, and no way to the real one."""
+        home = self.folder / "home"
+        home.mkdir(exist_ok=True)
+        (home / "sitecustomize.py").write_text(_AUDIT)
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("KAGGLE_", "XDG_")) and not name.lower().endswith("_proxy")
+        }
+        address = f"http://127.0.0.1:{self.server_address[1]}"
+        return kept | {
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY,
+            "HTTP_PROXY": address, "http_proxy": address, "HTTPS_PROXY": "http://127.0.0.1:9",
+            "https_proxy": "http://127.0.0.1:9", "HOME": str(home),
+            "PYTHONPATH": os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")]),
+            "SEEN_SOCKETS": str(self.folder / "sockets"),
+        }  # fmt: skip
+
+    def find_strange_sockets(self) -> list[str]:
+        """The addresses that programs tried to reach and that are not this server."""
+        seen = self.folder / "sockets"
+        mine = f"127.0.0.1 {self.server_address[1]}"
+        return (
+            [line for line in seen.read_text().splitlines() if line != mine]
+            if seen.exists()
+            else []
+        )
+
+    def find_seen(self, *dull: str) -> list[str]:
+        """The calls in their order, without those named `dull`."""
+        return [call for call in self.calls if call not in dull]
+
+    # What it answers ------------------------------------------------------------------------------
+
+    def answer(self, call: str, body: dict) -> dict:
+        return getattr(self, f"on_{call}")(body)
+
+    def on_IntrospectToken(self, body):
+        return {"active": True, "username": USER} if body["token"] == TOKEN else {"active": False}
+
+    def on_GetKernel(self, body):
+        if not self.version:
+            return refuse(403, "Permission 'kernels.get' was denied")
+        return {"metadata": {"ref": KERNEL, "currentVersionNumber": self.version}, "blob": {}}
+
+    def on_SaveKernel(self, body):
+        if not self.push_answer.get("error"):
+            self.version += 1
+            self.pushed.append(body)
+        url = f"https://www.kaggle.com/code/{body['slug']}"
+        return {"ref": body["slug"], "url": url, "versionNumber": self.version} | self.push_answer
+
+    def _note_version(self, body):
+        self.versions_asked.append(body.get("versionLabel"))
+
+    def on_GetKernelSessionStatus(self, body):
+        self._note_version(body)
+        if f"{body['userName']}/{body['kernelSlug']}" != KERNEL:
+            return refuse(404, "Not found")
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        return {"status": status} | ({"failureMessage": self.failure} if self.failure else {})
+
+    def on_ListKernelSessionOutput(self, body):
+        self._note_version(body)
+        start = int(body.get("pageToken") or 0)
+        names = sorted(self.outputs)
+        # The address is signed, as the real one is; the signature must never be shown.
+        files = [
+            {"fileName": name, "url": f"{HOST}/files/{number}?signature=sesame"}
+            for number, name in enumerate(names)
+        ][start : start + self.page_size]
+        more = start + self.page_size < len(names)
+        log = json.dumps([{"stream_name": "stdout", "time": 1.0, "data": t} for t in self.log])
+        token = {"nextPageToken": str(start + self.page_size)} if more else {}
+        return {"files": files, "log": log} | token
+
+    def on_StartSubmissionUpload(self, body):
+        return {"token": "blob-1", "createUrl": f"{HOST}/upload/1?signature=sesame"}
+
+    def on_CreateSubmission(self, body):
+        return self._submit(body["submissionDescription"])
+
+    def on_CreateCodeSubmission(self, body):
+        assert (body["kernelOwner"], body["kernelSlug"]) == (USER, NAME)
+        assert body["fileName"] == "submission.csv"
+        return self._submit(body["submissionDescription"]) | {"version": body["kernelVersion"]}
+
+    def _submit(self, description):
+        if self.submit_answer:
+            return self.submit_answer
+        self.submissions.append({"ref": len(self.submissions) + 41, "description": description})
+        number = {"ref": self.submissions[-1]["ref"]} if self.tells_number else {}
+        return {"message": "Successfully submitted"} | number
+
+    def on_ListSubmissions(self, body):
+        if self.submissions and len(self.submission_statuses) > 1:
+            status = self.submission_statuses.pop(0)
+        else:
+            status = self.submission_statuses[0]
+        told = {"status": status, "publicScore": "0.97", "errorDescription": "wrong ids"}
+        return {"submissions": [one | told for one in self.submissions]}
+
+
+def refuse(status: int, message: str) -> dict:
+    """An answer that is an error, in Kaggle's form."""
+    return {"code": status, "message": message}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        body = self._read_body()
+        self._serve(
+            self.path.rsplit("/", 1)[1], lambda: self.server.answer(self._call, json.loads(body))
+        )
+
+    def do_PUT(self):
+        body = self._read_body()
+        self._serve("PUT", lambda: self.server.uploads.append(body) or {})
+
+    def do_GET(self):
+        if self.path.startswith(f"{HOST}/files/"):
+            number = int(self.path.split("/")[-1].split("?")[0])
+            self._serve("file", lambda: self.server.outputs[sorted(self.server.outputs)[number]])
+        else:
+            self._serve("stream", lambda: self.server.log)
+
+    def _serve(self, call, answer):
+        fake, self._call = self.server, call
+        fake.calls.append(call)
+        if not self.path.startswith(f"{HOST}/"):
+            fake.foreign.append(self.path)
+        signed_in = self.headers.get("Authorization")
+        if call in ("file", "PUT"):
+            if signed_in:
+                fake.leaks.append(self.path)
+        elif signed_in not in (_basic(), f"Bearer {TOKEN}") and call != "IntrospectToken":
+            return self._send(401, refuse(401, "Unauthenticated"))
+        faults = fake.faults.get(call, [])
+        fault = faults.pop(0) if faults else None
+        if fault in ("drop", "lose", "hang"):
+            if fault == "lose":  # it arrives, its answer does not
+                answer()
+            time.sleep(30 if fault == "hang" else 0)
+            self.close_connection = True
+            return None
+        if isinstance(fault, int):
+            return self._send(fault, refuse(fault, f"server says {fault}"))
+        if callable(fault):
+            return fault(self)
+        if call == "stream":
+            return self.stream(fake.log)
+        found = answer()
+        return self._send(found.get("code", 200) if isinstance(found, dict) else 200, found)
+
+    def stream(self, pieces, *, end=True):
+        """The live log, as server-sent events; without the end the connection is dropped."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for piece in pieces:
+            event = json.dumps({"stream_name": "stdout", "time": 1.0, "data": piece})
+            self.wfile.write(f"data: {event}\n\n".encode())
+        if end:
+            self.wfile.write(b"data: END_OF_LOG\n\n")
+        self.close_connection = True
+
+    def _send(self, status, found):
+        body = found if isinstance(found, bytes) else json.dumps(found).encode()
+        kind = "application/octet-stream" if isinstance(found, bytes) else "application/json"
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+
+def _basic() -> str:
+    return "Basic " + base64.b64encode(f"{USER}:{KEY}".encode()).decode()
+
+
+# Fixtures, which conftest.py gives to the tests ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """What a push needs of the repository, freshly bundled, its owner not filled in."""
+    root = tmp_path_factory.mktemp("checkout")
+    (root / "flowerkit").mkdir()
+    for file in (ROOT / "flowerkit").glob("*.py"):
+        shutil.copy(file, root / "flowerkit")
+    (root / SOURCE).parent.mkdir()
+    shutil.copy(ROOT / SOURCE, root / SOURCE)
+    write_bundle(root)
+    return root
+
+
+@pytest.fixture
+def mine(checkout, tmp_path):
+    """A checkout that a test may spoil."""
+    return shutil.copytree(checkout, tmp_path / "checkout")
+
+
+@pytest.fixture
+def five_images(tmp_path):
+    """The folder of data with five test images, as far as a csv's check looks at it."""
+    folder = tmp_path / "data"
+    shard = folder / "tfrecords-jpeg-32x32" / "test" / "00-32x32-5.tfrec"
+    shard.parent.mkdir(parents=True)
+    shard.touch()
+    (folder / "classes.json").write_text(json.dumps(CLASS_NAMES[:4]))
+    (folder / "sample_submission.csv").write_bytes(SOUND.replace(b",3", b",0"))
+    return folder
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """A Kaggle whose run leaves a sound csv; afterwards, that nothing else was ever asked."""
+    with FakeKaggle(tmp_path) as fake:
+        fake.outputs = {"submission.csv": SOUND, "history.csv": b"epoch\n", "run/plan.json": b"{}"}
+        yield fake
+    assert fake.foreign == []
+    assert fake.find_strange_sockets() == []
+    assert fake.leaks == []
+
+
+@pytest.fixture
+def command(fake, tmp_path):
+    """Runs a command in a process of its own; no output may ever hold credentials or signatures."""
+
+    def run(*words, **environ):
+        program = ["-m", "flowerkit"] if words[0] != "-c" else []
+        words = [*program, *map(str, words)]
+        if {"push", "watch", "pull", "submit"} & set(words):
+            words += QUICK
+        known = {name: value for name, value in environ.items() if value is not None}
+        kept = {k: v for k, v in fake.make_environ().items() if k not in environ} | known
+        command = [sys.executable, *words]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=kept, timeout=60, check=False
+        )
+        for secret in (KEY, TOKEN, _basic(), _basic()[6:], "sesame"):
+            assert secret not in done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr or "--debug" in words
+        return done.returncode, done.stdout, done.stderr
+
+    return run
