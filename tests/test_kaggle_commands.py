@@ -36,10 +36,11 @@ def test_bundle_needs_no_framework_and_not_even_the_client(command, fake, mine):
 
 def test_ctrl_c_tells_how_to_go_on(command, fake):
     code = (
-        "import signal, sys\n"
+        "import signal, sys, time\n"
         "from flowerkit.__main__ import main\n"
-        "signal.setitimer(signal.ITIMER_REAL, 3)\n"
-        "signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))\n"
+        # A shell's background job ignores SIGINT, and hands that down.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "time.sleep = lambda seconds: signal.raise_signal(signal.SIGINT)\n"
         f"sys.exit(main(['watch', {KERNEL!r}, '--poll-seconds', '30']))\n"
     )
     status, said, err = command("-c", code)
