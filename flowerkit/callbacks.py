@@ -38,12 +38,25 @@ class JoinReplicas(keras.callbacks.Callback):
 
 
 class Stopper(keras.callbacks.Callback):
-    """Ends training, and remembers the first reason that anyone gave."""
+    """Ends training, and remembers the first reason that anyone gave.
 
-    def __init__(self):
+    An epoch that was left before its last of `steps` steps is dropped, whoever left it: the best
+    weights must belong to a row that a resumed run keeps. Only the first is kept, being all there is.
+    """
+
+    def __init__(self, steps: int = 0):
         super().__init__()
+        self.steps = steps
         self.reason: str | None = None
         self.cut_short = False  # inside an epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.done = batch + 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch > 0 and self.done < self.steps:
+            self.stop("one of your callbacks stopped it inside an epoch")
+            self.cut_short = True
 
     def stop(self, reason: str, *, cut_short: bool = False) -> None:
         if self.reason is None:

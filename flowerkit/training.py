@@ -212,7 +212,7 @@ class _Watchers:
         schedule = None
         if plan.plateau_patience is None:
             schedule = plan.schedule_for(global_batch=global_batch)
-        self.stopper = own.Stopper()
+        self.stopper = own.Stopper(steps)
         self.validate = own.Validate(predict_val, self.stopper)
         self.checkpoint = own.Checkpoint(
             out / "checkpoints", rows, plan.monitor, self.validate, steps
