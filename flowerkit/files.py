@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,24 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write indented JSON in one piece, see `replacing`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike, *, what: str = "a JSON object") -> dict:
+    """The JSON object in a file; `what` it should be is told in errors.
+
+    A byte order mark, which editors on Windows put in front, is passed over. Raises
+    FileNotFoundError, or ValueError for text that is no JSON, or JSON that is no object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold {what}, not {reprlib.repr(value)}")
+    return value
 
 
 def find_free_folder(parent: str | os.PathLike, name: str) -> Path:

@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import io
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,11 @@ PASSING = (429, 500, 502, 503, 504)  # answers that may be better a moment later
 _TOKEN_REMEDY = (
     f"Make a token at {SETTINGS} (API), then `export KAGGLE_API_TOKEN=...`, or save it as "
     "~/.kaggle/access_token"
+)
+
+# A path in the place of an address has one slash fewer.
+_NAME = re.compile(
+    r"(?:(?:https?:/{1,2})?(?:www\.)?kaggle\.com/code/)?([\w-]+)/([\w-]+)(?:/v?(\d{1,9}))?/?"
 )
 
 Answer = TypeVar("Answer")
@@ -139,8 +145,13 @@ class Client:
             return f"{what}: trouble at Kaggle, in {tries} tries ({reason}). Try again later."
         if _is_passing(cause):
             return (
-                f"{what}: no answer from Kaggle in {tries} tries ({reason}). Check the network; "
-                "a run on Kaggle goes on meanwhile, and `flowerkit watch` finds it again."
+                f"{what}: no answer from Kaggle in {tries} tries ({reason}). Check the network, then "
+                "try again; a run that was pushed goes on meanwhile."
+            )
+        if status:
+            return (
+                f"{what}: Kaggle refuses it ({reason}). If that does not say what to mend, "
+                "update the client: `pip install --upgrade kaggle six`."
             )
         return f"{what}: {reason}"
 
@@ -154,12 +165,32 @@ def sign_in(
     if Kaggle refuses them.
     """
     _check_version()
+    has_kaggle_token()  # in a Colab notebook this fetches it
     client = Client(patience or Patience(), tell)
     client.api = _make_api(client.patience)
     client.learn_secrets()  # an error while signing in may repeat them
     client.ask("signing in", lambda: _authenticate(client.api))
     client.learn_secrets()
     return client
+
+
+def split_name(kernel: str) -> tuple[str, str, int | None]:
+    """Owner, name and version of OWNER/NAME or OWNER/NAME/VERSION; else ValueError.
+
+    The whole address, as a browser shows it, will do.
+
+    >>> split_name("flora/petals/3")
+    ('flora', 'petals', 3)
+    >>> split_name("https://www.kaggle.com/code/flora/petals")
+    ('flora', 'petals', None)
+    """
+    found = _NAME.fullmatch(kernel)
+    if not found:
+        raise ValueError(
+            f"{kernel!r} is no OWNER/NAME of a notebook. It stands at the end of the notebook's "
+            "address, kaggle.com/code/OWNER/NAME; a version may follow: OWNER/NAME/3."
+        )
+    return found[1], found[2], int(found[3]) if found[3] else None
 
 
 @contextlib.contextmanager
@@ -224,12 +255,19 @@ def _authenticate(api) -> None:
     except BaseException as error:  # without credentials the client exits the process
         if isinstance(error, KeyboardInterrupt):
             raise
-        found = "no Kaggle credentials here"
-        if has_kaggle_token():
-            found = (
-                "Kaggle does not accept the credentials that are saved here; they may have expired"
-            )
-        raise KaggleError(f"{found}. {_TOKEN_REMEDY}.") from None
+        raise KaggleError(f"{_find_lack()}. {_TOKEN_REMEDY}.") from None
+
+
+def _find_lack() -> str:
+    """Why the client found nothing to sign in with."""
+    if has_kaggle_token():
+        return "Kaggle does not accept the credentials that are saved here; they may have expired"
+    pair = ("KAGGLE_USERNAME", "KAGGLE_KEY")
+    lacking = [name for name in pair if not os.environ.get(name)]
+    if len(lacking) == 1:
+        there = next(name for name in pair if name not in lacking)
+        return f"no Kaggle credentials here: {there} is set, {lacking[0]} is not"
+    return "no Kaggle credentials here"
 
 
 def _find_status(error: BaseException | None) -> int | None:

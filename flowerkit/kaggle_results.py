@@ -3,6 +3,8 @@
 Kaggle's own client stores an error page as the file it asked for, and submits what nobody checked.
 """
 
+import os
+import re
 import time
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -10,8 +12,15 @@ from pathlib import Path, PurePosixPath
 from flowerkit import __version__
 from flowerkit.competition import CLASS_NAMES, SLUG
 from flowerkit.files import replacing, write_text
-from flowerkit.kaggle_client import RULES, Client, KaggleError
-from flowerkit.round_trip import list_outputs, read_events, split_name
+from flowerkit.kaggle_client import RULES, Client, KaggleError, split_name
+from flowerkit.round_trip import (
+    FINISHED,
+    ask_status,
+    describe_end,
+    list_outputs,
+    read_events,
+    spell_status,
+)
 from flowerkit.submission import check_submission
 from flowerkit.tfrecords import FlowerData
 
@@ -23,18 +32,35 @@ SUBMISSIONS = f"https://www.kaggle.com/competitions/{SLUG}/submissions"
 # Pull ---------------------------------------------------------------------------------------------
 
 
-def pull(client: Client, kernel: str, out: str | Path) -> list[Path]:
-    """Fetch every output of a run, and its log, into the folder `out`.
+def refuse_unfinished(client: Client, kernel: str) -> None:
+    """Raises KaggleError for a run that goes on, whose outputs are not there; tells of a bad end."""
+    answer = ask_status(client, kernel)
+    status = answer.status.name
+    if status not in FINISHED:
+        raise KaggleError(
+            f"{kernel} is still {spell_status(status)}. Follow it with `flowerkit watch {kernel}`, or "
+            "name an earlier version, OWNER/NAME/VERSION."
+        )
+    if status != "COMPLETE":
+        client.tell(f"{describe_end(client, kernel, answer)}; what it left may be unfinished")
+
+
+def pull(client: Client, kernel: str, out: str | Path, *, only: str | None = None) -> list[Path]:
+    """Fetch every output of a run, and its log, into the folder `out`; or the files named `only`.
 
     `kernel` is OWNER/NAME, the newest run, or OWNER/NAME/VERSION. Each file is written whole or not
-    at all; one that is there is replaced. Returns their paths. Raises KaggleError.
+    at all; one that is there is replaced. Returns their paths. Raises KaggleError, and ValueError
+    where `out` cannot be written.
     """
     name = split_name(kernel)[1]
+    check_folder(out)
     out, written, token, seen, log = Path(out), [], "", set(), ""
     while True:
         page = list_outputs(client, kernel, token)
         log = log or page.log or ""
         for file in page.files or ():
+            if only and PurePosixPath(file.file_name).name != only:
+                continue
             path = _place(out, file.file_name)
             client.ask(
                 f"fetching {file.file_name}", lambda u=file.url, p=path: _fetch(client, u, p)
@@ -47,21 +73,36 @@ def pull(client: Client, kernel: str, out: str | Path) -> list[Path]:
         if token in seen:
             raise KaggleError(f"Kaggle repeats a page of the outputs of {kernel}. Try again later.")
         seen.add(token)
-    if log:
+    if log and not only:
         path = out / f"{name}.log"
         write_text(path, client.scrub("".join(read_events(log))))
+        client.tell(f"  {path} (what it printed)")
         written.append(path)
     return written
+
+
+def check_folder(out: str | Path) -> None:
+    """ValueError if outputs cannot be written into `out`, which need not be there yet."""
+    out = Path(out).absolute()
+    place = next(place for place in (out, *out.parents) if place.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise ValueError(
+            f"{out} cannot hold the outputs: {place} is no folder that you may write into. Pass "
+            "another one."
+        )
 
 
 def find_csv(kernel: str, files: list[Path]) -> Path:
     """The submission.csv among pulled files; KaggleError, with what is there, if there is none."""
     found = [path for path in files if path.name == CSV]
     if not found:
-        names = ", ".join(sorted(path.name for path in files)[:10]) or "nothing"
+        log = next((path for path in files if path.name == f"{split_name(kernel)[1]}.log"), None)
+        names = sorted(path.name for path in files if path != log)
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        where = f"it stands in {log}" if log else f"`flowerkit watch {kernel}` shows it"
         raise KaggleError(
-            f"{kernel} made no {CSV} (it made {names}). Its log says why; `flowerkit watch {kernel}` "
-            "shows it."
+            f"{kernel} made no {CSV} (it made {', '.join(names[:10]) or 'nothing'}{more}). Its log "
+            f"says why; {where}."
         )
     return min(found, key=lambda path: len(path.parts))
 
@@ -103,7 +144,11 @@ def check_csv(csv: str | Path, data: FlowerData | None = None) -> list[str]:
     path = Path(csv)
     lines = path.read_text("utf-8-sig", errors="replace").splitlines() if path.is_file() else []
     ids = [line.split(",")[0].strip('" ') for line in lines[1:] if line.strip()]
+    if path.is_file() and not ids:
+        return [f"no rows; the competition's test set has {NUM_TEST_IMAGES:,}"]
     problems = check_submission(csv, ids, len(CLASS_NAMES))
+    # Without data the ids are the csv's own, so how many were wanted says nothing.
+    problems = [line for line in problems if not re.fullmatch(r"[\d,]+ rows?, wanted .*", line)]
     if len(ids) != NUM_TEST_IMAGES:
         problems.append(f"{len(ids):,} rows; the competition's test set has {NUM_TEST_IMAGES:,}")
     return problems

@@ -2,7 +2,8 @@
 
 The client reports little: a title that does not fit its id, a leftover image pin or a missing
 machine shape is pushed without a word, and the run lands on a CPU or nowhere. `lint` reads both files
-as Kaggle will. The rules were read from `kaggle` 2.2.4 (kernels_push) and its issue 1197.
+as Kaggle will. The rules were read from `kaggle` 2.2.4 and 2.2.5 (kernels_push) and issue 1197 of its
+repository.
 """
 
 import json
@@ -13,18 +14,26 @@ from pathlib import Path
 
 from flowerkit.bundle import BUNDLE, SOURCE, Problem, build_bundle, check_bundle, read_notebook
 from flowerkit.competition import SLUG
-from flowerkit.files import write_json, write_text
+from flowerkit.files import read_json, write_json, write_text
 
 METADATA = "kernel-metadata.json"
 PLACEHOLDER = "INSERT_OWNER_HERE"
 TITLE = "Petals to the Metal flowerkit"
-MACHINE_SHAPE = (
-    "TpuV5E8"  # the only TPU that Kaggle gives today; the names of older ones mean it too
-)
+# The names of machines in kaggle-cli's docs/kernels.md, September 2026; the first is the usual one,
+# and some are for few people. Any other name is taken without a word, and another machine given.
+MACHINE_SHAPES = {
+    "tpu": ("TpuV5E8", "TpuV6E8"),
+    "gpu": (
+        "NvidiaTeslaT4", "NvidiaTeslaT4Highmem", "NvidiaL4", "NvidiaL4X1", "NvidiaTeslaA100",
+        "NvidiaH100", "NvidiaRtxPro6000",
+    ),
+    "cpu": ("",),
+}  # fmt: skip
 MIN_TITLE_CHARS = 5
 MAX_BYTES = 1_000_000
 
-_ANEW = f"Delete {METADATA} and run `flowerkit bundle --owner NAME`"
+_FILL_IN = "run `flowerkit bundle --owner OWNER`, with your Kaggle user name."
+_ANEW = f"Delete {METADATA}, then {_FILL_IN}"
 
 
 def build_metadata(owner: str = PLACEHOLDER) -> dict:
@@ -45,7 +54,7 @@ def build_metadata(owner: str = PLACEHOLDER) -> dict:
         "enable_gpu": False,
         "enable_tpu": True,
         "enable_internet": True,
-        "machine_shape": MACHINE_SHAPE,
+        "machine_shape": MACHINE_SHAPES["tpu"][0],
         "competition_sources": [SLUG],
         "dataset_sources": [],
         "kernel_sources": [],
@@ -64,16 +73,18 @@ def slugify(title: str) -> str:
 
 def read_metadata(root: str | os.PathLike) -> dict:
     """kernel-metadata.json at `root`. Raises FileNotFoundError, or ValueError where it is no object."""
-    path = Path(root, METADATA)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}")
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(metadata, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {metadata!r}")
-    return metadata
+    return read_json(Path(root, METADATA))
+
+
+def find_device(metadata: dict) -> str:
+    """The device that the metadata asks for: "tpu", "gpu" or "cpu".
+
+    >>> find_device(build_metadata())
+    'tpu'
+    """
+    if _is_on(metadata, "enable_tpu"):
+        return "tpu"
+    return "gpu" if _is_on(metadata, "enable_gpu") else "cpu"
 
 
 def fill_owner(metadata: dict, owner: str) -> dict:
@@ -96,7 +107,10 @@ def write_bundle(root: str | os.PathLike, *, owner: str | None = None) -> tuple[
     """
     root = Path(root)
     bundle = build_bundle(notebook=root / SOURCE, package=root / "flowerkit")
-    metadata = read_metadata(root) if (root / METADATA).exists() else build_metadata()
+    try:
+        metadata = read_metadata(root) if (root / METADATA).exists() else build_metadata()
+    except ValueError as error:
+        raise ValueError(f"{error}. {_ANEW}") from error
     if owner is not None:
         metadata = fill_owner(metadata, owner)
     write_text(root / BUNDLE, json.dumps(bundle, indent=1, ensure_ascii=False) + "\n")
@@ -107,22 +121,29 @@ def write_bundle(root: str | os.PathLike, *, owner: str | None = None) -> tuple[
 # Lint ---------------------------------------------------------------------------------------------
 
 
-def lint(root: str | os.PathLike, *, owner: str | None = None) -> list[Problem]:
+def lint(
+    root: str | os.PathLike, *, owner: str | None = None, require: str | None = None
+) -> list[Problem]:
     """Everything that would make a push from `root` fail or land wrong; [] if nothing would.
 
     `owner` is who pushes, if known: it stands in for one that is not filled in, and a kernel of
-    somebody else is a problem.
+    somebody else is a problem. `require` is the device that is wanted ("tpu", "gpu", "cpu"); without
+    it any that the metadata asks for will do. Raises FileNotFoundError where `root` is no checkout.
     """
+    bundle_problems = check_bundle(root)
     try:
         metadata = read_metadata(root)
-    except (FileNotFoundError, ValueError) as error:
-        return [Problem(str(error), f"{_ANEW}."), *check_bundle(root)]
+    except FileNotFoundError as error:
+        return [Problem(str(error), f"To write it, {_FILL_IN}"), *bundle_problems]
+    except ValueError as error:
+        return [Problem(str(error), _ANEW), *bundle_problems]
     return [
         *_check_identity(metadata, owner),
         *_check_settings(metadata),
+        *_check_device(metadata, require),
         *_check_sources(metadata),
         *_check_notebook(Path(root)),
-        *check_bundle(root),
+        *bundle_problems,
     ]
 
 
@@ -131,53 +152,113 @@ def _check_identity(metadata: dict, owner: str | None) -> Iterator[Problem]:
     if "id_no" in metadata:
         yield Problem(f"{METADATA} has id_no, which goes over the id", "Remove id_no.")
     if not re.fullmatch(r"[\w-]+/[\w-]+", kernel):
-        yield Problem(f"id {kernel!r} is not OWNER/SLUG", f"{_ANEW}.")
+        yield Problem(f"id {kernel!r} is not OWNER/SLUG", _ANEW)
         return
     named, slug = kernel.split("/")
     if named == PLACEHOLDER and owner is None:
         yield Problem(
-            f"the owner in id {kernel!r} is not filled in", "Run `flowerkit bundle --owner NAME`."
+            f"the owner in id {kernel!r} is not filled in",
+            f"`flowerkit push` takes it from your credentials; for the plain client, {_FILL_IN}",
         )
     elif named != PLACEHOLDER and owner is not None and named.lower() != owner.lower():
         yield Problem(
             f"id {kernel!r} is not yours: these credentials are {owner}'s",
             f"Run `flowerkit bundle --owner {owner}`, or use the credentials of {named}.",
         )
+    yield from _check_title(title, named, slug)
+
+
+def _check_title(title: str, owner: str, slug: str) -> Iterator[Problem]:
     if len(title) < MIN_TITLE_CHARS:
         yield Problem(
             f"title {title!r} has {len(title)} characters", f"Give it {MIN_TITLE_CHARS} or more."
+        )
+    elif not title.isascii():
+        yield Problem(
+            f"title {title!r} has letters that Kaggle spells in its own way in the id, so it may make "
+            f"another kernel than {slug!r}",
+            "Use the letters a to z and digits; the title can be changed on kaggle.com afterwards.",
         )
     elif slugify(title) != slug.lower():
         yield Problem(
             f"title {title!r} becomes {slugify(title)!r}, the id says {slug!r}; Kaggle would make "
             "another kernel than it names",
-            f'Write "id": "{named}/{slugify(title)}", or another title.',
+            f'Write "id": "{owner}/{slugify(title)}", or another title.',
         )
 
 
-_NOT_A_CPU = "without it the run does not get the TPU"
 # What must stand in the metadata, and why.
 _SETTINGS = {
     "code_file": (BUNDLE, "another file does not hold the package"),
     "language": ("python", "the client refuses others or runs them in another image"),
     "kernel_type": ("notebook", "a script cannot be read as a notebook"),
-    "enable_tpu": (True, _NOT_A_CPU),
-    "enable_gpu": (False, "a session has one accelerator"),
-    "machine_shape": (MACHINE_SHAPE, _NOT_A_CPU),
 }
+_SWITCHES = ("enable_tpu", "enable_gpu", "enable_internet", "is_private")
 
 
 def _check_settings(metadata: dict) -> Iterator[Problem]:
     for name, (wanted, why) in _SETTINGS.items():
         if metadata.get(name) != wanted:
-            found = json.dumps(metadata[name]) if name in metadata else "missing"
+            yield Problem(f"{_spell(metadata, name)}: {why}", f'Write "{name}": "{wanted}".')
+    for name in _SWITCHES:
+        if str(metadata.get(name, True)).lower() not in ("true", "false"):
             yield Problem(
-                f"{name} is {found} in {METADATA}: {why}", f'Write "{name}": {json.dumps(wanted)}.'
+                f"{_spell(metadata, name)}: the client takes nothing but true and false",
+                f'Write "{name}": true, or false.',
             )
+
+
+def _is_on(metadata: dict, name: str, default: bool = False) -> bool:
+    """A switch as the client reads it, which also takes "true"; `kaggle kernels init` writes that."""
+    return str(metadata.get(name, default)).lower() == "true"
+
+
+def _spell(metadata: dict, name: str) -> str:
+    found = json.dumps(metadata[name]) if name in metadata else "missing"
+    return f"{name} is {found} in {METADATA}"
+
+
+_WHY_SHAPE = {
+    "tpu": "without it the run does not get the TPU",
+    "gpu": "unless it names a GPU that Kaggle has, another is given without a word",
+    "cpu": "it asks for an accelerator, enable_tpu and enable_gpu do not",
+}
+
+
+def _check_device(metadata: dict, require: str | None) -> Iterator[Problem]:
+    if _is_on(metadata, "enable_tpu") and _is_on(metadata, "enable_gpu"):
+        yield Problem(
+            f"enable_tpu and enable_gpu are both true in {METADATA}: a session has one accelerator",
+            "Write false for one of them.",
+        )
+        return
+    device = find_device(metadata)
+    usual = MACHINE_SHAPES[device][0]
+    if require not in (None, device):
+        yield Problem(
+            f"{METADATA} asks for a {device.upper()}, --require for a {require.upper()}",
+            f"Write {_spell_device(require)}, or pass --require {device}.",
+        )
+    elif str(metadata.get("machine_shape") or "") not in MACHINE_SHAPES[device]:
+        remedy = f'Write "machine_shape": "{usual}"'
+        if device == "cpu":
+            remedy += f"; or, for an accelerator, {_spell_device('tpu')}"
+        yield Problem(f"{_spell(metadata, 'machine_shape')}: {_WHY_SHAPE[device]}", f"{remedy}.")
+    if device == "tpu":
+        yield from _check_pin(metadata)
+
+
+def _spell_device(device: str) -> str:
+    """How the metadata asks for a device."""
+    switches = (f'"enable_{kind}": {json.dumps(kind == device)}' for kind in ("tpu", "gpu"))
+    return ", ".join([*switches, f'"machine_shape": "{MACHINE_SHAPES[device][0]}"'])
+
+
+def _check_pin(metadata: dict) -> Iterator[Problem]:
     for name in ("docker_image", "docker_image_pinning_type"):
         if metadata.get(name):
             yield Problem(
-                f"{name} is set in {METADATA}: a pinned image sends the run to a CPU, and it ends "
+                f"{name} is set in {METADATA}: a pinned image sends a TPU run to a CPU, and it ends "
                 "green all the same",
                 f"Remove {name}.",
             )
@@ -199,7 +280,7 @@ def _check_sources(metadata: dict) -> Iterator[Problem]:
             f'Write "competition_sources": ["{SLUG}"].',
         )
     attached = lists["dataset_sources"] or lists["kernel_sources"] or lists["model_sources"]
-    if metadata.get("enable_internet", True) is not True and not attached:
+    if not _is_on(metadata, "enable_internet", True) and not attached:
         yield Problem(
             "enable_internet is off and nothing is attached that could hold the pretrained weights",
             'Write "enable_internet": true, or attach the weights under dataset_sources.',

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowerkit.files import write_json
-from flowerkit.kaggle_client import Client, KaggleError
+from flowerkit.kaggle_client import Client, KaggleError, split_name
 from flowerkit.kernel import METADATA, fill_owner, lint, read_metadata
 
 PAGE_SIZE = 50
@@ -99,17 +99,18 @@ class RunLog:
 # Push ---------------------------------------------------------------------------------------------
 
 
-def push(client: Client, root: str | Path, *, owner: str | None = None) -> Pushed:
+def push(
+    client: Client, root: str | Path, *, owner: str | None = None, require: str | None = None
+) -> Pushed:
     """Push the bundled notebook of the checkout `root`; Kaggle begins to run it.
 
-    Where kernel-metadata.json names no owner yet it is `owner`, else the user whose credentials
-    these are; the checkout is not changed. Raises NotReady with all that `lint` finds, and
-    KaggleError if Kaggle refuses the notebook or its inputs.
+    Where kernel-metadata.json names no owner yet it is the user whose credentials these are, or
+    `owner` if they do not tell; the checkout is not changed. `require` is the device that is wanted,
+    see `lint`. Raises NotReady with all that `lint` finds, and KaggleError if Kaggle refuses the
+    notebook or its inputs.
     """
-    owner = owner or client.username
-    if not owner:
-        raise KaggleError("the credentials name no user. Pass --owner NAME, your Kaggle user name.")
-    if problems := lint(root, owner=owner):
+    owner = _settle_owner(client, owner)
+    if problems := lint(root, owner=owner, require=require):
         raise NotReady(problems)
     metadata = fill_owner(read_metadata(root), owner)
     kernel = metadata["id"]
@@ -129,6 +130,18 @@ def push(client: Client, root: str | Path, *, owner: str | None = None) -> Pushe
             lambda: _read_push_answer(client, kernel, client.api.kernels_push(folder)),
             arrived=find_arrived,
         )
+
+
+def _settle_owner(client: Client, owner: str | None) -> str:
+    known = client.username
+    if not (owner or known):
+        raise KaggleError("the credentials name no user. Pass --owner, your Kaggle user name.")
+    if owner and known and owner.lower() != known.lower():
+        raise KaggleError(
+            f"--owner {owner} is not you: these credentials are {known}'s. Leave --owner out, or use "
+            f"the credentials of {owner}."
+        )
+    return known or owner
 
 
 def find_version(client: Client, kernel: str) -> int:
@@ -201,9 +214,7 @@ def watch(client: Client, kernel: str, *, require: str | None = None) -> RunLog:
     _refuse_device(kernel, log, require)
     tail = [client.scrub(line) for line in log.find_tail()]
     if answer.status.name != "COMPLETE":
-        reason = client.scrub(answer.failure_message or "Kaggle gives no reason").rstrip(".")
-        ending = "failed" if answer.status.name == "ERROR" else "was cancelled"
-        raise RunFailed(f"{kernel} {ending}: {reason}. {_url(kernel)}", tail)
+        raise RunFailed(f"{describe_end(client, kernel, answer)}. {_url(kernel)}", tail)
     if require and not log.device:
         raise RunFailed(
             f"{kernel} names no device in its log, so it may not have been a {require.upper()}. "
@@ -213,32 +224,50 @@ def watch(client: Client, kernel: str, *, require: str | None = None) -> RunLog:
     return log
 
 
+def describe_end(client: Client, kernel: str, answer) -> str:
+    """How a run ended that did not end well, without a full stop."""
+    reason = client.scrub(answer.failure_message or "Kaggle gives no reason").rstrip(".")
+    ending = "failed" if answer.status.name == "ERROR" else "was cancelled"
+    return f"{kernel} {ending}: {reason}"
+
+
+def spell_status(status: str) -> str:
+    """A status as a person says it."""
+    return status.lower().replace("_", " ")
+
+
 def _follow(client: Client, kernel: str, log: RunLog, require: str | None):
     """The last answer about a run, when that has ended."""
     status, since, told = None, 0.0, 0.0
     while status not in FINISHED:
         if status is not None:
             time.sleep(client.patience.poll_seconds)
-        answer = client.ask(f"asking after {kernel}", lambda: _find_status(client, kernel))
+        answer = ask_status(client, kernel)
         now, before, status = time.monotonic(), status, answer.status.name
-        spelled = status.lower().replace("_", " ")
         if status != before:
             since = told = now
-            client.tell(f"{kernel}: {spelled}")
+            client.tell(f"{kernel}: {spell_status(status)}")
         elif now - told > client.patience.heartbeat_seconds:
             told = now
-            client.tell(f"{kernel}: still {spelled} after {(now - since) / 60:,.0f} min")
+            client.tell(
+                f"{kernel}: still {spell_status(status)} after {(now - since) / 60:,.0f} min"
+            )
         if status == "RUNNING" and log.streams:
             _listen(client, kernel, log, require)
     return answer
 
 
-def _find_status(client: Client, kernel: str):
+def ask_status(client: Client, kernel: str):
+    """Kaggle's answer about a run: its `status`, one of FINISHED at the end, and `failure_message`."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 
     request = _name_run(ApiGetKernelSessionStatusRequest(), kernel)
-    with client.api.build_kaggle_client() as kaggle:
-        return kaggle.kernels.kernels_api_client.get_kernel_session_status(request)
+
+    def look():
+        with client.api.build_kaggle_client() as kaggle:
+            return kaggle.kernels.kernels_api_client.get_kernel_session_status(request)
+
+    return client.ask(f"asking after {kernel}", look)
 
 
 def list_outputs(client: Client, kernel: str, page_token: str = ""):
@@ -262,21 +291,6 @@ def _name_run(request, kernel: str):
     if version and hasattr(request, "version_label"):
         request.version_label = f"v{version}"  # Kaggle does not know the bare number
     return request
-
-
-def split_name(kernel: str) -> tuple[str, str, int | None]:
-    """Owner, name and version of OWNER/NAME or OWNER/NAME/VERSION; else ValueError.
-
-    >>> split_name("flora/petals/3")
-    ('flora', 'petals', 3)
-    """
-    found = re.fullmatch(r"([\w-]+)/([\w-]+)(?:/v?(\d{1,9}))?", kernel)
-    if not found:
-        raise ValueError(
-            f"{kernel!r} is no OWNER/NAME of a notebook. It stands at the end of the notebook's "
-            "address, kaggle.com/code/OWNER/NAME; a version may follow: OWNER/NAME/3."
-        )
-    return found[1], found[2], int(found[3]) if found[3] else None
 
 
 def _listen(client: Client, kernel: str, log: RunLog, require: str | None) -> None:

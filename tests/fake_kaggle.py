@@ -114,7 +114,7 @@ class FakeKaggle(ThreadingHTTPServer):
         return {"active": True, "username": USER} if body["token"] == TOKEN else {"active": False}
 
     def on_GetKernel(self, body):
-        if not self.version:
+        if not self.version or _name(body) != KERNEL:
             return refuse(403, "Permission 'kernels.get' was denied")
         return {"metadata": {"ref": KERNEL, "currentVersionNumber": self.version}, "blob": {}}
 
@@ -130,13 +130,15 @@ class FakeKaggle(ThreadingHTTPServer):
 
     def on_GetKernelSessionStatus(self, body):
         self._note_version(body)
-        if f"{body['userName']}/{body['kernelSlug']}" != KERNEL:
+        if _name(body) != KERNEL:
             return refuse(404, "Not found")
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
         return {"status": status} | ({"failureMessage": self.failure} if self.failure else {})
 
     def on_ListKernelSessionOutput(self, body):
         self._note_version(body)
+        if _name(body) != KERNEL:
+            return refuse(404, "Not found")
         start = int(body.get("pageToken") or 0)
         names = sorted(self.outputs)
         # The address is signed, as the real one is; the signature must never be shown.
@@ -174,6 +176,10 @@ class FakeKaggle(ThreadingHTTPServer):
             status = self.submission_statuses[0]
         told = {"status": status, "publicScore": "0.97", "errorDescription": "wrong ids"}
         return {"submissions": [one | told for one in self.submissions]}
+
+
+def _name(body: dict) -> str:
+    return f"{body['userName']}/{body['kernelSlug']}"
 
 
 def refuse(status: int, message: str) -> dict:

@@ -127,7 +127,7 @@ def test_an_edit_of_the_bundle_itself_is_seen(checkout):
     text = (checkout / BUNDLE).read_text(encoding="utf-8")
     (checkout / BUNDLE).write_text(text.replace("spec.origin:", "True:"), encoding="utf-8")
     assert [problem for problem in problems(checkout) if "its own cells" in problem]
-    (checkout / BUNDLE).write_text(text.replace("UEsDB", "AAAAB", 1), encoding="utf-8")
+    (checkout / BUNDLE).write_text(text.replace("/Td6W", "AAAAB", 1), encoding="utf-8")
     assert len(problems(checkout)) == 1
     (checkout / BUNDLE).write_text(text.replace("PACKAGE = ", "PARCEL = "), encoding="utf-8")
     assert problems(checkout) == [
@@ -137,7 +137,7 @@ def test_an_edit_of_the_bundle_itself_is_seen(checkout):
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [(None, "there is no "), ("{", "is not JSON"), ("[]", "has no list of cells"),
+    [(None, "there is no "), ("{", "is not JSON"), ("[]", "must hold a notebook, not []"),
      ('{"cells": [{}]}', "has no list of cells")],
 )  # fmt: skip
 def test_a_bundle_that_is_missing_or_no_notebook_is_named(checkout, text, what):
@@ -149,9 +149,30 @@ def test_a_bundle_that_is_missing_or_no_notebook_is_named(checkout, text, what):
     assert problem.endswith("Run `flowerkit bundle`.")
 
 
+@pytest.mark.parametrize(("text", "what"), [(None, "there is no "), ("{", "is not JSON")])
+def test_a_notebook_01_that_is_missing_or_damaged_is_not_mended_by_a_new_bundle(
+    checkout, text, what
+):
+    (checkout / SOURCE).unlink()
+    if text is not None:
+        (checkout / SOURCE).write_text(text, encoding="utf-8")
+    (problem,) = problems(checkout)
+    with pytest.raises((FileNotFoundError, ValueError)) as caught:
+        write_bundle(checkout)
+    for told in (problem, str(caught.value)):
+        assert what in told
+        assert str(checkout / SOURCE) in told
+        assert told.endswith("Mend it, or get it back with git.")
+
+
 def test_a_folder_that_is_no_checkout_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"flowerkit is no package \(no __init__.py\)"):
-        write_bundle(tmp_path)
+    for ask in (write_bundle, check_bundle):
+        with pytest.raises(FileNotFoundError) as caught:
+            ask(tmp_path)
+        assert str(caught.value) == (
+            f"{tmp_path} is no checkout of flowerkit: it has no flowerkit/__init__.py. Go to the "
+            "checkout, or pass --root FOLDER."
+        )
 
 
 # Its first cell ------------------------------------------------------------------------------------
@@ -208,7 +229,7 @@ def test_a_mere_folder_of_that_name_is_no_flowerkit(cell, tmp_path):
     assert done.stdout.startswith("flowerkit 0.1.0 comes from this notebook"), done.stderr
 
 
-@pytest.mark.parametrize("damage", [("UEsDB", "UEsDC"), ("UEsDB", "UEsD"), ("UEsDB", "UE=sDB")])
+@pytest.mark.parametrize("damage", [("/Td6W", "/Td6X"), ("/Td6W", "/Td6"), ("/Td6W", "/T=d6W")])
 def test_the_cell_refuses_a_package_whose_sha256_is_another(cell, tmp_path, damage):
     done = run_cell(cell.replace(*damage, 1), tmp_path)
     assert "RuntimeError: the package in this cell is damaged: its sha256 is not " in done.stderr

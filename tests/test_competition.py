@@ -1,7 +1,9 @@
 """Where the competition's files are: mounts and a stand-in for kagglehub, never the network."""
 
 import hashlib
+import logging
 import sys
+import types
 
 import pytest
 
@@ -112,3 +114,87 @@ def test_a_token_is_seen_in_each_of_its_places(tmp_path):
         (tmp_path / name).touch()
         assert has_kaggle_token(nowhere)
         (tmp_path / name).unlink()
+
+
+class NotebookAccessError(Exception):
+    pass
+
+
+class SecretNotFoundError(Exception):
+    pass
+
+
+@pytest.fixture
+def colab(monkeypatch, tmp_path):
+    """A Colab notebook with these secrets; an error in the place of a value is raised."""
+
+    def enter(**secrets):
+        def get(name):
+            found = secrets.get(name, SecretNotFoundError(f"Secret {name} does not exist."))
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        userdata = types.SimpleNamespace(
+            get=get,
+            NotebookAccessError=NotebookAccessError,
+            SecretNotFoundError=SecretNotFoundError,
+        )
+        module = types.ModuleType("google.colab")
+        module.userdata = userdata
+        monkeypatch.setitem(sys.modules, "google.colab", module)
+        return {"KAGGLE_CONFIG_DIR": str(tmp_path)}
+
+    return enter
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {"KAGGLE_API_TOKEN": "tok-en"},
+        {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "k-ey"},
+        {"KAGGLE_API_TOKEN": "tok-en", "KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "k-ey"},
+    ],
+)
+def test_a_token_in_colabs_secrets_goes_into_the_environment_and_is_not_shown(
+    colab, secrets, capsys, caplog
+):
+    environ = colab(**{name: f" {value}\n" for name, value in secrets.items()})
+    before = dict(environ)
+    with caplog.at_level(logging.DEBUG):
+        assert has_kaggle_token(environ)
+    assert environ == before | secrets
+    assert (capsys.readouterr(), caplog.messages) == (("", ""), [])
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {},
+        {"KAGGLE_API_TOKEN": ""},
+        {"KAGGLE_API_TOKEN": None},
+        {"KAGGLE_USERNAME": "someone"},
+        {"KAGGLE_API_TOKEN": TimeoutError("no browser")},
+    ],
+)
+def test_colab_without_a_whole_token_changes_nothing(colab, secrets, caplog):
+    environ = colab(**secrets)
+    before = dict(environ)
+    assert not has_kaggle_token(environ)
+    assert environ == before
+    assert caplog.messages == []
+
+
+def test_a_secret_that_colab_keeps_from_the_notebook_is_told_with_the_remedy(colab, caplog):
+    environ = colab(KAGGLE_API_TOKEN=NotebookAccessError("no access"))
+    assert not has_kaggle_token(environ)
+    assert caplog.messages == [
+        "Colab's secret KAGGLE_API_TOKEN is closed to this notebook, so it is not used. Switch on its "
+        "notebook access, under the key in the side bar."
+    ]
+
+
+def test_colab_is_not_asked_where_a_token_is_known(colab):
+    environ = colab(KAGGLE_API_TOKEN="other")
+    assert has_kaggle_token(environ | {"KAGGLE_API_TOKEN": "mine"})
+    assert "KAGGLE_API_TOKEN" not in environ

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from flowerkit.files import find_free_folder, replacing, write_json, write_text
+from flowerkit.files import find_free_folder, read_json, replacing, write_json, write_text
 
 # The kernel refuses to let any file grow past the limit, as a full disk would.
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
@@ -80,6 +80,33 @@ def test_what_is_no_json_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", object())
     assert json.loads((tmp_path / "a.json").read_text()) == [1]
+
+
+def test_json_is_read_back_with_the_mark_that_windows_editors_put_in_front(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "장미"})
+    assert read_json(tmp_path / "a.json") == {"name": "장미"}
+    (tmp_path / "b.json").write_text('{"name": "장미"}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "b.json") == {"name": "장미"}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b'{"a": 1,}', r"a.json is not JSON: .*line 1 column"),
+        (b"\xff\xfe", r"a.json is not JSON: 'utf-8' codec can't decode byte"),
+        (b"[1, 2]", r"a.json must hold a plan, not \[1, 2\]$"),
+        (json.dumps([0] * 9999).encode(), r"must hold a plan, not \[0, 0, 0, 0, 0, 0, \.\.\.\]$"),
+    ],
+)
+def test_what_is_no_json_object_is_told_with_its_file(tmp_path, content, sentence):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        read_json(tmp_path / "a.json", what="a plan")
+
+
+def test_a_json_file_that_is_missing_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*a\.json$"):
+        read_json(tmp_path / "a.json")
 
 
 def test_a_free_folder_has_the_next_number_and_is_not_made(tmp_path):

@@ -17,6 +17,26 @@ def test_no_credentials(command, fake):
     assert fake.calls == []
 
 
+def test_half_of_the_credentials(command, fake):
+    status, _, err = command("watch", KERNEL, KAGGLE_KEY=None)
+    assert status == 1
+    assert "no Kaggle credentials here: KAGGLE_USERNAME is set, KAGGLE_KEY is not. Make a" in err
+
+
+def test_in_a_colab_notebook_the_token_comes_from_its_secrets(command, fake):
+    code = (
+        "import sys, types\n"
+        "userdata = types.SimpleNamespace(get={'KAGGLE_API_TOKEN': sys.argv[1]}.get)\n"
+        "sys.modules['google.colab'] = types.ModuleType('google.colab')\n"
+        "sys.modules['google.colab'].userdata = userdata\n"
+        "from flowerkit.kaggle_client import sign_in\n"
+        "client = sign_in()\n"
+        "print(client.username, client.scrub(sys.argv[1]))\n"
+    )
+    status, said, err = command("-c", code, TOKEN, KAGGLE_USERNAME=None, KAGGLE_KEY=None)
+    assert (status, said, err) == (0, "flora [credentials]\n", "")
+
+
 def test_expired_credentials(command, fake):
     status, _, err = command("watch", KERNEL, KAGGLE_KEY="worn-out-key")
     assert status == 1
@@ -72,12 +92,31 @@ def test_a_kernel_that_nobody_knows(command, fake):
     assert "is no OWNER/NAME of a notebook" in err
 
 
+def test_what_kaggle_refuses_has_a_remedy_too(command, fake):
+    fake.faults["GetKernelSessionStatus"] = [400]
+    status, _, err = command("watch", KERNEL)
+    assert status == 1
+    assert f"asking after {KERNEL}: Kaggle refuses it (400: server says 400). If that does" in err
+    assert err.endswith("update the client: `pip install --upgrade kaggle six`.\n")
+
+
+def test_the_address_of_a_notebook_is_as_good_as_its_name(command, fake):
+    fake.statuses = ["COMPLETE"]
+    for address in ("https://www.kaggle.com/code/", "kaggle.com/code/"):
+        status, said, _ = command("watch", f"{address}{KERNEL}/3")
+        assert status == 0
+        assert said.startswith(f"{KERNEL}/3: complete\n")
+    assert command("submit", f"https://www.kaggle.com/code/{KERNEL}")[2] == (
+        f"flowerkit: Kaggle knows no version of {KERNEL}. Check the name, or push it first.\n"
+    )
+
+
 def test_a_server_that_is_down(command, fake):
     down = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
     status, _, err = command("watch", KERNEL, **down)
     assert status == 1
     assert "no answer from Kaggle in 3 tries (the connection failed" in err
-    assert "`flowerkit watch` finds it again" in err
+    assert "then try again; a run that was pushed goes on meanwhile." in err
     assert set(fake.find_strange_sockets()) == {"127.0.0.1 9"}
     (fake.folder / "sockets").unlink()
 

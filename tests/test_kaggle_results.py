@@ -1,6 +1,14 @@
 """Pull and submit, by the real `kaggle` client, against a small Kaggle on loopback."""
 
+import pytest
 from fake_kaggle import KERNEL, NAME, SOUND
+
+
+@pytest.fixture(autouse=True)
+def ended(fake):
+    """The run has ended before anything is fetched."""
+    fake.statuses = ["COMPLETE"]
+
 
 # Pull ---------------------------------------------------------------------------------------------
 
@@ -36,7 +44,42 @@ def test_a_run_without_a_csv(command, fake, tmp_path):
     del fake.outputs["submission.csv"]
     status, _, err = command("pull", KERNEL, tmp_path / "out")
     assert status == 1
-    assert f"{KERNEL} made no submission.csv (it made history.csv, {NAME}.log, plan.json)." in err
+    assert err == (
+        f"flowerkit: {KERNEL} made no submission.csv (it made history.csv, plan.json). Its log says "
+        f"why; it stands in {tmp_path}/out/{NAME}.log.\n"
+    )
+    fake.version = 1
+    status, _, err = command("submit", KERNEL)
+    assert status == 1
+    assert f"{KERNEL}/1 made no submission.csv (" in err
+    assert f"`flowerkit watch {KERNEL}/1` shows it.\n" in err
+
+
+def test_a_run_that_goes_on_has_nothing_to_pull_or_submit(command, fake, tmp_path):
+    fake.statuses, fake.version = ["RUNNING"], 2
+    for words in (["pull", KERNEL, tmp_path / "out"], ["submit", KERNEL]):
+        status, said, err = command(*words)
+        assert (status, said) == (1, "")
+        assert "is still running. Follow it with `flowerkit watch flora/" in err
+        assert "or name an earlier version, OWNER/NAME/VERSION." in err
+    assert "ListKernelSessionOutput" not in fake.calls
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_failed_run_left_is_fetched_and_called_that(command, fake, five_images, tmp_path):
+    fake.statuses, fake.failure = ["ERROR"], "Notebook Threw Exception"
+    status, said, _ = command("pull", KERNEL, tmp_path / "out", "--data", five_images)
+    assert status == 0
+    assert said.startswith(
+        f"{KERNEL} failed: Notebook Threw Exception; what it left may be unfinished\n"
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_named(command, fake, tmp_path):
+    (tmp_path / "out").touch()
+    status, _, err = command("pull", KERNEL, tmp_path / "out")
+    assert status == 1
+    assert err.startswith(f"flowerkit: {tmp_path}/out cannot hold the outputs: {tmp_path}/out is")
 
 
 def test_an_output_cannot_climb_out_of_its_folder(command, fake, tmp_path):
@@ -58,6 +101,11 @@ def test_without_data_the_form_of_the_csv_is_checked(command, fake, tmp_path):
     assert status == 1
     assert "line 7384: id '000000000' appears twice (first on line 2)" in said
     assert "is outside 0..103" in said
+    assert said.endswith("\n  7,384 rows; the competition's test set has 7,382\n")
+    assert "wanted" not in said
+    fake.outputs = {"submission.csv": b"id,label\n"}
+    status, said, _ = command("pull", KERNEL, tmp_path / "out")
+    assert said.endswith("1 problem\n  no rows; the competition's test set has 7,382\n")
 
 
 # Submit -------------------------------------------------------------------------------------------
@@ -100,6 +148,7 @@ def test_a_version_of_the_notebook_is_checked_and_submitted(command, fake, five_
     assert status == 0
     assert said.endswith("submission 41: public score 0.97\n")
     assert "CreateCodeSubmission" in fake.calls
+    assert fake.calls.count("file") == 1  # the csv alone, not a model of a hundred megabytes
     assert fake.uploads == []
     assert set(fake.versions_asked) == {"v7"}
     fake.outputs["submission.csv"] = SOUND.replace(b",3", b",4")
@@ -110,6 +159,17 @@ def test_a_version_of_the_notebook_is_checked_and_submitted(command, fake, five_
     assert len(fake.submissions) == 1
     assert command("submit", KERNEL, "--data", five_images, "--even-if-unsound")[0] == 0
     assert len(fake.submissions) == 2
+
+
+def test_a_version_that_is_not_there_is_not_submitted(command, fake):
+    fake.version = 7
+    status, _, err = command("submit", KERNEL, "--version", "8")
+    assert status == 1
+    assert err == f"flowerkit: {KERNEL} has no version 8; the newest is 7.\n"
+    status, _, err = command("submit", "somebody/petals", "--version", "1")
+    assert status == 1
+    assert "Kaggle knows no version of somebody/petals. Check the name, or push it first." in err
+    assert set(fake.calls) == {"GetKernel"}
 
 
 def test_a_submission_whose_answer_is_lost_is_not_made_twice(command, fake, five_images, tmp_path):

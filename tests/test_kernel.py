@@ -15,6 +15,7 @@ from flowerkit.kernel import (
     METADATA,
     build_metadata,
     fill_owner,
+    find_device,
     lint,
     read_metadata,
     write_bundle,
@@ -104,7 +105,9 @@ def test_a_new_bundle_keeps_what_the_metadata_says(checkout):
 )
 def test_metadata_that_cannot_be_read_is_not_written_over(checkout, text, what):
     (checkout / METADATA).write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=what):
+    with pytest.raises(
+        ValueError, match=rf"{what}.*\. Delete {METADATA}, then run `flowerkit bundle"
+    ):
         write_bundle(checkout)
     assert (checkout / METADATA).read_text(encoding="utf-8") == text
 
@@ -135,7 +138,8 @@ def test_the_owner_is_filled_in_or_known_from_who_pushes(checkout):
     change_metadata(checkout, id="INSERT_OWNER_HERE/petals-to-the-metal-flowerkit")
     assert problems(checkout) == [
         "the owner in id 'INSERT_OWNER_HERE/petals-to-the-metal-flowerkit' is not filled in. "
-        "Run `flowerkit bundle --owner NAME`."
+        "`flowerkit push` takes it from your credentials; for the plain client, run "
+        "`flowerkit bundle --owner OWNER`, with your Kaggle user name."
     ]
     assert problems(checkout, owner="someone") == []
 
@@ -147,9 +151,11 @@ def test_a_kernel_of_somebody_else_is_not_pushed(checkout):
     ]
 
 
-NEW_METADATA = "Delete kernel-metadata.json and run `flowerkit bundle --owner NAME`."
+FILL_IN = "run `flowerkit bundle --owner OWNER`, with your Kaggle user name."
+NEW_METADATA = f"Delete kernel-metadata.json, then {FILL_IN}"
 NOT_THE_TPU = "without it the run does not get the TPU"
-PINNED = "a pinned image sends the run to a CPU, and it ends green all the same"
+PINNED = "a pinned image sends a TPU run to a CPU, and it ends green all the same"
+TPU = '"enable_tpu": true, "enable_gpu": false, "machine_shape": "TpuV5E8"'
 
 
 @pytest.mark.parametrize(
@@ -157,78 +163,57 @@ PINNED = "a pinned image sends the run to a CPU, and it ends green all the same"
     [
         ({"id": None}, f"id '' is not OWNER/SLUG. {NEW_METADATA}"),
         ({"id": "someone"}, f"id 'someone' is not OWNER/SLUG. {NEW_METADATA}"),
-        (
-            {"id_no": 7},
-            "kernel-metadata.json has id_no, which goes over the id. Remove id_no.",
-        ),
+        ({"id_no": 7}, "kernel-metadata.json has id_no, which goes over the id. Remove id_no."),
         ({"title": "Rose"}, "title 'Rose' has 4 characters. Give it 5 or more."),
         ({"title": None}, "title '' has 0 characters. Give it 5 or more."),
-        (
-            {"title": "Petals: TPU"},
-            "title 'Petals: TPU' becomes 'petals-tpu', the id says 'petals-to-the-metal-flowerkit'; "
-            'Kaggle would make another kernel than it names. Write "id": "someone/petals-tpu", or '
-            "another title.",
-        ),
-        (
-            {"code_file": SOURCE},
-            f'code_file is "{SOURCE}" in kernel-metadata.json: another file does not hold the '
-            f'package. Write "code_file": "{BUNDLE}".',
-        ),
-        (
-            {"language": "r"},
-            'language is "r" in kernel-metadata.json: the client refuses others or runs them in '
-            'another image. Write "language": "python".',
-        ),
-        (
-            {"kernel_type": "script"},
-            'kernel_type is "script" in kernel-metadata.json: a script cannot be read as a notebook. '
-            'Write "kernel_type": "notebook".',
-        ),
-        (
-            {"enable_tpu": False},
-            f"enable_tpu is false in kernel-metadata.json: {NOT_THE_TPU}. "
-            'Write "enable_tpu": true.',
-        ),
-        (
-            {"enable_gpu": True},
-            "enable_gpu is true in kernel-metadata.json: a session has one accelerator. "
-            'Write "enable_gpu": false.',
-        ),
-        (
-            {"machine_shape": None},
-            f"machine_shape is missing in kernel-metadata.json: {NOT_THE_TPU}. "
-            'Write "machine_shape": "TpuV5E8".',
-        ),
-        (
-            {"machine_shape": "NvidiaTeslaT4"},
-            f'machine_shape is "NvidiaTeslaT4" in kernel-metadata.json: {NOT_THE_TPU}. '
-            'Write "machine_shape": "TpuV5E8".',
-        ),
-        (
-            {"docker_image": "gcr.io/kaggle-images/python:latest"},
-            f"docker_image is set in kernel-metadata.json: {PINNED}. Remove docker_image.",
-        ),
-        (
-            {"docker_image_pinning_type": "original"},
-            f"docker_image_pinning_type is set in kernel-metadata.json: {PINNED}. "
-            "Remove docker_image_pinning_type.",
-        ),
-        (
-            {"competition_sources": ["digit-recognizer"]},
-            f"competition_sources lacks '{SLUG}', so the run finds no data. "
-            f'Write "competition_sources": ["{SLUG}"].',
-        ),
-        (
-            {"competition_sources": SLUG},
-            f'competition_sources is "{SLUG}", not a list. Write "competition_sources": [...].',
-        ),
-        (
-            {"enable_internet": False},
-            "enable_internet is off and nothing is attached that could hold the pretrained weights. "
-            'Write "enable_internet": true, or attach the weights under dataset_sources.',
-        ),
+        ({"title": "Petals: TPU"},
+         "title 'Petals: TPU' becomes 'petals-tpu', the id says 'petals-to-the-metal-flowerkit'; "
+         'Kaggle would make another kernel than it names. Write "id": "someone/petals-tpu", or '
+         "another title."),
+        ({"code_file": SOURCE},
+         f'code_file is "{SOURCE}" in kernel-metadata.json: another file does not hold the '
+         f'package. Write "code_file": "{BUNDLE}".'),
+        ({"language": "r"},
+         'language is "r" in kernel-metadata.json: the client refuses others or runs them in '
+         'another image. Write "language": "python".'),
+        ({"kernel_type": "script"},
+         'kernel_type is "script" in kernel-metadata.json: a script cannot be read as a notebook. '
+         'Write "kernel_type": "notebook".'),
+        ({"title": "꽃 분류하기"},
+         "title '꽃 분류하기' has letters that Kaggle spells in its own way in the id, so it may "
+         "make another kernel than 'petals-to-the-metal-flowerkit'. Use the letters a to z and digits; "
+         "the title can be changed on kaggle.com afterwards."),
+        ({"enable_tpu": False},
+         'machine_shape is "TpuV5E8" in kernel-metadata.json: it asks for an accelerator, '
+         'enable_tpu and enable_gpu do not. Write "machine_shape": ""; or, for an accelerator, '
+         f"{TPU}."),
+        ({"enable_gpu": True},
+         "enable_tpu and enable_gpu are both true in kernel-metadata.json: a session has one "
+         "accelerator. Write false for one of them."),
+        ({"is_private": "yes"},
+         'is_private is "yes" in kernel-metadata.json: the client takes nothing but true and '
+         'false. Write "is_private": true, or false.'),
+        ({"machine_shape": None},
+         f"machine_shape is missing in kernel-metadata.json: {NOT_THE_TPU}. "
+         'Write "machine_shape": "TpuV5E8".'),
+        ({"machine_shape": "NvidiaTeslaT4"},
+         f'machine_shape is "NvidiaTeslaT4" in kernel-metadata.json: {NOT_THE_TPU}. '
+         'Write "machine_shape": "TpuV5E8".'),
+        ({"docker_image": "gcr.io/kaggle-images/python:latest"},
+         f"docker_image is set in kernel-metadata.json: {PINNED}. Remove docker_image."),
+        ({"docker_image_pinning_type": "original"},
+         f"docker_image_pinning_type is set in kernel-metadata.json: {PINNED}. "
+         "Remove docker_image_pinning_type."),
+        ({"competition_sources": ["digit-recognizer"]},
+         f"competition_sources lacks '{SLUG}', so the run finds no data. "
+         f'Write "competition_sources": ["{SLUG}"].'),
+        ({"competition_sources": SLUG},
+         f'competition_sources is "{SLUG}", not a list. Write "competition_sources": [...].'),
+        ({"enable_internet": False},
+         "enable_internet is off and nothing is attached that could hold the pretrained weights. "
+         'Write "enable_internet": true, or attach the weights under dataset_sources.'),
     ],
-)
+)  # fmt: skip
 def test_metadata_that_would_fail_or_land_wrong_is_named_with_its_remedy(
     checkout, changes, problem
 ):
@@ -236,22 +221,67 @@ def test_metadata_that_would_fail_or_land_wrong_is_named_with_its_remedy(
     assert problems(checkout) == [problem]
 
 
+def test_switches_are_read_as_the_client_reads_them(checkout):
+    written = {"enable_tpu": "true", "enable_gpu": "false", "enable_internet": "true"}
+    change_metadata(checkout, **written)
+    assert problems(checkout) == []
+    change_metadata(checkout, enable_internet="false")
+    assert problems(checkout)[0].startswith("enable_internet is off and nothing is attached")
+
+
+GPU = {"enable_tpu": False, "enable_gpu": True, "machine_shape": "NvidiaTeslaT4"}
+CPU = {"enable_tpu": False, "enable_gpu": False, "machine_shape": ""}
+BARE = {"enable_tpu": None, "enable_gpu": None, "machine_shape": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "device"), [({}, "tpu"), (GPU, "gpu"), (CPU, "cpu"), (BARE, "cpu")]
+)
+def test_each_device_may_be_asked_for_unless_another_is_required(checkout, changes, device):
+    pin = None if device == "tpu" else "v170"  # which leads nothing but a TPU run astray
+    change_metadata(checkout, **changes, docker_image=pin)
+    assert find_device(read_metadata(checkout)) == device
+    assert problems(checkout) == []
+    assert problems(checkout, require=device) == []
+    other = "gpu" if device == "tpu" else "tpu"
+    (problem,) = problems(checkout, require=other)
+    assert problem.startswith(
+        f"kernel-metadata.json asks for a {device.upper()}, --require for a {other.upper()}. Write "
+    )
+    assert problem.endswith(f", or pass --require {device}.")
+    if other == "tpu":
+        assert TPU in problem
+
+
+@pytest.mark.parametrize("shape", [None, "", "NvidiaTeslaP100", "T4", "TpuV5E8"])
+def test_a_gpu_that_kaggle_does_not_have_is_a_problem(checkout, shape):
+    change_metadata(checkout, **GPU | {"machine_shape": shape})
+    found = "missing" if shape is None else json.dumps(shape)
+    assert problems(checkout) == [
+        f"machine_shape is {found} in kernel-metadata.json: unless it names a GPU that Kaggle has, "
+        'another is given without a word. Write "machine_shape": "NvidiaTeslaT4".'
+    ]
+
+
 def test_without_internet_attached_weights_will_do(checkout):
     change_metadata(checkout, enable_internet=False, model_sources=["google/x/keras/y/1"])
     assert problems(checkout) == []
 
 
-@pytest.mark.parametrize(
-    ("text", "what"),
-    [(None, "there is no "), ("{", "is not JSON: "), ("3", "must hold a JSON object, not 3")],
-)
-def test_metadata_that_is_missing_or_damaged_is_the_problem(checkout, text, what):
-    (checkout / METADATA).unlink()
-    if text is not None:
-        (checkout / METADATA).write_text(text, encoding="utf-8")
+DAMAGED = [("{", "is not JSON: "), ("3", "must hold a JSON object, not 3")]
+
+
+@pytest.mark.parametrize(("text", "what"), DAMAGED)
+def test_metadata_that_is_damaged_is_the_problem(checkout, text, what):
+    (checkout / METADATA).write_text(text, encoding="utf-8")
     (problem,) = problems(checkout)
     assert what in problem
     assert problem.endswith(NEW_METADATA)
+
+
+def test_metadata_that_is_missing_is_the_problem(checkout):
+    (checkout / METADATA).unlink()
+    assert problems(checkout) == [f"there is no {checkout / METADATA}. To write it, {FILL_IN}"]
 
 
 def edit_both_notebooks(root, change):
@@ -310,8 +340,8 @@ def test_a_stale_bundle_is_a_problem(checkout):
 
 
 def test_every_problem_is_listed_at_once(checkout):
-    change_metadata(checkout, title="Rose", enable_tpu=False, docker_image="x")
+    change_metadata(checkout, title="Rose", machine_shape="TpuV38", docker_image="x")
     (checkout / BUNDLE).unlink()
     assert [problem.split()[0] for problem in problems(checkout)] == [
-        "title", "enable_tpu", "docker_image", "there",
+        "title", "machine_shape", "docker_image", "there",
     ]  # fmt: skip

@@ -29,6 +29,7 @@ def test_one_command_leads_from_the_checkout_to_a_checked_csv(
         f"  {out}/history.csv (6 bytes)",
         f"  {out}/run/plan.json (2 bytes)",
         f"  {out}/submission.csv (69 bytes)",
+        f"  {out}/{NAME}.log (what it printed)",
         f"{out}/submission.csv: sound (every id of the data once)",
         f"submit it with: flowerkit submit {out}/submission.csv",
     ]
@@ -47,7 +48,7 @@ def test_what_is_pushed_is_the_bundle_for_a_tpu_in_the_users_name(command, fake,
     before = (checkout / METADATA).read_bytes()
     status, said, _ = command("push", "--root", checkout, "--no-watch")
     assert status == 0
-    assert said.endswith(f"follow it with: flowerkit watch {KERNEL}/1\n")
+    assert said.endswith(f"follow it with: flowerkit watch {KERNEL}/1 --require tpu\n")
     (pushed,) = fake.pushed
     assert pushed["slug"] == KERNEL
     assert pushed["enableTpu"] is True
@@ -116,6 +117,42 @@ def test_nothing_is_pushed_while_something_is_wrong(command, fake, mine, spoil, 
     assert sentence in said
     assert said.count("\n") == 1
     assert fake.calls == []
+
+
+def test_the_owner_who_is_named_must_be_the_one_who_signs_in(command, fake, checkout):
+    status, _, err = command("push", "--root", checkout, "--owner", "somebody")
+    assert status == 1
+    assert err == (
+        "flowerkit: --owner somebody is not you: these credentials are flora's. Leave --owner out, "
+        "or use the credentials of somebody.\n"
+    )
+    assert fake.calls == []
+    assert command("push", "--root", checkout, "--owner", "Flora", "--no-watch")[0] == 0
+
+
+def test_a_device_that_the_metadata_does_not_ask_for_is_not_pushed_for(command, fake, mine):
+    status, said, _ = command("push", "--root", mine, "--require", "gpu")
+    assert status == 1
+    assert said == (
+        'kernel-metadata.json asks for a TPU, --require for a GPU. Write "enable_tpu": false, '
+        '"enable_gpu": true, "machine_shape": "NvidiaTeslaT4", or pass --require tpu.\n'
+    )
+    assert fake.calls == []
+
+
+def test_a_push_for_a_gpu_must_get_one(command, fake, mine):
+    gpu = {"enable_tpu": False, "enable_gpu": True, "machine_shape": "NvidiaTeslaT4"}
+    metadata = json.loads((mine / METADATA).read_text())
+    (mine / METADATA).write_text(json.dumps(metadata | gpu))
+    status, _, err = command("push", "--root", mine)
+    assert status == 1
+    assert "ran on tpu although a GPU was asked for" in err
+    assert (fake.pushed[0]["enableGpu"], fake.pushed[0].get("enableTpu", False)) == (True, False)
+    assert fake.pushed[0]["machineShape"] == "NvidiaTeslaT4"
+    fake.log[1] = "GPU: 2 replicas, tensorflow, float32 (two GPUs)\n"
+    fake.statuses = ["COMPLETE"]
+    status, said, _ = command("push", "--root", mine, "--require", "gpu", "--even-if-unsound")
+    assert f"{KERNEL}/2 is done, on GPU: 2 replicas" in said
 
 
 def test_what_the_server_refuses_is_an_error_although_the_client_exits_with_0(
