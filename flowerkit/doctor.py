@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import dataclass
 
-from flowerkit import accelerator
+from flowerkit import accelerator, decode_cache
 from flowerkit.sources import find_data, is_competition_required
 
 GIB = 2**30
@@ -33,6 +33,7 @@ def examine(source: str = "auto") -> list[Finding]:
         _examine_device(),
         *_examine_versions(),
         *_examine_room(),
+        _examine_cache(),
         _examine_data(source),
         _examine_weights(),
     ]
@@ -77,6 +78,25 @@ def _examine_room() -> list[Finding]:
     ]
 
 
+def _examine_cache() -> Finding:
+    """What decoded images take on the disk; only runs whose images do not fit into memory keep any."""
+    folder, entries = decode_cache.decoded_folder(), decode_cache.list_cached()
+    try:
+        limit = f"{decode_cache.limit_bytes() / GIB:g} GiB"
+    except ValueError as error:
+        return Finding("cache", f"decoded images in {folder}", str(error), blocks=True)
+    if not entries:
+        return Finding("cache", f"no decoded images in {folder} (at most {limit})")
+    taken = sum(entry.num_bytes for entry in entries)
+    noun = "split" if len(entries) == 1 else "splits"
+    return Finding(
+        "cache",
+        f"decoded images of {len(entries)} {noun}, {taken / GIB:.1f} GiB of at most {limit}, "
+        f"in {folder}",
+        f"flowerkit doctor --clear-cache frees them; {decode_cache.LIMIT_VARIABLE} sets the limit",
+    )
+
+
 def _examine_data(source: str) -> Finding:
     if source == "auto" and not is_competition_required():
         return Finding(
@@ -92,7 +112,7 @@ def _examine_data(source: str) -> Finding:
 
 def _examine_weights() -> Finding:
     try:
-        from flowerkit.models import find_cached_weights, weights_folder
+        from flowerkit.backbones import find_cached_weights, weights_folder
     except ImportError as error:
         return Finding("weights", f"not looked for: {error}", "pip install keras", blocks=True)
     cached = find_cached_weights()

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,6 +184,31 @@ def free_memory_bytes(root: str | os.PathLike = "/") -> int:
             if limit and used:
                 rooms.append(limit[0] - used[0] + _read_stat(folder / "memory.stat", cache_name))
     return max(0, min(rooms))
+
+
+def has_bfloat16(root: str | os.PathLike = "/") -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX), as Linux tells it."""
+    try:
+        text = Path(root, "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
+
+
+def cache_folder() -> Path:
+    """Where flowerkit keeps what it can make again: drawn flowers and decoded images.
+
+    FLOWERKIT_CACHE, else flowerkit/ in XDG_CACHE_HOME, else in ~/.cache. It need not exist.
+    """
+    if chosen := os.environ.get("FLOWERKIT_CACHE"):
+        return Path(chosen).expanduser()
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "flowerkit"
+    try:
+        return Path.home() / ".cache" / "flowerkit"
+    except RuntimeError:  # a container may run as a user who has no home
+        return Path(tempfile.gettempdir()) / "flowerkit"
 
 
 def num_cores(root: str | os.PathLike = "/") -> int:

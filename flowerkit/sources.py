@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from flowerkit import competition
+from flowerkit.machine import cache_folder
 from flowerkit.submission import read_ids
 from flowerkit.tfrecords import FlowerData, check_counts, find_shards, find_sizes, read_records
 
@@ -78,7 +79,7 @@ def _find_drawn(image_size: int | None) -> FlowerData:
     # The drawing code is part of the name, so that a change of it never meets its old pictures.
     code = inspect.getsource(synthetic) + inspect.getsource(painting)
     version = sha256(code.encode()).hexdigest()[:8]
-    folder = _cache_folder() / f"drawn-{DRAWN_CLASSES}-classes-{size}-px-{version}"
+    folder = cache_folder() / f"drawn-{DRAWN_CLASSES}-classes-{size}-px-{version}"
     if not folder.is_dir():
         _draw_into(folder, size)
     return find_shards(
@@ -101,10 +102,6 @@ def _draw_into(folder: Path, image_size: int) -> None:
             # Another process was quicker; the same code drew the same pictures there.
             if not folder.is_dir():
                 raise
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowerkit"
 
 
 def _read_class_names(folder: Path) -> tuple[str, ...]:

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from flowerkit import accelerator as device
-from flowerkit import competition, doctor
+from flowerkit import competition, decode_cache, doctor
 from flowerkit.doctor import GIB, Finding, examine
 
 
@@ -13,6 +13,7 @@ def quiet_machine(monkeypatch, tmp_path, accelerator):
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
     monkeypatch.setattr(competition, "MOUNTS", ())
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path / "decoded-elsewhere"))
 
 
 def find(findings, topic):
@@ -28,7 +29,7 @@ def test_a_finding_is_a_line_and_its_remedy_another():
 def test_a_machine_with_data_is_told_topic_by_topic(drawn, accelerator):
     findings = examine(str(drawn.folder))
     topics = [finding.topic for finding in findings]
-    assert topics == ["device", "versions", "memory", "disk", "data", "weights"]
+    assert topics == ["device", "versions", "memory", "disk", "cache", "data", "weights"]
     assert find(findings, "device").found == str(accelerator)
     assert f"{accelerator.backend} " in find(findings, "versions").found
     assert "GiB free, " in find(findings, "memory").found
@@ -45,6 +46,7 @@ def test_data_that_is_not_there_blocks_and_the_remedy_is_told(tmp_path):
 
 
 def test_auto_downloads_and_draws_nothing_for_a_look(tmp_path, monkeypatch):
+    monkeypatch.delenv("FLOWERKIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     finding = find(examine(), "data")
     assert "no competition data on this machine" in finding.found
@@ -77,6 +79,22 @@ def test_scarce_memory_has_a_remedy(monkeypatch, free_gib, wanted):
     finding = find(doctor._examine_room(), "memory")
     assert finding.found.startswith(f"{free_gib}.0 GiB free")
     assert wanted is None if finding.remedy is None else wanted in finding.remedy
+
+
+def test_decoded_images_are_counted_and_can_be_cleared(tmp_path, monkeypatch):
+    folder = tmp_path / "decoded-elsewhere" / "decoded"
+    empty = doctor._examine_cache()
+    assert empty.found == f"no decoded images in {folder} (at most 20 GiB)"
+    assert empty.remedy is None
+    for key in "ab":
+        growing = decode_cache.grow_file(key, (1, 64, 64, 3), "val")
+        growing.keep()
+    monkeypatch.setenv("FLOWERKIT_CACHE_GIB", "2.5")
+    finding = doctor._examine_cache()
+    assert finding.found == (f"decoded images of 2 splits, 0.0 GiB of at most 2.5 GiB, in {folder}")
+    assert finding.remedy.startswith("flowerkit doctor --clear-cache frees them; FLOWERKIT_CACHE_")
+    monkeypatch.setenv("FLOWERKIT_CACHE_GIB", "lots")
+    assert doctor._examine_cache().blocks
 
 
 def test_a_device_that_does_not_start_blocks(monkeypatch):

@@ -19,6 +19,7 @@ def machine(tmp_path, monkeypatch):
     for name in ("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "no-kaggle"))
+    monkeypatch.delenv("FLOWERKIT_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(competition, "MOUNTS", (tmp_path / "mount",))
     monkeypatch.delitem(sys.modules, "kagglehub", raising=False)
