@@ -1,37 +1,25 @@
 """Classifiers: backbone + head, with input scaling inside, so that a model takes plain pixels 0..255."""
 
-import inspect
-import logging
+import difflib
+import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from flowerkit.competition import KAGGLE
+from flowerkit.backbones import find_cached_weights, weights_folder  # noqa: F401 - doctor's
 from flowerkit.files import replacing
-from flowerkit.plan import HEADS, suggest
+from flowerkit.heads import DROPOUT, add_head, check_head
+from flowerkit.networks import build_backbone, default_input_size
 
-_log = logging.getLogger("flowerkit")
-
-TINY = "tiny"
-FAMILIES = (
-    "convnext", "densenet", "efficientnet", "efficientnet_v2", "inception_resnet_v2",
-    "inception_v3", "mobilenet", "mobilenet_v2", "mobilenet_v3", "nasnet", "resnet",
-    "resnet_v2", "vgg16", "vgg19", "xception",
-)  # fmt: skip
-
-
-def list_backbones() -> dict[str, str]:
-    """Every Keras Applications backbone by name, with its family (a module of `keras.applications`)."""
-    backbones = {}
-    for family in FAMILIES:
-        members = inspect.getmembers(getattr(keras.applications, family), inspect.isfunction)
-        backbones |= {name: family for name, _ in members if name[0].isupper()}
-    # MobileNetV3 has no module that holds its two builders.
-    return backbones | {f"MobileNetV3{size}": "mobilenet_v3" for size in ("Large", "Small")}
+_POOLING = (
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.Concatenate,
+)
 
 
 def build_classifier(
@@ -41,30 +29,36 @@ def build_classifier(
     backbone: str = "DenseNet121",
     weights: str | os.PathLike | None = "imagenet",
     head: str = "notebook",
-    dropout: float = 0.2,
+    dropout: float | None = None,
     input_size: int | None = None,
+    binary: bool = False,
 ) -> keras.Model:
     """A classifier of images (n, image_size, image_size, 3), any dtype, pixels 0..255.
 
     It returns (n, num_classes) float32 probabilities; rows sum to 1.
 
-    `backbone`: a Keras Applications name, "tiny" (a small network for CPUs) or a `.keras` file.
+    `backbone`: a name of `backbones.describe_backbones` ("tiny" is a small network for CPUs) or a
+    `.keras` file.
     `weights`: "imagenet" (the pretrained weights: Keras's file, or those inside the `.keras` file),
     None (fresh ones), or a weights file of that backbone.
-    `head`: "notebook" is the competition notebook's order, backbone -> BatchNormalization -> Dropout
-    -> GlobalAveragePooling2D -> Dense; "pooled" the usual one, which pools first.
+    `head`: see `heads.add_head`; "notebook" is the competition notebook's order, backbone ->
+    BatchNormalization -> Dropout -> GlobalAveragePooling2D -> Dense. `dropout`: the part that it
+    drops, as a dense network does between its layers; None: what is usual for the head.
     `input_size` (px): what the backbone sees; other than `image_size`, images are resized inside.
+    None: the images as they are; a dense network gets them at no more than 64 px.
+    `binary`: two classes told apart by one sigmoid; there still are two columns, 1 - p and p.
 
-    Raises ValueError for an unknown backbone or head, FileNotFoundError for a missing file and
-    RuntimeError when "imagenet" weights are neither cached nor to be downloaded.
+    Raises ValueError for an unknown backbone or head and a head that does not fit the backbone,
+    FileNotFoundError for a missing file and RuntimeError when "imagenet" weights are neither cached
+    nor to be downloaded.
     """
-    if head not in HEADS:
-        raise ValueError(f"head must be one of {', '.join(HEADS)}. Received: head={head!r}")
-    input_size = input_size or image_size
-    body, preprocess = _build_backbone(str(backbone), weights, input_size)
+    check_head(head)  # before a backbone is downloaded
+    input_size = input_size or default_input_size(str(backbone), image_size)
+    dropout = DROPOUT[head] if dropout is None else dropout
+    body, preprocess = build_backbone(str(backbone), weights, input_size, dropout)
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
     features = body(_scale_pixels(_resize(pixels, image_size, input_size), preprocess))
-    probabilities = _add_head(features, num_classes, head, dropout)
+    probabilities = add_head(features, num_classes, head, dropout=dropout, binary=binary)
     return keras.Model(pixels, probabilities, name="flower_classifier")
 
 
@@ -72,135 +66,6 @@ def _resize(pixels, image_size: int, input_size: int):
     if input_size == image_size:
         return pixels
     return keras.layers.Resizing(input_size, input_size, dtype="float32", name="resize")(pixels)
-
-
-def _add_head(features, num_classes: int, head: str, dropout: float):
-    pool = keras.layers.GlobalAveragePooling2D(name="pool")
-    x = pool(features) if head == "pooled" else features
-    x = keras.layers.BatchNormalization(name="head_norm")(x)
-    x = keras.layers.Dropout(dropout, name="head_dropout")(x)
-    if head == "notebook":
-        x = pool(x)
-    # float32 even under mixed precision: a bfloat16 softmax rounds small probabilities away.
-    softmax = keras.layers.Dense(
-        num_classes, activation="softmax", dtype="float32", name="probabilities"
-    )
-    return softmax(x)
-
-
-def _build_backbone(name: str, weights, input_size: int) -> tuple[keras.Model, Callable | None]:
-    if name.endswith(".keras"):
-        return _load_backbone(Path(name), weights), None
-    shape = (input_size, input_size, 3)
-    if name == TINY:
-        if weights is not None:
-            raise ValueError(f"the tiny backbone has no pretrained weights; pass weights=None "
-                             f"(--weights none). Received: weights={str(weights)!r}")  # fmt: skip
-        return _build_tiny(shape), lambda x: x / 127.5 - 1
-    name, family = _known_backbone(name)
-    if weights not in (None, "imagenet") and not Path(weights).is_file():
-        raise FileNotFoundError(
-            f"no weights file {weights}. Pass a file, weights='imagenet', or None (--weights none)."
-        )
-    body = _build_application(name, weights, shape)
-    body.name = "backbone"
-    return body, getattr(keras.applications, family).preprocess_input
-
-
-def _known_backbone(name: str) -> tuple[str, str]:
-    backbones = list_backbones()
-    exact = {known.lower(): known for known in backbones}
-    if name.lower() in exact:
-        known = exact[name.lower()]
-        return known, backbones[known]
-    raise ValueError(
-        f"backbone {name!r} is neither a Keras Applications name, 'tiny' nor a .keras file."
-        f"{suggest(name, [*backbones, TINY])}"
-    )
-
-
-def _build_application(name: str, weights, shape: tuple[int, int, int]) -> keras.Model:
-    build = getattr(keras.applications, name)
-    try:
-        return build(include_top=False, weights=weights, input_shape=shape)
-    except Exception as error:  # Keras raises a bare Exception when a download fails
-        url = re.search(r"URL fetch failure on (\S+?):? ", str(error))
-        if not url:
-            raise
-        if attached := _find_attached_weights(url[1]):
-            return build(include_top=False, weights=attached, input_shape=shape)
-        raise RuntimeError(_explain_missing_weights(name, url[1])) from error
-
-
-def _find_attached_weights(url: str) -> Path | None:
-    """The file that Keras wanted from `url`, in a data set or model attached to a Kaggle session."""
-    found = sorted((KAGGLE / "input").rglob(url.rsplit("/", 1)[-1]))
-    if found:
-        _log.info(f"no internet: the weights come from {found[0]}")
-    return found[0] if found else None
-
-
-def weights_folder() -> Path:
-    """Where Keras keeps downloaded weights: KERAS_HOME or ~/.keras, then models/."""
-    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
-
-
-def _explain_missing_weights(name: str, url: str) -> str:
-    wanted = weights_folder() / url.rsplit("/", 1)[-1]
-    return (
-        f"the ImageNet weights of {name} could not be downloaded ({url}) and are not in Keras's "
-        f"cache: {wanted} is missing. Either put that file there (on Kaggle: switch the internet "
-        f"on, or attach a data set that holds it), or train without it: weights=None or a file "
-        f"(--weights none|FILE)."
-    )
-
-
-def find_cached_weights() -> list[Path]:
-    """The weights files that Keras has downloaded before, sorted; empty if there are none."""
-    folder = weights_folder()
-    return sorted([*folder.glob("*_notop*.h5"), *folder.glob("*_no_top*.h5")])
-
-
-def _load_backbone(path: Path, weights) -> keras.Model:
-    if not path.is_file():
-        raise FileNotFoundError(f"no backbone file {path}. Pass a .keras file or a backbone name.")
-    body = keras.saving.load_model(path, compile=False)
-    if weights != "imagenet" or keras.config.dtype_policy() != body.layers[-1].dtype_policy:
-        body = _remake(body, keep_weights=weights is not None)
-    if weights not in (None, "imagenet"):
-        body.load_weights(weights)
-    if len(body.output_shape) != 4:
-        raise ValueError(
-            f"{path.name} ends in shape {body.output_shape}; a backbone ends in a feature map "
-            f"(n, height, width, channels). Save it without its pooling and classifier."
-        )
-    body.name = "backbone"
-    return body
-
-
-def _remake(body: keras.Model, *, keep_weights: bool) -> keras.Model:
-    """The same layers under the present dtype policy (a file remembers the policy it was saved in)."""
-    policy = keras.config.dtype_policy().name
-
-    def remake_layer(layer):
-        return layer.__class__.from_config(layer.get_config() | {"dtype": policy})
-
-    remade = keras.models.clone_model(body, clone_function=remake_layer)
-    if keep_weights:
-        remade.set_weights(body.get_weights())
-    return remade
-
-
-def _build_tiny(shape: tuple[int, int, int]) -> keras.Model:
-    """Four convolution blocks, 0.4 million parameters: learns drawn flowers on a CPU in a minute."""
-    x = inputs = keras.Input(shape)
-    for filters in (32, 64, 128, 256):
-        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
-        # Keras's 0.99 needs hundreds of steps to forget its start, and a small split has 30 an epoch.
-        x = keras.layers.BatchNormalization(momentum=0.9)(x)
-        x = keras.layers.ReLU()(x)
-        x = keras.layers.MaxPooling2D()(x)
-    return keras.Model(inputs, x, name="backbone")
 
 
 def _scale_pixels(pixels, preprocess: Callable | None):
@@ -228,6 +93,150 @@ def _scale_pixels(pixels, preprocess: Callable | None):
     return rescale(pixels)
 
 
+def split_classifier(classifier: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """(body, head), which share the classifier's layers: head(body(pixels)) is classifier(pixels).
+
+    The cut is where features are small: after the pooling, (n, channels), where the head begins with
+    it ("pooled", "plain", "concat"), else at the feature map (n, height, width, channels). Training
+    either trains the classifier. Raises ValueError for a model without a layer "backbone".
+    """
+    backbone = _find_backbone(classifier)
+    after = classifier.layers[classifier.layers.index(backbone) + 1 :]
+    first = next(layer for layer in after if not isinstance(layer, _POOLING))
+    # Not `backbone.output`: of a model that is its own inner one.
+    body = keras.Model(classifier.inputs[0], first.input, name="body")
+    return body, keras.Model(first.input, classifier.outputs[0], name="head")
+
+
+def freeze_backbone(classifier: keras.Model) -> None:
+    """Let the head learn, and nothing of the backbone; its norms use and keep their statistics.
+
+    Compile again before training. Dropout inside the backbone (EfficientNet has some) goes on.
+    """
+    backbone = _find_backbone(classifier)
+    classifier.trainable = True
+    backbone.trainable = False
+
+
+def choose_trainable(
+    classifier: keras.Model,
+    unfreeze_from: str | float | None = None,
+    *,
+    freeze_norms: bool = False,
+) -> list[str]:
+    """Let the head and the end of the backbone learn; gives the names of the backbone's layers that do.
+
+    `unfreeze_from`: None: the whole backbone; a number above 0, to 1: that last part of its layers
+    that have weights, rounded up; a layer's name ("block5_conv1") or the beginning of a stage's
+    ("conv5_block", "block5"): from the first such layer on.
+    `freeze_norms`: no BatchNormalization of the backbone learns, or updates its statistics (in Keras
+    one that is not trainable works as in prediction). Frozen layers never do.
+
+    Compile again before training. Raises ValueError for an unknown name (with the nearest), a
+    number out of range, and when nothing of the backbone would learn.
+    """
+    backbone = _find_backbone(classifier)
+    layers = list(_walk_layers(backbone))
+    first = _find_first(layers, unfreeze_from)
+    chosen = {
+        path: layer
+        for path, layer in layers[first:]
+        if _can_learn(layer)
+        and not (freeze_norms and isinstance(layer, keras.layers.BatchNormalization))
+    }
+    if not chosen:
+        raise ValueError(
+            f"unfreeze_from={unfreeze_from!r} would unfreeze nothing: no layer from there on has "
+            f"weights to learn{' besides norms' if freeze_norms else ''}. Name an earlier layer, or "
+            f"leave the backbone frozen."
+        )
+    classifier.trainable = True
+    learning = {id(layer) for layer in chosen.values()}
+    for _, layer in layers:
+        layer.trainable = id(layer) in learning
+    return list(chosen)
+
+
+def depth_of(classifier: keras.Model) -> dict[str, float]:
+    """How deep each trainable variable is, by its path: 0 in the backbone's first layer, 1 in the head.
+
+    The backbone's layers that have weights, frozen ones too, are evenly spaced in between, in order.
+    A rate that grows with depth is for example `lowest ** (1 - depth)` times the head's (Howard and
+    Ruder 2018, arXiv:1801.06146).
+    """
+    layers = [layer for _, layer in _walk_layers(_find_backbone(classifier)) if _can_learn(layer)]
+    depths = {
+        id(variable): place / len(layers)
+        for place, layer in enumerate(layers)
+        for variable in layer.variables
+    }
+    return {one.path: depths.get(id(one), 1.0) for one in classifier.trainable_variables}
+
+
+def _find_backbone(classifier: keras.Model) -> keras.Model:
+    names = [layer.name for layer in classifier.layers]
+    if "backbone" not in names:
+        raise ValueError(
+            f"{classifier.name!r} has no layer 'backbone' (it has {', '.join(names[:5])} ...), so it "
+            f"cannot be told from the head. Build it with build_classifier."
+        )
+    return classifier.get_layer("backbone")
+
+
+def _walk_layers(model: keras.Model, inside: str = "") -> Iterator[tuple[str, keras.Layer]]:
+    """(path, layer) in order, those of nested models one by one in their place."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _walk_layers(layer, f"{inside}{layer.name}/")
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield inside + layer.name, layer
+
+
+def _can_learn(layer: keras.Layer) -> bool:
+    # What Normalization holds is computed from data once, not learned.
+    return layer.count_params() > 0 and not isinstance(layer, keras.layers.Normalization)
+
+
+def _find_first(layers: list[tuple[str, keras.Layer]], unfreeze_from: str | float | None) -> int:
+    """The place in `layers` from which on they are to learn."""
+    if unfreeze_from is None:
+        return 0
+    if isinstance(unfreeze_from, str):
+        return _find_named([path for path, _ in layers], unfreeze_from)
+    if not 0 < unfreeze_from <= 1:  # nan is not, either
+        raise ValueError(
+            f"unfreeze_from={unfreeze_from:g} is not a fraction above 0, to 1. To unfreeze nothing, "
+            f"leave the backbone frozen; for everything pass None."
+        )
+    places = [place for place, (_, layer) in enumerate(layers) if _can_learn(layer)]
+    return places[-max(1, math.ceil(round(unfreeze_from * len(places), 6)))]
+
+
+def _find_named(paths: list[str], name: str) -> int:
+    """The first of `paths` with a part that is `name`, else the first with one that begins with it.
+
+    Words and numbers count whole: "block1" is no beginning of "block10_conv1".
+    """
+    same_kind = r"\d" if name[-1:].isdigit() else "[A-Za-z]" if name[-1:].isalpha() else r"\Z"
+    for pattern in (rf"{re.escape(name)}\Z", rf"{re.escape(name)}(?!{same_kind})"):
+        for place, path in enumerate(paths):
+            parts = [path, *path.split("/")]
+            if name and any(re.match(pattern, part) for part in parts):
+                return place
+    raise ValueError(
+        f"unfreeze_from={name!r}: the backbone has no such layer or stage. {_list_nearest(paths, name)}"
+    )
+
+
+def _list_nearest(paths: list[str], name: str) -> str:
+    names = [part for path in paths for part in path.split("/")]
+    stages = [name[: match.start()] for name in names for match in re.finditer("_", name)]
+    known = dict.fromkeys([*stages, *names])
+    nearest = difflib.get_close_matches(name, known, n=5)
+    span = f"Its layers go from {paths[0]!r} to {paths[-1]!r}"
+    return f"{span}; nearest: {', '.join(nearest)}" if nearest else f"{span}."
+
+
 def save_classifier(model: keras.Model, path: str | os.PathLike) -> None:
     """Write `model` to a `.keras` file in one piece; an older file survives a full disk."""
     with replacing(path) as temporary:
@@ -250,6 +259,8 @@ def load_classifier(path: str | os.PathLike) -> keras.Model:
             f"{path} does not load with Keras {keras.__version__}: {str(error).splitlines()[0]} "
             f"It is damaged, or a newer Keras wrote it: install that version, or train again."
         ) from error
+    # A file remembers what was frozen when it was saved; who trains it again chooses anew.
+    model.trainable = True
     # Keras 3.10 writes one input as a list of one, and what reads it then warns at every call.
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
