@@ -14,7 +14,7 @@ _HOME = {
     "connect": "accelerator",
     "find_data": "sources",
     "draw_competition": "synthetic",
-    "load_split": "pipeline",
+    "load_split": "decoding",
     "build_classifier": "models",
     "load_classifier": "models",
     "TrainingPlan": "plan",

@@ -43,9 +43,13 @@ def run_demo(args) -> int:
 
 def run_doctor(args) -> int:
     with quiet_frameworks():
+        from flowerkit.decode_cache import clear_cache
         from flowerkit.doctor import examine
 
+        freed = clear_cache() if args.clear_cache else None
         findings = examine(args.data)
+    if freed is not None:
+        print(f"removed {freed / 2**30:.2f} GiB of decoded images")
     for finding in findings:
         print(finding)
     return int(any(finding.blocks for finding in findings))
@@ -189,7 +193,7 @@ def _describe_difference(known: list[str], held: tuple[str, ...]) -> str:
 
 
 def _submit(model, data, global_batch: int, csv: Path, on_corrupt: str) -> int:
-    from flowerkit.pipeline import load_split
+    from flowerkit.decoding import load_split
     from flowerkit.prediction import predict
     from flowerkit.submission import write_submission
 

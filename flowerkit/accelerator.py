@@ -17,6 +17,7 @@ from flowerkit.detection import BACKENDS, WITHOUT_TPU, Detection, Kind, detect
 from flowerkit.machine import (
     CHOSEN_BACKEND,
     Evidence,
+    cache_folder,
     collect_evidence,
     free_memory_bytes,
     num_cores,
@@ -228,6 +229,7 @@ def _start_jax(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, None]:
         jax.config.update("jax_platforms", "cpu")
     if virtual_cpus:
         jax.config.update("jax_num_cpu_devices", virtual_cpus)
+    _keep_compilations(jax)
     devices = jax.devices("tpu") if kind == "tpu" else jax.devices()
     found = devices[0].platform
     if found != kind and (kind, found) != ("gpu", "cpu"):
@@ -239,6 +241,15 @@ def _start_jax(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, None]:
         names = keras.distribution.list_devices(found)
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=names))
     return found, len(devices), None
+
+
+def _keep_compilations(jax) -> None:
+    """Let the next run find what this one compiles, unless the user keeps it somewhere already.
+
+    TensorFlow has nothing like it for a CPU, where its graphs are not compiled.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 
 def _start_tensorflow(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, Any]:

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import keras
@@ -17,8 +18,10 @@ import numpy as np
 
 from flowerkit.files import replacing
 from flowerkit.history import best_row, count_epochs_without_better, write_history
+from flowerkit.machine import has_bfloat16
 from flowerkit.prediction import Predictions
 from flowerkit.schedules import Schedule
+from flowerkit.steps import StepHooks, Stopper
 
 _log = logging.getLogger("flowerkit")
 
@@ -37,42 +40,41 @@ class JoinReplicas(keras.callbacks.Callback):
                 variable.assign(np.mean([copy.numpy() for copy in copies], axis=0))
 
 
-class Stopper(keras.callbacks.Callback):
-    """Ends training, and remembers the first reason that anyone gave.
-
-    An epoch that was left before its last of `steps` steps is dropped, whoever left it: the best
-    weights must belong to a row that a resumed run keeps. Only the first is kept, being all there is.
-    """
-
-    def __init__(self, steps: int = 0):
-        super().__init__()
-        self.steps = steps
-        self.reason: str | None = None
-        self.cut_short = False  # inside an epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.done = batch + 1
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch > 0 and self.done < self.steps:
-            self.stop("one of your callbacks stopped it inside an epoch")
-            self.cut_short = True
-
-    def stop(self, reason: str, *, cut_short: bool = False) -> None:
-        if self.reason is None:
-            self.reason, self.cut_short = reason, cut_short
-        self.model.stop_training = True
-
-
 class FixRate(keras.callbacks.Callback):
-    """Set the optimizer's learning rate by the schedule, once an epoch."""
+    """Set the optimizer's learning rate by the schedule, once an epoch; its epoch 0 is `start`."""
 
-    def __init__(self, schedule: Schedule):
+    def __init__(self, schedule: Schedule, start: int = 0):
         super().__init__()
-        self.schedule = schedule
+        self.schedule, self.start = schedule, start
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.optimizer.learning_rate = self.schedule(epoch)
+        self.model.optimizer.learning_rate = self.schedule(epoch - self.start)
+
+
+class FastMath(keras.callbacks.Callback):
+    """Let oneDNN compute training steps in bfloat16 where TensorFlow's device is a CPU that has it.
+
+    Weights and sums stay float32. Not while predicting: what is validated is then what any machine
+    that loads the model computes.
+    """
+
+    def __init__(self, wanted: bool):
+        super().__init__()
+        self.wanted = wanted and keras.backend.backend() == "tensorflow" and has_bfloat16()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._switch(True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._switch(False)
+
+    def _switch(self, on: bool) -> None:
+        if self.wanted:
+            import tensorflow as tf
+
+            tf.config.optimizer.set_experimental_options(
+                {"auto_mixed_precision_onednn_bfloat16": on}
+            )
 
 
 class SeedLayers(keras.callbacks.Callback):
@@ -92,11 +94,15 @@ class SeedLayers(keras.callbacks.Callback):
 
 
 class Validate(keras.callbacks.Callback):
-    """Score the full validation predictions on the host and add val_* to the epoch's logs."""
+    """Score the full validation predictions on the host and add val_* to the epoch's logs.
 
-    def __init__(self, predict: Callable[[keras.Model], Predictions], stopper: Stopper):
+    `averaged(model)` is a context in which the model holds the weights that count; None: its own.
+    """
+
+    def __init__(self, predict: Callable[[], Predictions], stopper: Stopper, averaged=None):
         super().__init__()
         self.predict, self.stopper = predict, stopper
+        self.averaged = averaged
         self.predictions: Predictions | None = None
         self.seconds = 0.0
 
@@ -105,7 +111,8 @@ class Validate(keras.callbacks.Callback):
         if self.stopper.cut_short:
             return
         start = time.perf_counter()
-        predictions = self.predict(self.model)
+        with self.averaged(self.model) if self.averaged else nullcontext():
+            predictions = self.predict()
         self.seconds = time.perf_counter() - start
         if not np.isfinite(predictions.probabilities).all():
             self.stopper.stop(f"the validation predictions of epoch {epoch + 1} are not numbers")
@@ -117,17 +124,15 @@ class Validate(keras.callbacks.Callback):
 class Record(keras.callbacks.Callback):
     """Append a row to history.csv: the logs, the planned rate and the one that was really used."""
 
-    def __init__(self, path: Path, rows: list[dict], schedule: Schedule | None,
-                 global_batch: int, stopper: Stopper):  # fmt: skip
+    def __init__(self, path: Path, rows: list[dict], phase: int,
+                 planned: Callable[[int, int], float] | None,
+                 global_batch: int, stopper: Stopper, hooks: StepHooks):  # fmt: skip
         super().__init__()
-        self.path, self.rows, self.schedule = path, rows, schedule
-        self.global_batch, self.stopper = global_batch, stopper
+        self.path, self.rows, self.phase, self.planned = path, rows, phase, planned
+        self.global_batch, self.stopper, self.hooks = global_batch, stopper, hooks
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start = time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.trained, self.steps = time.perf_counter(), batch + 1
 
     def on_epoch_end(self, epoch, logs=None):
         if self.stopper.cut_short:
@@ -135,11 +140,12 @@ class Record(keras.callbacks.Callback):
         # Not float(variable): it raises under a tf.distribute strategy.
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         logs["learning_rate"] = rate
-        logs["planned_lr"] = self.schedule(epoch) if self.schedule else rate
+        logs["planned_lr"] = self.planned(epoch, self.hooks.done) if self.planned else rate
         logs["seconds"] = time.perf_counter() - self.start
-        num_images = self.steps * self.global_batch
-        logs["images_per_second"] = num_images / (self.trained - self.start)
-        logs["steps"] = self.steps
+        num_images = self.hooks.done * self.global_batch
+        logs["images_per_second"] = num_images / (self.hooks.trained - self.start)
+        logs["steps"] = self.hooks.done
+        logs["phase"] = self.phase
         self.rows.append(
             {"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
         )
@@ -149,15 +155,16 @@ class Record(keras.callbacks.Callback):
 class Checkpoint(keras.callbacks.Callback):
     """Keep the best weights, with their validation predictions, and the last, to resume from.
 
-    Weights files hold the optimizer's state too, so that a resumed run goes on exactly. Each is
+    The best are the classifier's, of whichever phase; with averaged weights the raw ones stand beside
+    them. The last hold the optimizer's state too, so that a resumed run goes on exactly. Each is
     written under a temporary name; a full disk costs no older file.
     """
 
-    def __init__(
-        self, folder: Path, rows: list[dict], monitor: str, validate: Validate, steps: int
-    ):
+    def __init__(self, folder: Path, classifier: keras.Model, rows: list[dict], monitor: str,
+                 validate: Validate, steps: int):  # fmt: skip
         super().__init__()
-        self.folder, self.rows, self.monitor, self.validate = folder, rows, monitor, validate
+        self.folder, self.classifier, self.rows = folder, classifier, rows
+        self.monitor, self.validate = monitor, validate
         self.steps = steps  # of a whole epoch
 
     @property
@@ -175,14 +182,22 @@ class Checkpoint(keras.callbacks.Callback):
             self.validate.predictions is not None
             and best_row(self.rows, self.monitor) is self.rows[-1]
         ):
-            self._save(self.best)
+            self._save_best()
             self.validate.predictions.save(self.folder.parent / "val_predictions.npz")
         if self.rows[-1]["steps"] == self.steps:  # a resumed run starts where an epoch ended
-            self._save(self.last)
+            _save(self.model, self.last)
 
-    def _save(self, path: Path) -> None:
-        with replacing(path) as temporary:
-            self.model.save_weights(temporary)
+    def _save_best(self) -> None:
+        averaged = self.validate.averaged
+        with averaged(self.model) if averaged else nullcontext():
+            _save(self.classifier, self.best)
+        if averaged:
+            _save(self.classifier, self.folder / "best_raw.weights.h5")
+
+
+def _save(model: keras.Model, path: Path) -> None:
+    with replacing(path) as temporary:
+        model.save_weights(temporary)
 
 
 class EarlyStop(keras.callbacks.Callback):
@@ -192,90 +207,29 @@ class EarlyStop(keras.callbacks.Callback):
     and a resumed run stops where the whole one would have.
     """
 
-    def __init__(
-        self,
-        rows: list[dict],
-        monitor: str,
-        patience: int | None,
-        first_epoch: int,
-        stopper: Stopper,
-    ):
+    def __init__(self, rows: list[dict], phase: int, monitor: str, patience: int | None,
+                 first_epoch: int, stopper: Stopper):  # fmt: skip
         super().__init__()
-        self.rows, self.monitor, self.stopper = rows, monitor, stopper
+        self.rows, self.phase, self.monitor, self.stopper = rows, phase, monitor, stopper
         self.patience, self.first_epoch = patience, first_epoch
 
     def on_epoch_end(self, epoch, logs=None):
         if self.is_due():
             self.stopper.stop(
-                f"{self.monitor} had not improved for {self.patience} epochs (early stopping)"
+                f"{self.monitor} had not improved for {self.patience} epochs (early stopping)",
+                ends_run=False,
             )
+
+    def rows_of_phase(self) -> list[dict]:
+        """The history of this phase alone: what another phase reached is no measure of patience."""
+        return [row for row in self.rows if row["phase"] == self.phase]
 
     def is_due(self) -> bool:
-        """Whether the history is long enough without a better epoch; never without patience."""
+        """Whether the phase is long enough without a better epoch; never without patience."""
         if self.patience is None:
             return False
-        return (
-            count_epochs_without_better(self.rows, self.monitor, self.first_epoch) >= self.patience
-        )
-
-
-class WatchLoss(keras.callbacks.Callback):
-    """Stop at the step whose loss is not a number, before anything of it is kept."""
-
-    def __init__(self, stopper: Stopper):
-        super().__init__()
-        self.stopper = stopper
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if not math.isfinite(float(logs["loss"])):
-            self.stopper.stop(
-                f"the loss became {float(logs['loss'])} in epoch {self.epoch + 1}, step {batch + 1}",
-                cut_short=True,
-            )
-
-
-class WatchClock(keras.callbacks.Callback):
-    """Stop while there is time left to validate, predict the test split and write.
-
-    `deadline` is on `time.monotonic()`'s clock. `num_val_steps` and `num_test_steps` are batches as
-    long as a training batch.
-    """
-
-    def __init__(self, deadline: float, num_val_steps: int, num_test_steps: int, validate: Validate,
-                 stopper: Stopper):  # fmt: skip
-        super().__init__()
-        self.deadline, self.validate, self.stopper = deadline, validate, stopper
-        self.num_val_steps, self.num_test_steps = num_val_steps, num_test_steps
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.monotonic()
-
-    def on_train_batch_end(self, batch, logs=None):
-        # Later epochs are only begun if they fit. Inside the first, a model half an epoch old is
-        # better than none: it is validated and kept.
-        now, val_seconds = time.monotonic(), self.validate.seconds
-        if batch == 0:
-            self.traced = now  # the first step traces and compiles, and says nothing of the others
-        step_seconds = (now - self.traced) / max(1, batch)
-        rest = self._finish_seconds(step_seconds) + (
-            val_seconds or step_seconds * self.num_val_steps
-        )
-        if now + rest > self.deadline:
-            self.stopper.stop("the time was up", cut_short=val_seconds > 0)
-
-    def on_epoch_end(self, epoch, logs=None):
-        now = time.monotonic()
-        if now + (now - self.start) + self._finish_seconds(0.0) > self.deadline:
-            self.stopper.stop("another epoch would not have fitted into the time")
-
-    def _finish_seconds(self, step_seconds: float) -> float:
-        """Saving, reloading, the test split: with a margin, for a late csv is worth nothing."""
-        if self.validate.seconds:
-            step_seconds = self.validate.seconds / self.num_val_steps
-        return 15 + 1.3 * step_seconds * self.num_test_steps
+        rows = self.rows_of_phase()
+        return count_epochs_without_better(rows, self.monitor, self.first_epoch) >= self.patience
 
 
 class CatchInterrupt(keras.callbacks.Callback):
@@ -307,20 +261,6 @@ class CatchInterrupt(keras.callbacks.Callback):
         self.release()
         self.caught = True
         self.stopper.stop("it was interrupted (Ctrl-C)", cut_short=True)
-
-
-class ShowSteps(keras.callbacks.Callback):
-    """Tell `progress` (what, done, total) how far the epoch is."""
-
-    def __init__(self, progress: Callable[[str, int, int], None], epochs: int, steps: int):
-        super().__init__()
-        self.progress, self.epochs, self.steps = progress, epochs, steps
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.what = f"epoch {epoch + 1}/{self.epochs}"
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.progress(self.what, batch + 1, self.steps)
 
 
 class Tell(keras.callbacks.Callback):

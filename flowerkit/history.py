@@ -11,7 +11,7 @@ from flowerkit.plan import MONITORS
 
 COLUMNS = (
     "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_f1", "planned_lr",
-    "learning_rate", "seconds", "images_per_second", "steps",
+    "learning_rate", "seconds", "images_per_second", "steps", "phase",
 )  # fmt: skip
 
 

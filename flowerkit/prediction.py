@@ -10,8 +10,9 @@ import keras
 import numpy as np
 
 from flowerkit import evaluation
+from flowerkit.decoding import Split
 from flowerkit.files import replacing
-from flowerkit.pipeline import Split, evaluation_batches
+from flowerkit.pipeline import evaluation_batches
 
 # What NumPy raises for a file that is empty, cut off, damaged inside, or another kind of file.
 _DAMAGE = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)

@@ -1,5 +1,6 @@
 """TrainingPlan + FlowerData -> TrainingRun: a trained model, and a folder that says all about it."""
 
+import functools
 import importlib.util
 import logging
 import os
@@ -11,21 +12,19 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from flowerkit import callbacks as own
 from flowerkit.accelerator import Accelerator, connect
+from flowerkit.compiling import compile_for_training
+from flowerkit.decoding import Split, check_leak, load_split
 from flowerkit.files import write_json
+from flowerkit.fitting import Watchers, check_execution, fit
 from flowerkit.history import best_row
-from flowerkit.models import build_classifier, check_reload, save_classifier
-from flowerkit.pipeline import (
-    Split,
-    check_leak,
-    count_steps,
-    load_split,
-    training_batches,
-)
-from flowerkit.plan import MONITORS, TrainingPlan
+from flowerkit.models import build_classifier, check_reload, choose_trainable, save_classifier
+from flowerkit.phases import find_phases
+from flowerkit.pipeline import count_steps, epoch_order
+from flowerkit.plan import TrainingPlan
 from flowerkit.prediction import Predictions, predict
 from flowerkit.run_folder import check_folder, read_whole_epochs, write_start
+from flowerkit.steps import ShowSteps
 from flowerkit.tfrecords import FlowerData
 
 _log = logging.getLogger("flowerkit")
@@ -52,6 +51,7 @@ class TrainingRun:
     val_images: np.ndarray
     accelerator: Accelerator
     interrupted: bool
+    first_step_seconds: float | None = None
 
     @property
     def global_batch(self) -> int:
@@ -71,6 +71,7 @@ class TrainingRun:
             "val_loss": self.best["val_loss"],
             "seconds_per_epoch": sum(row["seconds"] for row in steady) / len(steady),
             "images_per_second": sum(row["images_per_second"] for row in steady) / len(steady),
+            "first_step_seconds": self.first_step_seconds,
         }
 
     def __str__(self) -> str:
@@ -98,7 +99,8 @@ def train(
 
     The folder holds plan.json, environment.json, history.csv, result.json, model.keras (the best
     weights), val_predictions.npz and checkpoints/. With `resume` an interrupted run in `out` goes
-    on exactly where its last whole epoch ended. `callbacks` are yours, called after the run's own.
+    on exactly where its last whole epoch ended. `callbacks` are yours, called after the run's own;
+    their `self.model` trains the classifier, which is its layer "flower_classifier".
     `started` (`time.monotonic()`) is when the clock of `max_minutes` began.
     `progress(what, done, total)` is called after every step.
 
@@ -115,31 +117,70 @@ def train(
     accelerator = accelerator or connect()
     global_batch = plan.per_replica_batch * accelerator.replicas
     # Before the data: a backbone or weights that are not there are said at once.
-    model = _build_model(plan, data, accelerator, global_batch)
-    train_split, val_split = _load_splits(data, plan)
-    steps = count_steps(len(train_split), global_batch)
-    _tell_steps(steps, global_batch)
-    rows = read_whole_epochs(out, steps) if resume else []
+    classifier = _build_classifier(plan, data, accelerator)
+    phases = find_phases(plan, global_batch=global_batch)
+    _check_layers(classifier, plan, phases)
+    train_split, val_split = _load_splits(data, plan, out, global_batch)
+    num_steps = count_steps(len(train_split), global_batch)
+    rows = read_whole_epochs(out, num_steps) if resume else []
+    check_execution(plan, accelerator, num_steps)
+    _tell_steps(num_steps, global_batch)
     write_start(out, plan, data, accelerator)
-    watchers = _Watchers(plan, data, val_split, out, rows, global_batch, steps, started)
-    if rows:
-        model.load_weights(watchers.checkpoint.last)
-        _log.info(f"resuming after epoch {rows[-1]['epoch']}")
-    if progress:
-        callbacks = [*callbacks, own.ShowSteps(progress, plan.epochs, steps)]
-    if not watchers.finished_before(plan):
-        batches = training_batches(
-            train_split, global_batch=global_batch, seed=plan.seed, flip=plan.flip,
-            first_epoch=len(rows),
-        )  # fmt: skip
-        _fit(model, batches, plan, steps, watchers, callbacks)
-    best, reason = _keep_best(model, plan, out, rows, watchers)
+    until = _find_deadline(plan, data, started, global_batch)
+    resumed_in = rows[-1]["phase"] if rows else 0
+
+    def predict_val() -> Predictions:
+        return predict(classifier, val_split, global_batch=global_batch)
+
+    first_steps = []
+    for phase in phases:
+        if phase.number < resumed_in:
+            continue
+        with accelerator.scope():
+            model = compile_for_training(
+                classifier, plan, accelerator, phase, num_steps=num_steps, labels=train_split.labels
+            )
+        watchers = Watchers(
+            plan, phase, accelerator, classifier, predict_val, out, rows, num_steps, until
+        )
+        if phase.number == resumed_in:
+            model.load_weights(watchers.checkpoint.last)
+            _log.info(f"resuming after epoch {rows[-1]['epoch']}")
+        if not watchers.finished_before():
+            if len(phases) > 1:
+                _log.info(f"{phase}")
+            shown = [ShowSteps(progress, watchers.num_epochs, num_steps)] if progress else []
+            fit(
+                model, train_split, plan, accelerator, data.num_classes, watchers,
+                [*callbacks, *shown],
+            )  # fmt: skip
+            first_steps.append(watchers.hooks.first_step_seconds)
+        if watchers.stopper.ends_run:
+            break
+    best, reason = _keep_best(classifier, plan, out, rows, watchers)
     run = TrainingRun(
-        out, plan, model, rows, best, reason, Predictions.load(out / "val_predictions.npz"),
+        out, plan, classifier, rows, best, reason, Predictions.load(out / "val_predictions.npz"),
         val_split.images, accelerator, interrupted=watchers.interrupt.caught,
+        first_step_seconds=next(iter(first_steps), None),
     )  # fmt: skip
     write_json(out / "result.json", run.to_dict())
     return run
+
+
+def _check_layers(classifier: keras.Model, plan: TrainingPlan, phases) -> None:
+    """Refuse names of layers that are not there, before hours are spent on the phase before theirs."""
+    choose_trainable(classifier, plan.unfreeze_from, freeze_norms=plan.freeze_norms)
+    if phases[0].is_frozen and not classifier.get_layer("backbone").weights:
+        raise ValueError(
+            f"frozen_epochs={plan.frozen_epochs}, but {plan.backbone} has no weights to freeze."
+        )
+
+
+def _find_deadline(plan, data, started: float, global_batch: int):
+    if plan.max_minutes is None:
+        return None
+    num_val, num_test = (-(-data.counts[name] // global_batch) for name in ("val", "test"))
+    return started + 60 * plan.max_minutes, num_val, num_test
 
 
 def _tell_steps(steps: int, global_batch: int) -> None:
@@ -168,116 +209,38 @@ def _check_tensorboard(plan: TrainingPlan) -> None:
         )
 
 
-def _load_splits(data: FlowerData, plan: TrainingPlan) -> tuple[Split, Split]:
-    train_split = load_split(data, "train", on_corrupt=plan.on_corrupt)
+def _load_splits(
+    data: FlowerData, plan: TrainingPlan, out: Path, global_batch: int
+) -> tuple[Split, Split]:
+    # The order of the epoch that comes first, so that it can begin before all is decoded.
+    first_epoch = len(read_whole_epochs(out, data.counts["train"] // global_batch))
+    order = functools.partial(epoch_order, seed=plan.seed, epoch=first_epoch)
+    how = {"on_corrupt": plan.on_corrupt, "keep": plan.keep}
+    train_split = load_split(data, "train", order=order, **how)
     if len(set(train_split.labels.tolist())) < 2:
         raise ValueError(
             f"the train split of {data.folder} holds one class only "
             f"({data.class_names[train_split.labels[0]]!r}); there is nothing to tell apart."
         )
-    val_split = load_split(data, "val", on_corrupt=plan.on_corrupt)
+    val_split = load_split(data, "val", **how)
     check_leak(train_split, val_split)
     return train_split, val_split
 
 
-def _build_model(plan, data, accelerator: Accelerator, global_batch: int) -> keras.Model:
+def _build_classifier(plan, data, accelerator: Accelerator) -> keras.Model:
     keras.utils.set_random_seed(plan.seed)
     with accelerator.scope():
-        model = build_classifier(
+        return build_classifier(
             data.num_classes, image_size=data.image_size, input_size=plan.input_size,
             backbone=plan.backbone, weights=plan.weights, head=plan.head, dropout=plan.dropout,
         )  # fmt: skip
-        optimizer = keras.optimizers.Adam(plan.schedule_for(global_batch=global_batch)(0))
-        # Made before `fit`, slots and metrics do not cost a second trace of the training step.
-        optimizer.build(model.trainable_variables)
-        # XLA takes minutes to compile a convolution net for a CPU under TensorFlow, and crashes there
-        # under MirroredStrategy; JAX has no other way.
-        on_cpu = accelerator.kind == "cpu" and accelerator.backend == "tensorflow"
-        model.compile(
-            optimizer=optimizer,
-            loss=keras.losses.SparseCategoricalCrossentropy(),
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-            jit_compile=False if on_cpu else "auto",
-        )
-    return model
 
 
-class _Watchers:
-    """The run's own callbacks, in the one order in which they are right."""
-
-    def __init__(self, plan, data, val_split, out, rows, global_batch, steps, started):
-        def predict_val(model):
-            return predict(model, val_split, global_batch=global_batch)
-
-        schedule = None
-        if plan.plateau_patience is None:
-            schedule = plan.schedule_for(global_batch=global_batch)
-        self.stopper = own.Stopper(steps)
-        self.validate = own.Validate(predict_val, self.stopper)
-        self.checkpoint = own.Checkpoint(
-            out / "checkpoints", rows, plan.monitor, self.validate, steps
-        )
-        self.interrupt = own.CatchInterrupt(self.stopper)
-        self.early_stop = own.EarlyStop(
-            rows, plan.monitor, plan.patience, plan.first_patient_epoch, self.stopper
-        )
-        self.callbacks = [
-            self.stopper,
-            self.interrupt,
-            own.SeedLayers(plan.seed),
-            own.WatchLoss(self.stopper),
-            own.JoinReplicas(),
-            self.validate,
-            own.Record(out / "history.csv", rows, schedule, global_batch, self.stopper),
-            self.checkpoint,
-            own.Tell(rows, plan.epochs, plan.monitor, steps),
-            self.early_stop,
-            # Last: what the plateau changes is the next epoch's rate, not the one just recorded.
-            own.FixRate(schedule) if schedule else _plateau(plan),
-        ]
-        if plan.max_minutes is not None:
-            num_val, num_test = (-(-data.counts[name] // global_batch) for name in ("val", "test"))
-            deadline = started + 60 * plan.max_minutes
-            self.callbacks.append(
-                own.WatchClock(deadline, num_val, num_test, self.validate, self.stopper)
-            )
-        if plan.tensorboard:
-            self.callbacks.append(keras.callbacks.TensorBoard(str(out / "tensorboard")))
-
-    def finished_before(self, plan: TrainingPlan) -> bool:
-        """Whether the run that is resumed had already come to its end."""
-        rows = self.checkpoint.rows
-        if rows and self.early_stop.is_due():
-            self.stopper.reason = "it had stopped early before"
-        elif rows and rows[-1]["epoch"] >= plan.epochs:
-            self.stopper.reason = "the plan's epochs were done before (--epochs N goes further)"
-        return self.stopper.reason is not None
-
-
-def _plateau(plan: TrainingPlan) -> keras.callbacks.Callback:
-    return keras.callbacks.ReduceLROnPlateau(
-        plan.monitor,
-        mode=MONITORS[plan.monitor],
-        factor=plan.plateau_factor,
-        patience=plan.plateau_patience,
-    )
-
-
-def _fit(model, batches, plan, steps, watchers, callbacks) -> None:
-    try:
-        model.fit(
-            batches, epochs=plan.epochs, initial_epoch=len(watchers.checkpoint.rows),
-            steps_per_epoch=steps, callbacks=[*watchers.callbacks, *callbacks], verbose=0,
-            shuffle=False,
-        )  # fmt: skip
-    finally:
-        watchers.interrupt.release()
-
-
-def _keep_best(model, plan: TrainingPlan, out: Path, rows, watchers) -> tuple[dict, str]:
+def _keep_best(classifier, plan: TrainingPlan, out: Path, rows, watchers
+) -> tuple[dict, str]:
     """Put the best weights back, save them as model.keras, and see that the file predicts the same."""
     best = best_row(rows, plan.monitor)
-    reason = watchers.stopper.reason or _explain_end(rows, plan)
+    reason = watchers.stopper.reason or _explain_end(rows, watchers.num_epochs)
     if watchers.interrupt.caught and best is None:
         raise RuntimeError(
             "interrupted before the first epoch was whole: there is nothing to keep."
@@ -288,14 +251,13 @@ def _keep_best(model, plan: TrainingPlan, out: Path, rows, watchers) -> tuple[di
             f"weights to keep. Give it more time, or after a loss that is no number a lower rate "
             f"(max_lr={plan.max_lr:g})."
         )
-    model.load_weights(watchers.checkpoint.best)
-    # The same layers without the optimizer, whose state would triple the file.
-    save_classifier(keras.Model(model.input, model.output, name=model.name), out / "model.keras")
-    check_reload(model, out / "model.keras")
+    classifier.load_weights(watchers.checkpoint.best)
+    save_classifier(classifier, out / "model.keras")
+    check_reload(classifier, out / "model.keras")
     return best, reason
 
 
-def _explain_end(rows, plan: TrainingPlan) -> str:
-    if rows and rows[-1]["epoch"] >= plan.epochs:
+def _explain_end(rows, num_epochs: int) -> str:
+    if rows and rows[-1]["epoch"] >= num_epochs:
         return "the plan's epochs were done"
     return "one of your callbacks stopped it"

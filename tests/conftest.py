@@ -4,6 +4,9 @@ CI runs the tests that train once for each backend, with one and with eight virt
 KERAS_BACKEND and FLOWERKIT_VIRTUAL_CPUS.
 """
 
+import os
+import tempfile
+
 import pytest
 from fake_kaggle import checkout, command, fake, five_images, mine  # noqa: F401 - fixtures
 
@@ -12,6 +15,9 @@ from flowerkit.plan import TrainingPlan
 from flowerkit.synthetic import draw_competition
 
 GLOBAL_BATCH = 16
+# What runs keep for the next one must not come from, or go to, the cache of whoever runs the tests.
+_CACHE = tempfile.TemporaryDirectory(prefix="flowerkit-tests-")
+os.environ.setdefault("FLOWERKIT_CACHE", _CACHE.name)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 
 from flowerkit import __main__ as command_line
 from flowerkit.__main__ import main
+from flowerkit.decoding import load_split
 from flowerkit.options import build_parser
 from flowerkit.plan import TrainingPlan
 from flowerkit.submission import write_submission
@@ -196,6 +197,17 @@ def test_draw_makes_data_that_train_can_take(flowerkit, tmp_path):
     assert out == f"drawn flowers: 3 classes, 16 px, train 12, val 3, test 5 ({tmp_path / 'd'})\n"
     sample = tmp_path / "d" / "sample_submission.csv"
     assert flowerkit("check", sample, "--data", tmp_path / "d")[0] == 0
+
+
+def test_doctor_clears_the_decoded_images_on_request(flowerkit, drawn, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path))
+    load_split(drawn, "val", keep="disk").images[:]
+    status, out, _ = flowerkit("doctor", "--data", drawn.folder)
+    assert "decoded images of 1 split" in out
+    status, out, _ = flowerkit("doctor", "--data", drawn.folder, "--clear-cache")
+    assert out.startswith("removed 0.00 GiB of decoded images\n")
+    assert "no decoded images in" in out
+    assert status == 0
 
 
 def test_doctor_prints_what_it_finds_and_fails_where_nothing_can_be_trained(flowerkit, drawn):

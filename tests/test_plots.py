@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from flowerkit import plots
-from flowerkit.schedules import COMPETITION, NOTEBOOK
+from flowerkit.schedules import COMPETITION
 
 NAMES = ["pink primrose", "hard-leaved pocket orchid", "canterbury bells", "cyclamen "]
 
@@ -60,31 +60,6 @@ def test_a_grid_refuses_no_images_and_other_numbers_of_titles():
         plots.plot_images([])
     with pytest.raises(ValueError, match="2 images but 1 titles"):
         plots.plot_images(np.zeros((2, 4, 4, 3), np.uint8), ["a"])
-
-
-def test_a_schedule_has_a_dot_at_the_rate_of_each_epoch(ax):
-    assert plots.plot_schedule(NOTEBOOK, 3, ax) is ax
-    dots = ax.lines[1]
-    assert dots.get_xdata().tolist() == [1, 2, 3]
-    assert dots.get_ydata() == pytest.approx([0.001, 0.0013, 0.0016])
-    assert ax.get_title(loc="left") == str(NOTEBOOK)
-    assert ax.get_ylabel() == "learning rate, in $10^{-3}$"
-    with pytest.raises(ValueError, match="epochs is 0"):
-        plots.plot_schedule(NOTEBOOK, 0, ax)
-
-
-def test_planned_and_used_rates_that_agree_are_said_to(ax):
-    plots.plot_rates(history(6), ax)
-    assert ax.get_title(loc="left") == "The learning rate was as planned"
-    assert [line.get_label() for line in ax.lines] == ["planned", "used"]
-
-
-def test_a_rate_that_was_not_the_planned_one_is_ringed_and_counted(ax):
-    rows = history(6)
-    rows[4]["learning_rate"] *= 0.5
-    plots.plot_rates(rows, ax)
-    assert ax.get_title(loc="left") == "The learning rate was not as planned in 1 of 6 epochs"
-    assert ax.collections[0].get_offsets()[:, 0].tolist() == [5]
 
 
 def test_curves_show_loss_and_scores_and_mark_the_best_epoch():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowerkit.pipeline import load_split
+from flowerkit.decoding import load_split
 from flowerkit.prediction import Predictions, predict
 from flowerkit.tfrecords import read_records
 

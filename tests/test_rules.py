@@ -19,17 +19,21 @@ PACKAGE = ROOT / "flowerkit"
 
 # Lowest first: a room imports only from rooms before it. Imports inside functions count too.
 ROOMS = [
-    "files", "submission", "evaluation", "schedules", "plan", "history", "records", "tfrecords",
-    "competition", "models", "machine", "detection", "accelerator", "plots", "augment",
-    "pipeline", "painting", "synthetic", "bundle", "kernel", "sources", "doctor", "prediction",
-    "callbacks", "run_folder", "training", "report", "kaggle_client", "round_trip", "kaggle_results",
-    "kaggle_commands", "options", "terminal", "__main__",
+    "files", "submission", "evaluation", "schedules", "cycles", "augmentation", "plan", "phases",
+    "history", "records", "tfrecords", "competition", "backbones", "networks", "heads", "models",
+    "machine", "detection", "accelerator", "plots_rates", "plots", "draws",
+    "augment_host", "augment", "decode_cache", "shard_reader", "decoded_images", "decoding", "pipeline",
+    "painting", "synthetic", "bundle", "kernel", "sources", "doctor", "prediction", "steps",
+    "callbacks", "losses", "optimization", "compiling", "run_folder", "fitting", "lr_search",
+    "training", "report_page", "report_sections", "plots_report", "report", "kaggle_client",
+    "round_trip", "kaggle_results", "kaggle_commands", "options", "terminal", "__main__",
 ]  # fmt: skip
 WITHOUT_FRAMEWORK = [
-    "files", "submission", "evaluation", "schedules", "plan", "history", "records", "tfrecords",
-    "machine", "detection", "accelerator", "augment", "painting", "synthetic", "competition",
-    "bundle", "kernel", "sources", "doctor", "kaggle_client", "round_trip", "kaggle_results",
-    "kaggle_commands", "options", "terminal", "__main__",
+    "files", "submission", "evaluation", "schedules", "cycles", "augmentation", "plan", "phases",
+    "history", "records", "tfrecords", "backbones", "machine", "detection", "accelerator", "draws",
+    "augment_host", "decode_cache", "painting", "synthetic", "competition", "bundle", "kernel",
+    "sources", "doctor", "kaggle_client", "round_trip", "kaggle_results", "kaggle_commands", "options",
+    "terminal", "__main__",
 ]  # fmt: skip
 HEAVY = ("tensorflow", "keras", "jax", "torch", "matplotlib", "sklearn")
 MAX_LINES = 350
@@ -73,7 +77,7 @@ def test_the_imports_are_really_seen():
     assert {"plan", "training", "report", "sources", "submission"} <= find_imported_rooms(
         "__main__"
     )
-    assert "models" in find_imported_rooms("doctor")  # inside a function
+    assert "backbones" in find_imported_rooms("doctor")  # inside a function
     assert "accelerator" in find_imported_rooms("__init__")  # from flowerkit import ...
     assert "synthetic" in find_imported_rooms("sources")
 

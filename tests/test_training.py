@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+from flowerkit.decoding import load_split
 from flowerkit.history import COLUMNS, read_history
-from flowerkit.pipeline import load_split
 from flowerkit.plan import TrainingPlan
 from flowerkit.prediction import Predictions, predict
 from flowerkit.run_folder import load_run
@@ -144,7 +144,7 @@ class SpoilAfter(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch + 1 >= self.first:
-            head = self.model.get_layer("probabilities")
+            head = self.model.get_layer("flower_classifier").get_layer("probabilities")
             kernel, bias = head.get_weights()
             head.set_weights([np.zeros_like(kernel), 100.0 * (np.arange(len(bias)) == 0)])
 
@@ -168,7 +168,7 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_last_good_we
     class Poison(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             if self.model.optimizer.iterations == 4:  # epoch 2, its second step
-                head = self.model.get_layer("probabilities")
+                head = self.model.get_layer("flower_classifier").get_layer("probabilities")
                 head.set_weights([np.nan * weight for weight in head.get_weights()])
 
     plan = make_plan(accelerator, epochs=3)
@@ -181,7 +181,7 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_last_good_we
 def test_a_loss_that_is_never_a_number_leaves_nothing_to_keep(drawn, accelerator, tmp_path):
     class Poison(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            head = self.model.get_layer("probabilities")
+            head = self.model.get_layer("flower_classifier").get_layer("probabilities")
             head.set_weights([np.nan * weight for weight in head.get_weights()])
 
     with pytest.raises(

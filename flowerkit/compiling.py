@@ -1,0 +1,100 @@
+"""A classifier made ready to train: which layers learn, how fast, on which loss. Needs no TensorFlow."""
+
+import keras
+import numpy as np
+
+from flowerkit import augment_host
+from flowerkit.accelerator import Accelerator
+from flowerkit.augment import Augment
+from flowerkit.cycles import momenta_per_step, rates_per_step
+from flowerkit.draws import COLUMNS
+from flowerkit.losses import build_loss, build_metrics, class_weights_for
+from flowerkit.models import choose_trainable, depth_of, freeze_backbone
+from flowerkit.optimization import TableRate, build_optimizer
+from flowerkit.phases import Phase
+from flowerkit.plan import TrainingPlan
+
+
+def augments_on_host(plan: TrainingPlan, accelerator: Accelerator) -> bool:
+    """Whether training images are changed in the input's threads; else inside the compiled step.
+
+    "auto" is the host where the device is a CPU: there OpenCV is several times faster than what XLA
+    makes of matrix products.
+    """
+    if plan.augment_on == "auto":
+        return accelerator.kind == "cpu" and augment_host.is_available()
+    if plan.augment_on == "host" and not augment_host.is_available():
+        raise ModuleNotFoundError(
+            "augment_on='host' needs a package that is not here: pip install opencv-python-headless, "
+            "or pass augment_on='device' (--augment-on device)"
+        )
+    return plan.augment_on == "host"
+
+
+def compile_for_training(
+    classifier: keras.Model,
+    plan: TrainingPlan,
+    accelerator: Accelerator,
+    phase: Phase | None = None,
+    *,
+    num_steps: int = 1,
+    labels: np.ndarray | None = None,
+) -> keras.Model:
+    """A model of `training_batches` around `classifier`, whose weights it shares.
+
+    What is done to training images alone is in here, and so in no file. `phase` (None: the plan's
+    last, at its first rate) says which layers learn and how fast in its `num_steps` an epoch; `labels`
+    (n,) are counted for balanced class weights. Call it within the accelerator's scope.
+    """
+    if phase is not None and phase.is_frozen:
+        freeze_backbone(classifier)
+    else:
+        choose_trainable(classifier, plan.unfreeze_from, freeze_norms=plan.freeze_norms)
+    pixels = keras.Input(classifier.input_shape[1:], dtype="uint8", name="training_pixels")
+    inputs = changed = pixels
+    augmentation = plan.augmentation()
+    if not augments_on_host(plan, accelerator):
+        inputs = (pixels, keras.Input((len(COLUMNS),), dtype="float32", name="draws"))
+        changed = Augment(augmentation, name="augment")(inputs)
+    model = keras.Model(inputs, classifier(changed), name="training")
+    num_classes = classifier.output_shape[-1]
+    balanced = plan.class_weights is not None and labels is not None
+    loss = build_loss(
+        num_classes,
+        label_smoothing=plan.label_smoothing,
+        focal_gamma=plan.focal_gamma,
+        class_weights=class_weights_for(labels, num_classes) if balanced else None,
+        one_hot=augmentation.mixes,
+    )
+    # XLA takes minutes to compile a convolution net for a CPU under TensorFlow, and crashes there
+    # under MirroredStrategy; JAX has no other way.
+    on_cpu = accelerator.kind == "cpu" and accelerator.backend == "tensorflow"
+    model.compile(
+        optimizer=_build_optimizer(model, classifier, plan, accelerator, phase, num_steps),
+        loss=loss,
+        # Metric objects, like built slots, do not cost a second trace of the training step.
+        metrics=build_metrics(one_hot=augmentation.mixes),
+        jit_compile=False if on_cpu else "auto",
+        steps_per_execution=plan.steps_per_execution,
+    )
+    return model
+
+
+def _build_optimizer(model, classifier, plan, accelerator, phase, num_steps):
+    global_batch = plan.per_replica_batch * accelerator.replicas
+    schedule = phase.schedule if phase else plan.schedule_for(global_batch=global_batch)
+    rate = phase.first_lr if phase else schedule(0)
+    momentum = plan.momentum
+    if phase and schedule and schedule.per_step:
+        length = {"epochs": phase.epochs, "steps_per_epoch": num_steps}
+        rate = TableRate(rates_per_step(schedule, **length))
+        if plan.schedule == "one-cycle":
+            momentum = TableRate(momenta_per_step(schedule, **length))
+    multipliers = None
+    if plan.depth_factor is not None:
+        depths = depth_of(classifier)
+        multipliers = {path: plan.depth_factor ** (1 - depth) for path, depth in depths.items()}
+    return build_optimizer(
+        plan.optimizer, rate, model, weight_decay=plan.weight_decay, momentum=momentum,
+        clip_norm=plan.clip_norm, ema=plan.ema, multipliers=multipliers,
+    )  # fmt: skip
