@@ -82,10 +82,48 @@ def run_train(args) -> int:
     return _train_and_submit(plan, data, out, accelerator, resume=args.resume, args=args)
 
 
+def run_lr_find(args) -> int:
+    plan = _lay_over(_find_plan(args.plan or "competition"), _plan_fields(args))
+    accelerator = _connect(args.require)
+    with quiet_frameworks():
+        from flowerkit.lr_search import search_rates
+    from flowerkit.report import write_rate_search
+    from flowerkit.sources import find_data
+
+    data = find_data(args.data, image_size=plan.image_size)
+    print(data)
+    search = search_rates(
+        plan, data, accelerator=accelerator, min_lr=args.min_rate, max_lr=args.max_rate,
+        num_steps=args.steps, progress=ProgressLine(),
+    )  # fmt: skip
+    print(search)
+    for file in write_rate_search(search, args.out or find_free_folder("runs", "lr-find")):
+        print(f"wrote {file}")
+    return 0
+
+
+def run_models(args) -> int:
+    from flowerkit.backbones import tabulate_backbones
+
+    print(*tabulate_backbones(), sep="\n")
+    return 0
+
+
+def run_report(args) -> int:
+    from flowerkit.report import write_report
+
+    print(f"wrote {write_report(args.run_folder)}")
+    return 0
+
+
+def _plan_fields(args) -> dict:
+    known = {field.name for field in dataclasses.fields(TrainingPlan)}
+    return {name: value for name, value in vars(args).items() if name in known}
+
+
 def _find_changes(args) -> dict:
     """The plan fields among the options; a resumed run takes few of them."""
-    known = {field.name for field in dataclasses.fields(TrainingPlan)}
-    changes = {name: value for name, value in vars(args).items() if name in known}
+    changes = _plan_fields(args)
     if args.resume and args.out is None:
         raise WrongUsage("--resume needs --out RUN, the folder of the run to go on with.")
     fixed = sorted(set(changes) - {"epochs", "max_minutes"}) + ["plan"] * bool(args.plan)
@@ -128,7 +166,7 @@ def _lay_over(plan: TrainingPlan, changes: dict) -> TrainingPlan:
 
 def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> int:
     training, _ = _import_rooms()
-    from flowerkit.report import write_pictures
+    from flowerkit.report import write_pictures, write_report
     from flowerkit.sources import check_test_split
 
     check_test_split(data, on_corrupt=plan.on_corrupt)
@@ -146,10 +184,15 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
         return 1
     for picture in write_pictures(out, val_images=run.val_images):
         print(f"wrote {picture}")
-    if not data.counts["test"]:
+    problems = None
+    if data.counts["test"]:
+        csv = out / "submission.csv"
+        problems = _submit(run.model, data, run.global_batch, csv, plan.on_corrupt)
+    else:
         print("no test split, so no submission.csv")
-        return 0
-    return _submit(run.model, data, run.global_batch, out / "submission.csv", plan.on_corrupt)
+    report = write_report(out, val_images=run.val_images, submission_problems=problems)
+    print(f"wrote {report}")
+    return int(bool(problems))
 
 
 def run_predict(args) -> int:
@@ -162,13 +205,13 @@ def run_predict(args) -> int:
     if list(data.class_names) != trained_on["class_names"]:
         raise ValueError(
             f"{args.run_folder} knows other classes than {args.data} holds "
-            f"({_describe_difference(trained_on['class_names'], data.class_names)}). "
+            f"({run_folder.describe_difference(trained_on['class_names'], data.class_names)}). "
             f"Pass the data it was trained for, or train on this."
         )
     with accelerator.scope():
         model = run_folder.load_run(args.run_folder)[2]
     batch = args.per_replica_batch * accelerator.replicas
-    return _submit(model, data, batch, args.out, args.on_corrupt)
+    return int(bool(_submit(model, data, batch, args.out, args.on_corrupt)))
 
 
 def _find_data_of_size(args, trained_on: dict):
@@ -185,14 +228,7 @@ def _find_data_of_size(args, trained_on: dict):
     return find_data(args.data, image_size=size)
 
 
-def _describe_difference(known: list[str], held: tuple[str, ...]) -> str:
-    if len(known) != len(held):
-        return f"{len(known)} and {len(held)}"
-    number = next(k for k, pair in enumerate(zip(known, held, strict=True)) if len(set(pair)) == 2)
-    return f"class {number} is {known[number]!r} and {held[number]!r}"
-
-
-def _submit(model, data, global_batch: int, csv: Path, on_corrupt: str) -> int:
+def _submit(model, data, global_batch: int, csv: Path, on_corrupt: str) -> list[str]:
     from flowerkit.decoding import load_split
     from flowerkit.prediction import predict
     from flowerkit.submission import write_submission
@@ -200,16 +236,16 @@ def _submit(model, data, global_batch: int, csv: Path, on_corrupt: str) -> int:
     test = load_split(data, "test", on_corrupt=on_corrupt)
     predictions = predict(model, test, global_batch=global_batch)
     write_submission(csv, predictions.ids, predictions.guesses)
-    return _report_problems(csv, data)
+    return _tell_problems(csv, data)
 
 
 def run_check(args) -> int:
     from flowerkit.sources import find_data
 
-    return _report_problems(args.csv, find_data(args.data, image_size=args.image_size))
+    return int(bool(_tell_problems(args.csv, find_data(args.data, image_size=args.image_size))))
 
 
-def _report_problems(csv: Path, data) -> int:
+def _tell_problems(csv: Path, data) -> list[str]:
     from flowerkit.sources import find_test_ids
     from flowerkit.submission import check_submission
 
@@ -219,13 +255,13 @@ def _report_problems(csv: Path, data) -> int:
         print(
             f"{csv}: {len(ids):,} rows, every id once, labels in 0..{data.num_classes - 1}: sound"
         )
-        return 0
+        return []
     noun = "problem" if len(problems) == 1 else "problems"
     shown = problems[:SHOWN_PROBLEMS]
     if len(problems) > len(shown):
         shown.append(f"... and {len(problems) - len(shown):,} more")
     print(f"{csv}: {len(problems):,} {noun}", *shown, sep="\n  ")
-    return 1
+    return problems
 
 
 def run_kaggle(args) -> int:
@@ -242,6 +278,9 @@ COMMANDS = {
     "doctor": run_doctor,
     "draw": run_draw,
     "train": run_train,
+    "lr-find": run_lr_find,
+    "models": run_models,
+    "report": run_report,
     "predict": run_predict,
     "check": run_check,
     **dict.fromkeys(("bundle", "push", "watch", "pull", "submit"), run_kaggle),

@@ -128,6 +128,18 @@ def describe_backbones() -> list[Backbone]:
     return [*_OWN, *_APPLICATIONS]
 
 
+def tabulate_backbones() -> list[str]:
+    """`describe_backbones` as lines under a heading."""
+    lines = [f"{'backbone':<20}{'parameters':>13}{'px':>6}{'weights':>10}  licence"]
+    for one in describe_backbones():
+        size = f"{one.weights_mb:,.0f} MB" if one.weights_mb else "none"
+        here = "  (cached here)" if one.is_cached else ""
+        lines.append(
+            f"{one.name:<20}{one.parameters:>13,}{one.input_px:>6}{size:>10}  {one.licence or '-'}{here}"
+        )
+    return lines
+
+
 def weights_folder() -> Path:
     """Where Keras keeps downloaded weights: KERAS_HOME or ~/.keras, then models/."""
     return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"

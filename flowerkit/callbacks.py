@@ -37,7 +37,9 @@ class JoinReplicas(keras.callbacks.Callback):
         for variable in self.model.non_trainable_variables:
             copies = getattr(variable.value, "values", ())
             if len(copies) > 1 and "float" in str(variable.dtype):
-                variable.assign(np.mean([copy.numpy() for copy in copies], axis=0))
+                # In float64, so that copies that are equal stay what they are.
+                mean = np.mean([copy.numpy() for copy in copies], axis=0, dtype="float64")
+                variable.assign(mean.astype("float32"))
 
 
 class FixRate(keras.callbacks.Callback):
@@ -66,6 +68,10 @@ class FastMath(keras.callbacks.Callback):
         self._switch(True)
 
     def on_epoch_end(self, epoch, logs=None):
+        self._switch(False)
+
+    def release(self) -> None:
+        """Switch it off, for an error in an epoch would leave it on for the whole process."""
         self._switch(False)
 
     def _switch(self, on: bool) -> None:

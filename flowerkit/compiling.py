@@ -9,10 +9,11 @@ from flowerkit.augment import Augment
 from flowerkit.cycles import momenta_per_step, rates_per_step
 from flowerkit.draws import COLUMNS
 from flowerkit.losses import build_loss, build_metrics, class_weights_for
-from flowerkit.models import choose_trainable, depth_of, freeze_backbone
+from flowerkit.models import build_classifier, choose_trainable, depth_of, freeze_backbone
 from flowerkit.optimization import TableRate, build_optimizer
 from flowerkit.phases import Phase
 from flowerkit.plan import TrainingPlan
+from flowerkit.tfrecords import FlowerData
 
 
 def augments_on_host(plan: TrainingPlan, accelerator: Accelerator) -> bool:
@@ -29,6 +30,16 @@ def augments_on_host(plan: TrainingPlan, accelerator: Accelerator) -> bool:
             "or pass augment_on='device' (--augment-on device)"
         )
     return plan.augment_on == "host"
+
+
+def build_planned(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) -> keras.Model:
+    """The classifier of `plan` for `data`, its fresh weights drawn from the plan's seed."""
+    keras.utils.set_random_seed(plan.seed)
+    with accelerator.scope():
+        return build_classifier(
+            data.num_classes, image_size=data.image_size, input_size=plan.input_size,
+            backbone=plan.backbone, weights=plan.weights, head=plan.head, dropout=plan.dropout,
+        )  # fmt: skip
 
 
 def compile_for_training(

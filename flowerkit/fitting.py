@@ -52,6 +52,7 @@ class Watchers:
             out / "checkpoints", classifier, rows, plan.monitor, self.validate, num_steps
         )
         self.interrupt = own.CatchInterrupt(stopper)
+        self.fast = own.FastMath(plan.cpu_bfloat16 and accelerator.strategy is None)
         patient = self.start + phase.first_patient_epoch
         self.early_stop = own.EarlyStop(
             rows, phase.number, plan.monitor, plan.patience, patient, stopper
@@ -64,7 +65,7 @@ class Watchers:
             self.hooks,
             stopper,
             self.interrupt,
-            own.FastMath(plan.cpu_bfloat16 and accelerator.strategy is None),
+            self.fast,
             own.SeedLayers(plan.seed),
             steps.WatchLoss(stopper),
             own.JoinReplicas(),
@@ -138,5 +139,5 @@ def fit(
             steps_per_epoch=watchers.hooks.steps, verbose=0, shuffle=False,
         )  # fmt: skip
     finally:
-        watchers.interrupt.release()
-        watchers.hooks.release()
+        for one in (watchers.interrupt, watchers.hooks, watchers.fast):
+            one.release()

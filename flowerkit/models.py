@@ -10,10 +10,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from flowerkit.backbones import find_cached_weights, weights_folder  # noqa: F401 - doctor's
 from flowerkit.files import replacing
 from flowerkit.heads import DROPOUT, add_head, check_head
-from flowerkit.networks import build_backbone, default_input_size
+from flowerkit.networks import build_backbone, default_input_size, unfreeze
 
 _POOLING = (
     keras.layers.GlobalAveragePooling2D,
@@ -65,7 +64,8 @@ def build_classifier(
 def _resize(pixels, image_size: int, input_size: int):
     if input_size == image_size:
         return pixels
-    return keras.layers.Resizing(input_size, input_size, dtype="float32", name="resize")(pixels)
+    # Not the layer Resizing: called without `training`, it switches all that follows to training.
+    return keras.ops.image.resize(pixels, (input_size, input_size))
 
 
 def _scale_pixels(pixels, preprocess: Callable | None):
@@ -114,7 +114,7 @@ def freeze_backbone(classifier: keras.Model) -> None:
     Compile again before training. Dropout inside the backbone (EfficientNet has some) goes on.
     """
     backbone = _find_backbone(classifier)
-    classifier.trainable = True
+    unfreeze(classifier)
     backbone.trainable = False
 
 
@@ -150,7 +150,7 @@ def choose_trainable(
             f"weights to learn{' besides norms' if freeze_norms else ''}. Name an earlier layer, or "
             f"leave the backbone frozen."
         )
-    classifier.trainable = True
+    unfreeze(classifier)
     learning = {id(layer) for layer in chosen.values()}
     for _, layer in layers:
         layer.trainable = id(layer) in learning
@@ -260,7 +260,7 @@ def load_classifier(path: str | os.PathLike) -> keras.Model:
             f"It is damaged, or a newer Keras wrote it: install that version, or train again."
         ) from error
     # A file remembers what was frozen when it was saved; who trains it again chooses anew.
-    model.trainable = True
+    unfreeze(model)
     # Keras 3.10 writes one input as a list of one, and what reads it then warns at every call.
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 

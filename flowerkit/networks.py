@@ -47,6 +47,14 @@ def build_backbone(
     return body, getattr(keras.applications, family).preprocess_input
 
 
+def unfreeze(model: keras.Model) -> None:
+    """Make every layer of `model` trainable, nested ones too."""
+    # One by one: with TensorFlow a model that is trainable already ignores being told so, and what
+    # is frozen inside it stays frozen.
+    for layer in model._flatten_layers():
+        layer.trainable = True
+
+
 def _known_backbone(name: str) -> tuple[str, str]:
     backbones = list_backbones()
     exact = {known.lower(): known for known in backbones}
@@ -105,7 +113,7 @@ def _load_backbone(path: Path, weights) -> keras.Model:
         )
     body.name = "backbone"
     # A file remembers what was frozen when it was saved, and would keep it from learning unseen.
-    body.trainable = True
+    unfreeze(body)
     return body
 
 

@@ -226,24 +226,6 @@ def find_undecayed(model: keras.Model) -> list[keras.Variable]:
     return [variable for variable in model.trainable_variables if id(variable) in found]
 
 
-def multipliers_by_depth(model: keras.Model, lowest: float) -> dict[str, float]:
-    """Variable path -> factor: `lowest` for the first trainable layer, 1 for the last.
-
-    In between it grows by the same factor from layer to layer, as fastai's `slice(lo, hi)` does over
-    groups of layers (Howard and Ruder 2018, arXiv:1801.06146). Raises ValueError unless `lowest`
-    is above 0 and at most 1.
-    """
-    if not 0 < lowest <= 1:
-        raise ValueError(
-            f"lowest is {lowest:g}; the first layer's rate is multiplied by it, so it must be above "
-            "0 and at most 1. Freeze layers that are not to learn."
-        )
-    layers = list(dict.fromkeys(one.path.rpartition("/")[0] for one in model.trainable_variables))
-    steps = max(1, len(layers) - 1)
-    factors = {layer: lowest ** (1 - place / steps) for place, layer in enumerate(layers)}
-    return {one.path: factors[one.path.rpartition("/")[0]] for one in model.trainable_variables}
-
-
 @contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
     """The averages of `build_optimizer(..., ema=)` in place of the raw weights, which then come back.

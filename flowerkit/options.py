@@ -2,68 +2,11 @@
 
 import argparse
 import re
-import types
-import typing
 from pathlib import Path
 
 from flowerkit import __version__
-from flowerkit.plan import COMPETITION, PLANS, TrainingPlan, suggest
-
-_PLAN_HELP = {
-    "backbone": "a Keras Applications name, tiny, or a .keras file",
-    "weights": "imagenet, a weights file, or none",
-    "head": "notebook (as in the competition's notebook) or pooled (the usual one)",
-    "dropout": "the fraction of the features left out while training",
-    "image_size": "which of the stored sizes, in px (none: 224 if it is there, or the only one)",
-    "input_size": "what the backbone sees, in px; images are resized (none: as stored)",
-    "epochs": "the most epochs to train",
-    "frozen_epochs": "epochs before them in which the head alone learns",
-    "frozen_lr": "learning rate of those (none: max_lr)",
-    "unfreeze_from": "then learn from this layer or stage on, or this last part of them (none: all)",
-    "freeze_norms": "the backbone's normalisation neither learns nor updates",
-    "depth_factor": "rate of the backbone's first layer over the head's (none: the same)",
-    "per_replica_batch": "images a step on each replica (a chip, a GPU)",
-    "schedule": "ramp (up, hold, decay), cosine, staircase, one-cycle or constant",
-    "start_lr": "learning rate at the start of the ramp",
-    "max_lr": "learning rate at its top, and the constant one",
-    "min_lr": "learning rate that the decay ends at",
-    "rampup_epochs": "epochs from start_lr to max_lr",
-    "sustain_epochs": "epochs at max_lr",
-    "exp_decay": "factor an epoch after that",
-    "stair_epochs": "epochs between two stairs of exp_decay",
-    "rates_at_batch": "the global batch the rates are meant for (none: use them as they stand)",
-    "plateau_patience": "epochs without a better one until a constant rate falls (none: never)",
-    "plateau_factor": "by this factor",
-    "optimizer": "adam, adamw, sgd or lamb",
-    "weight_decay": "of each weight, in the rate's units (adamw, sgd, lamb; none: off)",
-    "momentum": "of sgd, or beta_1 of the others",
-    "clip_norm": "the longest the gradient may be (none: off)",
-    "ema": "keep an average of the weights, this part of it each step (none: off)",
-    "label_smoothing": "the part of each label that is spread over all classes",
-    "focal_gamma": "of the focal loss (none: off)",
-    "class_weights": "balanced, or none",
-    "monitor": "what decides which epoch is best: val_f1, val_accuracy, val_loss ...",
-    "patience": "epochs after the ramp without a better one until training stops (none: never)",
-    "steps_per_execution": "steps that TensorFlow runs between two looks by Python",
-    "flip": "mirror half of the training images",
-    "min_crop_area": "keep a random part of each, from this fraction of its area up (1: all of it)",
-    "max_shift": "shift by up to this fraction of the side",
-    "max_zoom": "zoom in or out by up to this factor (1: not)",
-    "max_rotation_degrees": "turn by up to so much, either way",
-    "max_shear_degrees": "shear by up to so much, either way",
-    "max_brightness": "brighter or darker by up to this fraction of the range",
-    "max_contrast": "more or less contrast by up to this fraction",
-    "block_out": "how often a grey rectangle hides a part (0..1)",
-    "mixup": "alpha of mixup (0: off)",
-    "cutmix": "alpha of cutmix (0: off)",
-    "augment_on": "device, host (the input's threads) or auto (the host, if the device is a CPU)",
-    "keep": "decoded images stay in ram, on disk, in none, or auto: the first they fit into",
-    "seed": "of weights, order, flips and dropout",
-    "max_minutes": "end in time to predict and write (none: no limit)",
-    "on_corrupt": "raise or skip, at a bad record",
-    "tensorboard": "write logs for TensorBoard",
-    "cpu_bfloat16": "train in bfloat16 on a CPU that has it",
-}
+from flowerkit.plan import PLANS, suggest
+from flowerkit.plan_options import add_plan_fields
 
 
 class Parser(argparse.ArgumentParser):
@@ -124,6 +67,32 @@ def _add_doctor(doctor: Parser) -> None:
                         help="first remove the decoded images that no run is using")  # fmt: skip
 
 
+def _add_nothing(parser: Parser) -> None:
+    """A command without options of its own."""
+
+
+def _add_report(report: Parser) -> None:
+    report.add_argument("run_folder", type=Path, metavar="RUN", help="a run of `flowerkit train`")
+
+
+def _add_lr_find(lr_find: Parser) -> None:
+    _add_data(lr_find)
+    lr_find.add_argument("--out", type=Path, metavar="FOLDER",
+                         help="for the curve [the next free runs/lr-find-N]")  # fmt: skip
+    lr_find.add_argument("--plan", metavar="NAME|FILE", help="what is to be trained [competition]")
+    for option, kind, value, help in (
+        ("--min-rate", float, 1e-6, "the first rate"),
+        ("--max-rate", float, 1.0, "the last one"),
+        ("--steps", at_least_one, 100, "how many there are, a batch each"),
+    ):
+        metavar = "N" if kind is at_least_one else "X"
+        lr_find.add_argument(
+            option, type=kind, default=value, metavar=metavar, help=f"{help} [{value:g}]"
+        )
+    _add_require(lr_find)
+    add_plan_fields(lr_find)
+
+
 def _add_draw(draw: Parser) -> None:
     draw.add_argument("out", type=Path, metavar="FOLDER", help="the folder to make")
     for option, value, help in (
@@ -144,7 +113,7 @@ def _add_train(train: Parser) -> None:
     train.add_argument("--plan", help=f"{', '.join(PLANS)} or a JSON file [competition]")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     _add_require(train)
-    _add_plan_fields(train)
+    add_plan_fields(train)
 
 
 def _add_predict(predict: Parser) -> None:
@@ -212,6 +181,9 @@ _COMMANDS = {
     "doctor": (_add_doctor, "device, versions, data, weights, and what is missing"),
     "draw": (_add_draw, "draw flowers in the competition's layout"),
     "train": (_add_train, "train a plan, predict the test split, write a checked csv"),
+    "lr-find": (_add_lr_find, "try rates from low to high, suggest one for a plan"),
+    "models": (_add_nothing, "list the backbones: size, weights, licence"),
+    "report": (_add_report, "write report.html for a run"),
     "predict": (_add_predict, "predict the test split with a run, write a checked csv"),
     "check": (_add_check, "list every problem of a submission csv"),
     "bundle": (_add_bundle, "write the notebook for Kaggle, with the package inside"),
@@ -296,35 +268,3 @@ def at_least_zero(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text):
         raise argparse.ArgumentTypeError(f"must be a number from 0. Received: {text!r}")
     return float(text)
-
-
-def _add_plan_fields(parser: Parser) -> None:
-    """An option for every field of a TrainingPlan; one that is not given is no attribute."""
-    group = parser.add_argument_group(
-        "plan fields", "They go over what the plan says; in brackets the competition plan's values."
-    )
-    for name, hint in typing.get_type_hints(TrainingPlan).items():
-        option, value = "--" + name.replace("_", "-"), getattr(COMPETITION, name)
-        shared = {"help": f"{_PLAN_HELP[name]} [{_spell(value)}]", "default": argparse.SUPPRESS}
-        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        if kinds == (bool,):
-            group.add_argument(option, action=argparse.BooleanOptionalAction, **shared)
-        else:
-            kind = next(kind for kind in kinds if kind is not types.NoneType)
-            read = _reader(kind, optional=types.NoneType in kinds)
-            metavar = {str: "NAME", int: "N", float: "X"}[kind]
-            group.add_argument(option, type=read, metavar=metavar, **shared)
-
-
-def _spell(value) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "on", False: "off"}[value]
-    return str(value)
-
-
-def _reader(kind: type, *, optional: bool):
-    def read(text: str):
-        return None if optional and text.lower() == "none" else kind(text)
-
-    read.__name__ = kind.__name__  # argparse says "invalid int value" with it
-    return read

@@ -4,24 +4,47 @@ Without `ax` a figure is made with pyplot, so that a notebook shows it; `save_fi
 gives it back. Colours are Okabe and Ito's, which colour-blind people tell apart, and blue against
 orange. History rows are dicts with `epoch` (from 1), `loss`, `accuracy`, `val_loss`,
 `val_accuracy`, `val_f1`, `planned_lr`, `learning_rate`; what a row lacks is left out of the curve.
+What shows learning rates stands in `plots_rates`, and is to be had here too.
 """
 
 import math
 import os
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from flowerkit.evaluation import most_confused, predicted_labels, top_losses
 from flowerkit.files import replacing
-from flowerkit.schedules import Schedule
+from flowerkit.plots_rates import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    VERMILION,
+    HistoryRows,
+    epochs_of,
+    new_axes,
+    plot_rate_search,
+    plot_rates,
+    plot_schedule,
+    series_of,
+    set_title,
+    style_epochs,
+)
 
-BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
+__all__ = [
+    "plot_confusion",
+    "plot_curves",
+    "plot_images",
+    "plot_mistakes",
+    "plot_rate_search",
+    "plot_rates",
+    "plot_schedule",
+    "save_figure",
+]
 
 CELL_INCHES = 1.9  # an image in a grid
 NUMBERED_CLASSES = 15  # up to here every cell of a confusion matrix holds its count
@@ -36,8 +59,6 @@ CURVES = {
     "val_accuracy": ("validation accuracy", ORANGE),
     "val_f1": ("validation macro F1", GREEN),
 }
-
-HistoryRows = Sequence[Mapping[str, Any]]
 
 
 def plot_images(
@@ -56,53 +77,17 @@ def plot_images(
     return axes
 
 
-def plot_schedule(schedule: Schedule, epochs: int, ax: Axes | None = None) -> Axes:
-    """The rate over `epochs` epochs, a dot at the start of each; counted from 1 as in a history."""
-    if epochs < 1:
-        raise ValueError(f"epochs is {epochs}; a plot needs at least 1.")
-    ax = _axes(ax)
-    whole = np.arange(epochs)
-    fine = np.linspace(0, epochs - 1, 50 * epochs)
-    rates = [schedule(epoch) for epoch in whole]
-    ax.plot(fine + 1, [schedule(epoch) for epoch in fine], color=BLUE, linewidth=2)
-    ax.plot(whole + 1, rates, "o", color=BLUE, markersize=_dot_size(whole))
-    _style_epochs(ax, whole + 1)
-    _style_rates(ax, rates)
-    _title(ax, str(schedule))
-    return ax
-
-
-def plot_rates(history_rows: HistoryRows, ax: Axes | None = None) -> Axes:
-    """The planned rate as a line and the one that the optimizer used as dots; they should agree."""
-    epochs = _epochs(history_rows)
-    planned, used = _series(history_rows, "planned_lr"), _series(history_rows, "learning_rate")
-    differs = ~np.isclose(planned, used, rtol=1e-4, atol=0, equal_nan=True)
-    ax = _axes(ax)
-    ax.plot(epochs, planned, "-", color=ORANGE, linewidth=5, alpha=0.7, label="planned")
-    ax.plot(epochs, used, "o", color=BLUE, markersize=_dot_size(epochs), label="used")
-    if differs.any():
-        style = {"s": 130, "facecolors": "none", "edgecolors": VERMILION, "linewidths": 2}
-        ax.scatter(epochs[differs], used[differs], label="not as planned", **style)
-    _style_epochs(ax, epochs)
-    _style_rates(ax, np.nan_to_num(np.concatenate([planned, used])))
-    ax.legend(frameon=False)
-    count = int(differs.sum())
-    verdict = f"not as planned in {count} of {len(epochs)} epochs" if count else "as planned"
-    _title(ax, f"The learning rate was {verdict}")
-    return ax
-
-
 def plot_curves(history_rows: HistoryRows, best_epoch: int | None = None) -> np.ndarray:
     """Loss, and accuracy with macro F1, with the best epoch (from 1) marked: (2,) Axes."""
-    epochs = _epochs(history_rows)
+    epochs = epochs_of(history_rows)
     _, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for ax, (title, keys) in zip(axes, PANELS.items(), strict=True):
         for key in keys:
             _plot_curve(ax, history_rows, key, best_epoch)
-        _style_epochs(ax, epochs)
+        style_epochs(ax, epochs)
         if best_epoch is not None:
             _mark_best(ax, best_epoch)
-        _title(ax, title, pad=20)
+        set_title(ax, title, pad=20)
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False)
     axes[0].set_ylim(bottom=0)
@@ -121,7 +106,7 @@ def plot_confusion(counts: np.ndarray, class_names: Sequence[str], ax: Axes | No
     """
     counts, names = _occurring(np.asarray(counts), class_names)
     num_rows, support = len(counts), counts.sum(axis=1, keepdims=True)
-    ax = _axes(ax, figsize=_confusion_inches(names), layout="compressed")
+    ax = new_axes(ax, figsize=_confusion_inches(names), layout="compressed")
     _draw_shares(ax, counts / support)
     if len(names) <= NUMBERED_CLASSES:
         _write_counts(ax, counts, counts / support)
@@ -131,7 +116,7 @@ def plot_confusion(counts: np.ndarray, class_names: Sequence[str], ax: Axes | No
         pairs = most_confused(counts[:, :num_rows], range(num_rows), LISTED_PAIRS)
         _list_pairs(ax, pairs, support.ravel(), names)
     _name_classes(ax, names, num_rows, {place for pair in pairs for place in pair[:2]})
-    _title(ax, f"{np.trace(counts):,} of {counts.sum():,} right\nblue: right, orange: mistaken")
+    set_title(ax, f"{np.trace(counts):,} of {counts.sum():,} right\nblue: right, orange: mistaken")
     return ax
 
 
@@ -152,7 +137,7 @@ def plot_mistakes(
     guesses = predicted_labels(probabilities)
     wrong = [i for i in top_losses(labels, probabilities, len(labels)) if guesses[i] != labels[i]]
     if not wrong:
-        ax = _axes(None, figsize=(5, 1.5))
+        ax = new_axes(None, figsize=(5, 1.5))
         ax.text(0.5, 0.5, f"No mistakes among {len(labels):,} images", ha="center", va="center")
         ax.set_axis_off()
         return np.array([ax])
@@ -176,14 +161,6 @@ def save_figure(axes: Axes | np.ndarray, path: str | os.PathLike, *, dpi: int = 
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=dpi)
     plt.close(figure)
-
-
-def _axes(ax: Axes | None, figsize=(7.5, 4.0), layout: str = "constrained") -> Axes:
-    return plt.subplots(figsize=figsize, layout=layout)[1] if ax is None else ax
-
-
-def _title(ax: Axes, text: str, pad: float = 8) -> None:
-    ax.set_title(text, loc="left", fontsize=11, pad=pad)
 
 
 def _wrapped(text: str) -> str:
@@ -210,23 +187,8 @@ def _image_grid(images: Sequence[np.ndarray], columns: int, text_lines: int) -> 
     return grid.flat[: len(images)]
 
 
-def _series(rows: HistoryRows, key: str) -> np.ndarray:
-    values = [row.get(key) for row in rows]
-    return np.array([math.nan if value in (None, "") else float(value) for value in values])
-
-
-def _epochs(rows: HistoryRows) -> np.ndarray:
-    if len(rows) == 0:
-        raise ValueError("the history is empty: no epoch was finished, so there is no curve.")
-    return _series(rows, "epoch")
-
-
-def _dot_size(epochs: np.ndarray) -> float:
-    return 5.0 if len(epochs) <= 40 else 2.5
-
-
 def _plot_curve(ax: Axes, rows: HistoryRows, key: str, best_epoch: int | None) -> None:
-    epochs, values = _epochs(rows), _series(rows, key)
+    epochs, values = epochs_of(rows), series_of(rows, key)
     if np.isnan(values).all():
         return
     label, colour = CURVES[key]
@@ -243,25 +205,6 @@ def _mark_best(ax: Axes, best_epoch: int) -> None:
     ax.axvline(best_epoch, color=GREY, linestyle="--", linewidth=1, zorder=0)
     place = {"transform": ax.get_xaxis_transform(), "ha": "center"}
     ax.text(best_epoch, 1.015, f"best: epoch {best_epoch}", color=GREY, **place)
-
-
-def _style_epochs(ax: Axes, epochs: np.ndarray) -> None:
-    ax.set_xlabel("epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    margin = max(0.5, 0.02 * len(epochs))
-    ax.set_xlim(epochs[0] - margin, epochs[-1] + margin)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="0.9")
-    ax.set_axisbelow(True)
-
-
-def _style_rates(ax: Axes, rates: np.ndarray) -> None:
-    """One power of ten for all ticks: 0.0001 beside 5e-05 is hard to compare."""
-    highest = max(rates, default=0)
-    power = math.ceil(math.log10(highest)) - 1 if 0 < highest < math.inf else 0
-    ax.set_ylim(0, 1.08 * highest if highest > 0 else None)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate / 10**power:g}"))
-    ax.set_ylabel(f"learning rate, in $10^{{{power}}}$")
 
 
 def _occurring(counts: np.ndarray, class_names: Sequence[str]) -> tuple[np.ndarray, list[str]]:

@@ -1,16 +1,32 @@
-"""A run folder -> pictures of it: curves, rates, confusions and mistakes as PNG files."""
+"""A run folder -> pictures of it, and one report.html that holds all there is to see."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
-from flowerkit import evaluation, plots
-from flowerkit.history import best_row, read_history
-from flowerkit.prediction import Predictions
-from flowerkit.run_folder import read_run
+import flowerkit
+from flowerkit import plots, report_sections
+from flowerkit.files import write_json, write_text
+from flowerkit.plots_report import (
+    drawable,
+    drawing,
+    encode_figure,
+    encode_file,
+    encode_panels,
+    encode_photo,
+    find_undrawable,
+    new_panel,
+)
+from flowerkit.report_page import Picture, page
+from flowerkit.report_plan import describe_run
+from flowerkit.run_facts import RunFacts, read_facts
 
 CURVES, RATES, CONFUSION, MISTAKES = "curves.png", "rates.png", "confusion.png", "mistakes.png"
+REPORT, SUBMISSION = "report.html", "submission.csv"
+SHOWN_MISTAKES = 12
 
 
 def write_pictures(folder: str | os.PathLike, *, val_images=None) -> list[Path]:
@@ -20,22 +36,106 @@ def write_pictures(folder: str | os.PathLike, *, val_images=None) -> list[Path]:
     Raises FileNotFoundError where `folder` is no run.
     """
     folder = Path(folder)
-    plan, environment = read_run(folder)
-    rows = read_history(folder / "history.csv")
-    predictions = Predictions.load(folder / "val_predictions.npz")
-    names = environment["data"]["class_names"]
-    counts = evaluation.confusion_counts(predictions.labels, predictions.guesses, len(names))
-    # Agg: a picture file needs no screen, and must not touch the caller's figures.
-    with matplotlib.rc_context({"backend": "agg"}):
+    run = read_facts(folder)
+    with drawing(run.class_names):
         pictures = {
-            CURVES: plots.plot_curves(rows, best_row(rows, plan.monitor)["epoch"]),
-            RATES: plots.plot_rates(rows),
-            CONFUSION: plots.plot_confusion(counts, names),
+            CURVES: plots.plot_curves(run.rows, run.best["epoch"]),
+            RATES: plots.plot_rates(run.rows),
+            CONFUSION: plots.plot_confusion(run.confusion, list(map(drawable, run.class_names))),
         }
         if val_images is not None:
             pictures[MISTAKES] = plots.plot_mistakes(
-                val_images, predictions.labels, predictions.probabilities, names, 12
-            )
+                val_images, run.labels, run.probabilities, list(map(drawable, run.class_names)),
+                SHOWN_MISTAKES,
+            )  # fmt: skip
         for name, axes in pictures.items():
             plots.save_figure(axes, folder / name)
     return [folder / name for name in pictures]
+
+
+def write_report(
+    folder: str | os.PathLike,
+    *,
+    val_images=None,
+    submission_problems: Sequence[str] | None = None,
+) -> Path:
+    """Write report.html into a run folder: one file that needs no other, no script and no network.
+
+    `val_images` is (n, size, size, 3) uint8 in the order of val_predictions.npz; without it the
+    worst mistakes are those of mistakes.png, if it is there. `submission_problems` is what
+    `check_submission` said of submission.csv; None: its form alone is checked here.
+    Raises FileNotFoundError where `folder` is no run, ValueError for a damaged one or images that
+    are not as many as the predictions.
+    """
+    folder = Path(folder)
+    run = read_facts(folder)
+    photos = [] if val_images is None else _encode_mistakes(run, val_images)
+    with drawing(run.class_names):
+        curves, matrix = _encode_curves(run), _encode_confusion(run)
+    content = page(
+        f"{run.name}: flowerkit report",
+        describe_run(run),
+        report_sections.describe_training(run, curves),
+        report_sections.describe_confusion(
+            run, matrix, undrawable=find_undrawable(run.class_names)
+        ),
+        report_sections.describe_classes(run),
+        report_sections.describe_mistakes(run, photos, _find_sheet(folder)),
+        report_sections.describe_submission(run, folder / SUBMISSION, submission_problems),
+        report_sections.describe_environment(run, flowerkit.__version__),
+    )
+    write_text(folder / REPORT, content)
+    return folder / REPORT
+
+
+def write_rate_search(search, folder: str | os.PathLike) -> list[Path]:
+    """Write lr_search.json and lr_search.png of a `RateSearch` into `folder`; returns the files."""
+    folder = Path(folder)
+    write_json(folder / "lr_search.json", search.to_dict())
+    with matplotlib.rc_context({"backend": "agg"}):
+        plots.save_figure(plots.plot_rate_search(search), folder / "lr_search.png")
+    return [folder / "lr_search.json", folder / "lr_search.png"]
+
+
+def _encode_curves(run: RunFacts) -> list[Picture]:
+    best, last = run.best, run.rows[-1]
+    where = f"over {last['epoch']} epochs, best epoch {best['epoch']}"
+    curves = encode_panels(
+        plots.plot_curves(run.rows, best["epoch"]),
+        [
+            f"Loss {where}: training {best['loss']:.3f}, validation {best['val_loss']:.3f} there.",
+            f"Accuracy and macro F1 {where}: validation accuracy {best['val_accuracy']:.3f}, "
+            f"macro F1 {best['val_f1']:.3f} there.",
+        ],
+    )
+    axes = plots.plot_rates(run.rows, ax=new_panel())
+    said = axes.get_title(loc="left")
+    return [*curves, encode_figure(axes, f"{said} over {last['epoch']} epochs.")]
+
+
+def _encode_confusion(run: RunFacts) -> Picture:
+    counts = run.confusion
+    axes = plots.plot_confusion(counts, list(map(drawable, run.class_names)))
+    alt = f"Confusion matrix: {np.trace(counts):,} of {counts.sum():,} right; the list says more."
+    return encode_figure(axes, alt)
+
+
+def _encode_mistakes(run: RunFacts, val_images) -> list[tuple[int, Picture]]:
+    if len(val_images) != len(run.labels):
+        raise ValueError(
+            f"{len(val_images)} images but {len(run.labels)} predictions. Pass those of val."
+        )
+    wrong = run.worst_mistakes[:SHOWN_MISTAKES]
+    return [(i, encode_photo(val_images[i], _describe_mistake(run, i))) for i in wrong]
+
+
+def _describe_mistake(run: RunFacts, index: int) -> str:
+    guess, truth = (run.class_names[c].strip() for c in (run.guesses[index], run.labels[index]))
+    return f"{truth}, taken for {guess}"
+
+
+def _find_sheet(folder: Path) -> Picture | None:
+    try:
+        return encode_file(folder / MISTAKES, "The worst mistakes with what was guessed")
+    except OSError:  # not there, or damaged: the report does without
+        return None

@@ -73,3 +73,11 @@ def read_run(folder: str | os.PathLike) -> tuple[TrainingPlan, dict]:
     )
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     return plan, environment
+
+
+def describe_difference(known: list[str], held: tuple[str, ...]) -> str:
+    """Where two lists of class names part, for an error: "class 3 is 'iris' and 'rose'"."""
+    if len(known) != len(held):
+        return f"{len(known)} and {len(held)}"
+    number = next(k for k, pair in enumerate(zip(known, held, strict=True)) if len(set(pair)) == 2)
+    return f"class {number} is {known[number]!r} and {held[number]!r}"

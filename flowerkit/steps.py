@@ -112,6 +112,11 @@ class Stopper(keras.callbacks.Callback):
         self.cut_short = False  # inside an epoch
         self.ends_run = False  # not only the phase
 
+    def set_model(self, model):
+        super().set_model(model)
+        # On JAX `self.model`, asked for inside a step, puts weights back that the step has used up.
+        self.trained = model
+
     def on_step(self, done, logs):
         self.done = done
 
@@ -123,7 +128,7 @@ class Stopper(keras.callbacks.Callback):
     def stop(self, reason: str, *, cut_short: bool = False, ends_run: bool = True) -> None:
         if self.reason is None:
             self.reason, self.cut_short, self.ends_run = reason, cut_short, ends_run
-        self.model.stop_training = True
+        self.trained.stop_training = True
 
 
 class WatchLoss(keras.callbacks.Callback):

@@ -13,12 +13,12 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
-from flowerkit.compiling import compile_for_training
+from flowerkit.compiling import build_planned, compile_for_training
 from flowerkit.decoding import Split, check_leak, load_split
 from flowerkit.files import write_json
 from flowerkit.fitting import Watchers, check_execution, fit
 from flowerkit.history import best_row
-from flowerkit.models import build_classifier, check_reload, choose_trainable, save_classifier
+from flowerkit.models import check_reload, save_classifier
 from flowerkit.phases import find_phases
 from flowerkit.pipeline import count_steps, epoch_order
 from flowerkit.plan import TrainingPlan
@@ -117,9 +117,9 @@ def train(
     accelerator = accelerator or connect()
     global_batch = plan.per_replica_batch * accelerator.replicas
     # Before the data: a backbone or weights that are not there are said at once.
-    classifier = _build_classifier(plan, data, accelerator)
+    classifier = build_planned(plan, data, accelerator)
     phases = find_phases(plan, global_batch=global_batch)
-    _check_layers(classifier, plan, phases)
+    _check_choices(classifier, plan, accelerator, phases)
     train_split, val_split = _load_splits(data, plan, out, global_batch)
     num_steps = count_steps(len(train_split), global_batch)
     rows = read_whole_epochs(out, num_steps) if resume else []
@@ -167,9 +167,10 @@ def train(
     return run
 
 
-def _check_layers(classifier: keras.Model, plan: TrainingPlan, phases) -> None:
-    """Refuse names of layers that are not there, before hours are spent on the phase before theirs."""
-    choose_trainable(classifier, plan.unfreeze_from, freeze_norms=plan.freeze_norms)
+def _check_choices(classifier, plan: TrainingPlan, accelerator: Accelerator, phases) -> None:
+    """Refuse layers, rates and losses that cannot be, before data is decoded or a phase is trained."""
+    with accelerator.scope():
+        compile_for_training(classifier, plan, accelerator)
     if phases[0].is_frozen and not classifier.get_layer("backbone").weights:
         raise ValueError(
             f"frozen_epochs={plan.frozen_epochs}, but {plan.backbone} has no weights to freeze."
@@ -227,17 +228,7 @@ def _load_splits(
     return train_split, val_split
 
 
-def _build_classifier(plan, data, accelerator: Accelerator) -> keras.Model:
-    keras.utils.set_random_seed(plan.seed)
-    with accelerator.scope():
-        return build_classifier(
-            data.num_classes, image_size=data.image_size, input_size=plan.input_size,
-            backbone=plan.backbone, weights=plan.weights, head=plan.head, dropout=plan.dropout,
-        )  # fmt: skip
-
-
-def _keep_best(classifier, plan: TrainingPlan, out: Path, rows, watchers
-) -> tuple[dict, str]:
+def _keep_best(classifier, plan: TrainingPlan, out: Path, rows, watchers) -> tuple[dict, str]:
     """Put the best weights back, save them as model.keras, and see that the file predicts the same."""
     best = best_row(rows, plan.monitor)
     reason = watchers.stopper.reason or _explain_end(rows, watchers.num_epochs)

@@ -7,7 +7,9 @@ from flowerkit.steps import Stopper
 
 
 def rows_of(monitor, values):
-    return [{"epoch": epoch, "phase": 1, monitor: value} for epoch, value in enumerate(values, start=1)]
+    return [
+        {"epoch": epoch, "phase": 1, monitor: value} for epoch, value in enumerate(values, start=1)
+    ]
 
 
 def stopping_epoch(values, *, patience, ramp, monitor="val_f1"):

@@ -121,6 +121,24 @@ def test_a_run_resumed_in_its_second_phase_ends_like_the_whole_one(
         assert row["learning_rate"] == pytest.approx(row["planned_lr"], rel=1e-5)
 
 
+@pytest.mark.parametrize("lost_in", [3, 22])
+def test_a_loss_that_is_lost_in_a_long_epoch_ends_the_run_and_names_its_step(
+    quick_plan, drawn, accelerator, tmp_path, lost_in
+):
+    """25 steps an epoch: more than the host runs ahead, so that the stop comes inside one."""
+
+    class Poison(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch + 1 == lost_in and self.model.optimizer.iterations > 25:
+                head = self.model.get_layer("flower_classifier").get_layer("probabilities")
+                head.set_weights([np.nan * weight for weight in head.get_weights()])
+
+    plan = dataclasses.replace(quick_plan, per_replica_batch=2, epochs=3, freeze_norms=True)
+    run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator, callbacks=[Poison()])
+    assert run.stop_reason == f"the loss became nan in epoch 2, step {lost_in}"
+    assert len(run.history) == 1
+
+
 def test_averaged_weights_are_validated_and_kept_beside_the_raw_ones(two_epochs):
     run = two_epochs("run", ema=0.5)
     kept = run.model.get_weights()

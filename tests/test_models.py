@@ -47,6 +47,15 @@ def test_input_size_resizes_inside_the_model():
     assert model.get_layer("backbone").input_shape == (None, 48, 48, 3)
 
 
+def test_a_classifier_that_resizes_predicts_unless_told_to_train():
+    model = build(input_size=48)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), "uint8")
+    plain, predicted = np.asarray(model(pixels)), np.asarray(model(pixels, training=False))
+    np.testing.assert_array_equal(plain, predicted)
+    np.testing.assert_array_equal(plain, np.asarray(model(pixels.astype("float32"))))
+    assert not np.array_equal(plain, np.asarray(model(pixels, training=True)))
+
+
 def test_uint8_and_float_pixels_give_the_same_probabilities():
     model = models.build_classifier(5, image_size=8 * 4, backbone="tiny", weights=None)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), "uint8")
@@ -60,11 +69,13 @@ def test_the_softmax_stays_float32_in_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         plain, binary = (
-            build(head="pooled", num_classes=2, binary=binary) for binary in (False, True)
+            build(head="pooled", num_classes=2, input_size=48, binary=binary)
+            for binary in (False, True)
         )
     finally:
         keras.config.set_dtype_policy(before)
     assert plain.get_layer("backbone").layers[1].compute_dtype == "bfloat16"
+    assert plain.get_layer("scale_pixels").input.dtype == "float32"  # the resized pixels
     assert plain.outputs[0].dtype == binary.outputs[0].dtype == "float32"
     assert binary.get_layer("logit").compute_dtype == "float32"
 
@@ -129,7 +140,9 @@ def test_the_halves_share_the_classifiers_weights_saved_or_not(tmp_path):
 
 
 def test_a_binary_classifier_and_a_dense_one_are_cut_too(tmp_path):
-    model = build(num_classes=2, backbone="dense-small-bn", head="plain", binary=True)
+    model = build(
+        num_classes=2, image_size=80, backbone="dense-small-bn", head="plain", binary=True
+    )
     body, top = models.split_classifier(model)
     assert (body.output_shape, top.output_shape) == ((None, 64), (None, 2))
     models.save_classifier(model, tmp_path / "model.keras")
@@ -246,7 +259,7 @@ def test_unfreezing_nothing_is_refused():
 def changed_by_a_step(model):
     """The layers of which one training step changes a weight, statistics included."""
     before = [np.array(one) for one in model.variables]
-    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy", jit_compile=False)
+    model.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy", jit_compile=False)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("float32")
     model.fit(images, np.arange(4), batch_size=4, verbose=0)
     after = [np.array(one) for one in model.variables]

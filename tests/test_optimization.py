@@ -13,7 +13,6 @@ from flowerkit.optimization import (
     averaged_weights,
     build_optimizer,
     find_undecayed,
-    multipliers_by_depth,
 )
 from flowerkit.schedules import OfEpochAndRate
 
@@ -273,22 +272,6 @@ def test_biases_norms_and_vectors_do_not_decay_by_kind_not_by_name():
         (4, 1),
     ]
     assert len(left_alone) == 3 + 2 + 4 + 1
-
-
-def test_multipliers_grow_with_depth_from_the_lowest_to_1():
-    x = inputs = keras.Input((4,))
-    for name in "abc":
-        x = keras.layers.Dense(4, name=name)(x)
-    model = keras.Model(inputs, x)
-    assert multipliers_by_depth(model, 0.01) == pytest.approx(
-        {"a/kernel": 0.01, "a/bias": 0.01, "b/kernel": 0.1, "b/bias": 0.1, "c/kernel": 1.0,
-         "c/bias": 1.0}
-    )  # fmt: skip
-    model.get_layer("a").trainable = False
-    assert multipliers_by_depth(model, 0.01)["b/kernel"] == pytest.approx(0.01)
-    for lowest in (0, -1, 1.5):
-        with pytest.raises(ValueError, match=f"lowest is {lowest:g}; the first layer's rate"):
-            multipliers_by_depth(model, lowest)
 
 
 def test_one_cycle_moves_the_rate_and_the_momentum_inside_an_epoch(accelerator):

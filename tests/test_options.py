@@ -57,6 +57,18 @@ def test_a_word_like_no_other_gets_no_suggestion(capsys):
     assert "invalid choice: " in refuse(capsys, "it's")
 
 
+# For fields that are off by default, and that 7 is no value of.
+GIVEN = {
+    "dropout": 0.5, "depth_factor": 0.1, "class_weights": "balanced", "unfreeze_from": "block5",
+}  # fmt: skip
+
+
+def test_unfreeze_from_takes_a_number_or_a_name():
+    for text, read in (("0.5", 0.5), ("conv5_block", "conv5_block"), ("none", None)):
+        args = build_parser().parse_args(["train", "--unfreeze-from", text])
+        assert args.unfreeze_from == read
+
+
 @pytest.mark.parametrize("field", FIELDS)
 def test_every_field_of_a_plan_is_an_option_of_train(field):
     value = getattr(COMPETITION, field)
@@ -65,9 +77,9 @@ def test_every_field_of_a_plan_is_an_option_of_train(field):
         for words, switched in (([option], True), ([option.replace("--", "--no-")], False)):
             assert getattr(build_parser().parse_args(["train", *words]), field) is switched
     else:
-        text = "7" if value is None else str(value)
-        read = getattr(build_parser().parse_args(["train", option, text]), field)
-        assert read == (7 if value is None else value)
+        given = GIVEN.get(field, 7) if value is None else value
+        read = getattr(build_parser().parse_args(["train", option, str(given)]), field)
+        assert read == given
         TrainingPlan(**{**COMPETITION.to_dict(), "schedule": "constant", field: read})
 
 

@@ -87,9 +87,7 @@ def test_untouched_images_and_their_draws_come_apart_for_the_device(drawn):
         np.testing.assert_array_equal(its_draws, draws[rows])
         assert its_draws.shape == (10, len(COLUMNS))
         np.testing.assert_array_equal(labels, split.labels[rows])
-        np.testing.assert_array_equal(
-            on_host[step][0], augment_images(images, its_draws, strong)
-        )
+        np.testing.assert_array_equal(on_host[step][0], augment_images(images, its_draws, strong))
 
 
 def test_mixed_labels_keep_their_mass_and_name_both_classes(drawn):

@@ -1,34 +1,21 @@
+import html
 import json
+import re
+import shutil
+import subprocess
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
+from run_pages import Page, leave_run
 
-from flowerkit.callbacks import write_history
-from flowerkit.plan import SMOKE
-from flowerkit.prediction import Predictions
-from flowerkit.report import write_pictures
-
-NAMES = ["daisy", "rose", "lily"]
+from flowerkit.report import write_pictures, write_report
 
 
 @pytest.fixture
 def run_folder(tmp_path):
-    """What a run of two epochs leaves for the report."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "plan.json").write_text(json.dumps(SMOKE.to_dict()))
-    (folder / "environment.json").write_text(json.dumps({"data": {"class_names": NAMES}}))
-    row = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.1, "val_accuracy": 0.5, "val_f1": 0.4,
-           "planned_lr": 1e-3, "learning_rate": 1e-3, "seconds": 2.0,
-           "images_per_second": 50.0}  # fmt: skip
-    write_history(folder / "history.csv", [{"epoch": 1, **row}, {"epoch": 2, **row, "loss": 0.8}])
-    probabilities = np.array([[0.8, 0.1, 0.1], [0.1, 0.2, 0.7], [0.2, 0.2, 0.6]], "float32")
-    Predictions(np.array(["a", "b", "c"]), probabilities, np.array([0, 1, 2], "int32")).save(
-        folder / "val_predictions.npz"
-    )
-    return folder
+    return leave_run(tmp_path / "run")
 
 
 def _looks_drawn(path):
@@ -78,3 +65,146 @@ def test_a_run_without_predictions_is_an_error(run_folder):
     (run_folder / "val_predictions.npz").unlink()
     with pytest.raises(FileNotFoundError, match="no predictions .*val_predictions.npz"):
         write_pictures(run_folder)
+
+
+# report.html --------------------------------------------------------------------------------------
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), "uint8")
+
+
+def read_page(path):
+    """The page, well formed and asking for nothing."""
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.problems == []
+    return page
+
+
+def test_the_report_is_one_file_that_asks_for_nothing(run_folder):
+    path = write_report(run_folder, val_images=IMAGES, submission_problems=[])
+    assert path == run_folder / "report.html"
+    page = read_page(path)
+    headings = [tag for tag, _ in page.tags if tag in ("h1", "h2")]
+    assert headings == ["h1", *["h2"] * 6]
+    assert len(page.images) == 5  # three curves, the matrix, one mistake
+    assert all(image["alt"] and int(image["width"]) > 0 for image in page.images)
+    assert [image["alt"] for image in page.images][-1] == "rose, taken for lily"
+    assert path.stat().st_size < 300_000
+
+
+def test_the_same_run_gives_the_same_bytes(run_folder):
+    first = write_report(run_folder, val_images=IMAGES).read_bytes()
+    assert write_report(run_folder, val_images=IMAGES).read_bytes() == first
+
+
+def test_the_pictures_words_hold_the_figures(run_folder):
+    words = [image["alt"] for image in read_page(write_report(run_folder)).images]
+    assert words == [
+        "Loss over 2 epochs, best epoch 2: training 1.000, validation 1.100 there.",
+        "Accuracy and macro F1 over 2 epochs, best epoch 2: validation accuracy 0.500, "
+        "macro F1 0.600 there.",
+        "The learning rate was as planned over 2 epochs.",
+        "Confusion matrix: 2 of 3 right; the list says more.",
+    ]
+
+
+def test_class_names_are_text_whatever_they_hold(tmp_path):
+    names = ["<script>alert(1)</script>", '장미 "&" $x$', "half \ud800\x00"]
+    path = write_report(leave_run(tmp_path / "<b>", names=names), val_images=IMAGES)
+    page = read_page(path)
+    assert "<script>alert(1)</script> 1.00" in page.text
+    assert '장미 "&" $x$ taken for half ??' in page.text
+    assert page.text.startswith("<b>: flowerkit report Run <b>")
+    assert "<script" not in path.read_text(encoding="utf-8")
+
+
+def test_without_images_the_sheet_of_mistakes_is_used(run_folder):
+    assert "Their pictures were not at hand" in read_page(write_report(run_folder)).text
+    write_pictures(run_folder, val_images=IMAGES)
+    page = read_page(write_report(run_folder))
+    assert page.images[-1]["alt"] == "The worst mistakes with what was guessed"
+    (run_folder / "mistakes.png").write_bytes(b"damaged")
+    assert "Their pictures were not at hand" in read_page(write_report(run_folder)).text
+
+
+def test_images_of_another_split_are_refused(run_folder):
+    with pytest.raises(ValueError, match="2 images but 3 predictions. Pass those of val."):
+        write_report(run_folder, val_images=IMAGES[:2])
+
+
+def test_the_submission_beside_it_is_judged(run_folder):
+    (run_folder / "submission.csv").write_text("id,label\na,0\nb,3\n")
+    text = read_page(write_report(run_folder)).text
+    assert "✗ 1 problem: do not submit it. line 3: label 3 is outside 0..2" in text
+
+
+def test_an_error_leaves_the_older_report(run_folder):
+    write_report(run_folder)
+    (run_folder / "result.json").write_text("{")
+    with pytest.raises(ValueError, match="result.json is not JSON"):
+        write_report(run_folder)
+    assert read_page(run_folder / "report.html")
+
+
+# In a browser -------------------------------------------------------------------------------------
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+# Written into a copy of the page, which itself holds no script and would not run one.
+MEASURE = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
+  shown: [...document.images].filter(image => image.naturalWidth > 0).length,
+  folds: document.querySelectorAll("details:not([open])").length,
+  width: innerWidth, content: document.documentElement.scrollWidth,
+  asked: performance.getEntriesByType("resource").map(entry => entry.name)
+    .filter(name => !name.startsWith("data:")) }), "*"))</script>"""
+# A window of Chromium is at least 500 px wide, a frame is as wide as it is told.
+FRAME = """<!DOCTYPE html><title></title>
+<script>onmessage = event => {{ document.title = event.data }}</script>
+<iframe src="report.html" width="{width}" height="2000" style="border:0"></iframe>"""
+
+
+def browse(path, tmp_path):
+    """Open a page in headless Chromium: (what the console said, the page as it then stands)."""
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+         "--window-size=1200,2000", "--enable-logging=stderr", "--virtual-time-budget=5000",
+         "--dump-dom", f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return [line for line in done.stderr.splitlines() if "CONSOLE" in line], done.stdout
+
+
+@pytest.fixture
+def report(tmp_path):
+    folder = leave_run(tmp_path / "run", names=["<script>", "장미", "x" * 90])
+    return write_report(folder, val_images=IMAGES, submission_problems=["line 2: " + "y" * 200])
+
+
+@in_chromium
+def test_the_browsers_console_stays_empty(report, tmp_path):
+    console, _ = browse(report, tmp_path)
+    assert console == []
+
+
+@in_chromium
+def test_a_picture_from_outside_would_be_refused_and_told(report, tmp_path):
+    """The test above would hold for any page if nothing reached the console."""
+    text = report.read_text(encoding="utf-8")
+    report.write_text(text.replace("</h1>", '</h1><img src="http://127.0.0.1:9/a.png">'))
+    console, _ = browse(report, tmp_path)
+    assert len(console) == 1
+    assert "Content Security Policy" in console[0]
+
+
+@in_chromium
+@pytest.mark.parametrize("width", [390, 1200])
+def test_every_picture_shows_and_the_page_fits_the_screen(report, tmp_path, width):
+    text = report.read_text(encoding="utf-8").replace("default-src 'none'", "default-src *")
+    text = text.replace("style-src", "script-src 'unsafe-inline'; style-src")
+    report.write_text(text.replace("<title>", MEASURE + "<title>", 1), encoding="utf-8")
+    frame = report.with_name("frame.html")
+    frame.write_text(FRAME.format(width=width))
+    dom = browse(frame, tmp_path)[1]
+    found = json.loads(html.unescape(re.search("<title>(.*?)</title>", dom)[1]))
+    assert found == {"shown": 5, "folds": 3, "width": width, "content": width, "asked": []}

@@ -25,15 +25,16 @@ ROOMS = [
     "augment_host", "augment", "decode_cache", "shard_reader", "decoded_images", "decoding", "pipeline",
     "painting", "synthetic", "bundle", "kernel", "sources", "doctor", "prediction", "steps",
     "callbacks", "losses", "optimization", "compiling", "run_folder", "fitting", "lr_search",
-    "training", "report_page", "report_sections", "plots_report", "report", "kaggle_client",
-    "round_trip", "kaggle_results", "kaggle_commands", "options", "terminal", "__main__",
+    "training", "report_page", "run_facts", "report_plan", "report_sections", "plots_report", "report",
+    "kaggle_client", "round_trip", "kaggle_results", "kaggle_commands", "plan_options", "options",
+    "terminal", "__main__",
 ]  # fmt: skip
 WITHOUT_FRAMEWORK = [
     "files", "submission", "evaluation", "schedules", "cycles", "augmentation", "plan", "phases",
     "history", "records", "tfrecords", "backbones", "machine", "detection", "accelerator", "draws",
     "augment_host", "decode_cache", "painting", "synthetic", "competition", "bundle", "kernel",
-    "sources", "doctor", "kaggle_client", "round_trip", "kaggle_results", "kaggle_commands", "options",
-    "terminal", "__main__",
+    "sources", "doctor", "kaggle_client", "round_trip", "kaggle_results", "kaggle_commands",
+    "plan_options", "options", "terminal", "__main__",
 ]  # fmt: skip
 HEAVY = ("tensorflow", "keras", "jax", "torch", "matplotlib", "sklearn")
 MAX_LINES = 350

@@ -46,7 +46,9 @@ def test_the_first_step_is_timed_once_and_said(caplog):
         fit_small(hooks)
     assert 0 < hooks.first_step_seconds < 60
     said = [line for line in caplog.messages if "first step" in line]
-    assert said == [f"first step {hooks.first_step_seconds:.1f} s, tracing and compiling; not again"]
+    assert said == [
+        f"first step {hooks.first_step_seconds:.1f} s, tracing and compiling; not again"
+    ]
 
 
 def test_garbage_is_collected_again_after_the_first_step_even_if_it_failed():
