@@ -27,8 +27,13 @@ def is_available() -> bool:
     return _load_cv2() is not None
 
 
-def augment_images(images: np.ndarray, draws: np.ndarray, augmentation: Augmentation) -> np.ndarray:
-    """`images` (n, side, side, 3) uint8, changed as `draws` (n, columns) say: a new uint8 array.
+def augment_images(
+    images: np.ndarray,
+    draws: np.ndarray,
+    augmentation: Augmentation,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """`images` (n, side, side, 3) uint8, changed as `draws` (n, columns) say: a new array, or `out`.
 
     In this order: geometry, colour, block-out, mixing of rows 2k and 2k+1.
     Raises RuntimeError without OpenCV, ValueError for tables that do not fit the images and for an
@@ -48,7 +53,8 @@ def augment_images(images: np.ndarray, draws: np.ndarray, augmentation: Augmenta
         )
     if augmentation.mixes:
         check_pairs(len(images))
-    changed = _apply_geometry(cv2, images, draws, augmentation)
+    changed = np.empty_like(images) if out is None else out
+    _apply_geometry(cv2, images, changed, draws, augmentation)
     if augmentation.max_brightness > 0 or augmentation.max_contrast > 0:
         _change_colours(cv2, changed, draws)
     if augmentation.block_out > 0:
@@ -65,13 +71,14 @@ def _boxes(draws, name: str, images) -> list:
     return np.stack(find_box(draws, name, images.shape[1]), axis=1).astype(int).tolist()
 
 
-def _apply_geometry(cv2, images, draws, augmentation: Augmentation):
+def _apply_geometry(cv2, images, changed, draws, augmentation: Augmentation) -> None:
     if augmentation.turns or augmentation.max_shift > 0 or augmentation.max_zoom > 1:
-        return _warp(cv2, images, draws)
+        _warp(cv2, images, changed, draws)
+        return
     flips = column(draws, "flip").tolist()
     if augmentation.min_crop_area == 1 and not any(flips):
-        return images.copy()
-    changed = np.empty_like(images)
+        changed[:] = images
+        return
     size = images.shape[2:0:-1]
     for image, target, flip, (top, left, bottom, right) in zip(
         images, changed, flips, _boxes(draws, "crop", images), strict=True
@@ -79,11 +86,9 @@ def _apply_geometry(cv2, images, draws, augmentation: Augmentation):
         part = image[top:bottom, left:right]
         # Flipped first: the part is smaller than what it is resized to. A part of full size is copied.
         cv2.resize(cv2.flip(part, 1) if flip else part, size, dst=target)
-    return changed
 
 
-def _warp(cv2, images, draws):
-    changed = np.empty_like(images)
+def _warp(cv2, images, changed, draws) -> None:
     size = images.shape[2:0:-1]
     maps = np.transpose(np.array(find_maps(draws, images.shape[1]), "float64"), (2, 0, 1))
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -91,7 +96,6 @@ def _warp(cv2, images, draws):
         cv2.warpAffine(
             image, source, size, dst=target, flags=how, borderMode=cv2.BORDER_REFLECT_101
         )
-    return changed
 
 
 def _change_colours(cv2, images, draws) -> None:

@@ -53,20 +53,23 @@ class DecodedImages:
 
     def __getitem__(self, rows: int | slice | np.ndarray) -> np.ndarray:
         if isinstance(rows, slice):
-            return self._take(np.arange(*rows.indices(len(self))))
+            return self._take(np.arange(*rows.indices(len(self))), None)
         rows = np.asarray(rows)
+        return self.take(rows) if rows.ndim else self.take(rows[None])[0]
+
+    def take(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The images of `rows` (k,) int, written into `out` (k, size, size, 3) if it is given."""
         if rows.size and rows.dtype.kind not in "iu":
             raise IndexError(f"rows are chosen by int, slice or int array, got {rows.dtype}")
         outside = rows[(rows < -len(self)) | (rows >= len(self))]
         if outside.size:
             raise IndexError(f"row {outside.flat[0]} is outside the {len(self)} images")
-        rows = rows.astype("int64") % max(1, len(self))
-        return self._take(rows) if rows.ndim else self._take(rows[None])[0]
+        return self._take(rows.astype("int64") % max(1, len(self)), out)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
-    def _take(self, rows: np.ndarray) -> np.ndarray:
+    def _take(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -77,8 +80,12 @@ class DecodedImages:
 class ImagesOnDemand(DecodedImages):
     """Images that are decoded each time they are asked for, and kept nowhere."""
 
-    def _take(self, rows: np.ndarray) -> np.ndarray:
-        return self._reader.decode(rows)
+    def _take(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        images = self._reader.decode(rows)
+        if out is None:
+            return images
+        out[:] = images
+        return out
 
     def finish(self) -> None:
         """Decode every image once, for what is wrong with them."""
@@ -95,8 +102,8 @@ class ImagesInFile(DecodedImages):
         self._sound = np.zeros(len(self), bool)
         self._warned = False
 
-    def _take(self, rows: np.ndarray) -> np.ndarray:
-        images = np.take(self._cached.images, rows, axis=0)
+    def _take(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        images = np.take(self._cached.images, rows, axis=0, out=out, mode="clip")
         checksums = self._cached.checksums
         new = np.flatnonzero(~self._sound[rows])
         bad = [k for k in new.tolist() if zlib.crc32(images[k]) != checksums[rows[k]]]
@@ -145,9 +152,9 @@ class StreamedImages(DecodedImages):
             return self._array[rows]  # a view, as NumPy has it
         return super().__getitem__(rows)
 
-    def _take(self, rows: np.ndarray) -> np.ndarray:
+    def _take(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         self._filler.wait_for(rows)
-        return np.take(self._array, rows, axis=0)
+        return np.take(self._array, rows, axis=0, out=out, mode="clip")
 
     def finish(self) -> None:
         """Wait for the thread. Raises ValueError for an image that cannot be decoded."""

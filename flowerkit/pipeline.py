@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from flowerkit.augment_host import augment_images
+from flowerkit.batch_memory import BatchMemory, take_rows
 from flowerkit.decoding import Split
 from flowerkit.draws import (
     COLUMNS,
@@ -66,6 +67,7 @@ def training_batches(
     """
     steps = count_steps(len(split), global_batch)
     part = _part_of_batch(global_batch, process, pairs=augmentation.mixes)
+    memory = BatchMemory((part.stop - part.start, *split.images.shape[1:]))
     plan_epoch = functools.lru_cache(maxsize=2)(
         functools.partial(_plan_epoch, len(split), seed, augmentation)
     )
@@ -74,13 +76,14 @@ def training_batches(
         epoch, step = divmod(int(number), steps)
         order, draws = plan_epoch(epoch)
         rows = order[step * global_batch : (step + 1) * global_batch][part]
-        images, labels, draws = split.images[rows], split.labels[rows], draws[rows]
+        images = take_rows(split.images, rows, memory.get())
+        labels, draws = split.labels[rows], draws[rows]
         if one_hot:
             labels = mix_labels(
                 labels, draws, augmentation, num_classes=one_hot, image_size=images.shape[1]
             )
         if on_host and not augmentation.is_off:
-            images = augment_images(images, draws, augmentation)
+            images = augment_images(images, draws, augmentation, memory.get())
         return images, draws, labels
 
     def batch(number):

@@ -11,6 +11,7 @@ from flowerkit.phases import Phase, find_phases
 from flowerkit.plan import TrainingPlan
 from flowerkit.report_page import Html, element, facts, figures, fold, table
 from flowerkit.run_facts import RunFacts
+from flowerkit.schedules import count_epochs
 
 # Told with the optimizer where they are on.
 REFINEMENTS = (
@@ -33,7 +34,7 @@ def describe_run(run: RunFacts) -> Html:
         ("Seed", str(plan.seed)),
     ]
     return element(
-        "section", element("h1", f"Run {run.name}"), figures(_headlines(run)),
+        "section", element("h1", f"Training report: {run.name}"), figures(_headlines(run)),
         element("p", _describe_end(run)), facts(pairs),
         fold("The whole plan", _plan_table(plan)),
     )  # fmt: skip
@@ -120,7 +121,7 @@ def _describe_phases(run: RunFacts) -> list[tuple[str, str]]:
     if len(phases) == 1:
         return [("Learning rate", rates[0])]
     said = [
-        f"{phase.epochs:,} epochs, {'the head alone' if phase.is_frozen else 'the network'}: {rate}"
+        f"{count_epochs(phase.epochs)}, {'the head alone' if phase.is_frozen else 'the network'}: {rate}"
         for phase, rate in zip(phases, rates, strict=True)
     ]
     return [(f"Phase {phase.number}", text) for phase, text in zip(phases, said, strict=True)]
@@ -149,8 +150,7 @@ def _describe_augmentation(augmentation: Augmentation) -> str:
 def _describe_patience(plan: TrainingPlan) -> str:
     if plan.patience is None:
         return f"never early; the best epoch by {plan.monitor} is kept"
-    noun = "epoch" if plan.patience == 1 else "epochs"
-    return f"after {plan.patience} {noun} without a better {plan.monitor}; the best is kept"
+    return f"after {count_epochs(plan.patience)} without a better {plan.monitor}; the best is kept"
 
 
 def _plan_table(plan: TrainingPlan) -> Html:

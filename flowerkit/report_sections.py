@@ -62,7 +62,7 @@ def describe_confusion(run: RunFacts, matrix: Picture, undrawable: Sequence[str]
     right, total = int(np.trace(counts)), int(counts.sum())
     summary = f"{total - right:,} of {total:,} validation images were taken for another class."
     listed = element("ol", *items) if items else ""
-    shown = scrolling(element("figure", _fitted(matrix, 0.48)), what="confusion matrix")
+    shown = scrolling(element("figure", _fitted(matrix, 0.48, 0.67)), what="confusion matrix")
     note = _note_letters(undrawable) if undrawable else ""
     return section("What is taken for what", element("p", summary), listed, shown, note)
 
@@ -97,7 +97,7 @@ def describe_mistakes(
         shown = element("div", *(_mistake(run, *photo) for photo in photos), class_="photos")
     elif sheet:
         text = f"The worst of {wrong:,}, as drawn when the run ended."
-        shown = scrolling(element("figure", _fitted(sheet, 0.65)), what="worst mistakes")
+        shown = scrolling(element("figure", _fitted(sheet, 0.65, 1)), what="worst mistakes")
     else:
         text = f"{wrong:,} in all. Their pictures were not at hand when this was written."
         shown = ""
@@ -187,10 +187,10 @@ def _judge(
     return f"✓ Well formed: {rows}, each id once.", [], join(remark)
 
 
-def _fitted(picture: Picture, least: float) -> Html:
-    """A picture as wide as its box, within what is legible: `least` of its px (then it scrolls)."""
-    low, high = least * picture.width_px, picture.width_px / 1.5
-    style = f"width:100%;min-width:{low:.0f}px;max-width:{max(low, high):.0f}px"
+def _fitted(picture: Picture, least: float, most: float) -> Html:
+    """A picture as wide as its box, between `least` (then the box scrolls) and `most` of its px."""
+    low, high = least * picture.width_px, most * picture.width_px
+    style = f"width:100%;min-width:{low:.0f}px;max-width:{high:.0f}px"
     return image(picture, class_="sheet", style=style)
 
 

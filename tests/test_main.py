@@ -114,8 +114,8 @@ def test_an_error_is_one_sentence_and_the_status_is_1(
     [
         ("--plan competiton", "no plan 'competiton': neither one of notebook, competition, smoke "
                               "nor a file. Did you mean 'competition'?"),
-        ("--head notebok", "the options: head must be one of notebook, pooled, plain, concat, flatten. Received: "
-                           "head='notebok'. Did you mean 'notebook'?"),
+        ("--head notebok", "the options: head must be one of notebook, pooled, plain, concat, "
+                           "flatten. Received: head='notebok'. Did you mean 'notebook'?"),
         ("--monitor val_f2", "Did you mean 'val_f1'?"),
         ("--epochs 0", "the options: epochs must be 1 or more. Received: epochs=0"),
         ("--resume", "--resume needs --out RUN, the folder of the run to go on with."),

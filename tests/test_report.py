@@ -113,7 +113,7 @@ def test_class_names_are_text_whatever_they_hold(tmp_path):
     page = read_page(path)
     assert "<script>alert(1)</script> 1.00" in page.text
     assert '장미 "&" $x$ taken for half ??' in page.text
-    assert page.text.startswith("<b>: flowerkit report Run <b>")
+    assert page.text.startswith("<b>: flowerkit report Training report: <b>")
     assert "<script" not in path.read_text(encoding="utf-8")
 
 

@@ -21,8 +21,8 @@ PACKAGE = ROOT / "flowerkit"
 ROOMS = [
     "files", "submission", "evaluation", "schedules", "cycles", "augmentation", "plan", "phases",
     "history", "records", "tfrecords", "competition", "backbones", "networks", "heads", "models",
-    "machine", "detection", "accelerator", "plots_rates", "plots", "draws",
-    "augment_host", "augment", "decode_cache", "shard_reader", "decoded_images", "decoding", "pipeline",
+    "machine", "detection", "accelerator", "plots_rates", "plots", "draws", "augment_host", "augment",
+    "decode_cache", "shard_reader", "decoded_images", "decoding", "batch_memory", "pipeline",
     "painting", "synthetic", "bundle", "kernel", "sources", "doctor", "prediction", "steps",
     "callbacks", "losses", "optimization", "compiling", "run_folder", "fitting", "lr_search",
     "training", "report_page", "run_facts", "report_plan", "report_sections", "plots_report", "report",
