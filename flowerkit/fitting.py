@@ -41,7 +41,7 @@ class Watchers:
 
     def __init__(self, plan, phase: Phase, accelerator: Accelerator, classifier, predict_val,
                  out: Path, rows: list[dict], num_steps: int, until: tuple | None):  # fmt: skip
-        self.phase = phase
+        self.phase, self.rows = phase, rows
         self.start = sum(row["phase"] < phase.number for row in rows)
         self.num_epochs = self.start + phase.epochs
         averaged = averaged_weights if plan.ema is not None else None
@@ -93,6 +93,11 @@ class Watchers:
         elif num_rows >= self.phase.epochs:
             self.stopper.reason = "the plan's epochs were done before (--epochs N goes further)"
         return self.stopper.reason is not None
+
+    def ended_run(self) -> bool:
+        """Whether no other phase may follow: time is up, Ctrl-C, or one of your callbacks said so."""
+        left = self.stopper.reason is None and len(self.rows) < self.num_epochs
+        return self.stopper.ends_run or left
 
 
 def _find_planned_rate(phase: Phase, start: int, num_steps: int):

@@ -126,13 +126,33 @@ def train(
     check_execution(plan, accelerator, num_steps)
     _tell_steps(num_steps, global_batch)
     write_start(out, plan, data, accelerator)
+    watchers, first_step_seconds = _train_phases(
+        classifier, phases, plan, data, accelerator, (train_split, val_split), out, rows, started,
+        callbacks, progress,
+    )  # fmt: skip
+    best, reason = _keep_best(classifier, plan, out, rows, watchers)
+    run = TrainingRun(
+        out, plan, classifier, rows, best, reason, Predictions.load(out / "val_predictions.npz"),
+        val_split.images, accelerator, interrupted=watchers.interrupt.caught,
+        first_step_seconds=first_step_seconds,
+    )  # fmt: skip
+    write_json(out / "result.json", run.to_dict())
+    return run
+
+
+def _train_phases(classifier, phases, plan: TrainingPlan, data, accelerator: Accelerator, splits,
+                  out: Path, rows, started, callbacks, progress):  # fmt: skip
+    """Train one phase after the other; the watchers of the last, and the seconds of the first step."""
+    train_split, val_split = splits
+    global_batch = plan.per_replica_batch * accelerator.replicas
+    num_steps = count_steps(len(train_split), global_batch)
     until = _find_deadline(plan, data, started, global_batch)
     resumed_in = rows[-1]["phase"] if rows else 0
+    first_steps = []
 
     def predict_val() -> Predictions:
         return predict(classifier, val_split, global_batch=global_batch)
 
-    first_steps = []
     for phase in phases:
         if phase.number < resumed_in:
             continue
@@ -150,21 +170,20 @@ def train(
             if len(phases) > 1:
                 _log.info(f"{phase}")
             shown = [ShowSteps(progress, watchers.num_epochs, num_steps)] if progress else []
+            callbacks_of_phase = [*callbacks, *shown]
             fit(
-                model, train_split, plan, accelerator, data.num_classes, watchers,
-                [*callbacks, *shown],
-            )  # fmt: skip
+                model,
+                train_split,
+                plan,
+                accelerator,
+                data.num_classes,
+                watchers,
+                callbacks_of_phase,
+            )
             first_steps.append(watchers.hooks.first_step_seconds)
-        if watchers.stopper.ends_run:
+        if watchers.ended_run():
             break
-    best, reason = _keep_best(classifier, plan, out, rows, watchers)
-    run = TrainingRun(
-        out, plan, classifier, rows, best, reason, Predictions.load(out / "val_predictions.npz"),
-        val_split.images, accelerator, interrupted=watchers.interrupt.caught,
-        first_step_seconds=next(iter(first_steps), None),
-    )  # fmt: skip
-    write_json(out / "result.json", run.to_dict())
-    return run
+    return watchers, next(iter(first_steps), None)
 
 
 def _check_choices(classifier, plan: TrainingPlan, accelerator: Accelerator, phases) -> None:

@@ -318,11 +318,13 @@ def test_the_bundle_runs_as_on_kaggle_to_a_sound_submission(third_party, tmp_pat
     assert "110 test images, 0 problems in the csv" in said
     assert Path(said[-1]).is_relative_to(temporary)
 
-    assert {path.name for path in working.iterdir()} == {"petals-1", "submission.csv"}
+    assert {path.name for path in working.iterdir()} == {
+        "petals-1", "report.html", "submission.csv",
+    }  # fmt: skip
     assert {path.name for path in (working / "petals-1").iterdir()} == {
         "plan.json", "environment.json", "history.csv", "result.json", "model.keras",
         "val_predictions.npz", "checkpoints", "curves.png", "rates.png", "confusion.png",
-        "mistakes.png",
+        "mistakes.png", "report.html",
     }  # fmt: skip
     plan = json.loads((working / "petals-1/plan.json").read_text(encoding="utf-8"))
     assert plan["max_minutes"] == 480

@@ -104,6 +104,31 @@ def test_the_backbone_rests_while_the_head_learns_and_learns_afterwards(
     assert [row["planned_lr"] for row in run.history] == pytest.approx([2e-3, 2e-3, 1e-3])
 
 
+def test_a_callback_of_yours_that_stops_a_phase_stops_the_run(
+    quick_plan, drawn, accelerator, tmp_path
+):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    plan = dataclasses.replace(quick_plan, frozen_epochs=2)
+    run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator, callbacks=[Stop()])
+    assert run.stop_reason == "one of your callbacks stopped it"
+    assert [row["phase"] for row in run.history] == [1]
+
+
+def test_a_frozen_phase_that_stops_early_gives_way_to_the_next(
+    quick_plan, drawn, accelerator, tmp_path
+):
+    plan = dataclasses.replace(
+        quick_plan, frozen_epochs=9, frozen_lr=1e-9, patience=1, monitor="val_accuracy", epochs=1
+    )
+    run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator)
+    phases = [row["phase"] for row in run.history]
+    assert phases[-1] == 2
+    assert 2 <= phases.count(1) < 9
+
+
 def test_a_run_resumed_in_its_second_phase_ends_like_the_whole_one(
     quick_plan, drawn, accelerator, tmp_path
 ):
