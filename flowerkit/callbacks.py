@@ -191,17 +191,18 @@ class Checkpoint(keras.callbacks.Callback):
             self._save_best()
             self.validate.predictions.save(self.folder.parent / "val_predictions.npz")
         if self.rows[-1]["steps"] == self.steps:  # a resumed run starts where an epoch ended
-            _save(self.model, self.last)
+            save_weights(self.model, self.last)
 
     def _save_best(self) -> None:
         averaged = self.validate.averaged
         with averaged(self.model) if averaged else nullcontext():
-            _save(self.classifier, self.best)
+            save_weights(self.classifier, self.best)
         if averaged:
-            _save(self.classifier, self.folder / "best_raw.weights.h5")
+            save_weights(self.classifier, self.folder / "best_raw.weights.h5")
 
 
-def _save(model: keras.Model, path: Path) -> None:
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write a weights file in one piece; an older one survives a full disk."""
     with replacing(path) as temporary:
         model.save_weights(temporary)
 

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 
 from flowerkit import accelerator, decode_cache
+from flowerkit.backbones import find_cached_weights, weights_folder
 from flowerkit.sources import find_data, is_competition_required
 
 GIB = 2**30
@@ -50,6 +51,8 @@ def _examine_versions() -> list[Finding]:
     found = accelerator.versions()
     there = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     findings = [Finding("versions", there)]
+    if not found["keras"]:
+        findings.append(Finding("keras", "not installed", "pip install keras", blocks=True))
     if not found["tensorflow"]:
         findings.append(
             Finding(
@@ -111,10 +114,6 @@ def _examine_data(source: str) -> Finding:
 
 
 def _examine_weights() -> Finding:
-    try:
-        from flowerkit.backbones import find_cached_weights, weights_folder
-    except ImportError as error:
-        return Finding("weights", f"not looked for: {error}", "pip install keras", blocks=True)
     cached = find_cached_weights()
     if cached:
         return Finding("weights", ", ".join(path.name for path in cached))

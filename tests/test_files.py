@@ -21,11 +21,9 @@ save_classifier(model, path)
 """
 SAVE_WEIGHTS = """
 import keras
-from flowerkit.callbacks import Checkpoint
+from flowerkit.callbacks import save_weights
 from flowerkit.models import build_classifier
-checkpoint = Checkpoint(None, [], "val_f1", None, 1)
-checkpoint.set_model(build_classifier(4, image_size=32, backbone="tiny", weights=None))
-checkpoint._save(path)
+save_weights(build_classifier(4, image_size=32, backbone="tiny", weights=None), path)
 """
 
 

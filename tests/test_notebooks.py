@@ -14,7 +14,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MAIN = "01_petals_to_the_metal"
-ALLOWED_IMPORTS = {"flowerkit", "dataclasses", "logging", "os", "pathlib", "sys"}
+ALLOWED_IMPORTS = {"flowerkit", "dataclasses", "logging", "os", "pathlib", "shutil", "sys"}
 # Cells whose text is the same on every machine, so nbval compares it; all others are stripped. When
 # it rightly changes, run the notebook, and keep the outputs of these cells alone.
 STORED = {MAIN: {"plan", "schedule", "check"}}
