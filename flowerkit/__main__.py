@@ -110,7 +110,8 @@ def run_models(args) -> int:
 
 
 def run_report(args) -> int:
-    from flowerkit.report import write_report
+    with quiet_frameworks():
+        from flowerkit.report import write_report
 
     print(f"wrote {write_report(args.run_folder)}")
     return 0

@@ -137,7 +137,7 @@ def spread_rates(min_lr: float, max_lr: float, num_steps: int) -> list[float]:
         )
     if num_steps < FEWEST_STEPS:
         raise ValueError(
-            f"num_steps is {num_steps}; a curve that can be read needs {FEWEST_STEPS} or more."
+            f"num_steps (--steps) is {num_steps}; a curve that can be read needs {FEWEST_STEPS} or more."
         )
     growth = math.log(max_lr / min_lr) / (num_steps - 1)
     return [float(f"{min_lr * math.exp(growth * step):.9g}") for step in range(num_steps)]
