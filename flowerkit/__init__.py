@@ -20,6 +20,8 @@ _HOME = {
     "TrainingPlan": "plan",
     "load_plan": "plan",
     "train": "training",
+    "fine_tune": "training",
+    "fit_one_cycle": "training",
     "predict": "prediction",
     "Predictions": "prediction",
     "macro_f1": "evaluation",

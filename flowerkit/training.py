@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -21,7 +21,7 @@ from flowerkit.history import best_row
 from flowerkit.models import check_reload, save_classifier
 from flowerkit.phases import find_phases
 from flowerkit.pipeline import count_steps, epoch_order
-from flowerkit.plan import TrainingPlan
+from flowerkit.plan import COMPETITION, TrainingPlan
 from flowerkit.prediction import Predictions, predict
 from flowerkit.run_folder import check_folder, read_whole_epochs, write_start
 from flowerkit.steps import ShowSteps
@@ -138,6 +138,47 @@ def train(
     )  # fmt: skip
     write_json(out / "result.json", run.to_dict())
     return run
+
+
+def fine_tune(
+    data: FlowerData,
+    epochs: int,
+    *,
+    out: str | os.PathLike,
+    frozen_epochs: int = 1,
+    base_lr: float = 2e-3,
+    plan: TrainingPlan = COMPETITION,
+    **options,
+) -> TrainingRun:
+    """The head for `frozen_epochs`, then the whole network for `epochs`: fastai's `fine_tune`.
+
+    One cycle each, up to `base_lr` and then to half of it, with rates that fall to a hundredth
+    towards the first layer. The rates are used as they stand. What else there is comes from `plan`;
+    `options` are those of `train`, and so is what is raised.
+    """
+    plan = replace(
+        plan, schedule="one-cycle", frozen_epochs=frozen_epochs, epochs=epochs, frozen_lr=base_lr,
+        max_lr=base_lr / 2, depth_factor=0.01, rates_at_batch=None,
+    )  # fmt: skip
+    return train(plan, data, out=out, **options)
+
+
+def fit_one_cycle(
+    data: FlowerData,
+    epochs: int,
+    max_lr: float = 1e-3,
+    *,
+    out: str | os.PathLike,
+    plan: TrainingPlan = COMPETITION,
+    **options,
+) -> TrainingRun:
+    """Train for `epochs` by one cycle up to `max_lr`: fastai's `fit_one_cycle`.
+
+    The rate is used as it stands. What else there is comes from `plan`; `options` are those of
+    `train`, and so is what is raised.
+    """
+    plan = replace(plan, schedule="one-cycle", epochs=epochs, max_lr=max_lr, rates_at_batch=None)
+    return train(plan, data, out=out, **options)
 
 
 def _train_phases(classifier, phases, plan: TrainingPlan, data, accelerator: Accelerator, splits,

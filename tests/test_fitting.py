@@ -9,7 +9,7 @@ import pytest
 
 from flowerkit.decoding import load_split
 from flowerkit.prediction import predict
-from flowerkit.training import train
+from flowerkit.training import fine_tune, fit_one_cycle, train
 
 EVERYTHING = {
     "min_crop_area": 0.5, "max_shift": 0.1, "max_zoom": 1.2, "max_rotation_degrees": 20.0,
@@ -102,6 +102,20 @@ def test_the_backbone_rests_while_the_head_learns_and_learns_afterwards(
     assert [row["phase"] for row in run.history] == [1, 1, 2]
     assert [row["learning_rate"] for row in run.history] == pytest.approx([2e-3, 2e-3, 1e-3])
     assert [row["planned_lr"] for row in run.history] == pytest.approx([2e-3, 2e-3, 1e-3])
+
+
+def test_fine_tune_and_fit_one_cycle_are_plans_in_one_call(
+    quick_plan, drawn, accelerator, tmp_path
+):
+    how = {"plan": quick_plan, "accelerator": accelerator}
+    tuned = fine_tune(drawn, 2, base_lr=4e-3, out=tmp_path / "tuned", **how)
+    assert [row["phase"] for row in tuned.history] == [1, 2, 2]
+    assert (tuned.plan.frozen_lr, tuned.plan.max_lr, tuned.plan.depth_factor) == (4e-3, 2e-3, 0.01)
+    cycle = fit_one_cycle(drawn, 2, 3e-3, out=tmp_path / "cycle", **how)
+    assert [row["phase"] for row in cycle.history] == [1, 1]
+    assert cycle.history[-1]["learning_rate"] < 3e-3 / 5  # six steps: the last is not quite the end
+    with pytest.raises(ValueError, match="epochs must be 1 or more"):
+        fit_one_cycle(drawn, 0, out=tmp_path / "none", **how)
 
 
 def test_a_callback_of_yours_that_stops_a_phase_stops_the_run(
