@@ -61,6 +61,9 @@ def compile_for_training(
         freeze_backbone(classifier)
     else:
         choose_trainable(classifier, plan.unfreeze_from, freeze_norms=plan.freeze_norms)
+    if keras.backend.backend() == "jax":
+        # Keras compiles predict for the split into trainable and other weights, which has changed.
+        classifier.predict_function = None
     pixels = keras.Input(classifier.input_shape[1:], dtype="uint8", name="training_pixels")
     inputs = changed = pixels
     augmentation = plan.augmentation()
