@@ -11,9 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from flowerkit.plan import suggest
+from flowerkit.plan import OPTIMIZERS, suggest
 
-NAMES = ("adam", "adamw", "sgd", "lamb")
 NORMS = tuple(
     getattr(keras.layers, f"{kind}Normalization")
     for kind in ("Batch", "Layer", "Group", "RMS")
@@ -171,7 +170,7 @@ def build_optimizer(
     ema: float | None = None,
     multipliers: Mapping[str, float] | None = None,
 ) -> keras.Optimizer:
-    """The optimizer `name` of `NAMES`, built for the variables of `model` that are trainable now.
+    """The optimizer `name` (of OPTIMIZERS), built for those variables of `model` that now learn.
 
     `learning_rate`: a number, or a `TableRate` with one for each step.
     `weight_decay` (adamw, sgd, lamb): each step takes rate * weight_decay of a weight off it, apart
@@ -254,9 +253,10 @@ def _assign(variables, values) -> None:
 
 
 def _check_name(name: str, weight_decay: float | None) -> None:
-    if name not in NAMES:
+    if name not in OPTIMIZERS:
         raise ValueError(
-            f"optimizer must be one of {', '.join(NAMES)}. Received: {name!r}{suggest(name, NAMES)}"
+            f"optimizer must be one of {', '.join(OPTIMIZERS)}. Received: {name!r}"
+            f"{suggest(name, OPTIMIZERS)}"
         )
     if name == "adam" and weight_decay is not None:
         raise ValueError(

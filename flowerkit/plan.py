@@ -48,9 +48,8 @@ class TrainingPlan:
     optimizer, weight_decay, momentum, clip_norm, ema: see `optimization.build_optimizer`. With ema the
     averaged weights are validated and kept; the raw ones stand beside them in checkpoints/.
     label_smoothing, focal_gamma, class_weights ("balanced" or None): see `losses.build_loss`.
-    cpu_bfloat16: let oneDNN compute training steps in bfloat16 where the device is a CPU that has it:
-    measured 1.05 times as fast for a DenseNet121, but 0.6 times for the depthwise convolutions of an
-    EfficientNet, so it is off.
+    cpu_bfloat16: let oneDNN compute training steps in bfloat16 where the device is a CPU that has it;
+    off, because depthwise convolutions (EfficientNet, MobileNet) become slower. Try it for others.
     monitor: what decides which epoch is best. patience: epochs without a better one, counted from
     the end of the ramp, after which training stops; None: it never stops early.
     flip ... cutmix: the changes to training images, see `Augmentation`; `augment_on`: "device" (inside

@@ -227,6 +227,16 @@ def test_jax_trains_on_eight_virtual_cpus_asked_for_by_the_environment():
     assert "virtual_cpus=4 came too late" in other
 
 
+def test_jax_keeps_what_it_compiles_but_not_over_a_folder_of_yours(tmp_path):
+    code = "connect(); import jax; found = jax.config.jax_compilation_cache_dir"
+    ours = run_fresh(code, KERAS_BACKEND="jax", FLOWERKIT_CACHE=str(tmp_path))
+    assert ours == str(tmp_path / "compiled")
+    yours = run_fresh(
+        code, KERAS_BACKEND="jax", FLOWERKIT_CACHE=str(tmp_path), JAX_COMPILATION_CACHE_DIR="yours"
+    )
+    assert yours == "yours"
+
+
 def test_jax_used_before_connect_is_an_error_with_the_remedy():
     found = run_fresh(
         "import jax; jax.devices(); found = error(virtual_cpus=8)", KERAS_BACKEND="jax"

@@ -1,6 +1,7 @@
 """callbacks: when patience ends. No training here."""
 
 import keras
+import pytest
 
 from flowerkit import callbacks
 from flowerkit.steps import Stopper
@@ -44,3 +45,24 @@ def test_patience_starts_after_the_ramp():
     values = [0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1]
     assert stopping_epoch(values, patience=2, ramp=0) == 3
     assert stopping_epoch(values, patience=2, ramp=4) == 6
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="oneDNN is TensorFlow's alone")
+def test_bfloat16_is_on_inside_an_epoch_and_off_outside_even_after_an_error(monkeypatch):
+    import tensorflow as tf
+
+    def is_on():
+        options = tf.config.optimizer.get_experimental_options()
+        return options.get("auto_mixed_precision_onednn_bfloat16", False)
+
+    monkeypatch.setattr(callbacks, "has_bfloat16", lambda: True)
+    fast = callbacks.FastMath(wanted=True)
+    fast.on_epoch_begin(0)
+    assert is_on()
+    fast.on_epoch_end(0)  # before anything is predicted
+    assert not is_on()
+    fast.on_epoch_begin(1)
+    fast.release()
+    assert not is_on()
+    callbacks.FastMath(wanted=False).on_epoch_begin(0)
+    assert not is_on()

@@ -11,6 +11,7 @@ from flowerkit.machine import (
     cache_folder,
     collect_evidence,
     free_memory_bytes,
+    has_bfloat16,
     num_cores,
     versions,
 )
@@ -203,3 +204,14 @@ def test_an_unlimited_quota_leaves_the_cores_alone(tmp_path):
     cores = num_cores(tmp_path / "nothing")
     assert num_cores(make_files(tmp_path / "v2", files)) == cores
     assert num_cores(make_files(tmp_path / "v1", v1)) == cores
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx2 avx512_bf16", True), ("fpu amx_bf16", True), ("fpu avx2 avx512f", False)],
+)
+def test_bfloat16_is_read_off_the_processors_flags(tmp_path, flags, expected):
+    assert has_bfloat16(tmp_path) is False  # not Linux
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"model name\t: a test\nflags\t\t: {flags}\n")
+    assert has_bfloat16(tmp_path) is expected
