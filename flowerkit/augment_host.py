@@ -6,6 +6,7 @@ OpenCV releases Python's lock while it works, so the pipeline's threads run besi
 
 import functools
 import importlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,13 +29,14 @@ def is_available() -> bool:
 
 
 def augment_images(
-    images: np.ndarray,
+    images: Sequence[np.ndarray],
     draws: np.ndarray,
     augmentation: Augmentation,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """`images` (n, side, side, 3) uint8, changed as `draws` (n, columns) say: a new array, or `out`.
 
+    They may be an array or a list of its rows, which saves copying them together first.
     In this order: geometry, colour, block-out, mixing of rows 2k and 2k+1.
     Raises RuntimeError without OpenCV, ValueError for tables that do not fit the images and for an
     odd number of images, if images mix.
@@ -45,21 +47,21 @@ def augment_images(
             "augmentation on the host needs OpenCV. Install opencv-python-headless, or pass "
             "augment_on='device'."
         )
-    images = np.ascontiguousarray(images)
-    if len(draws) != len(images) or images.shape[1] != images.shape[2]:
+    shape = (len(images), *images[0].shape)
+    if len(draws) != len(images) or shape[1] != shape[2]:
         raise ValueError(
             f"augmentation takes square images and a row of draws for each. Received: images of "
-            f"shape {images.shape}, draws of shape {draws.shape}"
+            f"shape {shape}, draws of shape {draws.shape}"
         )
     if augmentation.mixes:
         check_pairs(len(images))
-    changed = np.empty_like(images) if out is None else out
+    changed = np.empty(shape, "uint8") if out is None else out
     _apply_geometry(cv2, images, changed, draws, augmentation)
     if augmentation.max_brightness > 0 or augmentation.max_contrast > 0:
         _change_colours(cv2, changed, draws)
     if augmentation.block_out > 0:
         for image, (top, left, bottom, right) in zip(
-            changed, _boxes(draws, "block", images), strict=True
+            changed, _boxes(draws, "block", changed), strict=True
         ):
             image[top:bottom, left:right] = BLOCK_GREY
     if augmentation.mixes:
@@ -76,12 +78,16 @@ def _apply_geometry(cv2, images, changed, draws, augmentation: Augmentation) -> 
         _warp(cv2, images, changed, draws)
         return
     flips = column(draws, "flip").tolist()
-    if augmentation.min_crop_area == 1 and not any(flips):
-        changed[:] = images
+    if augmentation.min_crop_area == 1:
+        for image, target, flip in zip(images, changed, flips, strict=True):
+            if flip:
+                cv2.flip(image, 1, dst=target)
+            else:
+                target[:] = image
         return
-    size = images.shape[2:0:-1]
+    size = changed.shape[2:0:-1]
     for image, target, flip, (top, left, bottom, right) in zip(
-        images, changed, flips, _boxes(draws, "crop", images), strict=True
+        images, changed, flips, _boxes(draws, "crop", changed), strict=True
     ):
         part = image[top:bottom, left:right]
         # Flipped first: the part is smaller than what it is resized to. A part of full size is copied.
@@ -89,8 +95,8 @@ def _apply_geometry(cv2, images, changed, draws, augmentation: Augmentation) -> 
 
 
 def _warp(cv2, images, changed, draws) -> None:
-    size = images.shape[2:0:-1]
-    maps = np.transpose(np.array(find_maps(draws, images.shape[1]), "float64"), (2, 0, 1))
+    size = changed.shape[2:0:-1]
+    maps = np.transpose(np.array(find_maps(draws, changed.shape[1]), "float64"), (2, 0, 1))
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     for image, target, source in zip(images, changed, maps, strict=True):
         cv2.warpAffine(

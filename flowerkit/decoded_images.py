@@ -66,6 +66,10 @@ class DecodedImages:
             raise IndexError(f"row {outside.flat[0]} is outside the {len(self)} images")
         return self._take(rows.astype("int64") % max(1, len(self)), out)
 
+    def look(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The images of `rows` (k,) int one by one, to be read only, and at once."""
+        return list(self.take(rows))
+
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
@@ -155,6 +159,11 @@ class StreamedImages(DecodedImages):
     def _take(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         self._filler.wait_for(rows)
         return np.take(self._array, rows, axis=0, out=out, mode="clip")
+
+    def look(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The images of `rows`, where they stand."""
+        self._filler.wait_for(rows)
+        return [self._array[row] for row in rows.tolist()]
 
     def finish(self) -> None:
         """Wait for the thread. Raises ValueError for an image that cannot be decoded."""

@@ -22,9 +22,10 @@ from flowerkit.decoded_images import (
     allocate,
     promised_bytes,
 )
+from flowerkit.fingerprints import match_values
 from flowerkit.machine import free_memory_bytes
 from flowerkit.records import check_payload, read_frames
-from flowerkit.shard_reader import ShardReader
+from flowerkit.shard_reader import ShardReader, trace_as_it_stands
 from flowerkit.tfrecords import (
     FlowerData,
     check_counts,
@@ -123,6 +124,7 @@ def _scan(data: FlowerData, name: str) -> _Scan:
     """What can be known without decoding. Anything amiss raises; which record, `check_shard` says."""
     files, labelled = data.files[name], name != "test"
 
+    @trace_as_it_stands
     def look(serialized):
         jpegs, ids, labels = parse_example(serialized, labelled=labelled)
         # substr refuses what is shorter than 2 bytes; such a record is named by check_shard.
@@ -313,16 +315,16 @@ def check_leak(train: Split, val: Split) -> None:
 
     Raises ValueError with counts and examples.
     """
-    shared_ids = np.intersect1d(train.ids, val.ids)
+    shared_ids = np.unique(train.ids[match_values(train.ids, val.ids)[:, 0]])
     if len(shared_ids):
         raise ValueError(
             f"train and val share {len(shared_ids)} ids ({', '.join(shared_ids[:3])}): validation "
             f"would measure memory, not learning. Split the data again."
         )
-    shared = np.isin(val.digests, train.digests)
-    if shared.any():
+    shared = match_values(train.digests, val.digests)[:, 1]
+    if len(shared):
         raise ValueError(
-            f"{shared.sum()} val images have the same bytes as train images (val ids "
+            f"{len(shared)} val images have the same bytes as train images (val ids "
             f"{', '.join(val.ids[shared][:3])}): validation would measure memory, not learning. "
             f"Remove them from one side."
         )

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from flowerkit.augment_host import augment_images
-from flowerkit.batch_memory import BatchMemory, take_rows
+from flowerkit.batch_memory import BatchMemory, look_at_rows, take_rows
 from flowerkit.decoding import Split
 from flowerkit.draws import (
     COLUMNS,
@@ -17,6 +17,7 @@ from flowerkit.draws import (
 )
 from flowerkit.machine import num_cores
 from flowerkit.plan import Augmentation
+from flowerkit.shard_reader import trace_as_it_stands
 
 _ORDER = 0  # the stream of random numbers that the order draws from
 _FLIP = Augmentation()
@@ -67,7 +68,8 @@ def training_batches(
     """
     steps = count_steps(len(split), global_batch)
     part = _part_of_batch(global_batch, process, pairs=augmentation.mixes)
-    memory = BatchMemory((part.stop - part.start, *split.images.shape[1:]))
+    shape = (part.stop - part.start, *split.images.shape[1:])
+    memory = BatchMemory(shape)
     plan_epoch = functools.lru_cache(maxsize=2)(
         functools.partial(_plan_epoch, len(split), seed, augmentation)
     )
@@ -76,26 +78,68 @@ def training_batches(
         epoch, step = divmod(int(number), steps)
         order, draws = plan_epoch(epoch)
         rows = order[step * global_batch : (step + 1) * global_batch][part]
-        images = take_rows(split.images, rows, memory.get())
         labels, draws = split.labels[rows], draws[rows]
+        if on_host and not augmentation.is_off:
+            images = augment_images(
+                look_at_rows(split.images, rows), draws, augmentation, memory.get()
+            )
+        else:
+            images = take_rows(split.images, rows, memory.get())
         if one_hot:
             labels = mix_labels(
                 labels, draws, augmentation, num_classes=one_hot, image_size=images.shape[1]
             )
-        if on_host and not augmentation.is_off:
-            images = augment_images(images, draws, augmentation, memory.get())
         return images, draws, labels
 
-    def batch(number):
-        kinds = (tf.uint8, tf.float32, tf.float32 if one_hot else tf.int32)
-        images, draws, labels = tf.numpy_function(take_batch, [number], kinds)
-        num_rows = part.stop - part.start
-        images.set_shape((num_rows, *split.images.shape[1:]))
-        draws.set_shape((num_rows, len(COLUMNS)))
-        labels.set_shape((num_rows, one_hot) if one_hot else (num_rows,))
-        return (images if on_host else (images, draws)), labels
+    labels = (tf.float32, (shape[0], one_hot)) if one_hot else (tf.int32, shape[:1])
+    kinds = (tf.uint8, shape), (tf.float32, (shape[0], len(COLUMNS))), labels
+    return _endless(take_batch, kinds, first_epoch * steps, _on_host if on_host else _on_device)
 
-    numbers = tf.data.Dataset.range(first_epoch * steps, np.iinfo("int64").max)
+
+def feature_batches(
+    arrays: np.ndarray, labels: np.ndarray, *, global_batch: int, seed: int, first_epoch: int = 0
+) -> tf.data.Dataset:
+    """Endless batches (features (global_batch, ...) float32, labels (global_batch,) int32).
+
+    `arrays` (views, n, ...) float32 are the features of n images. Epoch e has view e % views, and the
+    order is that of `training_batches` of these images with this seed and batch.
+
+    Raises ValueError if a batch does not fit.
+    """
+    steps = count_steps(len(labels), global_batch)
+    memory = BatchMemory((global_batch, *arrays.shape[2:]), arrays.dtype)
+    order_of = functools.lru_cache(maxsize=2)(
+        lambda epoch: epoch_order(len(labels), seed=seed, epoch=epoch)
+    )
+
+    def take_batch(number):
+        epoch, step = divmod(int(number), steps)
+        rows = order_of(epoch)[step * global_batch : (step + 1) * global_batch]
+        return take_rows(arrays[epoch % len(arrays)], rows, memory.get()), labels[rows]
+
+    kinds = (tf.float32, memory.shape), (tf.int32, (global_batch,))
+    return _endless(take_batch, kinds, first_epoch * steps, lambda *batch: batch)
+
+
+def _on_host(images, draws, labels):
+    return images, labels
+
+
+def _on_device(images, draws, labels):
+    return (images, draws), labels
+
+
+def _endless(take_batch, kinds, first: int, arrange) -> tf.data.Dataset:
+    """`arrange(*take_batch(number))` for every number from `first` on; `kinds`: dtypes with shapes."""
+
+    @trace_as_it_stands
+    def batch(number):
+        tensors = tf.numpy_function(take_batch, [number], [dtype for dtype, _ in kinds])
+        for tensor, (_, shape) in zip(tensors, kinds, strict=True):
+            tensor.set_shape(shape)
+        return arrange(*tensors)
+
+    numbers = tf.data.Dataset.range(first, np.iinfo("int64").max)
     threads = min(num_cores(), _MAX_THREADS)
     return _steady(numbers.map(batch, num_parallel_calls=threads, deterministic=True).prefetch(2))
 
@@ -136,6 +180,7 @@ def evaluation_batches(split: Split, *, global_batch: int) -> tf.data.Dataset:
         weights = np.ones(len(images), "float32")
         return tuple(_pad(array, missing) for array in (images, labels[rows], weights))
 
+    @trace_as_it_stands
     def batch(number):
         tensors = tf.numpy_function(take_batch, [number], (tf.uint8, tf.int32, tf.float32))
         tensors[0].set_shape((global_batch, *split.images.shape[1:]))

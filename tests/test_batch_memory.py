@@ -17,6 +17,13 @@ def test_an_array_is_handed_out_again_only_when_nobody_holds_it():
     assert memory.get().ctypes.data == place
 
 
+def test_other_numbers_than_pixels_have_memory_too():
+    array = BatchMemory((5, 7), "float32").get()
+    assert (array.shape, array.dtype, array.ctypes.data % 64) == ((5, 7), "float32", 0)
+    array[:] = 0.5
+    assert array.sum() == 17.5
+
+
 def test_arrays_begin_where_tensorflow_takes_them_without_a_copy():
     assert BatchMemory((5, 7, 3)).get().ctypes.data % 64 == 0
 

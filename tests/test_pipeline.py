@@ -90,6 +90,23 @@ def test_untouched_images_and_their_draws_come_apart_for_the_device(drawn):
         np.testing.assert_array_equal(on_host[step][0], augment_images(images, its_draws, strong))
 
 
+def test_features_come_in_the_order_of_the_images_a_view_an_epoch(drawn):
+    split = load_split(drawn, "train")
+    arrays = np.arange(2 * 50 * 3, dtype="float32").reshape(2, 50, 3)
+    how = {"global_batch": 16, "seed": 5}
+    features = take(pipeline.feature_batches(arrays, split.labels, **how), 9)
+    images = take(pipeline.training_batches(split, **how), 9)
+    for step, ((rows, labels), (_, of_images)) in enumerate(zip(features, images, strict=True)):
+        np.testing.assert_array_equal(labels, of_images)
+        epoch = step // 3
+        order = pipeline.epoch_order(50, seed=5, epoch=epoch)[16 * (step % 3) :][:16]
+        np.testing.assert_array_equal(rows, arrays[epoch % 2, order])
+        assert rows.dtype == "float32"
+    resumed = take(pipeline.feature_batches(arrays, split.labels, first_epoch=2, **how), 3)
+    for (rows, _), (expected, _) in zip(resumed, features[6:], strict=True):
+        np.testing.assert_array_equal(rows, expected)
+
+
 def test_mixed_labels_keep_their_mass_and_name_both_classes(drawn):
     split = load_split(drawn, "train")
     batches = pipeline.training_batches(
