@@ -1,4 +1,4 @@
-"""One call for every kind of data: the competition, a folder of shards, or drawn flowers."""
+"""One call for every kind of data: the competition, shards, a folder of photos, or drawn flowers."""
 
 import importlib.util
 import inspect
@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from flowerkit.tfrecords import FlowerData, check_counts, find_shards, find_size
 DRAWN_CLASSES = 12
 DRAWN_SIZE_PX = 64
 DRAWN_COUNTS = {"num_train": 960, "num_val": 240, "num_test": 240}
+PHOTO_SIZE_PX = 224  # what the backbones' ImageNet weights were trained at
 
 _NAMES_REMEDY = (
     'Write the class names in the order of their ids, ["daisy", "rose"], or remove the file.'
@@ -26,26 +28,62 @@ _NAMES_REMEDY = (
 _log = logging.getLogger("flowerkit")
 
 
-def find_data(source: str | os.PathLike = "auto", *, image_size: int | None = None) -> FlowerData:
+def find_data(
+    source: str | os.PathLike = "auto",
+    *,
+    image_size: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> FlowerData:
     """The data that `source` names; `image_size` in px chooses among the sizes there are.
 
     "auto": the competition where it is mounted. On Kaggle nothing else will do; elsewhere it is
     downloaded if kagglehub and a Kaggle token are there, and else flowers are drawn, with a
-    warning in the log. "drawn": drawn flowers, kept in the user's cache. Anything else is a folder
-    that holds tfrecords-jpeg-SxS/; its class names come from its classes.json, without one they
-    are the competition's.
+    warning in the log. "drawn": drawn flowers, kept in the user's cache. Anything else is a folder.
+    One that holds tfrecords-jpeg-SxS/ has its class names in its classes.json; without one they are
+    the competition's. One that holds photos, a sub folder a class, is converted into the user's
+    cache once, to 224 px without `image_size`, and smaller photos are enlarged (`photos.load_photos`;
+    with options of your own: `flowerkit convert`). The log says where the shards are;
+    `progress(what, done, total)` is called while they are made.
 
     Raises FileNotFoundError if the data or the size is not there, ValueError if classes.json is
-    not a list of names, RuntimeError if a download fails.
+    not a list of names or the photos are not of two classes, RuntimeError if a download fails.
     """
     if source == "auto":
         return _find_auto(image_size)
     if source == "drawn":
         return _find_drawn(image_size)
     folder = Path(source).expanduser()
+    if is_of_photos(folder):
+        from flowerkit.photos import load_photos
+
+        return load_photos(folder, image_size=image_size or PHOTO_SIZE_PX, progress=progress)
+    _check_cleared(folder)
     return find_shards(
         folder, image_size=image_size, class_names=_read_class_names(folder), origin="folder"
     )
+
+
+def is_of_photos(folder: Path) -> bool:
+    """Whether `folder` holds photos, a sub folder a class, and not shards."""
+    # A folder above the data may hold pictures too, of runs above all: it is an error, not photos.
+    if find_sizes(folder) or any(folder.glob("*/tfrecords-jpeg-*")):
+        return False
+    from flowerkit.photo_listing import holds_photos
+
+    return holds_photos(folder)
+
+
+def _check_cleared(folder: Path) -> None:
+    """Where a run goes on with photos that were converted, and the cache was cleared since."""
+    if folder.exists():
+        return
+    from flowerkit.photos import is_cleared
+
+    if is_cleared(folder):
+        raise FileNotFoundError(
+            f"the converted photos in {folder} were cleared from the cache. Pass the folder of the "
+            "photos (--data PHOTOS), and they are made again."
+        )
 
 
 def is_competition_required() -> bool:

@@ -6,7 +6,6 @@ So a small network learns the genera at once, the pairs slowly, and its confusio
 """
 
 import io
-import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,15 +14,20 @@ from statistics import NormalDist
 import numpy as np
 from PIL import Image
 
-from flowerkit.files import write_json, write_text
+from flowerkit.files import replacing, write_json, write_text
 from flowerkit.painting import GROUNDS, MARKS, Form, Species, paint_flower
-from flowerkit.tfrecords import SPLITS, FlowerData, Record, find_shards, write_shards
+from flowerkit.tfrecords import (
+    SPLITS,
+    FlowerData,
+    Record,
+    choose_shard_size,
+    find_shards,
+    write_shards,
+)
 
 GENUS_SIZE = 4
 JPEG_QUALITY = 92
 MIN_SIZE_PX = 8
-MIN_SHARD_SIZE = 64
-SHARDS_PER_SPLIT = 16  # as in the competition
 
 FORMS = (
     Form("daisy", (13, 21), 1, 0.15, 0.6, 0.35, centre="disc"),
@@ -168,12 +172,60 @@ def draw_competition(
     rows = "".join(f"{name},0\n" for name in _picture_ids("test", counts, seed))
     write_text(folder / "sample_submission.csv", "id,label\n" + rows)
     for split, count in counts.items():
-        shard_size = max(MIN_SHARD_SIZE, math.ceil(count / SHARDS_PER_SPLIT))
         records = _draw_records(split, counts, num_classes, image_size, seed)
         if progress:
             records = _report(records, progress, f"drawing {split}", count)
-        write_shards(folder, split, records, image_size=image_size, shard_size=shard_size)
+        write_shards(
+            folder, split, records, image_size=image_size, shard_size=choose_shard_size(count)
+        )
     return find_shards(folder, image_size=image_size, class_names=names, origin="drawn")
+
+
+def draw_photos(
+    folder: str | os.PathLike,
+    *,
+    num_classes: int = 5,
+    photos_per_class: int = 40,
+    image_size: int = 224,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Path:
+    """Draw a folder of photos, a sub folder for each species, and return it.
+
+    JPEG files, four by three and `image_size` px on the longer side, every third one upright. Same
+    arguments, same bytes. `progress(what, done, total)` is called after every photo.
+
+    Raises ValueError for what `draw_flower` refuses, FileExistsError if `folder` holds anything.
+
+    >>> import tempfile
+    >>> photos = draw_photos(tempfile.mkdtemp(), num_classes=2, photos_per_class=3, image_size=32)
+    >>> sorted(str(path.relative_to(photos)) for path in photos.rglob("*.jpg"))[:2]
+    ['cream daisy/001.jpg', 'cream daisy/002.jpg']
+    """
+    folder = Path(folder)
+    _check_picture(image_size, (seed,))
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty. Draw into a new folder.")
+    for label in range(num_classes):
+        of_species = folder / species(label).name
+        of_species.mkdir(parents=True)
+        for number in range(1, photos_per_class + 1):
+            pixels = draw_flower(label, size=image_size, seed=(seed, len(SPLITS), number))
+            with replacing(of_species / f"{number:03}.jpg") as temporary:
+                _cut_photo(pixels, upright=number % 3 == 0).save(
+                    temporary, "JPEG", quality=JPEG_QUALITY
+                )
+            if progress:
+                done = label * photos_per_class + number
+                progress("drawing photos", done, num_classes * photos_per_class)
+    return folder
+
+
+def _cut_photo(pixels: np.ndarray, *, upright: bool) -> Image.Image:
+    """Four by three: an eighth is cut off at either end of one side."""
+    margin = len(pixels) // 8
+    part = np.s_[:, margin:-margin] if upright else np.s_[margin:-margin]
+    return Image.fromarray(np.ascontiguousarray(pixels[part]))
 
 
 def _report(records: Iterator[Record], progress, what: str, total: int) -> Iterator[Record]:

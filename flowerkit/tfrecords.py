@@ -115,6 +115,17 @@ def write_shards(
     return tuple(split_folder / name for name in names)
 
 
+def choose_shard_size(num_records: int) -> int:
+    """How many records a shard of a split gets: as the competition, about 16 shards a split.
+
+    None is tiny, and none so large that it is slow to copy.
+
+    >>> [choose_shard_size(num) for num in (0, 100, 12_753, 1_000_000)]
+    [64, 64, 798, 4096]
+    """
+    return min(max(-(-num_records // 16), 64), 4096)
+
+
 def _check_writing(split: str, image_size: int, shard_size: int) -> None:
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}. Pass one of {', '.join(SPLITS)}.")

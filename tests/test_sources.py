@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from flowerkit import competition, sources
 from flowerkit.competition import CLASS_NAMES
 from flowerkit.sources import find_data
+from flowerkit.synthetic import draw_photos
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +147,54 @@ def test_a_broken_classes_json_is_named(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder .*elsewhere"):
         find_data(tmp_path / "elsewhere")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of 10 drawn photos of 40 px."""
+    return draw_photos(tmp_path / "own", num_classes=2, photos_per_class=10, image_size=40)
+
+
+def test_a_folder_of_photos_is_converted_once_and_the_log_says_where(machine, photos, caplog):
+    caplog.set_level(logging.INFO, "flowerkit")
+    calls = []
+    data = find_data(photos, image_size=32, progress=lambda *call: calls.append(call))
+    assert (data.origin, data.num_classes, data.image_size) == ("folder", 2, 32)
+    assert data.counts == {"train": 14, "val": 4, "test": 2}
+    assert data.folder.parent == machine / "cache" / "flowerkit"
+    assert caplog.messages[0] == f"converting 20 photos of {photos} into {data.folder}"
+    assert calls[-1] == ("test shards", 2, 2)
+    assert find_data(str(photos), image_size=32) == data
+    assert (
+        caplog.messages[-1] == f"the photos of {photos} were converted before, into {data.folder}"
+    )
+    # What a run writes into its environment.json leads back to the same images.
+    assert find_data(data.folder, image_size=32) == data
+
+
+def test_photos_become_224_px_and_smaller_ones_are_enlarged_and_it_is_said(photos, caplog):
+    caplog.set_level(logging.INFO, "flowerkit")
+    assert find_data(photos).image_size == 224
+    assert "20 photos are smaller than 224 px, and were enlarged" in caplog.messages
+
+
+def test_converted_photos_that_were_cleared_are_told_apart_from_a_wrong_folder(photos):
+    folder = find_data(photos, image_size=32).folder
+    shutil.rmtree(folder)
+    with pytest.raises(
+        FileNotFoundError, match=r"were cleared from the cache\. Pass the folder of"
+    ):
+        find_data(folder, image_size=32)
+    assert find_data(photos, image_size=32).folder == folder
+
+
+def test_pictures_of_runs_beside_the_data_are_no_photos_to_learn_from(tmp_path):
+    write_folder(tmp_path / "demo" / "data")
+    for run in ("one", "two"):
+        (tmp_path / "demo" / run).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / "demo" / run / "history.png")
+    with pytest.raises(FileNotFoundError, match=r"Did you mean .*data\?"):
+        find_data(tmp_path / "demo")
 
 
 def test_finding_a_folder_loads_no_framework(tmp_path):

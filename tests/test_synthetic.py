@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from flowerkit.painting import GROUNDS, MARKS
-from flowerkit.synthetic import FORMS, draw_competition, draw_flower, species
+from flowerkit.synthetic import FORMS, draw_competition, draw_flower, draw_photos, species
 from flowerkit.tfrecords import check_shard, read_records
 
 SMALL = {"num_classes": 4, "image_size": 32, "num_train": 70, "num_val": 8, "num_test": 8}
@@ -217,3 +217,28 @@ def test_a_folder_that_holds_shards_is_left_alone(drawn):
     with pytest.raises(FileExistsError, match=r"already holds tfrecords-jpeg-32x32/\. Draw into"):
         draw_competition(drawn.folder, **(SMALL | {"image_size": 16}))
     assert read_files(drawn.folder) == before
+
+
+def test_photos_are_four_by_three_in_a_folder_for_each_species(tmp_path):
+    told = []
+    photos = draw_photos(
+        tmp_path / "photos", num_classes=2, photos_per_class=3, image_size=32,
+        progress=lambda *line: told.append(line),
+    )  # fmt: skip
+    files = sorted(photos.rglob("*.jpg"))
+    assert [str(path.relative_to(photos)) for path in files] == [
+        f"{name}/{number}.jpg" for name in ("cream daisy", "white daisy")
+        for number in ("001", "002", "003")
+    ]  # fmt: skip
+    assert [Image.open(path).size for path in files[:3]] == [(32, 24), (32, 24), (24, 32)]
+    assert len({path.read_bytes() for path in files}) == 6
+    assert told[-1] == ("drawing photos", 6, 6)
+
+
+def test_the_same_photos_are_drawn_again_and_never_over_others(tmp_path):
+    wish = {"num_classes": 2, "photos_per_class": 2, "image_size": 16}
+    first = draw_photos(tmp_path / "first", **wish)
+    assert read_files(draw_photos(tmp_path / "again", **wish)) == read_files(first)
+    assert read_files(draw_photos(tmp_path / "other", **wish, seed=1)) != read_files(first)
+    with pytest.raises(FileExistsError, match="first is not empty. Draw into a new folder"):
+        draw_photos(first, **wish)
