@@ -17,7 +17,12 @@ import keras
 import numpy as np
 
 from flowerkit.files import replacing
-from flowerkit.history import best_row, count_epochs_without_better, write_history
+from flowerkit.history import (
+    best_row,
+    count_epochs_without_better,
+    count_plateaus,
+    write_history,
+)
 from flowerkit.machine import has_bfloat16
 from flowerkit.prediction import Predictions
 from flowerkit.schedules import Schedule
@@ -51,6 +56,25 @@ class FixRate(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.optimizer.learning_rate = self.schedule(epoch - self.start)
+
+
+class Plateau(keras.callbacks.Callback):
+    """Multiply a constant rate by `factor` after each `patience` epochs without a better one.
+
+    Keras's ReduceLROnPlateau with its smallest change at 0. How often is read off the history, as
+    `EarlyStop` does, so that a resumed run waits for as long as the whole one would have.
+    """
+
+    def __init__(self, rows: list[dict], phase: int, first_lr: float, monitor: str, *,
+                 factor: float, patience: int, cooldown: int = 0):  # fmt: skip
+        super().__init__()
+        self.rows, self.phase, self.first_lr, self.monitor = rows, phase, first_lr, monitor
+        self.factor, self.patience, self.cooldown = factor, patience, cooldown
+
+    def on_epoch_begin(self, epoch, logs=None):
+        rows = [row for row in self.rows if row["phase"] == self.phase]
+        falls = count_plateaus(rows, self.monitor, self.patience, self.cooldown)
+        self.model.optimizer.learning_rate = self.first_lr * self.factor**falls
 
 
 class FastMath(keras.callbacks.Callback):
@@ -159,18 +183,21 @@ class Record(keras.callbacks.Callback):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Keep the best weights, with their validation predictions, and the last, to resume from.
+    """Keep the best weights, with their validation predictions, the last, to resume from, and others.
 
     The best are the classifier's, of whichever phase; with averaged weights the raw ones stand beside
-    them. The last hold the optimizer's state too, so that a resumed run goes on exactly. Each is
-    written under a temporary name; a full disk costs no older file.
+    them. While the head learns alone on features (`kept` is that head, else the classifier) the best
+    of it stand in files of their own, because writing the whole network would take longer than the
+    epoch, until `complete`. The last hold the optimizer's state too, so that a resumed run goes on
+    exactly. `every`: keep the classifier's weights of every so many epochs. Each is written under a
+    temporary name; a full disk costs no older file.
     """
 
-    def __init__(self, folder: Path, classifier: keras.Model, rows: list[dict], monitor: str,
-                 validate: Validate, steps: int):  # fmt: skip
+    def __init__(self, folder: Path, classifier: keras.Model, kept: keras.Model, rows: list[dict],
+                 monitor: str, validate: Validate, steps: int, every: int | None = None):  # fmt: skip
         super().__init__()
-        self.folder, self.classifier, self.rows = folder, classifier, rows
-        self.monitor, self.validate = monitor, validate
+        self.folder, self.classifier, self.kept, self.rows = folder, classifier, kept, rows
+        self.monitor, self.validate, self.every = monitor, validate, every
         self.steps = steps  # of a whole epoch
 
     @property
@@ -190,15 +217,41 @@ class Checkpoint(keras.callbacks.Callback):
         ):
             self._save_best()
             self.validate.predictions.save(self.folder.parent / "val_predictions.npz")
+        if self.every and (epoch + 1) % self.every == 0:
+            self._save_averaged(self.classifier, self.folder / f"epoch-{epoch + 1:02d}.weights.h5")
         if self.rows[-1]["steps"] == self.steps:  # a resumed run starts where an epoch ended
             save_weights(self.model, self.last)
 
+    def complete(self) -> None:
+        """After a phase of the head alone: its best, in files of the whole classifier."""
+        if self.kept is self.classifier:
+            return
+        now = self.kept.get_weights()
+        for whole, part in zip(_list_best(self.folder), self._own_best(), strict=True):
+            if part.is_file():
+                self.kept.load_weights(part)
+                save_weights(self.classifier, whole)
+                part.unlink()
+        self.kept.set_weights(now)
+
+    def _own_best(self) -> list[Path]:
+        """The files for the best of what is kept, and its raw weights."""
+        return _list_best(self.folder, "" if self.kept is self.classifier else "head_")
+
     def _save_best(self) -> None:
+        best, raw = self._own_best()
+        self._save_averaged(self.kept, best)
+        if self.validate.averaged:
+            save_weights(self.kept, raw)
+
+    def _save_averaged(self, model: keras.Model, path: Path) -> None:
         averaged = self.validate.averaged
         with averaged(self.model) if averaged else nullcontext():
-            save_weights(self.classifier, self.best)
-        if averaged:
-            save_weights(self.classifier, self.folder / "best_raw.weights.h5")
+            save_weights(model, path)
+
+
+def _list_best(folder: Path, of: str = "") -> list[Path]:
+    return [folder / f"{of}{name}.weights.h5" for name in ("best", "best_raw")]
 
 
 def save_weights(model: keras.Model, path: Path) -> None:

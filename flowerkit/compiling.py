@@ -6,10 +6,16 @@ import numpy as np
 from flowerkit import augment_host
 from flowerkit.accelerator import Accelerator
 from flowerkit.augment import Augment
-from flowerkit.cycles import momenta_per_step, rates_per_step
+from flowerkit.cycles import OneCycle, momenta_per_step, rates_per_step
 from flowerkit.draws import COLUMNS
 from flowerkit.losses import build_loss, build_metrics, class_weights_for
-from flowerkit.models import build_classifier, choose_trainable, depth_of, freeze_backbone
+from flowerkit.models import (
+    build_classifier,
+    choose_trainable,
+    depth_of,
+    freeze_backbone,
+    split_classifier,
+)
 from flowerkit.optimization import TableRate, build_optimizer
 from flowerkit.phases import Phase
 from flowerkit.plan import TrainingPlan
@@ -39,6 +45,7 @@ def build_planned(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator
         return build_classifier(
             data.num_classes, image_size=data.image_size, input_size=plan.input_size,
             backbone=plan.backbone, weights=plan.weights, head=plan.head, dropout=plan.dropout,
+            binary=plan.binary,
         )  # fmt: skip
 
 
@@ -51,47 +58,62 @@ def compile_for_training(
     num_steps: int = 1,
     labels: np.ndarray | None = None,
 ) -> keras.Model:
-    """A model of `training_batches` around `classifier`, whose weights it shares.
+    """A model of training batches around `classifier`, whose weights it shares.
 
-    What is done to training images alone is in here, and so in no file. `phase` (None: the plan's
-    last, at its first rate) says which layers learn and how fast in its `num_steps` an epoch; `labels`
-    (n,) are counted for balanced class weights. Call it within the accelerator's scope.
+    It takes `pipeline.training_batches`, or in a phase on features `feature_batches`: then it is of the
+    head alone. What is done to training images alone is in here, and so in no file. `phase` (None: the
+    plan's last, at its first rate) says which layers learn and how fast in its `num_steps` an epoch;
+    `labels` (n,) are counted for balanced class weights. Call it within the accelerator's scope.
     """
-    if phase is not None and phase.is_frozen:
+    if phase.is_frozen if phase else not plan.epochs:
         freeze_backbone(classifier)
     else:
         choose_trainable(classifier, plan.unfreeze_from, freeze_norms=plan.freeze_norms)
     if keras.backend.backend() == "jax":
         # Keras compiles predict for the split into trainable and other weights, which has changed.
         classifier.predict_function = None
-    pixels = keras.Input(classifier.input_shape[1:], dtype="uint8", name="training_pixels")
-    inputs = changed = pixels
-    augmentation = plan.augmentation()
-    if not augments_on_host(plan, accelerator):
-        inputs = (pixels, keras.Input((len(COLUMNS),), dtype="float32", name="draws"))
-        changed = Augment(augmentation, name="augment")(inputs)
-    model = keras.Model(inputs, classifier(changed), name="training")
-    num_classes = classifier.output_shape[-1]
-    balanced = plan.class_weights is not None and labels is not None
-    loss = build_loss(
-        num_classes,
-        label_smoothing=plan.label_smoothing,
-        focal_gamma=plan.focal_gamma,
-        class_weights=class_weights_for(labels, num_classes) if balanced else None,
-        one_hot=augmentation.mixes,
-    )
+    on_features = phase is not None and phase.views > 0
+    one_hot = plan.augmentation().mixes and not on_features
+    model = _wrap_head(classifier) if on_features else _wrap_whole(classifier, plan, accelerator)
     # XLA takes minutes to compile a convolution net for a CPU under TensorFlow, and crashes there
     # under MirroredStrategy; JAX has no other way.
     on_cpu = accelerator.kind == "cpu" and accelerator.backend == "tensorflow"
     model.compile(
         optimizer=_build_optimizer(model, classifier, plan, accelerator, phase, num_steps),
-        loss=loss,
+        loss=_build_loss(plan, classifier.output_shape[-1], one_hot, labels),
         # Metric objects, like built slots, do not cost a second trace of the training step.
-        metrics=build_metrics(one_hot=augmentation.mixes),
+        metrics=build_metrics(one_hot=one_hot),
         jit_compile=False if on_cpu else "auto",
         steps_per_execution=plan.steps_per_execution,
     )
     return model
+
+
+def _wrap_whole(classifier, plan: TrainingPlan, accelerator: Accelerator) -> keras.Model:
+    """Images, changed here if it is not done on the host, into the classifier."""
+    pixels = keras.Input(classifier.input_shape[1:], dtype="uint8", name="training_pixels")
+    inputs = changed = pixels
+    if not augments_on_host(plan, accelerator):
+        inputs = (pixels, keras.Input((len(COLUMNS),), dtype="float32", name="draws"))
+        changed = Augment(plan.augmentation(), name="augment")(inputs)
+    return keras.Model(inputs, classifier(changed), name="training")
+
+
+def _wrap_head(classifier) -> keras.Model:
+    head = split_classifier(classifier)[1]
+    features = keras.Input(head.input_shape[1:], dtype="float32", name="features")
+    return keras.Model(features, head(features), name="training")
+
+
+def _build_loss(plan: TrainingPlan, num_classes: int, one_hot: bool, labels) -> keras.losses.Loss:
+    balanced = plan.class_weights is not None and labels is not None
+    return build_loss(
+        num_classes,
+        label_smoothing=plan.label_smoothing,
+        focal_gamma=plan.focal_gamma,
+        class_weights=class_weights_for(labels, num_classes) if balanced else None,
+        one_hot=one_hot,
+    )
 
 
 def _build_optimizer(model, classifier, plan, accelerator, phase, num_steps):
@@ -102,7 +124,7 @@ def _build_optimizer(model, classifier, plan, accelerator, phase, num_steps):
     if phase and schedule and schedule.per_step:
         length = {"epochs": phase.epochs, "steps_per_epoch": num_steps}
         rate = TableRate(rates_per_step(schedule, **length))
-        if plan.schedule == "one-cycle":
+        if isinstance(schedule, OneCycle):
             momentum = TableRate(momenta_per_step(schedule, **length))
     multipliers = None
     if plan.depth_factor is not None:

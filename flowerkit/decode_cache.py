@@ -1,10 +1,10 @@
-"""Decoded images in files that the next run finds again: grown, checked, counted, removed.
+"""Arrays in files that the next run finds again: grown, checked, counted, removed.
 
-`KEY.uint8` holds the pixels, row after row, and `KEY.json` beside it what they are, with a CRC-32
-for every image. The key is a hash over the JPEG bytes of the whole split, so shards that change
-never meet their old images. A file grows under a hidden name and is renamed when it is whole. Who
-reads or grows one holds a lock on it, which ends with the process, so that a run never loses its
-file to another that makes room.
+`KEY.uint8` holds the pixels of decoded images, row after row, and `KEY.json` beside it what they
+are, with a CRC-32 for every image. The key is a hash over the JPEG bytes of the whole split, so
+shards that change never meet their old images. `KEY.float32` holds `features` in the same way. A
+file grows under a hidden name and is renamed when it is whole. Who reads or grows one holds a lock
+on it, which ends with the process, so that a run never loses its file to another that makes room.
 """
 
 import errno
@@ -35,7 +35,8 @@ LIMIT_VARIABLE = "FLOWERKIT_CACHE_GIB"
 
 # Part of every key: another layout or another decoder never meets the files of this one.
 _FORMAT = 1
-_SUFFIX, _GROWING = ".uint8", ".part"
+_DTYPES = ("uint8", "float32")  # each the suffix of its files
+_GROWING = ".part"
 # Room that is left on the disk for what else the run writes: its checkpoints, above all.
 _SPARE_BYTES = GIB
 
@@ -54,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class CachedFile:
-    """A whole file, open for reading: `images` (n, size, size, 3) uint8, `checksums` (n,) uint32."""
+    """A whole file, open for reading: `images` (n, ...) of its dtype, `checksums` (n,) uint32."""
 
     path: Path
     images: np.ndarray
@@ -128,22 +129,22 @@ def make_key(image_size: int, digests: np.ndarray) -> str:
 # Opening and making -------------------------------------------------------------------------------
 
 
-def open_cached(key: str, shape: tuple[int, ...]) -> CachedFile | None:
+def open_cached(key: str, shape: tuple[int, ...], dtype: str = "uint8") -> CachedFile | None:
     """The whole file of `key`, or None if there is none, or none that is sound.
 
     A file that is short, of another shape or without a readable sidecar is logged and removed. The
     pixels are not read here: whoever uses an image compares its checksum.
     """
-    path = decoded_folder() / f"{key}{_SUFFIX}"
+    path = decoded_folder() / f"{key}.{dtype}"
     try:
         with path.open("rb") as file:
             _lock(file, shared=True)
-            checksums = _check_file(path, os.fstat(file.fileno()).st_size, shape)
-            images = np.memmap(file, "uint8", "r", shape=shape)
+            checksums = _check_file(path, os.fstat(file.fileno()).st_size, shape, dtype)
+            images = np.memmap(file, dtype, "r", shape=shape)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        _log.warning(f"the decoded images in {path} are made anew: {error}")
+        _log.warning(f"what is in {path} is made anew: {error}")
         _remove(path)
         return None
     try:
@@ -154,7 +155,11 @@ def open_cached(key: str, shape: tuple[int, ...]) -> CachedFile | None:
     return CachedFile(path, np.asarray(images), checksums)
 
 
-def _check_file(path: Path, num_bytes: int, shape: tuple[int, ...]) -> np.ndarray:
+def _count_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    return int(np.prod(shape, dtype="int64")) * np.dtype(dtype).itemsize
+
+
+def _check_file(path: Path, num_bytes: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     try:
         described = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -164,17 +169,17 @@ def _check_file(path: Path, num_bytes: int, shape: tuple[int, ...]) -> np.ndarra
     if described["format"] != _FORMAT or tuple(described["shape"]) != shape:
         raise ValueError(f"they are described as {described['shape']}, wanted {list(shape)}")
     checksums = np.array(described["crc32"], "uint32")
-    if num_bytes != np.prod(shape, dtype="int64") or len(checksums) != shape[0]:
-        raise ValueError(f"{num_bytes:,} bytes, wanted {np.prod(shape, dtype='int64'):,}")
+    if num_bytes != _count_bytes(shape, dtype) or len(checksums) != shape[0]:
+        raise ValueError(f"{num_bytes:,} bytes, wanted {_count_bytes(shape, dtype):,}")
     return checksums
 
 
-def grow_file(key: str, shape: tuple[int, ...], what: str) -> GrowingFile:
+def grow_file(key: str, shape: tuple[int, ...], what: str, dtype: str = "uint8") -> GrowingFile:
     """A new file for `key`, with its room on the disk already taken; older files may make place.
 
     Raises OSError if the folder cannot be written, or the limit or the disk has too little room.
     """
-    folder, num_bytes = decoded_folder(), int(np.prod(shape, dtype="int64"))
+    folder, num_bytes = decoded_folder(), _count_bytes(shape, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     make_room(num_bytes)
     # Its own name in each process, so that two runs at once do not write into one another's.
@@ -183,13 +188,13 @@ def grow_file(key: str, shape: tuple[int, ...], what: str) -> GrowingFile:
     try:
         _lock(file, shared=False)
         _take_room(descriptor, num_bytes)
-        images = np.asarray(np.memmap(file, "uint8", "r+", shape=shape))
+        images = np.asarray(np.memmap(file, dtype, "r+", shape=shape))
     except BaseException:
         file.close()
         hidden.unlink(missing_ok=True)
         raise
     checksums = np.zeros(shape[0], "uint32")
-    return GrowingFile(folder / f"{key}{_SUFFIX}", hidden, what, images, checksums, file)
+    return GrowingFile(folder / f"{key}.{dtype}", hidden, what, images, checksums, file)
 
 
 def _take_room(descriptor: int, num_bytes: int) -> None:
@@ -209,7 +214,7 @@ def list_cached() -> list[Entry]:
 
 
 def _find_entries() -> Iterator[Entry]:
-    for path in decoded_folder().glob(f"*{_SUFFIX}"):
+    for path in (path for dtype in _DTYPES for path in decoded_folder().glob(f"*.{dtype}")):
         try:
             status = path.stat()
         except OSError:  # another process removed it

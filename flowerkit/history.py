@@ -57,3 +57,27 @@ def count_epochs_without_better(
     best = best_row(rows, monitor)
     since = max(best["epoch"] if best else 0, first_epoch)
     return max(0, rows[-1]["epoch"] - since) if rows else 0
+
+
+def count_plateaus(
+    rows: list[dict[str, float]], monitor: str, patience: int, cooldown: int = 0
+) -> int:
+    """How often `patience` epochs in a row were not better than the best before them.
+
+    Each time counting starts anew, after `cooldown` epochs that do not count. An epoch without a
+    value is no better one.
+
+    >>> rows = [{"epoch": k, "val_f1": f1} for k, f1 in enumerate([0.1, 0.7, 0.5, 0.6, 0.7, 0.6], 1)]
+    >>> [count_plateaus(rows, "val_f1", 2, cooldown) for cooldown in (0, 1, 9)]
+    [2, 1, 1]
+    """
+    falls = waited = cooling = 0
+    for number, row in enumerate(rows, 1):
+        if best_row(rows[:number], monitor) is row:
+            waited = 0
+        elif not cooling:
+            waited += 1
+        cooling = max(0, cooling - 1)
+        if waited == patience:
+            falls, waited, cooling = falls + 1, 0, cooldown
+    return falls

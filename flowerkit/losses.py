@@ -1,6 +1,7 @@
 """Losses and metrics from probabilities: label smoothing, class weights, focal; one-hot labels or not.
 
-The models end in a softmax (one output: a sigmoid), so nothing here takes logits.
+The models end in probabilities, so nothing here takes logits. A binary head answers 1 - p and p, of
+which the crossentropy of two classes is the binary one: it needs no loss of its own.
 """
 
 from collections.abc import Sequence
@@ -14,11 +15,10 @@ from keras import ops
 class WeightedCrossentropy(keras.losses.Loss):
     """Crossentropy with what Keras's classes do not combine; an image counts as its class does.
 
-    Labels (n, num_classes) with `one_hot`, else (n,) integers; with `binary` (n,) or (n, 1), 0 to 1.
-    A mixed image counts by the weights of its parts. `class_weights` leaves the smoothed part of a
-    label alone, as a sample weight does. `focal_gamma` multiplies each term by (1 - p)**gamma, without
-    the alpha of Keras's class, whose 0.25 only makes every loss a quarter (Lin et al. 2017,
-    arXiv:1708.02002).
+    Labels (n, num_classes) with `one_hot`, else (n,) integers. A mixed image counts by the weights of
+    its parts. `class_weights` leaves the smoothed part of a label alone, as a sample weight does.
+    `focal_gamma` multiplies each term by (1 - p)**gamma, without the alpha of Keras's class, whose
+    0.25 only makes every loss a quarter (Lin et al. 2017, arXiv:1708.02002).
     """
 
     def __init__(
@@ -29,22 +29,17 @@ class WeightedCrossentropy(keras.losses.Loss):
         focal_gamma: float | None = None,
         class_weights: Sequence[float] | None = None,
         one_hot: bool = False,
-        binary: bool = False,
         name: str = "weighted_crossentropy",
         reduction: str = "sum_over_batch_size",
     ):
         super().__init__(name=name, reduction=reduction)
-        self.num_classes, self.one_hot, self.binary = num_classes, one_hot, binary
+        self.num_classes, self.one_hot = num_classes, one_hot
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
 
     def call(self, y_true, y_pred):
         """The loss of each image, (n,) float32."""
-        if self.binary:
-            y_true = ops.reshape(y_true, (-1, 1))
-            labels = ops.concatenate([1 - y_true, y_true], axis=-1)
-        else:
-            labels = y_true if self.one_hot else self._spread(y_true)
+        labels = y_true if self.one_hot else self._spread(y_true)
         if self.class_weights is None:
             return self._crossentropy(labels, y_pred)
         parts = labels * ops.convert_to_tensor(self.class_weights, dtype=labels.dtype)
@@ -59,13 +54,6 @@ class WeightedCrossentropy(keras.losses.Loss):
 
     def _crossentropy(self, labels, y_pred):
         smoothing, gamma = self.label_smoothing, self.focal_gamma
-        if self.binary:
-            labels = labels[:, 1:]
-            if gamma is None:
-                return keras.losses.binary_crossentropy(labels, y_pred, label_smoothing=smoothing)
-            return keras.losses.binary_focal_crossentropy(
-                labels, y_pred, gamma=gamma, label_smoothing=smoothing
-            )
         if gamma is None:
             return keras.losses.categorical_crossentropy(labels, y_pred, label_smoothing=smoothing)
         return keras.losses.categorical_focal_crossentropy(
@@ -74,14 +62,7 @@ class WeightedCrossentropy(keras.losses.Loss):
 
     def get_config(self) -> dict:
         """What it was made with."""
-        names = (
-            "num_classes",
-            "label_smoothing",
-            "focal_gamma",
-            "class_weights",
-            "one_hot",
-            "binary",
-        )
+        names = ("num_classes", "label_smoothing", "focal_gamma", "class_weights", "one_hot")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
@@ -92,19 +73,19 @@ def build_loss(
     focal_gamma: float | None = None,
     class_weights: Sequence[float] | None = None,
     one_hot: bool = False,
-    binary: bool = False,
 ) -> keras.losses.Loss:
-    """The crossentropy of probabilities (n, num_classes), or (n, 1) for a `binary` task.
+    """The crossentropy of probabilities (n, num_classes).
 
     Labels are (n,) integers, with `one_hot` (n, num_classes) floats whose rows sum to 1 (mixed images
-    need that), for a binary task (n,) 0 or 1. `label_smoothing` (Szegedy et al. 2015,
+    need that). `label_smoothing` (Szegedy et al. 2015,
     arXiv:1512.00567) takes that part of each label and spreads it evenly. `class_weights` has a number
     above 0 for each class (`class_weights_for`). Keras's own class wherever it does what was asked for,
     else `WeightedCrossentropy`.
 
-    Raises ValueError for values out of range, a wrong number of weights, and one_hot with binary.
+    Raises ValueError for values out of range, and a wrong number of weights.
     """
-    _check_shape(num_classes, one_hot, binary)
+    if num_classes < 2:
+        raise ValueError(f"num_classes is {num_classes}; there must be 2 to tell apart.")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing is {label_smoothing:g}; it must be 0 or more, below 1.")
     if focal_gamma is not None and not 0 <= focal_gamma < float("inf"):
@@ -112,22 +93,18 @@ def build_loss(
     if class_weights is not None:
         _check_weights(class_weights, num_classes)
     if class_weights is None and focal_gamma is None:
-        if binary:
-            return keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing)
         if one_hot:
             return keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
         if label_smoothing == 0:
             return keras.losses.SparseCategoricalCrossentropy()
     return WeightedCrossentropy(
         num_classes, label_smoothing=label_smoothing, focal_gamma=focal_gamma,
-        class_weights=class_weights, one_hot=one_hot, binary=binary,
+        class_weights=class_weights, one_hot=one_hot,
     )  # fmt: skip
 
 
-def build_metrics(*, one_hot: bool = False, binary: bool = False) -> list[keras.metrics.Metric]:
+def build_metrics(*, one_hot: bool = False) -> list[keras.metrics.Metric]:
     """[accuracy] for the labels that `build_loss` takes; of a mixed image its larger part counts."""
-    if binary:
-        return [keras.metrics.BinaryAccuracy(name="accuracy")]
     if one_hot:
         return [keras.metrics.CategoricalAccuracy(name="accuracy")]
     return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
@@ -156,17 +133,6 @@ def class_weights_for(labels, num_classes: int) -> tuple[float, ...]:
             "class weights need one of each: add images, or train without class weights."
         )
     return tuple((len(labels) / (num_classes * counts)).tolist())
-
-
-def _check_shape(num_classes: int, one_hot: bool, binary: bool) -> None:
-    if num_classes < 2:
-        raise ValueError(f"num_classes is {num_classes}; there must be 2 to tell apart.")
-    if binary and num_classes != 2:
-        raise ValueError(f"a binary task has 2 classes. Received: num_classes={num_classes}")
-    if binary and one_hot:
-        raise ValueError(
-            "a binary task has one output and labels of one number; one_hot needs a softmax."
-        )
 
 
 def _check_weights(class_weights: Sequence[float], num_classes: int) -> None:

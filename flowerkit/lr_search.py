@@ -18,11 +18,13 @@ import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.callbacks import FastMath, SeedLayers
-from flowerkit.compiling import augments_on_host, build_planned, compile_for_training
+from flowerkit.compiling import build_planned, compile_for_training
 from flowerkit.decoding import Split, load_split
+from flowerkit.fitting import extract_features, open_batches
+from flowerkit.models import split_classifier
 from flowerkit.optimization import TableRate
-from flowerkit.phases import Phase, find_phases
-from flowerkit.pipeline import epoch_order, training_batches
+from flowerkit.phases import Phase, find_phase
+from flowerkit.pipeline import epoch_order
 from flowerkit.plan import TrainingPlan, suggest
 from flowerkit.steps import STEPS_AHEAD, StepHooks
 from flowerkit.tfrecords import FlowerData
@@ -87,7 +89,7 @@ def search_rates(
     *,
     accelerator: Accelerator | None = None,
     classifier: keras.Model | None = None,
-    phase: Phase | None = None,
+    phase: Phase | str | None = None,
     split: Split | None = None,
     min_lr: float = 1e-6,
     max_lr: float = 1.0,
@@ -96,24 +98,27 @@ def search_rates(
 ) -> RateSearch:
     """Train `num_steps` steps as `plan` would, at rates that grow from `min_lr` to `max_lr`.
 
-    It ends early when the smoothed loss is 4 times its lowest, or no number. `phase`: one of
-    `find_phases(plan)`, which says what learns; None: the plan's first. `classifier`: train this one
+    It ends early when the smoothed loss is 4 times its lowest, or no number. `phase`: "frozen" (the
+    head alone, on features where the plan has it so) or "whole" (the network), or one of
+    `find_phases(plan)`; None: the plan's first. `classifier`: train this one
     (None: a fresh one of the plan). It comes back as it was, to the bit, after an error too, and so
     do an optimizer and metrics that it is compiled with, because the search compiles its own.
     `split`: the training images where they are loaded already. `progress(what, done, total)` is
     called after every step. A wider range has fewer steps where it matters.
 
-    Raises ValueError for rates out of order, too few steps, a loss that is no number from the
-    start, and one that diverges before there is anything to read.
+    Raises ValueError for an unknown phase, rates out of order, too few steps, a loss that is no number
+    from the start, and one that diverges before there is anything to read.
     """
     start, rates = time.perf_counter(), spread_rates(min_lr, max_lr, num_steps)
     accelerator = accelerator or connect()
     global_batch = plan.per_replica_batch * accelerator.replicas
-    phase = phase or find_phases(plan, global_batch=global_batch)[0]
+    if not isinstance(phase, Phase):
+        phase = find_phase(plan, phase, global_batch=global_batch)
     classifier = classifier or build_planned(plan, data, accelerator)
-    order = functools.partial(epoch_order, seed=plan.seed, epoch=0)
+    order = None if phase.views else functools.partial(epoch_order, seed=plan.seed, epoch=0)
     how = {"on_corrupt": plan.on_corrupt, "keep": plan.keep, "order": order}
     split = split or load_split(data, "train", **how)
+    source = _find_source(plan, accelerator, classifier, phase, split, progress)
     _log.info(
         f"range test: {num_steps} steps of {global_batch:,} images, rates {min_lr:g} to {max_lr:g}"
     )
@@ -121,7 +126,7 @@ def search_rates(
     reader = _ReadLosses(rates, 1 if accelerator.kind == "cpu" else STEPS_AHEAD, progress)
     with unchanged(classifier):
         model = _compile(classifier, plan, accelerator, phase, rates, split.labels)
-        _sweep(model, plan, accelerator, split, reader)
+        _sweep(model, plan, accelerator, source, data.num_classes, reader)
     return _conclude(reader, plan, phase, global_batch, time.perf_counter() - start)
 
 
@@ -208,6 +213,15 @@ def read_suggestions(rates: np.ndarray, smoothed: np.ndarray, num_steps: int) ->
     return {name: read(rates, smoothed) for name, read in SUGGESTIONS.items()}
 
 
+def _find_source(plan, accelerator, classifier, phase: Phase, split: Split, progress):
+    if not phase.views:
+        return split
+    with accelerator.scope():
+        body = split_classifier(classifier)[0]
+    how = {"views": phase.views, "what": "train", "progress": progress}
+    return extract_features(plan, accelerator, body, split, **how)
+
+
 def _compile(classifier, plan, accelerator, phase: Phase, rates, labels) -> keras.Model:
     # Several steps an execution would show one loss for all of them.
     plan, phase = replace(plan, steps_per_execution=1), replace(phase, schedule=None)
@@ -246,13 +260,8 @@ def _copies(variable) -> Sequence:
     return values if len(values) > 1 else [variable]
 
 
-def _sweep(model, plan: TrainingPlan, accelerator, split: Split, reader: "_ReadLosses") -> None:
-    augmentation = plan.augmentation()
-    batches = training_batches(
-        split, global_batch=plan.per_replica_batch * accelerator.replicas, seed=plan.seed,
-        augmentation=augmentation, on_host=augments_on_host(plan, accelerator),
-        one_hot=model.output_shape[-1] if augmentation.mixes else None,
-    )  # fmt: skip
+def _sweep(model, plan: TrainingPlan, accelerator, source, num_classes, reader) -> None:
+    batches = open_batches(plan, accelerator, source, num_classes=num_classes)
     hooks = StepHooks(len(reader.rates))
     hooks.listen([reader])
     fast = FastMath(plan.cpu_bfloat16 and accelerator.strategy is None)
@@ -334,7 +343,8 @@ def _conclude(reader: _ReadLosses, plan, phase: Phase, global_batch, seconds) ->
             f"(it was {reader.rates[0]:g})."
         ) from error
     field = "frozen_lr" if phase.is_frozen else "max_lr"
-    one = replace(plan, schedule="constant", max_lr=1.0)  # what becomes of 1 at this batch?
+    # What becomes of 1 at this batch? (Of frozen_lr, where that is the only rate.)
+    one = replace(plan, schedule="constant", max_lr=1.0, frozen_lr=None)
     scale = one.schedule_for(global_batch=global_batch)(0)
-    found = (rates, losses, smoothed, suggestions, reason, global_batch, field, scale, seconds)
+    found = rates, losses, smoothed, suggestions, reason, global_batch, field, scale, seconds
     return RateSearch(*found)

@@ -108,6 +108,21 @@ def split_classifier(classifier: keras.Model) -> tuple[keras.Model, keras.Model]
     return body, keras.Model(first.input, classifier.outputs[0], name="head")
 
 
+def join_classifier(body: keras.Model, head: keras.Model) -> keras.Model:
+    """One classifier that predicts head(body(pixels)), and shares the layers of both.
+
+    `head` may be any model of features, such as one that was trained on `features.compute_features`.
+    Raises ValueError for a head that does not take what the body gives.
+    """
+    given, wanted = tuple(body.output_shape[1:]), tuple(head.input_shape[1:])
+    if given != wanted:
+        raise ValueError(
+            f"a head that does not fit: the body gives features of shape {given}, the head takes "
+            f"{wanted}. Cut both out of classifiers with the same backbone, head and input_size."
+        )
+    return keras.Model(body.inputs[0], head(body.outputs[0]), name="flower_classifier")
+
+
 def freeze_backbone(classifier: keras.Model) -> None:
     """Let the head learn, and nothing of the backbone; its norms use and keep their statistics.
 
@@ -243,7 +258,7 @@ def save_classifier(model: keras.Model, path: str | os.PathLike) -> None:
         model.save(temporary)
 
 
-def load_classifier(path: str | os.PathLike) -> keras.Model:
+def load_model(path: str | os.PathLike) -> keras.Model:
     """The classifier in a `.keras` file or in a run folder's model.keras, not compiled.
 
     Raises FileNotFoundError, or ValueError when the file is damaged or from a newer Keras.
@@ -272,8 +287,7 @@ def check_reload(model: keras.Model, path: str | os.PathLike, *, tolerance: floa
     """
     pixels = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), "uint8")
     ours, saved = (
-        keras.ops.convert_to_numpy(one(pixels, training=False))
-        for one in (model, load_classifier(path))
+        keras.ops.convert_to_numpy(one(pixels, training=False)) for one in (model, load_model(path))
     )
     difference = float(np.abs(ours - saved).max())
     if not difference <= tolerance:

@@ -22,8 +22,9 @@ MONITORS = {
 SCHEDULES = ("ramp", "cosine", "staircase", "one-cycle", "constant")
 OPTIMIZERS = ("adam", "adamw", "sgd", "lamb")
 HEADS = ("notebook", "pooled", "plain", "concat", "flatten")
-_AT_LEAST_ONE = ("epochs", "per_replica_batch", "steps_per_execution", "image_size", "input_size",
-                 "patience", "plateau_patience", "rates_at_batch", "stair_epochs")  # fmt: skip
+_AT_LEAST_ONE = ("per_replica_batch", "steps_per_execution", "image_size", "input_size", "patience",
+                 "plateau_patience", "rates_at_batch", "stair_epochs", "checkpoint_every")  # fmt: skip
+_AT_LEAST_ZERO = ("frozen_epochs", "frozen_views", "plateau_cooldown")
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,23 @@ class TrainingPlan:
 
     backbone, weights, head, dropout, input_size: see `models.build_classifier`.
     image_size: which of the stored sizes to read, in px; None: 224 if it is there, else the only one.
+    binary: tell two classes apart by one sigmoid; see `heads.add_head`.
     epochs: the most epochs to train. per_replica_batch: images per step on each replica.
     steps_per_execution: steps that TensorFlow runs between two looks by Python (Keras's own option).
     frozen_epochs: epochs before them in which the head alone learns, at frozen_lr (None: max_lr), by a
-    constant rate, or with schedule="one-cycle" by a cycle. unfreeze_from, freeze_norms: what of the
-    backbone learns afterwards, see `models.choose_trainable`. depth_factor: the rate of the
-    backbone's first layer over the head's, those between evenly spaced by powers; None: all alike.
+    constant rate, or with schedule="one-cycle" by a cycle. With epochs=0 there are no others (a linear
+    probe), and they follow the schedule, of which frozen_lr is then the top.
+    frozen_views: 0: they see images. N: they learn from the backbone's features of N views of each
+    image, computed once (`features`): the image itself, then N - 1 by the plan's augmentation, mixing
+    left out; epoch e has view e % N. None: one view if the plan has no augmentation at all, else 0.
+    unfreeze_from, freeze_norms: what of the backbone learns afterwards, see `models.choose_trainable`.
+    depth_factor: the rate of the backbone's first layer over the head's, those between evenly spaced
+    by powers; None: all alike.
     schedule: "ramp" (start_lr -> max_lr over rampup_epochs, sustain_epochs, then exp_decay an epoch
     towards min_lr), "cosine" (the same ramp, then half a cosine to min_lr), "staircase" (exp_decay
     every stair_epochs), "one-cycle" (`cycles.OneCycle`) or "constant" (max_lr). plateau_patience:
-    epochs without progress after which a constant rate is multiplied by plateau_factor; None: never.
+    epochs without a better one (by monitor) after which a constant rate is multiplied by
+    plateau_factor; the next plateau_cooldown epochs do not count. None: never.
     rates_at_batch: the global batch that the rates are meant for; at another one they are scaled by
     the square root of the ratio (`schedules.scale_for_batch`), with sgd by the ratio itself. None:
     used as they stand.
@@ -56,6 +64,8 @@ class TrainingPlan:
     the compiled step), "host" (in the input's threads), or "auto": the host if the device is a CPU.
     keep: where decoded images stay, "ram", "disk", "none" (decoded every epoch), or "auto": the first
     of these that they fit into.
+    checkpoint_every: beside the best and the last weights keep those of every so many epochs, as
+    checkpoints/epoch-NN.weights.h5 (1: of all; None: of none).
     seed: weights, order, augmentation, dropout. max_minutes: end in time to predict and write.
     on_corrupt: "raise" or "skip" bad records. tensorboard: write logs for it.
 
@@ -67,11 +77,13 @@ class TrainingPlan:
     weights: str | None = "imagenet"
     head: str = "notebook"
     dropout: float | None = None
+    binary: bool = False
     image_size: int | None = None
     input_size: int | None = None
     epochs: int = 20
     frozen_epochs: int = 0
     frozen_lr: float | None = None
+    frozen_views: int | None = None
     unfreeze_from: str | float | None = None
     freeze_norms: bool = False
     depth_factor: float | None = None
@@ -88,6 +100,7 @@ class TrainingPlan:
     rates_at_batch: int | None = 128
     plateau_patience: int | None = None
     plateau_factor: float = 0.5
+    plateau_cooldown: int = 0
     optimizer: str = "adam"
     weight_decay: float | None = None
     momentum: float = 0.9
@@ -111,6 +124,7 @@ class TrainingPlan:
     cutmix: float = 0.0
     augment_on: str = "auto"
     keep: str = "auto"
+    checkpoint_every: int | None = None
     seed: int = 0
     max_minutes: float | None = None
     on_corrupt: str = "raise"
@@ -120,16 +134,15 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
             _check_type(name, getattr(self, name), hint)
-        for name in _AT_LEAST_ONE:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be 1 or more. Received: {name}={value}")
+        for least, names in enumerate((_AT_LEAST_ZERO, _AT_LEAST_ONE)):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and value < least:
+                    raise ValueError(f"{name} must be {least} or more. Received: {name}={value}")
         _check_choice("head", self.head, HEADS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("class_weights", self.class_weights, (None, "balanced"))
-        if self.frozen_epochs < 0:
-            raise ValueError(f"frozen_epochs must be 0 or more. Received: {self.frozen_epochs}")
         if self.depth_factor is not None:
             check_between("depth_factor", self.depth_factor, 1e-6, 1)
         _check_fraction("label_smoothing", self.label_smoothing)
@@ -148,10 +161,23 @@ class TrainingPlan:
             raise ValueError(f"max_minutes must be above 0. Received: {self.max_minutes}")
         if not 0 <= self.seed < 2**32:  # NumPy takes no other
             raise ValueError(f"seed must be in 0 <= seed < 2**32. Received: seed={self.seed}")
+        self._check_epochs()
         self._check_monitor()
         self._check_rate_controllers()
         for of_phase in (self.schedule_for, *[self.frozen_schedule_for] * bool(self.frozen_epochs)):
             of_phase(global_batch=self.rates_at_batch or 1)  # refuses rates out of order
+
+    def _check_epochs(self) -> None:
+        if self.epochs < 0 or not (self.epochs or self.frozen_epochs):
+            raise ValueError(
+                f"epochs must be 1 or more. Received: epochs={self.epochs} (0 trains the head alone, "
+                f"for frozen_epochs={self.frozen_epochs})"
+            )
+        if (self.frozen_views or 0) > 1 and self.view_augmentation().is_off:
+            raise ValueError(
+                f"frozen_views={self.frozen_views}, but nothing changes an image from view to view. "
+                f"Switch some augmentation on (flip, min_crop_area ...), or pass frozen_views=1."
+            )
 
     def _check_monitor(self) -> None:
         if self.monitor not in MONITORS:
@@ -169,11 +195,23 @@ class TrainingPlan:
             )
 
     def schedule_for(self, *, global_batch: int) -> schedules.Schedule:
-        """The learning rate by epoch (0 is the first after the frozen ones) for such a batch."""
+        """The learning rate by epoch (0 is the first after the frozen ones) for such a batch.
+
+        Without such epochs it is that of the frozen ones.
+        """
+        if not self.epochs:
+            return self._head_alone().schedule_for(global_batch=global_batch)
         return self._scaled(self._planned(), global_batch)
+
+    def _head_alone(self) -> "TrainingPlan":
+        """With the frozen epochs as if they were the others: for what their rates are."""
+        top = self.max_lr if self.frozen_lr is None else self.frozen_lr
+        return replace(self, epochs=self.frozen_epochs, frozen_epochs=0, max_lr=top)
 
     def frozen_schedule_for(self, *, global_batch: int) -> schedules.Schedule:
         """The learning rate of the frozen epochs, by epoch."""
+        if not self.epochs:
+            return self.schedule_for(global_batch=global_batch)
         rate = self.max_lr if self.frozen_lr is None else self.frozen_lr
         if self.schedule == "one-cycle":  # as fastai's fine_tune: up nearly to the end
             return self._scaled(cycles.OneCycle(rate, self.frozen_epochs, 0.99), global_batch)
@@ -206,14 +244,23 @@ class TrainingPlan:
         names = [field.name for field in fields(Augmentation)]
         return Augmentation(**{name: getattr(self, name) for name in names})
 
+    def view_augmentation(self) -> Augmentation:
+        """The changes to images from view to view: all but mixing, which needs two images at once."""
+        return replace(self.augmentation(), mixup=0.0, cutmix=0.0)
+
+    @property
+    def feature_views(self) -> int:
+        """How many views' features the frozen epochs learn from; 0: from images."""
+        return int(self.augmentation().is_off) if self.frozen_views is None else self.frozen_views
+
     @property
     def first_patient_epoch(self) -> int:
-        """The epoch after the frozen ones, from 0, at which patience starts.
+        """The epoch of the last phase, from 0, at which patience starts.
 
         While the rate climbs nothing is stopped, and a cycle is worth its end.
         """
         if self.schedule == "one-cycle":
-            return self.epochs
+            return self.epochs or self.frozen_epochs
         return int(self.rampup_epochs) if self.schedule in ("ramp", "cosine") else 0
 
     def to_dict(self) -> dict:

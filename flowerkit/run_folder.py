@@ -3,35 +3,60 @@
 import json
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
 
 from flowerkit.accelerator import Accelerator, versions
-from flowerkit.files import write_json
+from flowerkit.files import read_json, write_json
 from flowerkit.history import read_history
-from flowerkit.models import load_classifier
+from flowerkit.models import load_model
 from flowerkit.plan import TrainingPlan, change_plan
+from flowerkit.schedules import Schedule
 from flowerkit.tfrecords import FlowerData
 
 
-def check_folder(out: Path, resume: bool) -> None:
-    """Refuse to write over a run (FileExistsError) or to resume none (FileNotFoundError)."""
+def check_folder(out: Path, resume: bool, schedule: Schedule | None = None) -> None:
+    """Refuse to write over a run (FileExistsError) or to resume none (FileNotFoundError).
+
+    Raises ValueError for a run that is resumed by another schedule of your own than it began with.
+    """
     if (out / "history.csv").exists() and not resume:
         raise FileExistsError(
             f"{out} already holds a run. Pass another folder, or resume=True (--resume) to go on."
         )
     if resume and not (out / "plan.json").exists():
         raise FileNotFoundError(f"no run to resume in {out} (no plan.json). Start without resume.")
+    if resume and (out / "environment.json").is_file():
+        began = read_json(out / "environment.json").get("schedule")
+        if began != (schedule and str(schedule)):
+            raise ValueError(
+                f"the rate of the run in {out} followed {began or 'its plan'}, and would now follow "
+                f"{schedule or 'its plan'}. Pass the same again: train(..., resume=True, "
+                f"schedule={'YOURS' if began else None})."
+            )
 
 
-def write_start(out: Path, plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) -> None:
-    """Write plan.json and environment.json: what is about to be trained, on what, with what."""
+def write_start(
+    out: Path,
+    plan: TrainingPlan,
+    data: FlowerData,
+    accelerator: Accelerator,
+    schedule: Schedule | None = None,
+    *,
+    class_counts: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Write plan.json and environment.json: what is about to be trained, on what, with what.
+
+    `class_counts`: how many images each class has, in each split that is known.
+    """
     write_json(out / "plan.json", plan.to_dict())
     write_json(
         out / "environment.json",
         {
             "accelerator": accelerator.to_dict(),
+            "schedule": schedule and str(schedule),  # of your own, over the plan's
             "python": platform.python_version(),
             "machine": platform.platform(),
             "versions": versions(),
@@ -41,6 +66,7 @@ def write_start(out: Path, plan: TrainingPlan, data: FlowerData, accelerator: Ac
                 "image_size": data.image_size,
                 "counts": dict(data.counts),
                 "class_names": list(data.class_names),
+                "class_counts": dict(class_counts or {}),
             },
         },
     )
@@ -57,7 +83,7 @@ def load_run(folder: str | os.PathLike) -> tuple[TrainingPlan, dict, keras.Model
     Raises FileNotFoundError if it is none, ValueError if a file in it is damaged.
     """
     plan, environment = read_run(folder)
-    return plan, environment, load_classifier(folder)
+    return plan, environment, load_model(folder)
 
 
 def read_run(folder: str | os.PathLike) -> tuple[TrainingPlan, dict]:

@@ -169,11 +169,14 @@ class WatchClock(keras.callbacks.Callback):
 
     `deadline` is on `time.monotonic()`'s clock. `num_val_steps` and `num_test_steps` are batches as
     long as a training batch; `validate.seconds` is how long the last validation took, 0 before it.
+    `batch_seconds`: the least that a test batch takes, where validating says nothing of it because it
+    is done on features.
     """
 
     def __init__(self, deadline: float, num_val_steps: int, num_test_steps: int, validate,
-                 stopper: Stopper):  # fmt: skip
+                 stopper: Stopper, batch_seconds: float = 0.0):  # fmt: skip
         super().__init__()
+        self.batch_seconds = batch_seconds
         self.deadline, self.validate, self.stopper = deadline, validate, stopper
         self.num_val_steps, self.num_test_steps = num_val_steps, num_test_steps
 
@@ -202,7 +205,7 @@ class WatchClock(keras.callbacks.Callback):
         """Saving, reloading, the test split: with a margin, for a late csv is worth nothing."""
         if self.validate.seconds:
             step_seconds = self.validate.seconds / self.num_val_steps
-        return 15 + 1.3 * step_seconds * self.num_test_steps
+        return 15 + 1.3 * max(step_seconds, self.batch_seconds) * self.num_test_steps
 
 
 class ShowSteps(keras.callbacks.Callback):

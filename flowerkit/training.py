@@ -15,15 +15,18 @@ import numpy as np
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.compiling import build_planned, compile_for_training
 from flowerkit.decoding import Split, check_leak, load_split
+from flowerkit.evaluation import count_classes
+from flowerkit.features import Features
 from flowerkit.files import write_json
-from flowerkit.fitting import Watchers, check_execution, fit
+from flowerkit.fitting import Run, Watchers, check_execution, fit, open_feed
 from flowerkit.history import best_row
 from flowerkit.models import check_reload, save_classifier
-from flowerkit.phases import find_phases
+from flowerkit.phases import Phase, find_phases
 from flowerkit.pipeline import count_steps, epoch_order
 from flowerkit.plan import COMPETITION, TrainingPlan
-from flowerkit.prediction import Predictions, predict
+from flowerkit.prediction import Predictions
 from flowerkit.run_folder import check_folder, read_whole_epochs, write_start
+from flowerkit.schedules import Schedule
 from flowerkit.steps import ShowSteps
 from flowerkit.tfrecords import FlowerData
 
@@ -90,6 +93,8 @@ def train(
     *,
     out: str | os.PathLike,
     accelerator: Accelerator | None = None,
+    schedule: Schedule | None = None,
+    features: tuple[Features, Features] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     resume: bool = False,
     started: float | None = None,
@@ -99,45 +104,43 @@ def train(
 
     The folder holds plan.json, environment.json, history.csv, result.json, model.keras (the best
     weights), val_predictions.npz and checkpoints/. With `resume` an interrupted run in `out` goes
-    on exactly where its last whole epoch ended. `callbacks` are yours, called after the run's own;
-    their `self.model` trains the classifier, which is its layer "flower_classifier".
-    `started` (`time.monotonic()`) is when the clock of `max_minutes` began.
-    `progress(what, done, total)` is called after every step.
+    on exactly where its last whole epoch ended. `schedule`: your own for the last phase, such as
+    `schedules.OfEpochAndRate(f, start_lr)`, used as it stands; a plan is data and holds no function, so
+    a resumed run is given it again. `features`: those of train and val, where you have computed them
+    (else a phase that learns from features computes or finds them). `callbacks` are yours, called
+    after the run's own; their `self.model` trains the classifier, which is its layer
+    "flower_classifier", or on features its layer "head". `started` (`time.monotonic()`) is when the
+    clock of `max_minutes` began. `progress(what, done, total)` is called after every step.
 
     Raises ValueError for data that cannot be trained on (an empty split, one class, a batch larger
-    than the split, validation that shares images with training) or callbacks that would change the
-    learning rate besides the plan; FileExistsError when `out` holds a run; RuntimeError when
-    training ended before there was a model to keep.
+    than the split, validation that shares images with training), features of another model or of
+    other data, two controllers of the learning rate; FileExistsError when `out` holds a run;
+    RuntimeError when training ended before there was a model to keep.
     """
     started = time.monotonic() if started is None else started
     out = Path(out)
-    check_folder(out, resume)
+    check_folder(out, resume, schedule)
     _check_callbacks(plan, callbacks)
     _check_tensorboard(plan)
     accelerator = accelerator or connect()
     global_batch = plan.per_replica_batch * accelerator.replicas
-    # Before the data: a backbone or weights that are not there are said at once.
-    classifier = build_planned(plan, data, accelerator)
-    phases = find_phases(plan, global_batch=global_batch)
-    _check_choices(classifier, plan, accelerator, phases)
-    train_split, val_split = _load_splits(data, plan, out, global_batch)
-    num_steps = count_steps(len(train_split), global_batch)
-    rows = read_whole_epochs(out, num_steps) if resume else []
-    check_execution(plan, accelerator, num_steps)
-    _tell_steps(num_steps, global_batch)
-    write_start(out, plan, data, accelerator)
-    watchers, first_step_seconds = _train_phases(
-        classifier, phases, plan, data, accelerator, (train_split, val_split), out, rows, started,
-        callbacks, progress,
+    phases = find_phases(plan, global_batch=global_batch, schedule=schedule)
+    _check_wanted(features, phases)
+    run = _prepare(plan, data, accelerator, phases, out, started, resume)
+    counts = {
+        name: count_classes(split.labels, data.num_classes).tolist()
+        for name, split in (("train", run.train), ("val", run.val))
+    }
+    write_start(out, plan, data, accelerator, schedule, class_counts=counts)
+    watchers, first_step_seconds = _train_phases(run, phases, features, callbacks, progress)
+    best, reason = _keep_best(run, watchers)
+    trained = TrainingRun(
+        out, plan, run.classifier, run.rows, best, reason,
+        Predictions.load(out / "val_predictions.npz"), run.val.images, accelerator,
+        interrupted=watchers.interrupt.caught, first_step_seconds=first_step_seconds,
     )  # fmt: skip
-    best, reason = _keep_best(classifier, plan, out, rows, watchers)
-    run = TrainingRun(
-        out, plan, classifier, rows, best, reason, Predictions.load(out / "val_predictions.npz"),
-        val_split.images, accelerator, interrupted=watchers.interrupt.caught,
-        first_step_seconds=first_step_seconds,
-    )  # fmt: skip
-    write_json(out / "result.json", run.to_dict())
-    return run
+    write_json(out / "result.json", trained.to_dict())
+    return trained
 
 
 def fine_tune(
@@ -147,18 +150,19 @@ def fine_tune(
     out: str | os.PathLike,
     frozen_epochs: int = 1,
     base_lr: float = 2e-3,
+    depth_factor: float = 0.01,
     plan: TrainingPlan = COMPETITION,
     **options,
 ) -> TrainingRun:
     """The head for `frozen_epochs`, then the whole network for `epochs`: fastai's `fine_tune`.
 
-    One cycle each, up to `base_lr` and then to half of it, with rates that fall to a hundredth
-    towards the first layer. The rates are used as they stand. What else there is comes from `plan`;
-    `options` are those of `train`, and so is what is raised.
+    One cycle each, up to `base_lr` and then to half of it, with rates that fall towards the first layer
+    to `depth_factor` of the head's; fastai's is a hundredth. The rates are used as they stand. What
+    else there is comes from `plan`; `options` are those of `train`, and so is what is raised.
     """
     plan = replace(
         plan, schedule="one-cycle", frozen_epochs=frozen_epochs, epochs=epochs, frozen_lr=base_lr,
-        max_lr=base_lr / 2, depth_factor=0.01, rates_at_batch=None,
+        max_lr=base_lr / 2, depth_factor=depth_factor, rates_at_batch=None,
     )  # fmt: skip
     return train(plan, data, out=out, **options)
 
@@ -181,50 +185,61 @@ def fit_one_cycle(
     return train(plan, data, out=out, **options)
 
 
-def _train_phases(classifier, phases, plan: TrainingPlan, data, accelerator: Accelerator, splits,
-                  out: Path, rows, started, callbacks, progress):  # fmt: skip
-    """Train one phase after the other; the watchers of the last, and the seconds of the first step."""
-    train_split, val_split = splits
+def _prepare(plan, data: FlowerData, accelerator: Accelerator, phases, out: Path, started,
+             resume: bool) -> Run:  # fmt: skip
+    """All that can be refused is refused here, and the splits are loaded."""
+    # Before the data: a backbone or weights that are not there are said at once.
+    classifier = build_planned(plan, data, accelerator)
+    _check_choices(classifier, plan, accelerator, phases)
     global_batch = plan.per_replica_batch * accelerator.replicas
-    num_steps = count_steps(len(train_split), global_batch)
+    splits = _load_splits(data, plan, phases, out, global_batch)
+    num_steps = count_steps(len(splits[0]), global_batch)
+    check_execution(plan, accelerator, num_steps)
+    _tell_steps(num_steps, global_batch)
+    rows = read_whole_epochs(out, num_steps) if resume else []
     until = _find_deadline(plan, data, started, global_batch)
-    resumed_in = rows[-1]["phase"] if rows else 0
+    return Run(plan, accelerator, classifier, *splits, out, rows, until)
+
+
+def _train_phases(run: Run, phases, features, callbacks, progress) -> tuple[Watchers, float | None]:
+    """Train one phase after the other; the watchers of the last, and the seconds of the first step."""
     first_steps = []
-
-    def predict_val() -> Predictions:
-        return predict(classifier, val_split, global_batch=global_batch)
-
     for phase in phases:
-        if phase.number < resumed_in:
-            continue
-        with accelerator.scope():
-            model = compile_for_training(
-                classifier, plan, accelerator, phase, num_steps=num_steps, labels=train_split.labels
-            )
-        watchers = Watchers(
-            plan, phase, accelerator, classifier, predict_val, out, rows, num_steps, until
-        )
-        if phase.number == resumed_in:
-            model.load_weights(watchers.checkpoint.last)
-            _log.info(f"resuming after epoch {rows[-1]['epoch']}")
-        if not watchers.finished_before():
-            if len(phases) > 1:
-                _log.info(f"{phase}")
-            shown = [ShowSteps(progress, watchers.num_epochs, num_steps)] if progress else []
-            callbacks_of_phase = [*callbacks, *shown]
-            fit(
-                model,
-                train_split,
-                plan,
-                accelerator,
-                data.num_classes,
-                watchers,
-                callbacks_of_phase,
-            )
-            first_steps.append(watchers.hooks.first_step_seconds)
+        if run.rows and phase.number < run.rows[-1]["phase"]:
+            continue  # done before the run was resumed
+        if len(phases) > 1 or phase.views:
+            _log.info(f"{phase}")
+        watchers = _train_phase(run, phase, features, callbacks, progress)
+        first_steps.append(watchers.hooks.first_step_seconds)
         if watchers.ended_run():
             break
-    return watchers, next(iter(first_steps), None)
+    return watchers, next((seconds for seconds in first_steps if seconds is not None), None)
+
+
+def _train_phase(run: Run, phase: Phase, features, callbacks, progress) -> Watchers:
+    with run.accelerator.scope():
+        feed = open_feed(run, phase, features, progress)
+        model = compile_for_training(
+            run.classifier, run.plan, run.accelerator, phase, num_steps=run.num_steps,
+            labels=run.train.labels,
+        )  # fmt: skip
+    watchers = Watchers(run, phase, feed)
+    if run.rows and phase.number == run.rows[-1]["phase"]:
+        model.load_weights(watchers.checkpoint.last)
+        _log.info(f"resuming after epoch {run.rows[-1]['epoch']}")
+    if not watchers.finished_before():
+        shown = [ShowSteps(progress, watchers.num_epochs, run.num_steps)] if progress else []
+        fit(model, run, feed, watchers, [*callbacks, *shown])
+    watchers.checkpoint.complete()
+    return watchers
+
+
+def _check_wanted(features, phases) -> None:
+    if features is not None and not any(phase.views for phase in phases):
+        raise ValueError(
+            "features were given, but no phase of this plan learns from any: it needs frozen_epochs, "
+            "and frozen_views=1 or more (or no augmentation)."
+        )
 
 
 def _check_choices(classifier, plan: TrainingPlan, accelerator: Accelerator, phases) -> None:
@@ -271,12 +286,18 @@ def _check_tensorboard(plan: TrainingPlan) -> None:
 
 
 def _load_splits(
-    data: FlowerData, plan: TrainingPlan, out: Path, global_batch: int
+    data: FlowerData, plan: TrainingPlan, phases, out: Path, global_batch: int
 ) -> tuple[Split, Split]:
-    # The order of the epoch that comes first, so that it can begin before all is decoded.
+    # The order of the epoch that comes first, so that it can begin before all is decoded. Features
+    # are computed row by row, and what is asked for once need not be kept.
     first_epoch = len(read_whole_epochs(out, data.counts["train"] // global_batch))
     order = functools.partial(epoch_order, seed=plan.seed, epoch=first_epoch)
-    how = {"on_corrupt": plan.on_corrupt, "keep": plan.keep}
+    if phases[0].views and first_epoch < phases[0].epochs:
+        order = None
+    how = {
+        "on_corrupt": plan.on_corrupt,
+        "keep": "none" if all(phase.views for phase in phases) else plan.keep,
+    }
     train_split = load_split(data, "train", order=order, **how)
     if len(set(train_split.labels.tolist())) < 2:
         raise ValueError(
@@ -288,10 +309,11 @@ def _load_splits(
     return train_split, val_split
 
 
-def _keep_best(classifier, plan: TrainingPlan, out: Path, rows, watchers) -> tuple[dict, str]:
+def _keep_best(run: Run, watchers: Watchers) -> tuple[dict, str]:
     """Put the best weights back, save them as model.keras, and see that the file predicts the same."""
-    best = best_row(rows, plan.monitor)
-    reason = watchers.stopper.reason or _explain_end(rows, watchers.num_epochs)
+    plan, model = run.plan, run.classifier
+    best = best_row(run.rows, plan.monitor)
+    reason = watchers.stopper.reason or _explain_end(run.rows, watchers.num_epochs)
     if watchers.interrupt.caught and best is None:
         raise RuntimeError(
             "interrupted before the first epoch was whole: there is nothing to keep."
@@ -302,9 +324,9 @@ def _keep_best(classifier, plan: TrainingPlan, out: Path, rows, watchers) -> tup
             f"weights to keep. Give it more time, or after a loss that is no number a lower rate "
             f"(max_lr={plan.max_lr:g})."
         )
-    classifier.load_weights(watchers.checkpoint.best)
-    save_classifier(classifier, out / "model.keras")
-    check_reload(classifier, out / "model.keras")
+    model.load_weights(watchers.checkpoint.best)
+    save_classifier(model, run.out / "model.keras")
+    check_reload(model, run.out / "model.keras")
     return best, reason
 
 

@@ -89,6 +89,20 @@ def test_a_file_is_hidden_while_it_grows_and_found_when_it_is_whole(folder):
     assert list_names(folder) == ["a.json", "a.uint8"]
 
 
+def test_files_of_other_numbers_are_kept_and_cleared_alike(folder):
+    growing = grow_file("f", (3, 5), "features of val", "float32")
+    growing.images[:] = 0.5
+    growing.keep()
+    del growing
+    write("a")
+    assert open_cached("f", (3, 5)) is None  # another kind of file
+    assert open_cached("f", (3, 5), "float32").images.sum() == 7.5
+    assert {entry.path.name: entry.num_bytes for entry in list_cached()} == {
+        "a.uint8": NUM_BYTES, "f.float32": 60,
+    }  # fmt: skip
+    assert clear_cache() == NUM_BYTES + 60
+
+
 def test_an_open_file_cannot_be_written(folder):
     write("a")
     with pytest.raises(ValueError, match="read-only"):

@@ -11,6 +11,8 @@ from flowerkit.decoding import load_split
 from flowerkit.prediction import predict
 from flowerkit.training import fine_tune, fit_one_cycle, train
 
+pytestmark = pytest.mark.backends
+
 EVERYTHING = {
     "min_crop_area": 0.5, "max_shift": 0.1, "max_zoom": 1.2, "max_rotation_degrees": 20.0,
     "max_shear_degrees": 10.0, "max_brightness": 0.2, "max_contrast": 0.2, "block_out": 0.5,
@@ -111,6 +113,8 @@ def test_fine_tune_and_fit_one_cycle_are_plans_in_one_call(
     tuned = fine_tune(drawn, 2, base_lr=4e-3, out=tmp_path / "tuned", **how)
     assert [row["phase"] for row in tuned.history] == [1, 2, 2]
     assert (tuned.plan.frozen_lr, tuned.plan.max_lr, tuned.plan.depth_factor) == (4e-3, 2e-3, 0.01)
+    gentler = fine_tune(drawn, 1, depth_factor=0.3, out=tmp_path / "gentler", **how)
+    assert gentler.plan.depth_factor == 0.3
     cycle = fit_one_cycle(drawn, 2, 3e-3, out=tmp_path / "cycle", **how)
     assert [row["phase"] for row in cycle.history] == [1, 1]
     assert cycle.history[-1]["learning_rate"] < 3e-3 / 5  # six steps: the last is not quite the end

@@ -6,6 +6,8 @@ import pytest
 
 from flowerkit import heads, plan
 
+pytestmark = pytest.mark.backends
+
 DROPOUT = 0.4
 
 

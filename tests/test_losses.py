@@ -6,6 +6,8 @@ import pytest
 
 from flowerkit.losses import WeightedCrossentropy, build_loss, build_metrics, class_weights_for
 
+pytestmark = pytest.mark.backends
+
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.25, 0.5, 0.25]], "float32")
 LABELS = np.array([0, 1, 1])
 ONE_HOT = np.eye(3, dtype="float32")[LABELS]
@@ -28,7 +30,6 @@ def test_the_plain_loss_is_kerass_own_from_either_kind_of_label():
     assert both_kinds() == pytest.approx([-np.log([0.7, 0.3, 0.5]).mean()] * 3, rel=1e-5)
     assert type(build_loss(3)) is keras.losses.SparseCategoricalCrossentropy
     assert type(build_loss(3, one_hot=True)) is keras.losses.CategoricalCrossentropy
-    assert type(build_loss(2, binary=True)) is keras.losses.BinaryCrossentropy
 
 
 def test_smoothing_spreads_its_part_of_a_label_evenly():
@@ -69,17 +70,16 @@ def test_focal_weights_and_smoothing_go_together():
     assert found == pytest.approx([expected] * 3, rel=1e-5)
 
 
-def test_a_binary_task_has_one_output_and_the_same_choices():
+def test_the_two_columns_of_a_binary_head_have_the_binary_crossentropy():
     labels, yes = np.array([1, 0, 1]), np.array([[0.8], [0.4], [0.5]], "float32")
-    right = np.array([0.8, 0.6, 0.5])
-    for shaped in (labels, labels[:, None]):
-        plain = value(build_loss(2, binary=True), shaped, yes)
-        assert plain == pytest.approx(-np.log(right).mean(), rel=1e-5)
-        focal = value(build_loss(2, binary=True, focal_gamma=2), shaped, yes)
-        assert focal == pytest.approx(-((1 - right) ** 2 * np.log(right)).mean(), rel=1e-5)
-        weighted = value(build_loss(2, binary=True, class_weights=(3, 0.5)), shaped, yes)
-        assert weighted == pytest.approx(-(np.log(right) * [0.5, 3, 0.5]).mean(), rel=1e-5)
-    smooth = value(build_loss(2, binary=True, label_smoothing=0.2), labels, yes)
+    columns, right = np.hstack([1 - yes, yes]), np.array([0.8, 0.6, 0.5])
+    by_keras = keras.losses.BinaryCrossentropy()(labels[:, None], yes)
+    assert value(build_loss(2), labels, columns) == pytest.approx(
+        float(keras.ops.convert_to_numpy(by_keras)), rel=1e-5
+    )
+    weighted = value(build_loss(2, class_weights=(3, 0.5)), labels, columns)
+    assert weighted == pytest.approx(-(np.log(right) * [0.5, 3, 0.5]).mean(), rel=1e-5)
+    smooth = value(build_loss(2, label_smoothing=0.2), labels, columns)
     expected = -(0.9 * np.log(right) + 0.1 * np.log(1 - right)).mean()
     assert smooth == pytest.approx(expected, rel=1e-5)
 
@@ -117,8 +117,6 @@ def test_a_loss_goes_into_a_file_and_comes_back():
     ("num_classes", "options", "message"),
     [
         (1, {}, "num_classes is 1; there must be 2 to tell apart."),
-        (3, {"binary": True}, "a binary task has 2 classes. Received: num_classes=3"),
-        (2, {"binary": True, "one_hot": True}, "one_hot needs a softmax."),
         (3, {"label_smoothing": 1.0}, "label_smoothing is 1; it must be 0 or more, below 1."),
         (3, {"focal_gamma": -1}, "focal_gamma is -1; it must be 0 or more. None: off."),
         (3, {"class_weights": (1, 2)}, "2 class weights for 3 classes."),
@@ -136,7 +134,6 @@ def test_what_makes_no_loss_is_refused(num_classes, options, message):
         ({}, LABELS, PROBABILITIES),
         ({"one_hot": True}, ONE_HOT, PROBABILITIES),
         ({"one_hot": True}, np.array([[0.6, 0.4, 0], [0, 1, 0], [0.2, 0.8, 0]]), PROBABILITIES),
-        ({"binary": True}, np.array([1, 0, 1]), np.array([[0.8], [0.6], [0.9]])),
     ],
 )
 def test_accuracy_is_named_so_and_counted_for_each_kind_of_label(options, labels, guesses):

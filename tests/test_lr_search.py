@@ -11,6 +11,8 @@ from flowerkit.lr_search import RateSearch, search_rates
 from flowerkit.models import build_classifier
 from flowerkit.pipeline import training_batches
 
+pytestmark = pytest.mark.backends
+
 STEPS = 20
 
 
@@ -187,6 +189,37 @@ def test_a_frozen_phase_searches_the_rate_of_the_head(
     assert [layer.trainable for layer in layers] == before
     assert search.field == "frozen_lr"
     assert search.scale == 0.5  # with sgd the rate goes with the batch
+
+
+def test_the_heads_rate_is_searched_on_features_too_and_finds_the_same(
+    quick_plan, drawn, accelerator, split, classifier
+):
+    plan = dataclasses.replace(
+        quick_plan, epochs=0, frozen_epochs=2, frozen_lr=3e-3, schedule="constant", flip=False
+    )
+    how = {"accelerator": accelerator, "classifier": classifier, "split": split}
+    before, told = bytes_of(classifier.variables), []
+    on_images, on_features = (
+        search_rates(
+            dataclasses.replace(plan, frozen_views=views), drawn, phase="frozen", num_steps=STEPS,
+            progress=lambda *step: told.append(step[0]), **how,
+        )
+        for views in (0, 1)
+    )  # fmt: skip
+    assert bytes_of(classifier.variables) == before
+    assert on_features.losses == pytest.approx(on_images.losses, rel=1e-3)
+    assert (on_features.field, on_features.scale) == ("frozen_lr", 1.0)
+    assert set(told) == {"range test", "features of train"}
+
+
+def test_the_networks_rate_is_searched_in_a_plan_with_frozen_epochs(
+    quick_plan, drawn, accelerator, split, classifier
+):
+    plan = dataclasses.replace(quick_plan, epochs=0, frozen_epochs=3)
+    how = {"accelerator": accelerator, "classifier": classifier, "split": split}
+    assert search_rates(plan, drawn, phase="whole", num_steps=STEPS, **how).field == "max_lr"
+    with pytest.raises(ValueError, match="Received: phase='hole'. Did you mean 'whole'"):
+        search_rates(plan, drawn, phase="hole", **how)
 
 
 def test_rates_are_spread_by_a_constant_factor():

@@ -9,6 +9,8 @@ import pytest
 from flowerkit import models
 from flowerkit.backbones import FAMILIES
 
+pytestmark = pytest.mark.backends
+
 PIXELS = np.random.default_rng(7).integers(0, 256, (2, 8, 8, 3)).astype("float32")
 
 
@@ -128,7 +130,7 @@ def test_body_and_head_predict_what_the_classifier_predicts(head, shape):
 
 def test_the_halves_share_the_classifiers_weights_saved_or_not(tmp_path):
     models.save_classifier(build(backbone="VGG16", head="concat"), tmp_path / "model.keras")
-    model = models.load_classifier(tmp_path)
+    model = models.load_model(tmp_path)
     body, top = models.split_classifier(model)
     shared = {id(one) for one in model.variables}
     assert {id(one) for one in (*body.variables, *top.variables)} == shared
@@ -324,16 +326,16 @@ def reversed_weights(layer):
 def test_a_damaged_model_file_says_so(tmp_path):
     (tmp_path / "model.keras").write_bytes(b"PK not a zip")
     with pytest.raises(ValueError, match="does not load with Keras .* damaged, or a newer Keras"):
-        models.load_classifier(tmp_path)
+        models.load_model(tmp_path)
 
 
 def test_a_missing_model_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no model .*model.keras"):
-        models.load_classifier(tmp_path)
+        models.load_model(tmp_path)
 
 
 def test_a_model_saved_frozen_learns_again(tmp_path):
     model = build()
     models.freeze_backbone(model)
     models.save_classifier(model, tmp_path / "model.keras")
-    assert learning(models.load_classifier(tmp_path)) == TINY + HEAD
+    assert learning(models.load_model(tmp_path)) == TINY + HEAD

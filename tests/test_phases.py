@@ -1,11 +1,13 @@
 """phases: which layers learn when, how fast, and where patience starts. Pure Python."""
 
+from dataclasses import replace
+
 import pytest
 
 from flowerkit.cycles import OneCycle
-from flowerkit.phases import find_phases
+from flowerkit.phases import find_phase, find_phases
 from flowerkit.plan import TrainingPlan
-from flowerkit.schedules import Constant, RampSustainDecay
+from flowerkit.schedules import Constant, OfEpochAndRate, RampSustainDecay
 
 
 def test_a_plan_without_frozen_epochs_is_one_phase_that_follows_its_schedule():
@@ -37,6 +39,55 @@ def test_one_cycle_has_fastais_shape_in_each_phase_and_no_patience():
     assert (frozen.first_patient_epoch, main.first_patient_epoch) == (1, 6)
     alone = TrainingPlan(epochs=6, schedule="one-cycle", max_lr=1e-3, rates_at_batch=None)
     assert find_phases(alone, global_batch=64)[0].schedule == OneCycle(1e-3, 6)
+
+
+def test_without_other_epochs_the_frozen_ones_are_the_whole_run():
+    plan = TrainingPlan(epochs=0, frozen_epochs=6, frozen_lr=1e-3, flip=False, rates_at_batch=None)
+    (phase,) = find_phases(plan, global_batch=64)
+    assert (phase.number, phase.is_frozen, phase.epochs, phase.views) == (1, True, 6, 1)
+    assert phase.schedule(4) == 1e-3
+    assert phase.first_patient_epoch == 4
+    assert str(phase).startswith("phase 1, the head alone on features: 1e-05 to 0.001 over 4")
+    plateau = replace(plan, schedule="constant", plateau_patience=1, flip=True, frozen_views=2)
+    (phase,) = find_phases(plateau, global_batch=64)
+    assert (phase.schedule, phase.first_lr) == (None, 1e-3)
+    assert str(phase) == "phase 1, the head alone on features of 2 views: 0.001 until a plateau"
+
+
+def test_a_schedule_of_your_own_serves_the_last_phase():
+    plan = TrainingPlan(schedule="constant", frozen_epochs=1, epochs=4)
+    own = OfEpochAndRate(lambda epoch, lr: lr / 2, 1e-2)
+    frozen, main = find_phases(plan, global_batch=64, schedule=own)
+    assert main.schedule is own
+    assert main.first_lr == 5e-3
+    assert isinstance(frozen.schedule, Constant)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"schedule": "one-cycle"}, "the plan's schedule='one-cycle', and your"),
+        (
+            {"schedule": "constant", "plateau_patience": 2},
+            "the plan's plateau_patience=2, and your",
+        ),
+    ],
+)
+def test_two_controllers_are_refused(changes, named):
+    own = OfEpochAndRate(lambda epoch, lr: lr / 2, 1e-2)
+    with pytest.raises(ValueError, match=f"two controllers of the learning rate: {named}"):
+        find_phases(TrainingPlan(**changes), global_batch=64, schedule=own)
+
+
+def test_a_phase_is_found_by_name_whether_the_plan_has_it_or_not():
+    plan = TrainingPlan(epochs=3)
+    assert find_phase(plan, "frozen", global_batch=8).is_frozen
+    assert find_phase(plan, None, global_batch=8).is_frozen is False
+    probe = TrainingPlan(epochs=0, frozen_epochs=5)
+    assert find_phase(probe, None, global_batch=8).is_frozen
+    assert find_phase(probe, "whole", global_batch=8).epochs == 5
+    with pytest.raises(ValueError, match="Received: phase='frozn'. Did you mean 'frozen'"):
+        find_phase(plan, "frozn", global_batch=8)
 
 
 def test_a_plateau_has_no_schedule_but_a_first_rate():

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from flowerkit.cycles import OneCycle
 from flowerkit.plan import (
     COMPETITION,
     NOTEBOOK,
@@ -66,7 +67,14 @@ def test_a_plan_does_not_change():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("epochs", 0, "epochs must be 1 or more. Received: epochs=0"),
+        ("epochs", 0,
+         "epochs must be 1 or more. Received: epochs=0 (0 trains the head alone, for frozen_epochs=0)"),
+        ("epochs", -1, "epochs must be 1 or more. Received: epochs=-1"),
+        ("frozen_epochs", -1, "frozen_epochs must be 0 or more. Received: frozen_epochs=-1"),
+        ("frozen_views", -1, "frozen_views must be 0 or more. Received: frozen_views=-1"),
+        ("plateau_cooldown", -2, "plateau_cooldown must be 0 or more. Received: plateau_cooldown=-2"),
+        ("checkpoint_every", 0, "checkpoint_every must be 1 or more. Received: checkpoint_every=0"),
+        ("binary", 1, "binary must be bool. Received: binary=1"),
         ("epochs", "3", "epochs must be int. Received: epochs='3'"),
         ("epochs", True, "epochs must be int. Received: epochs=True"),
         ("epochs", 2.0, "epochs must be int. Received: epochs=2.0"),
@@ -108,6 +116,31 @@ def test_two_controllers_of_the_rate_are_refused():
         ValueError, match=r"two controllers .* schedule='ramp' .*plateau_patience=2"
     ):
         TrainingPlan(plateau_patience=2)
+
+
+def test_the_head_alone_follows_the_schedule_up_to_its_own_rate():
+    plan = TrainingPlan(
+        epochs=0, frozen_epochs=8, frozen_lr=1e-2, schedule="one-cycle", rates_at_batch=None
+    )
+    assert plan.schedule_for(global_batch=8) == OneCycle(1e-2, 8)
+    assert plan.frozen_schedule_for(global_batch=8) == OneCycle(1e-2, 8)
+    assert plan.first_patient_epoch == 8
+    with pytest.raises(ValueError, match=r"start_lr is 0.1, above max_lr 0.01"):
+        dataclasses.replace(plan, schedule="ramp", start_lr=0.1)
+
+
+def test_features_are_the_default_where_nothing_is_augmented():
+    still = TrainingPlan(flip=False, frozen_epochs=1)
+    assert still.feature_views == 1
+    assert dataclasses.replace(still, flip=True).feature_views == 0
+    assert dataclasses.replace(still, frozen_views=0).feature_views == 0
+    assert dataclasses.replace(still, flip=True, frozen_views=4).feature_views == 4
+
+
+def test_views_that_are_all_the_same_picture_are_refused():
+    with pytest.raises(ValueError, match="frozen_views=3, but nothing changes an image from view"):
+        TrainingPlan(flip=False, mixup=0.2, frozen_views=3)
+    assert TrainingPlan(mixup=0.2, frozen_views=3).view_augmentation().mixes is False
 
 
 def test_suggest_names_the_nearest_or_nothing():

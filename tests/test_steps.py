@@ -11,6 +11,8 @@ import pytest
 from flowerkit import steps
 from flowerkit.steps import StepHooks, Stopper, WatchLoss
 
+pytestmark = pytest.mark.backends
+
 
 def fit_small(hooks, *others, num_epochs=2, num_steps=3):
     keras.utils.set_random_seed(0)
@@ -100,11 +102,12 @@ class Validation:
     seconds = 0.0
 
 
-def make_clock(deadline_seconds, *, num_val_steps=10, num_test_steps=20):
+def make_clock(deadline_seconds, *, num_val_steps=10, num_test_steps=20, batch_seconds=0.0):
     stopper, validate = steps.Stopper(), Validation()
     clock = steps.WatchClock(
-        time.monotonic() + deadline_seconds, num_val_steps, num_test_steps, validate, stopper
-    )
+        time.monotonic() + deadline_seconds, num_val_steps, num_test_steps, validate, stopper,
+        batch_seconds,
+    )  # fmt: skip
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     for one in (stopper, clock):
         one.set_model(model)
@@ -124,6 +127,13 @@ def test_another_epoch_is_only_begun_if_it_fits_with_what_comes_after():
     clock.on_epoch_end(0)
     assert stopper.reason is None
     clock.start = time.monotonic() - 960
+    clock.on_epoch_end(0)
+    assert stopper.reason == "another epoch would not have fitted into the time"
+
+
+def test_validating_on_features_says_nothing_of_how_long_the_test_split_takes():
+    clock, stopper, validate = make_clock(100, batch_seconds=4.0)
+    validate.seconds = 0.1  # but 20 test batches of images cost 80 s
     clock.on_epoch_end(0)
     assert stopper.reason == "another epoch would not have fitted into the time"
 

@@ -16,6 +16,8 @@ from flowerkit.submission import check_submission, write_submission
 from flowerkit.tfrecords import find_shards, read_records, write_shards
 from flowerkit.training import train
 
+pytestmark = pytest.mark.backends
+
 
 @pytest.fixture(scope="module")
 def finished(drawn, accelerator, tmp_path_factory):
@@ -46,6 +48,9 @@ def test_a_run_leaves_the_folder_that_was_promised(finished):
     environment = json.loads((finished.folder / "environment.json").read_text())
     assert environment["accelerator"]["backend"] == keras.config.backend()
     assert environment["data"]["counts"] == {"train": 50, "val": 18, "test": 22}
+    of_classes = environment["data"]["class_counts"]
+    assert {name: sum(counts) for name, counts in of_classes.items()} == {"train": 50, "val": 18}
+    assert [len(counts) for counts in of_classes.values()] == [4, 4]
 
 
 @pytest.mark.replicas
