@@ -61,6 +61,20 @@ def check_submission(path: str | os.PathLike, ids: Iterable[str], num_classes: i
     return problems + _check_whole(len(rows), found, wanted)
 
 
+def read_labels(path: str | os.PathLike) -> dict[str, int]:
+    """The label of each id in a csv as `write_submission` writes it.
+
+    Raises what `read_ids` raises, and ValueError for a row that is not an id and a whole number.
+    """
+    labels = {}
+    for name, line in zip(read_ids(path), _read_lines(path)[1:], strict=True):
+        fields = _split(line)
+        if len(fields) != 2 or not fields[1].isdecimal():
+            raise ValueError(f"{path}: {_short(line)} is not an id and its label.")
+        labels[name] = int(fields[1])
+    return labels
+
+
 def read_ids(path: str | os.PathLike) -> list[str]:
     """The ids of a csv such as `sample_submission.csv`, in its order.
 

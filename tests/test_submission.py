@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from flowerkit.submission import check_submission, read_ids, write_submission
+from flowerkit.submission import check_submission, read_ids, read_labels, write_submission
 
 IDS = ["a1b2", "c3d4", "e5f6", "0789"]
 
@@ -218,3 +218,15 @@ def test_a_sample_without_trustworthy_ids_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)):
         read_ids(path)
+
+
+def test_labels_are_read_back(tmp_path):
+    write_submission(tmp_path / "s.csv", ["a", "b"], [3, 0])
+    assert read_labels(tmp_path / "s.csv") == {"a": 3, "b": 0}
+
+
+@pytest.mark.parametrize("row", ["b", "b,rose", "b,-1", "b,1,2"])
+def test_a_row_that_is_no_id_and_label_is_named(tmp_path, row):
+    (tmp_path / "s.csv").write_text(f"id,label\na,1\n{row}\n")
+    with pytest.raises(ValueError, match=f"s.csv: '{row}' is not an id and its label"):
+        read_labels(tmp_path / "s.csv")
