@@ -6,6 +6,7 @@ or hold NaN or ids that are no class: a score of such arrays would be a number a
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,65 @@ def top_losses(labels: np.ndarray, probabilities: np.ndarray, k: int) -> np.ndar
     """
     order = np.argsort(_true_probabilities(labels, probabilities), kind="stable")
     return order[: max(k, 0)].astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """How often a model is right, by how sure it is; bin i holds (edges[i], edges[i + 1]].
+
+    `edges` (bins + 1,) float64, 0..1; `counts` (bins,) int64: the images in each bin; `confidence`
+    and `accuracy` (bins,) float64: their mean, NaN in an empty bin. `error` is the expected
+    calibration error, 0..1: the mean of |accuracy - confidence| over the images' bins.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    error: float
+
+    @property
+    def overconfidence(self) -> float:
+        """The mean confidence less the accuracy, -1..1; above 0 the model is too sure."""
+        filled = self.counts > 0
+        gaps = (self.confidence - self.accuracy)[filled]
+        return float(np.average(gaps, weights=self.counts[filled]))
+
+
+def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> Calibration:
+    """Whether a guess made with 80 % probability is right in 80 % of cases.
+
+    Bins of equal width over the probability of the guess, as in Guo et al. 2017, arXiv:1706.04599
+    (their figures use 15). With few images a bin the error is too large by chance: a calibrated
+    model of 500 images shows about 0.03.
+
+    >>> found = calibration(np.array([0, 0]), np.array([[0.9, 0.1], [0.3, 0.7]]), bins=2)
+    >>> found.counts, round(found.error, 3), round(found.overconfidence, 3)
+    (array([0, 2]), 0.3, 0.3)
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1. Received: bins={bins}")
+    _true_probabilities(labels, probabilities)  # refuses what does not fit
+    guesses = predicted_labels(probabilities)
+    confidence = np.asarray(probabilities).max(axis=1).astype(np.float64)
+    right = (guesses == np.asarray(labels)).astype(np.float64)
+    places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(places, minlength=bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0: an empty bin
+        means = [np.bincount(places, values, bins) / counts for values in (confidence, right)]
+    gaps = np.nan_to_num(np.abs(means[1] - means[0]))
+    error = float(np.average(gaps, weights=counts))
+    return Calibration(np.linspace(0, 1, bins + 1), counts, *means, error)
+
+
+def count_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """How many labels each class has: (num_classes,) int64.
+
+    >>> count_classes(np.array([0, 2, 2]), 4)
+    array([1, 0, 2, 0])
+    """
+    ids = _checked_ids("labels", labels, num_classes)
+    return np.bincount(ids, minlength=num_classes).astype(np.int64)
 
 
 def _true_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -4,28 +4,42 @@ Without `ax` a figure is made with pyplot, so that a notebook shows it; `save_fi
 gives it back. Colours are Okabe and Ito's, which colour-blind people tell apart, and blue against
 orange. History rows are dicts with `epoch` (from 1), `loss`, `accuracy`, `val_loss`,
 `val_accuracy`, `val_f1`, `planned_lr`, `learning_rate`; what a row lacks is left out of the curve.
-What shows learning rates stands in `plots_rates`, and is to be had here too.
+What shows learning rates stands in `plots_rates`, photos in `plots_images` and classes in
+`plots_classes`; all of it is to be had here.
 """
 
 import math
 import os
-import textwrap
 from collections.abc import Collection, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from flowerkit.evaluation import most_confused, predicted_labels, top_losses
+from flowerkit.evaluation import most_confused
 from flowerkit.files import replacing
+from flowerkit.fonts import lettering, set_letters
+from flowerkit.plots_classes import (
+    plot_calibration,
+    plot_classes,
+    plot_confused,
+    plot_histogram,
+)
+from flowerkit.plots_images import (
+    plot_attention,
+    plot_batch,
+    plot_images,
+    plot_mistakes,
+    plot_results,
+)
 from flowerkit.plots_rates import (
     BLUE,
     GREEN,
     GREY,
     ORANGE,
-    VERMILION,
     HistoryRows,
     epochs_of,
+    mark_phases,
     new_axes,
     plot_rate_search,
     plot_rates,
@@ -36,17 +50,23 @@ from flowerkit.plots_rates import (
 )
 
 __all__ = [
+    "plot_attention",
+    "plot_batch",
+    "plot_calibration",
+    "plot_classes",
+    "plot_confused",
     "plot_confusion",
     "plot_curves",
+    "plot_histogram",
     "plot_images",
     "plot_mistakes",
     "plot_rate_search",
     "plot_rates",
+    "plot_results",
     "plot_schedule",
     "save_figure",
 ]
 
-CELL_INCHES = 1.9  # an image in a grid
 NUMBERED_CLASSES = 15  # up to here every cell of a confusion matrix holds its count
 NAMED_CLASSES = 45  # up to here every class has its name at the side
 LISTED_PAIRS = 12  # above it, this many of the worst pairs are named
@@ -61,33 +81,21 @@ CURVES = {
 }
 
 
-def plot_images(
-    images: Sequence[np.ndarray], titles: Sequence[str] | None = None, *, columns: int = 6
-) -> np.ndarray:
-    """A grid of images, each with its title: (n,) Axes.
-
-    `images` are n arrays (h, w, 3) with pixels 0..255. Raises ValueError if there are none, or not
-    as many titles.
-    """
-    if titles is not None and len(titles) != len(images):
-        raise ValueError(f"{len(images)} images but {len(titles)} titles. Give each image one.")
-    axes = _image_grid(images, columns, text_lines=0 if titles is None else 2)
-    for ax, title in zip(axes, [] if titles is None else titles, strict=False):
-        ax.set_title(_wrapped(title), fontsize=9, pad=3)
-    return axes
-
-
 def plot_curves(history_rows: HistoryRows, best_epoch: int | None = None) -> np.ndarray:
-    """Loss, and accuracy with macro F1, with the best epoch (from 1) marked: (2,) Axes."""
+    """Loss, and accuracy with macro F1, with the best epoch (from 1) marked: (2,) Axes.
+
+    Where rows have a `phase`, a dotted line stands before the first epoch of each but the first.
+    """
     epochs = epochs_of(history_rows)
     _, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for ax, (title, keys) in zip(axes, PANELS.items(), strict=True):
         for key in keys:
             _plot_curve(ax, history_rows, key, best_epoch)
         style_epochs(ax, epochs)
+        phased = mark_phases(ax, history_rows)
         if best_epoch is not None:
-            _mark_best(ax, best_epoch)
-        set_title(ax, title, pad=20)
+            _mark_best(ax, best_epoch, height=1.08 if phased else 1.015)
+        set_title(ax, title, pad=36 if phased else 20)
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False)
     axes[0].set_ylim(bottom=0)
@@ -104,52 +112,10 @@ def plot_confusion(counts: np.ndarray, class_names: Sequence[str], ax: Axes | No
     wants 10 inches) names are small, and the worst pairs are ringed, numbered and listed. Classes
     that do not occur have no row, and guesses of them share the last column.
     """
-    counts, names = _occurring(np.asarray(counts), class_names)
-    num_rows, support = len(counts), counts.sum(axis=1, keepdims=True)
-    ax = new_axes(ax, figsize=_confusion_inches(names), layout="compressed")
-    _draw_shares(ax, counts / support)
-    if len(names) <= NUMBERED_CLASSES:
-        _write_counts(ax, counts, counts / support)
-    pairs = []
-    if len(names) > NAMED_CLASSES:
-        # Numbers stand for the names here, because the rings need places.
-        pairs = most_confused(counts[:, :num_rows], range(num_rows), LISTED_PAIRS)
-        _list_pairs(ax, pairs, support.ravel(), names)
-    _name_classes(ax, names, num_rows, {place for pair in pairs for place in pair[:2]})
-    set_title(ax, f"{np.trace(counts):,} of {counts.sum():,} right\nblue: right, orange: mistaken")
+    with lettering(class_names) as names:
+        ax = _draw_confusion(*_occurring(np.asarray(counts), names), ax)
+        set_letters(ax)
     return ax
-
-
-def plot_mistakes(
-    images: Sequence[np.ndarray],
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    k: int = 12,
-) -> np.ndarray:
-    """The k wrong guesses that gave the true class least, worst first: (at most k,) Axes.
-
-    `images` are n arrays (h, w, 3) with pixels 0..255, in the order of `labels` (n,) and
-    `probabilities` (n, num_classes). Above each image what was guessed, below it what it is.
-    """
-    if len(images) != len(labels):
-        raise ValueError(f"{len(images)} images but {len(labels)} labels. Pass the same images.")
-    guesses = predicted_labels(probabilities)
-    wrong = [i for i in top_losses(labels, probabilities, len(labels)) if guesses[i] != labels[i]]
-    if not wrong:
-        ax = new_axes(None, figsize=(5, 1.5))
-        ax.text(0.5, 0.5, f"No mistakes among {len(labels):,} images", ha="center", va="center")
-        ax.set_axis_off()
-        return np.array([ax])
-    axes = _image_grid([images[i] for i in wrong[:k]], columns=6, text_lines=4)
-    for ax, i in zip(axes, wrong, strict=False):
-        guess, truth = (
-            _wrapped(f"{verb} {class_names[c].strip()} ({probabilities[i, c]:.0%})")
-            for verb, c in (("guessed", guesses[i]), ("is", labels[i]))
-        )
-        ax.set_title(guess, fontsize=9, pad=3, color=VERMILION)
-        ax.set_xlabel(truth, fontsize=9, labelpad=3, color=BLUE)
-    return axes
 
 
 def save_figure(axes: Axes | np.ndarray, path: str | os.PathLike, *, dpi: int = 150) -> None:
@@ -163,28 +129,20 @@ def save_figure(axes: Axes | np.ndarray, path: str | os.PathLike, *, dpi: int = 
     plt.close(figure)
 
 
-def _wrapped(text: str) -> str:
-    # 9 pt sans serif runs at about 13 characters an inch.
-    return textwrap.fill(str(text).strip(), width=int(CELL_INCHES * 13))
-
-
-def _image_grid(images: Sequence[np.ndarray], columns: int, text_lines: int) -> np.ndarray:
-    if len(images) == 0:
-        raise ValueError("no images to show. Is the split empty?")
-    columns = min(columns, len(images))
-    rows = math.ceil(len(images) / columns)
-    size = (columns * CELL_INCHES, rows * (CELL_INCHES + 0.16 * text_lines))
-    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04)
-    for ax in grid.flat[len(images) :]:
-        ax.set_axis_off()
-    for ax, image in zip(grid.flat, images, strict=False):
-        # Clipped, because imshow takes floats for 0..1 and would show augmented images white.
-        ax.imshow(np.clip(image, 0, 255).astype(np.uint8))
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.spines[:].set_visible(False)
-    return grid.flat[: len(images)]
+def _draw_confusion(counts: np.ndarray, names: Sequence[str], ax: Axes | None) -> Axes:
+    num_rows, support = len(counts), counts.sum(axis=1, keepdims=True)
+    ax = new_axes(ax, figsize=_confusion_inches(names), layout="compressed")
+    _draw_shares(ax, counts / support)
+    if len(names) <= NUMBERED_CLASSES:
+        _write_counts(ax, counts, counts / support)
+    pairs = []
+    if len(names) > NAMED_CLASSES:
+        # Numbers stand for the names here, because the rings need places.
+        pairs = most_confused(counts[:, :num_rows], range(num_rows), LISTED_PAIRS)
+        _list_pairs(ax, pairs, support.ravel(), names)
+    _name_classes(ax, names, num_rows, {place for pair in pairs for place in pair[:2]})
+    set_title(ax, f"{np.trace(counts):,} of {counts.sum():,} right\nblue: right, orange: mistaken")
+    return ax
 
 
 def _plot_curve(ax: Axes, rows: HistoryRows, key: str, best_epoch: int | None) -> None:
@@ -201,10 +159,10 @@ def _plot_curve(ax: Axes, rows: HistoryRows, key: str, best_epoch: int | None) -
         ax.plot(epochs[best], values[best], "o", markersize=9, markeredgecolor="k", **style)
 
 
-def _mark_best(ax: Axes, best_epoch: int) -> None:
+def _mark_best(ax: Axes, best_epoch: int, height: float) -> None:
     ax.axvline(best_epoch, color=GREY, linestyle="--", linewidth=1, zorder=0)
     place = {"transform": ax.get_xaxis_transform(), "ha": "center"}
-    ax.text(best_epoch, 1.015, f"best: epoch {best_epoch}", color=GREY, **place)
+    ax.text(best_epoch, height, f"best: epoch {best_epoch}", color=GREY, **place)
 
 
 def _occurring(counts: np.ndarray, class_names: Sequence[str]) -> tuple[np.ndarray, list[str]]:

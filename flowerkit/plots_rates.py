@@ -4,6 +4,7 @@ Axes in, Axes out, as in `plots`, which shows these to the world besides its own
 them the colours (Okabe and Ito's, which colour-blind people tell apart) and the look of the axes.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,11 +61,12 @@ def plot_rates(history_rows: HistoryRows, ax: Axes | None = None) -> Axes:
         style = {"s": 130, "facecolors": "none", "edgecolors": VERMILION, "linewidths": 2}
         ax.scatter(epochs[differs], used[differs], label="not as planned", **style)
     style_epochs(ax, epochs)
+    marked = mark_phases(ax, history_rows)
     _style_rates(ax, np.nan_to_num(np.concatenate([planned, used])))
     ax.legend(frameon=False)
     count = int(differs.sum())
     verdict = f"not as planned in {count} of {len(epochs)} epochs" if count else "as planned"
-    set_title(ax, f"The learning rate was {verdict}")
+    set_title(ax, f"The learning rate was {verdict}", pad=20 if marked else 8)
     return ax
 
 
@@ -125,6 +127,27 @@ def epochs_of(rows: HistoryRows) -> np.ndarray:
     if len(rows) == 0:
         raise ValueError("the history is empty: no epoch was finished, so there is no curve.")
     return series_of(rows, "epoch")
+
+
+def find_phase_starts(rows: HistoryRows) -> list[tuple[int, int]]:
+    """(phase, its first epoch) of each phase after the first; [] without a column `phase`."""
+    phases, epochs = series_of(rows, "phase"), epochs_of(rows)
+    known = np.flatnonzero(np.isfinite(phases))
+    return [
+        (int(phases[place]), int(epochs[place]))
+        for before, place in itertools.pairwise(known)
+        if phases[place] != phases[before]
+    ]
+
+
+def mark_phases(ax: Axes, rows: HistoryRows) -> bool:
+    """A line, with its name, before each phase but the first; whether there is one."""
+    starts = find_phase_starts(rows)
+    for phase, epoch in starts:
+        ax.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1.4, zorder=0)
+        place = {"transform": ax.get_xaxis_transform(), "ha": "left"}
+        ax.text(epoch - 0.5, 1.015, f"phase {phase} →", color=GREY, fontsize=9, **place)
+    return bool(starts)
 
 
 def dot_size(epochs: np.ndarray) -> float:

@@ -2,75 +2,44 @@
 
 import io
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from PIL import Image
 
-from flowerkit.report_page import Picture, clean
+from flowerkit.fonts import drawable, lettering
+from flowerkit.report_page import Picture
+
+__all__ = [
+    "drawable",
+    "drawing",
+    "encode_figure",
+    "encode_file",
+    "encode_panels",
+    "encode_photo",
+    "new_panel",
+]
 
 DPI = 150  # twice what a screen shows at half the width of the page
 LARGEST_PX = 1500  # the longer side of a figure; a matrix of 104 classes is legible at it
 PHOTO_PX = 224
 SHEET_PX = 1100
 MARGIN_PX = 8
-LONGEST_NAME = 40  # letters; the page itself holds the whole name
-# Fonts with Korean, Japanese and Chinese letters, as systems call them.
-FONTS = (
-    "Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo",
-    "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans K", "UnDotum", "Baekmuk Gulim",
-)  # fmt: skip
 COLOURS = 128  # a plot has few; the file is a third of its true-colour size
 
 
 @contextmanager
-def drawing(class_names: Sequence[str]) -> Iterator[None]:
-    """Figures drawn inside need no screen, touch no caller's figures, and know the names' letters."""
-    fonts = [*matplotlib.rcParams["font.family"], *_find_fonts(class_names)]
-    with (
-        matplotlib.rc_context({"backend": "agg", "font.family": fonts}),
-        warnings.catch_warnings(),
-    ):
-        # The page says it once (`find_undrawable`); a line for each letter says no more.
-        warnings.filterwarnings("ignore", message="(?s).*missing from.*font")
-        yield
+def drawing(texts: Sequence[str] = ()) -> Iterator[None]:
+    """Figures drawn inside need no screen, touch no caller's figures, and know the texts' letters.
 
-
-def drawable(class_name: str) -> str:
-    """A class's name for a figure: not endless, nothing unprintable, and no formula between dollars.
-
-    >>> print(drawable("5$ or 7$"))
-    5\\$ or 7\\$
+    Class names need not be given: pictures that show them see to their letters themselves.
     """
-    name = clean(class_name.strip())
-    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-    return name.replace("$", r"\$")
-
-
-def find_undrawable(class_names: Sequence[str]) -> list[str]:
-    """The names with letters that no font here has; figures show boxes in their place."""
-    names = [*matplotlib.rcParams["font.family"], *_find_fonts(class_names)]
-    known = set().union(*(_letters(name) for name in names))
-    return [name for name in class_names if not set(map(ord, clean(name.strip()))) <= known]
-
-
-def _find_fonts(class_names: Sequence[str]) -> list[str]:
-    """The first installed font that adds letters, if a name has others than Latin, Greek, Cyrillic."""
-    if all(letter < "\u0600" for name in class_names for letter in name):
-        return []
-    installed = set(font_manager.get_font_names())
-    return [name for name in FONTS if name in installed][:1]
-
-
-def _letters(font_name: str) -> set[int]:
-    file = font_manager.findfont(font_manager.FontProperties(family=[font_name]))
-    return set(font_manager.get_font(file).get_charmap())
+    with matplotlib.rc_context({"backend": "agg"}), lettering(texts):
+        yield
 
 
 def new_panel() -> Axes:

@@ -56,6 +56,9 @@ img { max-width: 100%; height: auto; }
   grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
 .photos figure { margin: 0; }
 .photos img { display: block; width: 100%; border-radius: .4rem; background: var(--card); }
+.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
+.pairs figure > div { display: grid; grid-template-columns: 1fr 1fr; gap: .25rem; }
+.narrow { max-width: 35rem; }
 .photos figcaption { margin-top: .25rem; line-height: 1.35; }
 .right { color: var(--right); } .wrong { color: var(--wrong); }
 .scroll { overflow-x: auto; margin: .6rem 0; }
@@ -133,6 +136,17 @@ def clean(text: str) -> str:
     'bell? half?'
     """
     return _CONTROLS.sub("?", text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def percent(share: float) -> str:
+    """A share of 1 as one says it; only nothing is 0% and only all is 100%.
+
+    >>> [percent(share) for share in (0, 0.0004, 0.126, 0.9996, 1)]
+    ['0%', '<1%', '13%', '>99%', '100%']
+    """
+    if 0 < share < 0.01:
+        return "<1%"
+    return ">99%" if 0.99 < share < 1 else f"{share:.0%}"
 
 
 def join(parts: Iterable[Any], between: str = "") -> Html:

@@ -20,6 +20,7 @@ from flowerkit.report_page import (
     image,
     join,
     name_of,
+    percent,
     scrolling,
     section,
     table,
@@ -29,8 +30,35 @@ from flowerkit.submission import check_submission, read_ids
 
 LISTED_PAIRS = 10
 SHOWN_CLASSES = 10  # the worst of them; all of them are folded
+WIDE_PX = 1200  # a picture beyond it stands in several columns
 UNFOLDED_CLASSES = 15  # up to here all are shown at once
 SHOWN_PROBLEMS, MOST_PROBLEMS = 20, 500  # the second of those that are folded
+
+
+def describe_data(run: RunFacts, histogram: Picture, undrawable: Sequence[str] = ()) -> Html:
+    """How many images of how many classes there are, and of which few."""
+    counts = find_class_counts(run)
+    pairs = [(f"{split} images", _spread(of_split)) for split, of_split in counts.items()]
+    if "train" in counts:
+        rarest = [i for i in np.argsort(counts["train"], kind="stable") if counts["train"][i]]
+        said = [
+            join([name_of(run.class_names[i]), f": {counts['train'][i]:,}"]) for i in rarest[:3]
+        ]
+        pairs.append(("Fewest in train", join(said, ", ")))
+    wide = histogram.width_px > WIDE_PX
+    shown = element("figure", _fitted(histogram, *((0.7, 1) if wide else (0.48, 0.67))))
+    note = _note_letters(undrawable) if undrawable else ""
+    return section("The data", facts(pairs), scrolling(shown, what="images of each class"), note)
+
+
+def find_class_counts(run: RunFacts) -> dict[str, np.ndarray]:
+    """The images of each class, (num_classes,) int64, of train, where the run recorded it, and val."""
+    recorded = run.environment["data"].get("class_counts", {}).get("train")
+    num_classes = len(run.class_names)
+    val = evaluation.count_classes(run.labels, num_classes)
+    if recorded is None or len(recorded) != num_classes or not any(recorded):
+        return {"val": val}
+    return {"train": np.asarray(recorded, "int64"), "val": val}
 
 
 def describe_training(run: RunFacts, curves: Sequence[Picture]) -> Html:
@@ -85,23 +113,52 @@ def describe_classes(run: RunFacts) -> Html:
     return section("Class by class", *parts)
 
 
+def describe_calibration(run: RunFacts, diagram: Picture) -> Html:
+    """Whether the model knows how sure it can be."""
+    found = evaluation.calibration(run.labels, run.probabilities)
+    side = "less" if found.overconfidence > 0 else "more"
+    words = (
+        f"On average a guess is given {found.overconfidence + _accuracy(run):.1%} and "
+        f"{_accuracy(run):.1%} of them are right: {side} than promised. Over {len(found.counts)} bins "
+        f"of probability the two are {found.error:.3f} apart (expected calibration error)."
+    )
+    return section(
+        "How sure it is",
+        element("p", words),
+        element("div", element("figure", image(diagram)), class_="plots narrow"),
+    )
+
+
 def describe_mistakes(
-    run: RunFacts, photos: Sequence[tuple[int, Picture]], sheet: Picture | None
+    run: RunFacts,
+    photos: Sequence[tuple[int, Picture]],
+    sheet: Picture | None,
+    *,
+    maps: Sequence[Picture] = (),
+    note: str = "",
 ) -> Html:
-    """The worst mistakes: `photos` are (row of val, its picture), `sheet` one picture of them all."""
+    """The worst mistakes: `photos` are (row of val, its picture), `sheet` one picture of them all.
+
+    `maps` are where the model looked, one for each of `photos` or none; `note`: why there is none.
+    """
     wrong = len(run.worst_mistakes)
     if not wrong:
         return section("Worst mistakes", element("p", "There are none in the validation images."))
     if photos:
         text = f"The {len(photos):,} of {wrong:,} that gave the true class least, worst first."
-        shown = element("div", *(_mistake(run, *photo) for photo in photos), class_="photos")
+        if maps:
+            text += " Beside each: light is what spoke for the guess, most of all inside the line."
+        paired = zip(photos, maps or [None] * len(photos), strict=True)
+        cards = [_mistake(run, *photo, map_) for photo, map_ in paired]
+        shown = element("div", *cards, class_="photos pairs" if maps else "photos")
     elif sheet:
         text = f"The worst of {wrong:,}, as drawn when the run ended."
         shown = scrolling(element("figure", _fitted(sheet, 0.65, 1)), what="worst mistakes")
     else:
         text = f"{wrong:,} in all. Their pictures were not at hand when this was written."
         shown = ""
-    return section("Worst mistakes", element("p", text, class_="soft"), shown)
+    said = [element("p", line, class_="soft") for line in (text, note) if line]
+    return section("Worst mistakes", *said, shown)
 
 
 def describe_submission(run: RunFacts, file: Path, problems: Sequence[str] | None) -> Html:
@@ -145,6 +202,9 @@ def _epoch_table(run: RunFacts) -> Html:
         "loss": ".3f", "val_loss": ".3f", "accuracy": ".3f", "val_accuracy": ".3f", "val_f1": ".3f",
         "planned_lr": ".2e", "learning_rate": ".2e", "seconds": ",.1f", "images_per_second": ",.0f",
     }  # fmt: skip
+    phases = {row.get("phase") or math.nan for row in run.rows}
+    if len(set(filter(math.isfinite, phases))) > 1:
+        columns = {"phase": ".0f"} | columns
     rows = [
         (
             element("b", f"{row['epoch']} (best)") if row is run.best else str(row["epoch"]),
@@ -154,6 +214,20 @@ def _epoch_table(run: RunFacts) -> Html:
     ]
     names = (name.replace("_lr", "_rate").replace("_", " ") for name in columns)
     return table(("epoch", *names), rows, what="every epoch in numbers", class_="epochs")
+
+
+def _spread(counts: np.ndarray) -> str:
+    present = counts[counts > 0]
+    text = (
+        f"{counts.sum():,} of {len(present):,} classes, {present.min():,} to {present.max():,} of "
+        f"each (median {np.median(present):,.0f})"
+    )
+    absent = len(counts) - len(present)
+    return text + (f"; none of {absent:,} classes" if absent else "")
+
+
+def _accuracy(run: RunFacts) -> float:
+    return evaluation.accuracy(run.labels, run.guesses)
 
 
 def _number(value: float | None, form: str) -> str:
@@ -215,19 +289,16 @@ def _class_table(report: Sequence[Mapping]) -> Html:
     return table(("class", "F1", "precision", "recall", "images"), rows, what="class by class")
 
 
-def _mistake(run: RunFacts, index: int, photo: Picture) -> Html:
+def _mistake(run: RunFacts, index: int, photo: Picture, map_: Picture | None) -> Html:
     guess, truth = run.guesses[index], run.labels[index]
     shares = run.probabilities[index]
     caption = element(
         "figcaption",
         element("span", "✗ guessed ", name_of(run.class_names[guess]), class_="wrong"),
-        f"\N{NO-BREAK SPACE}{_percent(shares[guess])}", element("br"),
+        f"\N{NO-BREAK SPACE}{percent(shares[guess])}", element("br"),
         element("span", "✓ is ", name_of(run.class_names[truth]), class_="right"),
-        f"\N{NO-BREAK SPACE}{_percent(shares[truth])}", element("br"),
+        f"\N{NO-BREAK SPACE}{percent(shares[truth])}", element("br"),
         element("code", run.predictions.ids[index]),
     )  # fmt: skip
-    return element("figure", image(photo), caption)
-
-
-def _percent(share: float) -> str:
-    return "<1%" if 0 < share < 0.01 else f"{share:.0%}"
+    shown = [image(photo)] if map_ is None else [image(photo), image(map_)]
+    return element("figure", element("div", *shown), caption)

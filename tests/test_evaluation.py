@@ -6,8 +6,10 @@ from sklearn.metrics import f1_score
 
 from flowerkit.evaluation import (
     accuracy,
+    calibration,
     class_report,
     confusion_counts,
+    count_classes,
     log_loss,
     macro_f1,
     most_confused,
@@ -112,6 +114,45 @@ def test_top_losses_are_the_images_whose_true_class_got_least():
     labels = np.array([0, 2, 0, 1])
     assert top_losses(labels, PROBABILITIES, 3).tolist() == [2, 3, 1]
     assert top_losses(labels, PROBABILITIES, 99).tolist() == [2, 3, 1, 0]
+
+
+def test_calibration_compares_promise_and_truth_bin_by_bin():
+    """(0.4, 0.6]: one of two right; (0.8, 1]: one of two right."""
+    probabilities = np.array([[0.6, 0.4], [0.45, 0.55], [0.9, 0.1], [0.0, 1.0]])
+    found = calibration(np.array([0, 0, 0, 0]), probabilities, bins=5)
+    np.testing.assert_allclose(found.edges, [0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert found.counts.tolist() == [0, 0, 2, 0, 2]
+    np.testing.assert_allclose(found.confidence[[2, 4]], [0.575, 0.95])
+    np.testing.assert_allclose(found.accuracy[[2, 4]], [0.5, 0.5])
+    assert np.isnan(found.confidence[[0, 1, 3]]).all()
+    assert found.error == pytest.approx((0.075 + 0.45) / 2)
+    assert found.overconfidence == pytest.approx(0.7625 - 0.5)
+
+
+def test_a_model_that_knows_how_sure_it_can_be_has_no_calibration_error(recwarn):
+    labels = np.repeat([0, 1], [80, 20])
+    found = calibration(labels, np.tile([0.8, 0.2], (100, 1)))
+    assert found.error == pytest.approx(0)
+    assert len(found.counts) == 15
+    modest = calibration(np.zeros(10, int), np.tile([0.6, 0.4], (10, 1)))
+    assert modest.error == pytest.approx(0.4)
+    assert modest.overconfidence == pytest.approx(-0.4)
+    assert len(recwarn) == 0
+
+
+def test_calibration_refuses_no_bins_and_arrays_that_do_not_fit():
+    with pytest.raises(ValueError, match="bins must be at least 1. Received: bins=0"):
+        calibration(np.array([0]), np.eye(2)[:1], bins=0)
+    with pytest.raises(ValueError, match="2 labels but 1 rows of probabilities"):
+        calibration(np.array([0, 1]), np.eye(2)[:1])
+
+
+def test_classes_are_counted_also_those_without_images():
+    assert count_classes(np.array([2, 0, 2], "int32"), 4).tolist() == [1, 0, 2, 0]
+    with pytest.raises(
+        ValueError, match=re.escape("labels[0] is -1, outside 0..3. Records of the")
+    ):
+        count_classes(np.array([-1]), 4)
 
 
 @pytest.mark.parametrize(

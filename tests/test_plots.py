@@ -1,3 +1,4 @@
+import inspect
 import math
 import re
 
@@ -5,25 +6,15 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
-from flowerkit import plots
+from flowerkit import plots, plots_classes, plots_images, plots_rates
 from flowerkit.schedules import COMPETITION
 
 NAMES = ["pink primrose", "hard-leaved pocket orchid", "canterbury bells", "cyclamen "]
 
 
-@pytest.fixture(autouse=True)
-def _no_screen_and_no_open_figures():
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def ax():
-    return Figure(figsize=(5, 4)).subplots()
+pytestmark = pytest.mark.usefixtures("no_screen")
 
 
 def history(num_epochs, **changed):
@@ -38,28 +29,6 @@ def history(num_epochs, **changed):
 
 def texts_of(ax):
     return [text.get_text() for text in ax.texts]
-
-
-def test_a_grid_shows_every_image_with_its_title():
-    images = np.zeros((5, 8, 8, 3), dtype=np.uint8)
-    axes = plots.plot_images(images, ["a", "b", "c", "d", NAMES[1]], columns=3)
-    assert [ax.get_title() for ax in axes] == ["a", "b", "c", "d", "hard-leaved pocket\norchid"]
-    assert len(axes[0].figure.axes) == 6
-    assert all(len(ax.images) == 1 for ax in axes)
-
-
-def test_float_pixels_are_shown_as_0_to_255_and_never_white():
-    augmented = np.full((1, 4, 4, 3), 40.5, dtype=np.float32)
-    (ax,) = plots.plot_images(augmented)
-    assert ax.images[0].get_array().dtype == np.uint8
-    assert ax.images[0].get_array().max() == 40
-
-
-def test_a_grid_refuses_no_images_and_other_numbers_of_titles():
-    with pytest.raises(ValueError, match="no images to show. Is the split empty"):
-        plots.plot_images([])
-    with pytest.raises(ValueError, match="2 images but 1 titles"):
-        plots.plot_images(np.zeros((2, 4, 4, 3), np.uint8), ["a"])
 
 
 def test_curves_show_loss_and_scores_and_mark_the_best_epoch():
@@ -84,6 +53,15 @@ def test_what_a_history_lacks_is_left_out(recwarn):
     assert [text.get_text() for text in loss_ax.get_legend().get_texts()] == ["training"]
     plots.plot_curves([{"epoch": 1, "loss": math.nan}])
     assert len(recwarn) == 0
+
+
+def test_a_phase_begins_at_its_line():
+    rows = history(3, phase=1.0) + [row | {"phase": 2.0} for row in history(6)[3:]]
+    for ax in plots.plot_curves(rows, best_epoch=4):
+        assert texts_of(ax) == ["phase 2 →", "best: epoch 4"]
+        (begin,) = [line for line in ax.lines if line.get_linestyle() == ":"]
+        assert begin.get_xdata() == [3.5, 3.5]
+        assert ax.texts[0].get_position()[1] < ax.texts[1].get_position()[1]  # one above the other
 
 
 def test_an_empty_history_has_no_curve():
@@ -129,26 +107,14 @@ def test_counts_that_are_no_confusion_matrix_are_refused(ax):
         plots.plot_confusion(np.zeros((4, 4), dtype=int), NAMES, ax)
 
 
-def test_mistakes_come_worst_first_with_guess_and_truth():
-    images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((4, 4, 4, 3), np.uint8)
-    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.96, 0.04], [0.2, 0.8]])
-    axes = plots.plot_mistakes(images, np.array([0, 1, 1, 1]), probabilities, NAMES[2:], k=5)
-    assert [ax.get_title() for ax in axes] == [
-        "guessed canterbury bells\n(96%)",
-        "guessed canterbury bells\n(60%)",
-    ]
-    assert [ax.get_xlabel() for ax in axes] == ["is cyclamen (4%)", "is cyclamen (40%)"]
-    assert [ax.images[0].get_array().max() for ax in axes] == [2, 1]
-
-
-def test_mistakes_refuse_images_that_are_not_those_of_the_labels():
-    with pytest.raises(ValueError, match="3 images but 1 labels. Pass the same images"):
-        plots.plot_mistakes(np.zeros((3, 4, 4, 3)), np.array([0]), np.eye(2)[:1], NAMES[:2])
-
-
-def test_without_mistakes_the_picture_says_so():
-    axes = plots.plot_mistakes(np.zeros((1, 4, 4, 3)), np.array([0]), np.eye(2)[:1], NAMES[:2])
-    assert texts_of(axes[0]) == ["No mistakes among 1 images"]
+def test_every_picture_of_the_rooms_below_is_to_be_had_here():
+    for room in (plots_classes, plots_images, plots_rates):
+        made = [thing for thing in vars(room).values() if inspect.isfunction(thing)]
+        names = {one.__name__ for one in made if one.__module__ == room.__name__}
+        pictures = {name for name in names if name.startswith("plot_")}
+        assert len(pictures) >= 3
+        assert pictures <= set(plots.__all__)
+    assert all(callable(getattr(plots, name)) for name in plots.__all__)
 
 
 def test_saving_writes_the_picture_and_leaves_nothing_open(tmp_path):
@@ -158,6 +124,14 @@ def test_saving_writes_the_picture_and_leaves_nothing_open(tmp_path):
     assert plt.get_fignums() == []
     assert dict(matplotlib.rcParams) == settings
     assert Image.open(tmp_path / "rate.png").size == (750, 400)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_matrix_in_given_axes_has_its_letters(ax):
+    """The texts of given Axes are older than the fonts; without any they show boxes and a number."""
+    plots.plot_confusion(np.eye(2, dtype=int), ["장미", "\ue0ff"], ax)
+    ax.figure.canvas.draw()
+    assert [text.get_text() for text in ax.get_yticklabels()][1] == "□ (class 1)"
 
 
 def test_drawing_into_given_axes_opens_no_figure(ax):

@@ -3,23 +3,12 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from flowerkit import plots, plots_rates
 from flowerkit.cycles import OneCycle
 from flowerkit.schedules import COMPETITION, NOTEBOOK
 
-
-@pytest.fixture(autouse=True)
-def _no_screen_and_no_open_figures():
-    plt.switch_backend("agg")
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def ax():
-    return Figure(figsize=(5, 4)).subplots()
+pytestmark = pytest.mark.usefixtures("no_screen")
 
 
 def history(num_epochs):
@@ -81,6 +70,23 @@ def search(losses=None, **changed):
 
 def labels_of(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_phases_are_marked_where_they_begin(ax):
+    rows = [row | {"phase": 1.0 if row["epoch"] < 3 else 2.0} for row in history(5)]
+    plots_rates.plot_rates(rows, ax)
+    assert [text.get_text() for text in ax.texts] == ["phase 2 →"]
+    assert [line.get_xdata() for line in ax.lines if line.get_linestyle() == ":"] == [[2.5, 2.5]]
+
+
+def test_a_history_of_one_phase_or_without_phases_has_no_mark(ax):
+    assert plots_rates.find_phase_starts(history(3)) == []
+    rows = [row | {"phase": 1.0} for row in history(3)]
+    assert plots_rates.mark_phases(ax, rows) is False
+    assert not ax.texts
+    # A run that was begun before phases were recorded, and resumed after.
+    mixed = [*history(2), {"epoch": 3, "phase": 1.0}, {"epoch": 4, "phase": 2.0}]
+    assert plots_rates.find_phase_starts(mixed) == [(2, 4)]
 
 
 def test_a_range_test_shows_both_losses_and_every_suggestion(ax):

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flowerkit.plots import plot_confusion
 from flowerkit.plots_report import (
-    drawable,
     drawing,
     encode_figure,
     encode_file,
     encode_panels,
     encode_photo,
-    find_undrawable,
     new_panel,
 )
 
@@ -32,23 +31,11 @@ def test_drawing_changes_no_setting_of_the_caller():
 @pytest.mark.filterwarnings("error")
 def test_any_class_name_can_be_drawn():
     names = ["장미", "$\\frac{a$", "half \ud800\x00", "x" * 200, "🌹", "<script>"]
-    with drawing(names):
-        ax = new_panel()
-        ax.set_yticks(range(len(names)), map(drawable, names))
+    with drawing():
+        ax = plot_confusion(np.eye(6, dtype=int), names, new_panel())
         picture = encode_figure(ax, "names")
     assert opened(picture).width > 600
     assert plt.get_fignums() == []
-
-
-def test_names_for_figures_are_short_and_no_formulas():
-    assert drawable(" a$b$ ") == r"a\$b\$"
-    assert drawable("x" * 41) == "x" * 39 + "…"
-    assert drawable("x" * 40) == "x" * 40
-
-
-def test_only_letters_that_no_font_has_are_undrawable():
-    # A private-use letter is in no font.
-    assert find_undrawable(["daisy", "élan", "\ue0ff rose", "half \ud800"]) == ["\ue0ff rose"]
 
 
 def test_a_figure_becomes_a_small_png_of_its_size():

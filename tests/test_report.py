@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from run_pages import Page, leave_run
 
+from flowerkit.models import build_classifier
 from flowerkit.report import write_pictures, write_report
 
 
@@ -79,32 +80,77 @@ def read_page(path):
     return page
 
 
-def test_the_report_is_one_file_that_asks_for_nothing(run_folder):
-    path = write_report(run_folder, val_images=IMAGES, submission_problems=[])
-    assert path == run_folder / "report.html"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The report of a run with its images, drawn once."""
+    folder = leave_run(tmp_path_factory.mktemp("written") / "run")
+    return write_report(folder, val_images=IMAGES, submission_problems=[])
+
+
+def test_the_report_is_one_file_that_asks_for_nothing(written):
+    path = written
+    assert (path.name, path.parent.name) == ("report.html", "run")
     page = read_page(path)
     headings = [tag for tag, _ in page.tags if tag in ("h1", "h2")]
-    assert headings == ["h1", *["h2"] * 6]
-    assert len(page.images) == 5  # three curves, the matrix, one mistake
+    assert headings == ["h1", *["h2"] * 8]
+    assert len(page.images) == 7  # three curves, matrix, one mistake, calibration, histogram
     assert all(image["alt"] and int(image["width"]) > 0 for image in page.images)
-    assert [image["alt"] for image in page.images][-1] == "rose, taken for lily"
+    assert [image["alt"] for image in page.images][4] == "rose, taken for lily"
     assert path.stat().st_size < 300_000
 
 
-def test_the_same_run_gives_the_same_bytes(run_folder):
-    first = write_report(run_folder, val_images=IMAGES).read_bytes()
-    assert write_report(run_folder, val_images=IMAGES).read_bytes() == first
+def test_the_same_run_gives_the_same_bytes(written, run_folder):
+    again = write_report(run_folder, val_images=IMAGES, submission_problems=[])
+    assert again.read_bytes() == written.read_bytes()
 
 
 def test_the_pictures_words_hold_the_figures(run_folder):
-    words = [image["alt"] for image in read_page(write_report(run_folder)).images]
-    assert words == [
+    page = read_page(write_report(run_folder))
+    assert "Their pictures were not at hand" in page.text
+    assert [image["alt"] for image in page.images] == [
         "Loss over 2 epochs, best epoch 2: training 1.000, validation 1.100 there.",
         "Accuracy and macro F1 over 2 epochs, best epoch 2: validation accuracy 0.500, "
         "macro F1 0.600 there.",
         "The learning rate was as planned over 2 epochs.",
         "Confusion matrix: 2 of 3 right; the list says more.",
+        "Expected calibration error 0.033 (too sure by 0.033)",
+        "val: 3 images of 3 classes, 1 to 1 of each (median 1)",
     ]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_classifier(3, image_size=32, backbone="tiny", weights=None, input_size=64)
+
+
+def test_where_the_model_looked_stands_beside_each_mistake(run_folder, model):
+    path = write_report(run_folder, val_images=IMAGES, model=model)
+    page = read_page(path)
+    words = [image["alt"] for image in page.images]
+    assert words[4:6] == ["rose, taken for lily", "Where it looked for lily"]
+    assert (page.images[5]["width"], page.images[5]["height"]) == ("192", "192")
+    assert "Beside each: light is what spoke for the guess" in page.text
+    assert (
+        write_report(run_folder, val_images=IMAGES, model=model).read_bytes() == path.read_bytes()
+    )
+
+
+def test_a_model_that_shows_no_places_costs_the_maps_and_not_the_report(run_folder):
+    dense = build_classifier(3, image_size=32, backbone="dense-small", weights=None, head="plain")
+    text = read_page(write_report(run_folder, val_images=IMAGES, model=dense)).text
+    assert "Where the model looked is not shown: 'flower_classifier' has no feature map" in text
+    assert "✗ guessed lily" in text
+
+
+def test_a_report_of_104_classes_stays_small(tmp_path):
+    names = [f"a flower of kind {k}" for k in range(104)]
+    labels = [k for k in range(104) for _ in range(2)]
+    guesses = [(k + place) % 104 for k in range(104) for place in (0, 1)]
+    folder = leave_run(tmp_path, names=names, labels=labels, guesses=guesses)
+    images = np.random.default_rng(0).integers(0, 256, (208, 64, 64, 3), "uint8")
+    path = write_report(folder, val_images=images)
+    assert len(read_page(path).images) == 18
+    assert path.stat().st_size < 1_000_000
 
 
 def test_class_names_are_text_whatever_they_hold(tmp_path):
@@ -118,10 +164,9 @@ def test_class_names_are_text_whatever_they_hold(tmp_path):
 
 
 def test_without_images_the_sheet_of_mistakes_is_used(run_folder):
-    assert "Their pictures were not at hand" in read_page(write_report(run_folder)).text
     write_pictures(run_folder, val_images=IMAGES)
     page = read_page(write_report(run_folder))
-    assert page.images[-1]["alt"] == "The worst mistakes with what was guessed"
+    assert page.images[4]["alt"] == "The worst mistakes with what was guessed"
     (run_folder / "mistakes.png").write_bytes(b"damaged")
     assert "Their pictures were not at hand" in read_page(write_report(run_folder)).text
 
@@ -138,11 +183,11 @@ def test_the_submission_beside_it_is_judged(run_folder):
 
 
 def test_an_error_leaves_the_older_report(run_folder):
-    write_report(run_folder)
+    (run_folder / "report.html").write_text("an older one")
     (run_folder / "result.json").write_text("{")
     with pytest.raises(ValueError, match="result.json is not JSON"):
         write_report(run_folder)
-    assert read_page(run_folder / "report.html")
+    assert (run_folder / "report.html").read_text() == "an older one"
 
 
 # In a browser -------------------------------------------------------------------------------------
@@ -175,10 +220,20 @@ def browse(path, tmp_path):
     return [line for line in done.stderr.splitlines() if "CONSOLE" in line], done.stdout
 
 
+@pytest.fixture(scope="module")
+def hard_report(tmp_path_factory, model):
+    """Long and strange names and problems, and every kind of picture; drawn once."""
+    folder = leave_run(
+        tmp_path_factory.mktemp("hard") / "run", names=["<script>", "장미", "x" * 90]
+    )
+    problems = ["line 2: " + "y" * 200]
+    return write_report(folder, val_images=IMAGES, submission_problems=problems, model=model)
+
+
 @pytest.fixture
-def report(tmp_path):
-    folder = leave_run(tmp_path / "run", names=["<script>", "장미", "x" * 90])
-    return write_report(folder, val_images=IMAGES, submission_problems=["line 2: " + "y" * 200])
+def report(hard_report, tmp_path):
+    """A copy to change."""
+    return shutil.copy(hard_report, tmp_path / "report.html")
 
 
 @in_chromium
@@ -207,4 +262,4 @@ def test_every_picture_shows_and_the_page_fits_the_screen(report, tmp_path, widt
     frame.write_text(FRAME.format(width=width))
     dom = browse(frame, tmp_path)[1]
     found = json.loads(html.unescape(re.search("<title>(.*?)</title>", dom)[1]))
-    assert found == {"shown": 5, "folds": 3, "width": width, "content": width, "asked": []}
+    assert found == {"shown": 8, "folds": 3, "width": width, "content": width, "asked": []}

@@ -7,12 +7,15 @@ from run_pages import NAMES, Page, leave_run, read
 
 from flowerkit.report_page import Picture
 from flowerkit.report_sections import (
+    describe_calibration,
     describe_classes,
     describe_confusion,
+    describe_data,
     describe_environment,
     describe_mistakes,
     describe_submission,
     describe_training,
+    find_class_counts,
 )
 from flowerkit.run_facts import read_facts
 
@@ -32,6 +35,37 @@ def many_classes(folder, num_classes):
     ]
     names = [f"kind {k}" for k in range(num_classes)]
     return read_facts(leave_run(folder, names=names, labels=labels, guesses=guesses))
+
+
+def record_counts(run, counts):
+    data = run.environment["data"] | {"class_counts": {"train": counts}}
+    return dataclasses.replace(run, environment={**run.environment, "data": data})
+
+
+def test_the_data_are_told_by_split_with_the_rarest_classes(run):
+    made = describe_data(record_counts(run, [700, 20, 720]), PICTURE)
+    assert "train images 1,440 of 3 classes, 20 to 720 of each (median 700)" in read(made)
+    assert "Fewest in train rose: 20, daisy: 700, lily: 720" in read(made)
+    assert len(Page(made).images) == 1
+    assert "boxes" in read(describe_data(run, PICTURE, ["장미"]))
+
+
+def test_an_older_run_tells_of_val_alone(run):
+    assert {name: list(one) for name, one in find_class_counts(run).items()} == {"val": [1, 1, 1]}
+    text = read(describe_data(run, PICTURE))
+    assert "val images 3 of 3 classes, 1 to 1 of each (median 1)" in text
+    assert "train" not in text
+    for damaged in ([1, 2], [0, 0, 0]):
+        assert list(find_class_counts(record_counts(run, damaged))) == ["val"]
+
+
+def test_the_phases_stand_in_the_numbers_where_there_are_several(run):
+    assert "phase" not in read(describe_training(run, []))
+    rows = [row | {"phase": float(k)} for k, row in enumerate(run.rows, start=1)]
+    run = dataclasses.replace(run, rows=rows, best=rows[1])
+    text = read(describe_training(run, []))
+    assert "epoch phase loss" in text
+    assert "2 (best) 2 1.000 1.100" in text
 
 
 def test_the_best_epoch_is_marked_in_the_numbers(run):
@@ -78,6 +112,23 @@ def test_a_mistake_shows_what_was_guessed_and_what_it_is(run):
     assert "The 1 of 1 that gave the true class least, worst first." in text
     assert "✗ guessed lily 70% ✓ is rose 10% id1" in text
     assert [attrs["alt"] for attrs in Page(made).images] == ["a picture"]
+
+
+def test_where_the_model_looked_stands_beside_the_mistake(run):
+    light = Picture(b"png", "jpeg", 192, 192, "where it looked")
+    made = describe_mistakes(run, [(1, PICTURE)], None, maps=[light])
+    assert [attrs["alt"] for attrs in Page(made).images] == ["a picture", "where it looked"]
+    assert "Beside each: light is what spoke for the guess" in read(made)
+    without = read(describe_mistakes(run, [(1, PICTURE)], None, note="No map: too small."))
+    assert "No map: too small." in without
+    assert "Beside each" not in without
+
+
+def test_how_sure_the_model_is_is_said_in_words(run):
+    """0.7 for every guess, and two of three are right."""
+    text = read(describe_calibration(run, PICTURE))
+    assert "a guess is given 70.0% and 66.7% of them are right: less than promised." in text
+    assert "Over 15 bins of probability the two are 0.033 apart" in text
 
 
 def test_tiny_probabilities_are_not_called_nothing(run):
