@@ -1,10 +1,12 @@
-"""The notebook that is pushed to Kaggle: notebook 01 with the whole package in its first code cell.
+"""The notebook that is pushed to Kaggle: notebook 01 with the package in its first code cell.
 
 `kaggle kernels push` uploads one file and forgets a package beside it, so the package travels inside,
 as a deterministic zip, compressed as one piece: two thirds of what its files take one by one. It
-needs no internet to unpack, and nothing but Python.
+needs no internet to unpack, and nothing but Python. All that Python code is offered goes along; the
+command line and what serves it alone stay at home, because Kaggle takes small notebooks only.
 """
 
+import ast
 import base64
 import binascii
 import hashlib
@@ -29,10 +31,18 @@ _REFRESH = "Run `flowerkit bundle`."
 _RESTORE = "Mend it, or get it back with git."
 _PACKAGE = re.compile(r'^PACKAGE = """\n(.*?)\n"""$', re.MULTILINE | re.DOTALL)
 
+# Not a parser, which takes a second for all files, and stumbles over a notebook's %magics.
+_IMPORT = re.compile(
+    r"^[ \t]*(?:import flowerkit\.(?=\w)|from flowerkit\.(?=\w)|from flowerkit import )"
+    r"(?:(?<=flowerkit\.)(\w+)|(\([^)]*\)|[^\n]*))",
+    re.MULTILINE,
+)
+
 _EXPLANATION = """\
-**The package, before anything else.** A pushed notebook arrives alone, so the next cell holds all of
-`flowerkit`. If none is installed, it is unpacked into a temporary folder; either way the cell says
-which one runs. It downloads nothing, except on Colab's TPU, which has no TensorFlow.
+**The package, before anything else.** A pushed notebook arrives alone, so the next cell holds
+`flowerkit` without its command line. If none is installed, it is unpacked into a temporary folder;
+either way the cell says which one runs. It downloads nothing, except on Colab's TPU, which has no
+TensorFlow.
 """
 _CELL = string.Template('''\
 # Written by `flowerkit bundle` from flowerkit/ and notebook 01: change those, not this.
@@ -89,9 +99,11 @@ def build_bundle(*, notebook: str | os.PathLike, package: str | os.PathLike) -> 
     The LICENSE beside the folder goes along. The same files give the same notebook, byte for byte.
     Raises FileNotFoundError where either is missing, ValueError for a notebook that is none.
     """
-    files = _read_package(Path(package))
+    package = Path(package)
+    _check_checkout(package)
     try:
         source = read_notebook(notebook)
+        files = _read_package(package, source)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"{error}. {_RESTORE}") from error
     return _insert_package(source, files, _pack(files))
@@ -104,9 +116,10 @@ def check_bundle(root: str | os.PathLike) -> list[Problem]:
     Raises FileNotFoundError where `root` is no checkout.
     """
     root = Path(root)
-    files = _read_package(root / "flowerkit")
+    _check_checkout(root / "flowerkit")
     try:
         notebook = read_notebook(root / SOURCE)
+        files = _read_package(root / "flowerkit", notebook)
     except (FileNotFoundError, ValueError) as error:
         return [Problem(str(error), _RESTORE)]
     try:
@@ -139,17 +152,50 @@ def read_notebook(path: str | os.PathLike) -> dict:
     return notebook
 
 
-def _read_package(package: Path) -> dict[str, bytes]:
-    """Every file by its name in the zip, sorted, with the line ends that the repository has."""
+def _check_checkout(package: Path) -> None:
     if not (package / "__init__.py").is_file():
         raise FileNotFoundError(
             f"{package.parent.resolve()} is no checkout of flowerkit: it has no flowerkit/__init__.py. "
             "Go to the checkout, or pass --root FOLDER."
         )
-    paths = {f"flowerkit/{path.name}": path for path in package.glob("*.py")}
+
+
+def _read_package(package: Path, notebook: dict) -> dict[str, bytes]:
+    """What goes along, by its name in the zip, sorted, with the line ends that the repository has."""
+    rooms = ["__init__", *sorted(_find_rooms(package, notebook))]
+    paths = {f"flowerkit/{room}.py": package / f"{room}.py" for room in rooms}
     if (package.parent / "LICENSE").is_file():
         paths["flowerkit/LICENSE"] = package.parent / "LICENSE"
     return {name: paths[name].read_text(encoding="utf-8").encode() for name in sorted(paths)}
+
+
+def _find_rooms(package: Path, notebook: dict) -> set[str]:
+    """The modules behind the public names, those that the notebook imports, and all that they need."""
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    opening = _read_source(package / "__init__.py")
+    homes = [
+        node.value for node in ast.parse(opening).body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_HOME"
+    ]  # fmt: skip
+    wanted = {room for home in homes for room in ast.literal_eval(home).values()}
+    wanted.update(*map(_find_imports, [opening, *code]))
+    found = set()
+    while wanted := {room for room in wanted - found if (package / f"{room}.py").is_file()}:
+        found |= wanted
+        wanted = set().union(*(_find_imports(_read_source(package / f"{r}.py")) for r in wanted))
+    return found
+
+
+def _find_imports(source: str) -> set[str]:
+    """The modules of flowerkit that are imported in `source`, wherever that stands."""
+    names = set()
+    for module, several in _IMPORT.findall(source):
+        names |= {module} if module else set(re.findall(r"\w+", several))
+    return names
+
+
+def _read_source(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def _pack(files: Mapping[str, bytes]) -> bytes:

