@@ -1,19 +1,19 @@
 """The command line: the only place that prints errors or exits."""
 
 import dataclasses
+import importlib
 import os
 import shlex
 import sys
 import time
 from pathlib import Path
 
-import flowerkit
+from flowerkit.connecting import connect_device
 from flowerkit.files import find_free_folder
 from flowerkit.options import build_parser
 from flowerkit.plan import PLANS, TrainingPlan, change_plan, load_plan
 from flowerkit.terminal import ProgressLine, quiet_frameworks, start_log
 
-SHOWN_PROBLEMS = 50
 DEMO_CLASSES, DEMO_SIZE_PX = 12, 64
 DEMO_COUNTS = {"num_train": 1440, "num_val": 360, "num_test": 362}
 
@@ -29,7 +29,7 @@ def run_demo(args) -> int:
     from flowerkit.synthetic import draw_competition
 
     out = args.out or find_free_folder("runs", "demo")
-    accelerator = _connect(args.require)
+    accelerator = connect_device(args.require, _tell)
     print(f"drawing {sum(DEMO_COUNTS.values()):,} flowers of {DEMO_CLASSES} species")
     data = draw_competition(
         out / "data", num_classes=DEMO_CLASSES, image_size=DEMO_SIZE_PX, **DEMO_COUNTS,
@@ -43,21 +43,27 @@ def run_demo(args) -> int:
 
 def run_doctor(args) -> int:
     with quiet_frameworks():
-        from flowerkit.decode_cache import clear_cache
-        from flowerkit.doctor import examine
+        from flowerkit.doctor import clear_cache, examine
 
         freed = clear_cache() if args.clear_cache else None
         findings = examine(args.data)
     if freed is not None:
-        print(f"removed {freed / 2**30:.2f} GiB of decoded images")
+        print(f"removed {freed / 2**30:.2f} GiB from the cache")
     for finding in findings:
         print(finding)
     return int(any(finding.blocks for finding in findings))
 
 
 def run_draw(args) -> int:
-    from flowerkit.synthetic import draw_competition
+    from flowerkit.synthetic import draw_competition, draw_photos
 
+    if args.photos:
+        folder = draw_photos(
+            args.out, num_classes=args.classes, photos_per_class=args.photos,
+            image_size=args.image_size, seed=args.seed, progress=ProgressLine(),
+        )  # fmt: skip
+        print(f"drew {args.classes * args.photos:,} photos of {args.classes} species into {folder}")
+        return 0
     with quiet_frameworks():
         import tensorflow  # noqa: F401 - the shards are written with it
     data = draw_competition(
@@ -75,26 +81,26 @@ def run_train(args) -> int:
     settled = None if args.resume else _settle_new(args, changes)
     # The device before data is read or downloaded, in case another one is required; and before a
     # run is read, for that imports Keras.
-    accelerator = _connect(args.require)
+    accelerator = connect_device(args.require, _tell)
     plan, source, out = settled or _settle_resumed(args, changes)
-    data = find_data(source, image_size=plan.image_size)
+    data = find_data(source, image_size=plan.image_size, progress=ProgressLine())
     print(data)
     return _train_and_submit(plan, data, out, accelerator, resume=args.resume, args=args)
 
 
 def run_lr_find(args) -> int:
     plan = _lay_over(_find_plan(args.plan or "competition"), _plan_fields(args))
-    accelerator = _connect(args.require)
+    accelerator = connect_device(args.require, _tell)
     with quiet_frameworks():
         from flowerkit.lr_search import search_rates
     from flowerkit.report import write_rate_search
     from flowerkit.sources import find_data
 
-    data = find_data(args.data, image_size=plan.image_size)
+    data = find_data(args.data, image_size=plan.image_size, progress=ProgressLine())
     print(data)
     search = search_rates(
         plan, data, accelerator=accelerator, min_lr=args.min_rate, max_lr=args.max_rate,
-        num_steps=args.steps, progress=ProgressLine(),
+        num_steps=args.steps, phase=args.phase, progress=ProgressLine(),
     )  # fmt: skip
     print(search)
     for file in write_rate_search(search, args.out or find_free_folder("runs", "lr-find")):
@@ -169,6 +175,7 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
     training, _ = _import_rooms()
     from flowerkit.report import write_pictures, write_report
     from flowerkit.sources import check_test_split
+    from flowerkit.submitting import predict_and_submit
 
     check_test_split(data, on_corrupt=plan.on_corrupt)
     run = training.train(
@@ -188,90 +195,44 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
     problems = None
     if data.counts["test"]:
         csv = out / "submission.csv"
-        problems = _submit(run.model, data, run.global_batch, csv, plan.on_corrupt)
+        problems = predict_and_submit(
+            run.model, data, csv, _tell, global_batch=run.global_batch, on_corrupt=plan.on_corrupt
+        )
     else:
         print("no test split, so no submission.csv")
-    report = write_report(out, val_images=run.val_images, submission_problems=problems)
+    report = write_report(
+        out, val_images=run.val_images, submission_problems=problems, model=run.model
+    )
     print(f"wrote {report}")
     return int(bool(problems))
 
 
-def run_predict(args) -> int:
-    accelerator = _connect(args.require)
-    run_folder = _import_rooms()[1]
-    trained_on = run_folder.read_run(args.run_folder)[1]["data"]
-    if args.out.is_dir():
-        raise ValueError(f"{args.out} is a folder. Pass --out a file, such as submission.csv.")
-    data = _find_data_of_size(args, trained_on)
-    if list(data.class_names) != trained_on["class_names"]:
-        raise ValueError(
-            f"{args.run_folder} knows other classes than {args.data} holds "
-            f"({run_folder.describe_difference(trained_on['class_names'], data.class_names)}). "
-            f"Pass the data it was trained for, or train on this."
-        )
-    with accelerator.scope():
-        model = run_folder.load_run(args.run_folder)[2]
-    batch = args.per_replica_batch * accelerator.replicas
-    return int(bool(_submit(model, data, batch, args.out, args.on_corrupt)))
-
-
-def _find_data_of_size(args, trained_on: dict):
-    from flowerkit.sources import find_data
-    from flowerkit.tfrecords import find_sizes
-
-    size, sizes = trained_on["image_size"], find_sizes(args.data)
-    if sizes and size not in sizes:
-        raise ValueError(
-            f"{args.run_folder} was trained on {trained_on['origin']} images of {size} px with "
-            f"{len(trained_on['class_names'])} classes; {args.data} holds {', '.join(map(str, sizes))} "
-            f"px. Pass the data it was trained for."
-        )
-    return find_data(args.data, image_size=size)
-
-
-def _submit(model, data, global_batch: int, csv: Path, on_corrupt: str) -> list[str]:
-    from flowerkit.decoding import load_split
-    from flowerkit.prediction import predict
-    from flowerkit.submission import write_submission
-
-    test = load_split(data, "test", on_corrupt=on_corrupt)
-    predictions = predict(model, test, global_batch=global_batch)
-    write_submission(csv, predictions.ids, predictions.guesses)
-    return _tell_problems(csv, data)
-
-
 def run_check(args) -> int:
     from flowerkit.sources import find_data
+    from flowerkit.submitting import tell_problems
 
-    return int(bool(_tell_problems(args.csv, find_data(args.data, image_size=args.image_size))))
-
-
-def _tell_problems(csv: Path, data) -> list[str]:
-    from flowerkit.sources import find_test_ids
-    from flowerkit.submission import check_submission
-
-    ids = find_test_ids(data)
-    problems = check_submission(csv, ids, data.num_classes)
-    if not problems:
-        print(
-            f"{csv}: {len(ids):,} rows, every id once, labels in 0..{data.num_classes - 1}: sound"
-        )
-        return []
-    noun = "problem" if len(problems) == 1 else "problems"
-    shown = problems[:SHOWN_PROBLEMS]
-    if len(problems) > len(shown):
-        shown.append(f"... and {len(problems) - len(shown):,} more")
-    print(f"{csv}: {len(problems):,} {noun}", *shown, sep="\n  ")
-    return problems
+    data = find_data(args.data, image_size=args.image_size)
+    return int(bool(tell_problems(args.csv, data, _tell)))
 
 
 def run_kaggle(args) -> int:
     from flowerkit.kaggle_commands import run_kaggle_command
 
-    def tell(line: str) -> None:
-        print(line, flush=True)  # a run on Kaggle takes hours: a line when it comes
+    return run_kaggle_command(args, _tell)
 
-    return run_kaggle_command(args, tell)
+
+def _tell(line: str) -> None:
+    print(line, flush=True)  # some runs take hours: a line when it comes
+
+
+def _from_room(room: str, name: str):
+    """The command `name` of a room, which is imported when it is called."""
+
+    def run(args) -> int:
+        command = getattr(importlib.import_module(f"flowerkit.{room}"), name)
+        return command(args, _tell, ProgressLine())
+
+    return run
 
 
 COMMANDS = {
@@ -282,20 +243,20 @@ COMMANDS = {
     "lr-find": run_lr_find,
     "models": run_models,
     "report": run_report,
-    "predict": run_predict,
     "check": run_check,
+    "convert": _from_room("photo_commands", "run_convert"),
+    "convert-beam": _from_room("beam_commands", "run_convert_beam"),
+    "check-data": _from_room("leak_commands", "run_check_data"),
+    "predict": _from_room("predict_commands", "run_predict"),
+    "compare": _from_room("study_commands", "run_compare"),
+    "study": _from_room("study_commands", "run_study_command"),
+    "export": _from_room("model_commands", "run_export"),
+    "classify": _from_room("model_commands", "run_classify"),
+    "serve": _from_room("model_commands", "run_serve"),
     **dict.fromkeys(("bundle", "push", "watch", "pull", "submit"), run_kaggle),
 }
 
 # Around them --------------------------------------------------------------------------------------
-
-
-def _connect(require: str | None):
-    with quiet_frameworks():
-        accelerator = flowerkit.connect(require)
-        import tensorflow  # noqa: F401 - with jax too, the shards are written and read with it
-    print(accelerator)
-    return accelerator
 
 
 def _import_rooms():

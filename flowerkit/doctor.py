@@ -2,10 +2,11 @@
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
-from flowerkit import accelerator, decode_cache
+from flowerkit import accelerator, decode_cache, photos
 from flowerkit.backbones import find_cached_weights, weights_folder
-from flowerkit.sources import find_data, is_competition_required
+from flowerkit.sources import find_data, is_competition_required, is_of_photos
 
 GIB = 2**30
 
@@ -35,6 +36,7 @@ def examine(source: str = "auto") -> list[Finding]:
         *_examine_versions(),
         *_examine_room(),
         _examine_cache(),
+        *_examine_photos(),
         _examine_data(source),
         _examine_weights(),
     ]
@@ -81,8 +83,13 @@ def _examine_room() -> list[Finding]:
     ]
 
 
+def clear_cache() -> int:
+    """Remove the decoded images, features and converted photos that no run holds; the bytes freed."""
+    return decode_cache.clear_cache() + photos.clear_converted()
+
+
 def _examine_cache() -> Finding:
-    """What decoded images take on the disk; only runs whose images do not fit into memory keep any."""
+    """What decoded images and features take on the disk; few runs keep any."""
     folder, entries = decode_cache.decoded_folder(), decode_cache.list_cached()
     try:
         limit = f"{decode_cache.limit_bytes() / GIB:g} GiB"
@@ -91,13 +98,35 @@ def _examine_cache() -> Finding:
     if not entries:
         return Finding("cache", f"no decoded images in {folder} (at most {limit})")
     taken = sum(entry.num_bytes for entry in entries)
-    noun = "split" if len(entries) == 1 else "splits"
+    suffixes = [entry.path.suffix for entry in entries]
+    counts = (("decoded images", ".uint8"), ("features", ".float32"))
+    held = [f"{what} of {_count(suffixes.count(suffix), 'split')}"
+            for what, suffix in counts if suffix in suffixes]  # fmt: skip
     return Finding(
         "cache",
-        f"decoded images of {len(entries)} {noun}, {taken / GIB:.1f} GiB of at most {limit}, "
-        f"in {folder}",
+        f"{' and '.join(held)}, {taken / GIB:.1f} GiB of at most {limit}, in {folder}",
         f"flowerkit doctor --clear-cache frees them; {decode_cache.LIMIT_VARIABLE} sets the limit",
     )
+
+
+def _count(num: int, noun: str) -> str:
+    return f"{num:,} {noun}{'s' * (num != 1)}"
+
+
+def _examine_photos() -> list[Finding]:
+    """What converted photos take on the disk, if there are any."""
+    folders = photos.find_converted()
+    if not folders:
+        return []
+    taken = sum(folders.values()) / GIB
+    place = next(iter(folders)).parent
+    return [
+        Finding(
+            "photos",
+            f"{_count(len(folders), 'folder')} of converted photos, {taken:.1f} GiB, in {place}",
+            "flowerkit doctor --clear-cache frees them; the next run converts its photos again",
+        )
+    ]
 
 
 def _examine_data(source: str) -> Finding:
@@ -107,6 +136,8 @@ def _examine_data(source: str) -> Finding:
             "no competition data on this machine; 'auto' would download or draw flowers",
             "pass --data FOLDER, or draw some: flowerkit draw FOLDER",
         )
+    if source not in ("auto", "drawn") and is_of_photos(Path(source).expanduser()):
+        return Finding("data", f"photos in {source}, which the first run converts into shards")
     try:
         return Finding("data", str(find_data(source)))
     except (OSError, ValueError, RuntimeError) as error:

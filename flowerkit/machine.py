@@ -197,7 +197,7 @@ def has_bfloat16(root: str | os.PathLike = "/") -> bool:
 
 
 def cache_folder() -> Path:
-    """Where flowerkit keeps what it can make again: drawn flowers and decoded images.
+    """Where flowerkit keeps what it can make again: drawn flowers, converted photos, decoded images.
 
     FLOWERKIT_CACHE, else flowerkit/ in XDG_CACHE_HOME, else in ~/.cache. It need not exist.
     """

@@ -5,8 +5,15 @@ import re
 from pathlib import Path
 
 from flowerkit import __version__
+from flowerkit.beam_commands import add_convert_beam_options
+from flowerkit.leak_commands import add_check_data_options
+from flowerkit.model_commands import add_classify_options, add_export_options, add_serve_options
+from flowerkit.option_kinds import at_least_one, at_least_zero
+from flowerkit.photo_commands import add_convert_options
 from flowerkit.plan import PLANS, suggest
 from flowerkit.plan_options import add_plan_fields
+from flowerkit.predict_commands import add_predict_options
+from flowerkit.study_commands import add_compare_options, add_study_options
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,7 +71,7 @@ def _add_demo(demo: Parser) -> None:
 def _add_doctor(doctor: Parser) -> None:
     _add_data(doctor)
     doctor.add_argument("--clear-cache", action="store_true",
-                        help="first remove the decoded images that no run is using")  # fmt: skip
+                        help="first remove decoded images, features and converted photos")  # fmt: skip
 
 
 def _add_nothing(parser: Parser) -> None:
@@ -80,6 +87,8 @@ def _add_lr_find(lr_find: Parser) -> None:
     lr_find.add_argument("--out", type=Path, metavar="FOLDER",
                          help="for the curve [the next free runs/lr-find-N]")  # fmt: skip
     lr_find.add_argument("--plan", metavar="NAME|FILE", help="what is to be trained [competition]")
+    lr_find.add_argument("--phase", choices=("frozen", "whole"),
+                         help="the head alone, or all that learns later [the plan's first]")  # fmt: skip
     for option, kind, value, help in (
         ("--min-rate", float, 1e-6, "the first rate"),
         ("--max-rate", float, 1.0, "the last one"),
@@ -104,6 +113,8 @@ def _add_draw(draw: Parser) -> None:
         ("--seed", 0, "another one, other pictures"),
     ):
         draw.add_argument(option, type=int, default=value, metavar="N", help=f"{help} [{value}]")
+    draw.add_argument("--photos", type=at_least_one, metavar="N",
+                      help="instead of shards a sub folder of N photos for each species")  # fmt: skip
 
 
 def _add_train(train: Parser) -> None:
@@ -117,14 +128,15 @@ def _add_train(train: Parser) -> None:
 
 
 def _add_predict(predict: Parser) -> None:
-    predict.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder of train")
+    add_predict_options(predict)
     _add_data(predict, required=True)
-    predict.add_argument("--out", type=Path, required=True, metavar="CSV", help="the csv to write")
-    predict.add_argument("--per-replica-batch", type=at_least_one, default=32, metavar="N",
-                         help="images a step on each replica [32]")  # fmt: skip
-    predict.add_argument("--on-corrupt", choices=("raise", "skip"), default="raise",
-                         help="at a bad record; after skip the csv lacks its row [raise]")  # fmt: skip
     _add_require(predict)
+
+
+def _add_study(study: Parser) -> None:
+    add_study_options(study)
+    _add_data(study)
+    _add_require(study)
 
 
 def _add_check(check: Parser) -> None:
@@ -179,13 +191,24 @@ def _add_submit(submit: Parser) -> None:
 _COMMANDS = {
     "demo": (_add_demo, "draw flowers, train a small network, write a checked csv"),
     "doctor": (_add_doctor, "device, versions, data, weights, and what is missing"),
-    "draw": (_add_draw, "draw flowers in the competition's layout"),
-    "train": (_add_train, "train a plan, predict the test split, write a checked csv"),
-    "lr-find": (_add_lr_find, "try rates from low to high, suggest one for a plan"),
+    "draw": (_add_draw, "draw flowers in the competition's layout, or as photos"),
+    "convert": (add_convert_options, "a folder of photos, one sub folder a class, into shards"),
+    "convert-beam": (
+        add_convert_beam_options,
+        "the same by Apache Beam, for more than one machine",
+    ),
+    "check-data": (add_check_data_options, "find pictures that stand in two splits"),
     "models": (_add_nothing, "list the backbones: size, weights, licence"),
+    "lr-find": (_add_lr_find, "try rates from low to high, suggest one for a plan"),
+    "train": (_add_train, "train a plan, predict the test split, write a checked csv"),
+    "study": (_add_study, "train the plans of a study, several seeds each, and compare them"),
+    "compare": (add_compare_options, "what differed between runs, and what came out"),
     "report": (_add_report, "write report.html for a run"),
-    "predict": (_add_predict, "predict the test split with a run, write a checked csv"),
+    "predict": (_add_predict, "predict the test split with a run or a blend, write a checked csv"),
     "check": (_add_check, "list every problem of a submission csv"),
+    "export": (add_export_options, "a run as ONNX, SavedModel, LiteRT or one .keras file"),
+    "classify": (add_classify_options, "name what is on photos"),
+    "serve": (add_serve_options, "a local page that names what is on a photo"),
     "bundle": (_add_bundle, "write the notebook for Kaggle, with the package inside"),
     "push": (_add_push, "push it, watch its run, fetch and check the csv"),
     "watch": (_add_watch, "follow a run on Kaggle to its end"),
@@ -240,8 +263,9 @@ def _add_debug(parser: Parser, *, default) -> None:
 
 
 def _add_data(parser: Parser, *, required: bool = False) -> None:
-    help = ("the folder that holds tfrecords-jpeg-SxS/; or 'auto', the competition's data (and where "
-            "there is none, off Kaggle, drawn flowers); or 'drawn'")  # fmt: skip
+    help = ("the folder that holds tfrecords-jpeg-SxS/; or a folder of photos, a sub folder a class; or "
+            "'auto', the competition's data (and where there is none, off Kaggle, drawn flowers); or "
+            "'drawn'")  # fmt: skip
     if required:
         parser.add_argument("--data", required=True, help=help)
     else:
@@ -250,21 +274,3 @@ def _add_data(parser: Parser, *, required: bool = False) -> None:
 
 def _add_require(parser: Parser) -> None:
     parser.add_argument("--require", choices=("tpu", "gpu", "cpu"), help="refuse any other device")
-
-
-def at_least_one(text: str) -> int:
-    """A whole number from 1, or argparse's error.
-
-    >>> at_least_one("32")
-    32
-    """
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1. Received: {text!r}")
-    return int(text)
-
-
-def at_least_zero(text: str) -> float:
-    """A number of seconds from 0, or argparse's error."""
-    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text):
-        raise argparse.ArgumentTypeError(f"must be a number from 0. Received: {text!r}")
-    return float(text)

@@ -47,3 +47,21 @@ def quick_plan(accelerator):
         start_lr=1e-3,
         max_lr=2e-3,
     )
+
+
+@pytest.fixture
+def no_screen():
+    """Pictures are drawn without a screen, and none stays open."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def ax():
+    """Axes of a figure that pyplot does not know."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(5, 4)).subplots()

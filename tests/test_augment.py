@@ -12,6 +12,8 @@ from flowerkit.augment_host import augment_images
 from flowerkit.draws import COLUMNS
 from flowerkit.plan import Augmentation
 
+pytestmark = pytest.mark.backends
+
 JAX = keras.backend.backend() == "jax"
 CROP = replace(OFF, min_crop_area=0.3)
 SHIFT = replace(OFF, max_shift=0.5)

@@ -27,9 +27,12 @@ SCRIPTS = {
     "augmentation": "--batch 8 --seconds 0.05 --stretches 1 --sides classic ours-host --cases flip all",
     "train_step": "--size 16 --batch 4 --steps 2 --epochs 2 --sides keras-fit ours",
     "first_step": "--batch 8 --backbones tiny",
+    "features": "--images 32 --size 32 --batch 8 --epochs 2 --sides frozen pooled",
     "whole_run": "--batch 16 --epochs 1",
+    "convert": "--sizes 64x48 --photos 12 --workers 1",
     "imports": "--only python~alone import~flowerkit flowerkit~check",
 }
+WITHOUT_DATA = ("train_step", "convert")
 
 
 # pairs --------------------------------------------------------------------------------------------
@@ -156,7 +159,7 @@ def runs(drawn, tmp_path_factory):
     def run(name):
         out = folder / f"{name}.json"
         words = [word.replace("~", " ") for word in SCRIPTS[name].split()]
-        data = [] if name == "train_step" else ["--data", str(drawn.folder)]
+        data = [] if name in WITHOUT_DATA else ["--data", str(drawn.folder)]
         command = [sys.executable, FOLDER / f"{name}.py", *data, "--rounds", "1", *words]
         done = subprocess.run([*command, "--json", out], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -174,7 +177,9 @@ def runs(drawn, tmp_path_factory):
         ("augmentation", "flip, ms", ["classic", "ours-host"]),
         ("train_step", "images/s", ["keras fit", "ours"]),
         ("first_step", "fit to step, s", ["tiny, classic", "tiny, ours"]),
+        ("features", "an epoch, s", ["frozen", "pooled"]),
         ("whole_run", "start to csv, s", ["classic", "ours"]),
+        ("convert", "ours / decode", ["64x48"]),
         ("imports", "seconds", ["python alone", "import flowerkit", "flowerkit check"]),
     ],
 )

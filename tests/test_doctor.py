@@ -3,6 +3,8 @@ import pytest
 from flowerkit import accelerator as device
 from flowerkit import competition, decode_cache, doctor
 from flowerkit.doctor import GIB, Finding, examine
+from flowerkit.photos import load_photos
+from flowerkit.synthetic import draw_photos
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +111,34 @@ def test_a_machine_without_keras_is_examined_all_the_same(monkeypatch):
     finding = find(examine(), "keras")
     assert finding.blocks
     assert finding.remedy == "pip install keras"
+
+
+def test_features_are_counted_beside_decoded_images(tmp_path):
+    for key, dtype in (("a", "uint8"), ("b", "float32"), ("c", "float32")):
+        decode_cache.grow_file(key, (1, 8), "val", dtype).keep()
+    found = doctor._examine_cache().found
+    assert found.startswith(
+        "decoded images of 1 split and features of 2 splits, 0.0 GiB of at most"
+    )
+
+
+def test_photos_are_looked_at_and_not_converted(tmp_path):
+    folder = draw_photos(tmp_path / "own", num_classes=2, photos_per_class=2, image_size=16)
+    finding = doctor._examine_data(str(folder))
+    assert finding.found == f"photos in {folder}, which the first run converts into shards"
+    assert not (tmp_path / "decoded-elsewhere").exists()
+
+
+def test_converted_photos_are_counted_and_cleared_with_the_rest(tmp_path):
+    assert doctor._examine_photos() == []
+    photos = draw_photos(tmp_path / "own", num_classes=2, photos_per_class=6, image_size=16)
+    data = load_photos(photos, image_size=16)
+    (finding,) = doctor._examine_photos()
+    cache = tmp_path / "decoded-elsewhere"
+    assert finding.found == f"1 folder of converted photos, 0.0 GiB, in {cache}"
+    assert finding.remedy.startswith("flowerkit doctor --clear-cache frees them; the next run")
+    decode_cache.grow_file("a", (1, 8), "val").keep()
+    num_bytes = sum(file.stat().st_size for file in data.folder.rglob("*") if file.is_file())
+    assert doctor.clear_cache() == num_bytes + 8
+    assert not data.folder.exists()
+    assert load_photos(photos, image_size=16) == data

@@ -7,6 +7,8 @@ import pytest
 from flowerkit import networks
 from flowerkit.backbones import describe_backbones
 
+pytestmark = pytest.mark.backends
+
 OWN = [one for one in describe_backbones() if one.family == "flowerkit"]
 
 

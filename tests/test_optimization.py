@@ -16,6 +16,8 @@ from flowerkit.optimization import (
 )
 from flowerkit.schedules import OfEpochAndRate
 
+pytestmark = pytest.mark.backends
+
 LAYERS = ("body_dense", "head_dense")
 
 

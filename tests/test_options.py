@@ -42,7 +42,7 @@ def refuse(capsys, *words):
         ("train --max-lr high", "argument --max-lr: invalid float value: 'high'."),
         ("draw --classes 4", "flowerkit draw: the following arguments are required: FOLDER."),
         ("check a.csv", "flowerkit check: the following arguments are required: --data."),
-        ("predict", "flowerkit predict: the following arguments are required: RUN, --data, --out."),
+        ("predict", "flowerkit predict: the following arguments are required: RUN, --out, --data."),
         ("predict r --data d --out c --per-replica-batch 0",
          "argument --per-replica-batch: must be a whole number from 1. Received: '0'."),
     ],

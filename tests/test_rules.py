@@ -19,22 +19,35 @@ PACKAGE = ROOT / "flowerkit"
 
 # Lowest first: a room imports only from rooms before it. Imports inside functions count too.
 ROOMS = [
-    "files", "submission", "evaluation", "schedules", "cycles", "augmentation", "plan", "phases",
+    "files", "option_kinds", "terminal", "model_card", "keras_file", "fingerprints", "submission",
+    "evaluation", "bootstrap", "schedules", "cycles", "augmentation", "plan", "studies", "phases",
     "history", "records", "tfrecords", "competition", "backbones", "networks", "heads", "models",
-    "machine", "detection", "accelerator", "plots_rates", "plots", "draws", "augment_host", "augment",
-    "decode_cache", "shard_reader", "decoded_images", "decoding", "batch_memory", "pipeline",
-    "painting", "synthetic", "bundle", "kernel", "sources", "doctor", "prediction", "steps",
-    "callbacks", "losses", "optimization", "compiling", "run_folder", "fitting", "lr_search",
-    "training", "report_page", "run_facts", "report_plan", "report_sections", "plots_report", "report",
-    "kaggle_client", "round_trip", "kaggle_results", "kaggle_commands", "plan_options", "options",
-    "terminal", "__main__",
+    "attention_maps", "machine", "detection", "accelerator", "connecting", "draws", "augment_host",
+    "augment", "decode_cache", "shard_reader", "decoded_images", "decoding", "leaks", "leak_sheet",
+    "batch_memory", "pipeline", "previews", "painting", "synthetic", "bundle", "kernel",
+    "photo_reader", "photo_labels", "photo_listing", "photo_splits", "photo_spool", "photo_report",
+    "photo_division", "photo_folder", "photos", "beam_conversion", "sources", "doctor",
+    "prediction", "blending", "features", "submitting", "steps", "callbacks", "losses",
+    "optimization", "compiling", "run_folder", "fitting", "lr_search", "training", "report_page",
+    "fonts", "plots_rates", "plots_images", "plots_classes", "plots_compare", "plots", "run_facts",
+    "compared_runs", "compare", "compare_tables", "study_runs", "report_plan", "report_sections",
+    "plots_report", "compare_page", "report", "export_formats", "runtimes", "conversion",
+    "exports", "photo_sources", "classifier", "serving", "kaggle_client", "round_trip",
+    "kaggle_results", "kaggle_commands", "photo_commands", "beam_commands", "leak_commands",
+    "study_commands", "predict_commands", "model_commands", "plan_options", "options", "__main__",
 ]  # fmt: skip
 WITHOUT_FRAMEWORK = [
-    "files", "submission", "evaluation", "schedules", "cycles", "augmentation", "plan", "phases",
-    "history", "records", "tfrecords", "backbones", "machine", "detection", "accelerator", "draws",
-    "augment_host", "decode_cache", "painting", "synthetic", "competition", "bundle", "kernel",
-    "sources", "doctor", "kaggle_client", "round_trip", "kaggle_results", "kaggle_commands",
-    "plan_options", "options", "terminal", "__main__",
+    "files", "option_kinds", "terminal", "model_card", "keras_file", "fingerprints", "submission",
+    "evaluation", "bootstrap", "schedules", "cycles", "augmentation", "plan", "studies", "phases",
+    "history", "records", "tfrecords", "competition", "backbones", "machine", "detection",
+    "accelerator", "connecting", "draws", "augment_host", "decode_cache", "batch_memory",
+    "painting", "synthetic", "bundle", "kernel", "photo_reader", "photo_labels", "photo_listing",
+    "photo_splits", "photo_spool", "photo_report", "photo_division", "photo_folder", "photos",
+    "beam_conversion", "sources", "doctor", "submitting", "report_page", "export_formats",
+    "runtimes", "conversion", "photo_sources", "classifier", "serving", "kaggle_client",
+    "round_trip", "kaggle_results", "kaggle_commands", "photo_commands", "beam_commands",
+    "leak_commands", "study_commands", "predict_commands", "model_commands", "plan_options",
+    "options", "__main__",
 ]  # fmt: skip
 HEAVY = ("tensorflow", "keras", "jax", "torch", "matplotlib", "sklearn")
 MAX_LINES = 350
@@ -75,7 +88,7 @@ def test_imports_point_down(name):
 
 def test_the_imports_are_really_seen():
     """The rule above would hold for any code if it saw none."""
-    assert {"plan", "training", "report", "sources", "submission"} <= find_imported_rooms(
+    assert {"plan", "training", "report", "sources", "submitting"} <= find_imported_rooms(
         "__main__"
     )
     assert "backbones" in find_imported_rooms("doctor")  # inside a function
