@@ -115,14 +115,6 @@ def run_models(args) -> int:
     return 0
 
 
-def run_report(args) -> int:
-    with quiet_frameworks():
-        from flowerkit.report import write_report
-
-    print(f"wrote {write_report(args.run_folder)}")
-    return 0
-
-
 def _plan_fields(args) -> dict:
     known = {field.name for field in dataclasses.fields(TrainingPlan)}
     return {name: value for name, value in vars(args).items() if name in known}
@@ -184,11 +176,11 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
     )  # fmt: skip
     print(run)
     if run.interrupted:
-        print(
-            "`flowerkit predict RUN --data DATA --out CSV` writes a csv with what was learned so far"
-        )
+        folder, source = shlex.quote(str(out)), shlex.quote(str(data.folder))
+        print("a csv with what was learned so far is written by:")
+        print(f"  flowerkit predict {folder} --data {source} --out submission.csv")
         print(f"the best weights are in {out}/model.keras; go on with:")
-        print(f"  flowerkit train --resume --out {shlex.quote(str(out))}")
+        print(f"  flowerkit train --resume --out {folder}")
         return 1
     for picture in write_pictures(out, val_images=run.val_images):
         print(f"wrote {picture}")
@@ -242,7 +234,7 @@ COMMANDS = {
     "train": run_train,
     "lr-find": run_lr_find,
     "models": run_models,
-    "report": run_report,
+    "report": _from_room("report_commands", "run_report"),
     "check": run_check,
     "convert": _from_room("photo_commands", "run_convert"),
     "convert-beam": _from_room("beam_commands", "run_convert_beam"),

@@ -81,9 +81,9 @@ def _import_beam():
     try:
         import apache_beam
     except ImportError as error:
-        raise ImportError(
-            f'this needs Apache Beam ({error}). pip install "flowerkit[beam]", or convert on one '
-            "machine with `flowerkit convert`."
+        raise RuntimeError(
+            f'this needs Apache Beam ({error}). Install the extra, pip install -e ".[beam]", or convert '
+            "on one machine with `flowerkit convert`."
         ) from error
     return apache_beam
 

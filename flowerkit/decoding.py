@@ -280,11 +280,10 @@ def _keep_images(scan: _Scan, data: FlowerData, name: str, keep: str, order) -> 
             return _keep_in_file(scan, f"{name} of {data.folder}", rows, f"{size} ({room})")
         except OSError as error:
             room += f"; no file of them: {error}"
-    wished = " as wished" if keep == "none" else ""
-    _log.log(
-        logging.INFO if wished else logging.WARNING,
-        f"{size} are decoded again each time they are asked for{wished} ({room})",
-    )
+    if keep == "none":
+        _log.info(f"{name}: {len(rows):,} images, decoded as they are needed")
+    else:
+        _log.warning(f"{size} are decoded again each time they are asked for ({room})")
     return ImagesOnDemand(reader)
 
 

@@ -13,6 +13,7 @@ from flowerkit.photo_commands import add_convert_options
 from flowerkit.plan import PLANS, suggest
 from flowerkit.plan_options import add_plan_fields
 from flowerkit.predict_commands import add_predict_options
+from flowerkit.report_commands import add_report_options
 from flowerkit.study_commands import add_compare_options, add_study_options
 
 
@@ -76,10 +77,6 @@ def _add_doctor(doctor: Parser) -> None:
 
 def _add_nothing(parser: Parser) -> None:
     """A command without options of its own."""
-
-
-def _add_report(report: Parser) -> None:
-    report.add_argument("run_folder", type=Path, metavar="RUN", help="a run of `flowerkit train`")
 
 
 def _add_lr_find(lr_find: Parser) -> None:
@@ -203,7 +200,7 @@ _COMMANDS = {
     "train": (_add_train, "train a plan, predict the test split, write a checked csv"),
     "study": (_add_study, "train the plans of a study, several seeds each, and compare them"),
     "compare": (add_compare_options, "what differed between runs, and what came out"),
-    "report": (_add_report, "write report.html for a run"),
+    "report": (add_report_options, "write report.html for a run anew"),
     "predict": (_add_predict, "predict the test split with a run or a blend, write a checked csv"),
     "check": (_add_check, "list every problem of a submission csv"),
     "export": (add_export_options, "a run as ONNX, SavedModel, LiteRT or one .keras file"),

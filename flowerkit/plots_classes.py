@@ -55,7 +55,9 @@ def plot_histogram(
             chosen = occurring[start : start + rows]
             _draw_counts(ax, [names[i] for i in chosen], table[:, chosen], list(counts), rows)
         if len(counts) > 1:
-            axes[0, -1].legend(frameon=False, loc="lower right")
+            # Beside the title: inside the axes it would lie on the numbers of the rarest classes.
+            shown = axes[0, -1].get_legend_handles_labels()
+            figure.legend(*shown, frameon=False, loc="upper right")
         lines = [_describe_counts(split, one) for split, one in counts.items()]
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)
     return axes[0]

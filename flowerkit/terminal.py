@@ -48,7 +48,10 @@ def _write_over(text: str) -> None:
 
 @contextlib.contextmanager
 def quiet_frameworks():
-    """Hold back what C++ writes while frameworks are imported and started; show it if that fails."""
+    """Hold back what C++ writes while frameworks are imported and started; show it if that fails.
+
+    Not at Ctrl-C, and not where a file or a value was wrong: there it would explain nothing.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
@@ -56,6 +59,8 @@ def quiet_frameworks():
         os.dup2(noise.fileno(), 2)
         try:
             yield
+        except (KeyboardInterrupt, OSError, ValueError):
+            raise
         except BaseException:
             noise.seek(0)
             os.write(kept, noise.read())

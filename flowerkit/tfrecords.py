@@ -213,7 +213,11 @@ def _choose_size(folder: Path, image_size: int | None) -> int:
 
 def _describe_absence(folder: Path) -> str:
     if not folder.is_dir():
-        return f"no folder {folder}. Pass the folder that holds tfrecords-jpeg-SxS/."
+        found = f"{folder} is a file" if folder.exists() else f"no folder {folder}"
+        return (
+            f"{found}. Pass the folder that holds tfrecords-jpeg-SxS/, or one of photos, a sub folder "
+            f"a class."
+        )
     if _FOLDER_NAME.fullmatch(folder.name):
         return f"{folder} is the folder of one image size. Pass its parent, {folder.parent}."
     for near in (folder.parent.parent, *sorted(folder.iterdir())):

@@ -99,7 +99,7 @@ def test_what_failed_starts_anew_in_the_same_folder(photos, both, tmp_path):
 
 def test_without_beam_the_extra_is_named(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(ImportError, match=r'pip install "flowerkit\[beam\]", or convert on one'):
+    with pytest.raises(RuntimeError, match=r'pip install -e "\.\[beam\]", or convert on one'):
         convert_with_beam(photos, tmp_path / "out", **WISH)
     assert not (tmp_path / "out").exists()
 

@@ -304,7 +304,7 @@ def test_a_level_can_be_forced(drawn, monkeypatch, caplog):
     load_with_memory(monkeypatch, drawn, 1000, keep="ram")
     assert list_cached() == []
     load_with_memory(monkeypatch, drawn, 10**12, keep="none")
-    assert "decoded again each time they are asked for as wished" in caplog.text
+    assert "images, decoded as they are needed" in caplog.text
     load_with_memory(monkeypatch, drawn, 10**12, keep="disk")
     assert len(list_cached()) == 1
 

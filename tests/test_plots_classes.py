@@ -28,7 +28,8 @@ def test_a_histogram_has_the_largest_class_on_top_and_every_count():
     assert texts_of(ax) == ["5 + 1", "2 + 1", "1 + 1"]
     widths = [[bar.get_width() for bar in bars] for bars in ax.containers]
     assert widths == [[5, 2, 1], [1, 1, 1]]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["train", "val"]
+    (legend,) = ax.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["train", "val"]
     assert ax.get_ylim() == (2.6, -0.6)  # the first on top
     assert ax.figure.get_suptitle() == (
         "train: 8 images of 3 classes, 1 to 5 of each (median 2); none of 1\n"

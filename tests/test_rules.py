@@ -34,7 +34,8 @@ ROOMS = [
     "plots_report", "compare_page", "report", "export_formats", "runtimes", "conversion",
     "exports", "photo_sources", "classifier", "serving", "kaggle_client", "round_trip",
     "kaggle_results", "kaggle_commands", "photo_commands", "beam_commands", "leak_commands",
-    "study_commands", "predict_commands", "model_commands", "plan_options", "options", "__main__",
+    "report_commands", "study_commands", "predict_commands", "model_commands", "plan_options",
+    "options", "__main__",
 ]  # fmt: skip
 WITHOUT_FRAMEWORK = [
     "files", "option_kinds", "terminal", "model_card", "keras_file", "fingerprints", "submission",
@@ -46,8 +47,8 @@ WITHOUT_FRAMEWORK = [
     "beam_conversion", "sources", "doctor", "submitting", "report_page", "export_formats",
     "runtimes", "conversion", "photo_sources", "classifier", "serving", "kaggle_client",
     "round_trip", "kaggle_results", "kaggle_commands", "photo_commands", "beam_commands",
-    "leak_commands", "study_commands", "predict_commands", "model_commands", "plan_options",
-    "options", "__main__",
+    "leak_commands", "report_commands", "study_commands", "predict_commands", "model_commands",
+    "plan_options", "options", "__main__",
 ]  # fmt: skip
 HEAVY = ("tensorflow", "keras", "jax", "torch", "matplotlib", "sklearn")
 MAX_LINES = 350
