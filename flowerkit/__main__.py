@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from flowerkit.connecting import connect_device
-from flowerkit.files import find_free_folder
+from flowerkit.files import find_free_folder, write_json
 from flowerkit.options import build_parser
 from flowerkit.plan import PLANS, TrainingPlan, change_plan, load_plan
 from flowerkit.terminal import ProgressLine, quiet_frameworks, start_log
@@ -167,7 +167,7 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
     training, _ = _import_rooms()
     from flowerkit.report import write_pictures, write_report
     from flowerkit.sources import check_test_split
-    from flowerkit.submitting import predict_and_submit
+    from flowerkit.submitting import find_score, predict_and_submit
 
     check_test_split(data, on_corrupt=plan.on_corrupt)
     run = training.train(
@@ -190,6 +190,8 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
         problems = predict_and_submit(
             run.model, data, csv, _tell, global_batch=run.global_batch, on_corrupt=plan.on_corrupt
         )
+        if not problems:
+            write_json(out / "result.json", run.to_dict() | find_score(csv, data))
     else:
         print("no test split, so no submission.csv")
     report = write_report(

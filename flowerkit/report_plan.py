@@ -64,6 +64,7 @@ def _headlines(run: RunFacts) -> list[tuple[str, str, str]]:
         ("Macro F1", f"{evaluation.macro_f1(run.labels, run.guesses):.3f}", "on validation images"),
         ("Accuracy", f"{evaluation.accuracy(run.labels, run.guesses):.1%}",
          f"of {num_images:,} validation images"),
+        *_test_card(run.result),
         ("Best epoch", f"{run.best['epoch']}", f"of {done} done, by {monitor}"),
     ]  # fmt: skip
     if seconds:
@@ -71,6 +72,13 @@ def _headlines(run: RunFacts) -> list[tuple[str, str, str]]:
     if first:
         cards.append(("First step", format_seconds(first), "compiling included"))
     return cards
+
+
+def _test_card(result: Mapping) -> list[tuple[str, str, str]]:
+    """The score that no choice was made by, where the test images' labels are known."""
+    if "test_f1" not in result:
+        return []
+    return [("F1 on test", f"{result['test_f1']:.3f}", f"on {result['test_images']:,} test images")]
 
 
 def _describe_end(run: RunFacts) -> str:

@@ -18,6 +18,12 @@ def change(run, **changes):
     return dataclasses.replace(run, plan=dataclasses.replace(run.plan, **changes))
 
 
+def test_the_score_on_test_stands_in_the_head_where_its_labels_are_known(run):
+    assert "F1 on test" not in read(describe_run(run))
+    known = dataclasses.replace(run, result=dict(run.result) | {"test_f1": 0.75, "test_images": 8})
+    assert "F1 on test 0.750 on 8 test images" in read(describe_run(known))
+
+
 def test_the_head_says_what_was_run_on_what(run):
     text = read(describe_run(run))
     assert text.startswith(

@@ -7,7 +7,7 @@ from flowerkit.decoding import load_split
 from flowerkit.prediction import predict
 from flowerkit.sources import find_test_ids
 from flowerkit.submission import write_submission
-from flowerkit.submitting import predict_and_submit, submit, tell_problems
+from flowerkit.submitting import find_score, predict_and_submit, submit, tell_problems
 
 pytestmark = pytest.mark.backends
 
@@ -63,6 +63,9 @@ def test_where_the_test_labels_are_known_the_score_is_told(drawn, told, tmp_path
     shutil.copy(drawn.folder / "sample_submission.csv", folder)
     write_submission(tmp_path / "s.csv", ids, [0] * 11 + [1] * 11)
     write_submission(folder / "test_labels.csv", ids[:21], [0] * 11 + [1] * 5 + [2] * 5)
+    assert find_score(tmp_path / "s.csv", drawn) == {}  # as in the competition
     assert tell_problems(tmp_path / "s.csv", data, told.append) == []
     # F1: 1 for class 0, 2/3 for class 1, 0 for class 2; the last image has no known label.
-    assert told[1:] == ["on test, by test_labels.csv: macro F1 0.5556, accuracy 0.7619 (21 images)"]
+    assert told[1:] == [
+        "on test, whose labels are known: macro F1 0.5556, accuracy 0.7619 (21 images)"
+    ]
