@@ -4,6 +4,7 @@ Each kind has the face of a NumPy array (n, size, size, 3) uint8: shape, dtype, 
 by int, slice or int array. Threads may share it.
 """
 
+import abc
 import atexit
 import logging
 import mmap
@@ -37,7 +38,7 @@ def allocate(shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(memory, "uint8").reshape(shape)
 
 
-class DecodedImages:
+class DecodedImages(abc.ABC):
     """The face of an array (n, size, size, 3) uint8, whose rows come from `_take`."""
 
     dtype = np.dtype("uint8")
@@ -73,12 +74,13 @@ class DecodedImages:
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
+    @abc.abstractmethod
     def _take(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        raise NotImplementedError
+        """What `take` answers, of rows that were checked."""
 
+    @abc.abstractmethod
     def finish(self) -> None:
         """Come back when every image has been decoded once. Raises ValueError for one that cannot be."""
-        raise NotImplementedError
 
 
 class ImagesOnDemand(DecodedImages):
