@@ -51,11 +51,6 @@ class Listing:
     notes: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def given_splits(self) -> frozenset[str]:
-        """The splits that the folders or the csv give."""
-        return frozenset(photo.split for photo in self.photos if photo.split)
-
 
 @dataclass
 class _Walk:

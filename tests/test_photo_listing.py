@@ -71,7 +71,7 @@ def test_folders_named_as_splits_that_hold_classes_are_splits(make):
         "valid/daisy/3.jpg": ("daisy", "val"),
         "valid/rose/2.jpg": ("rose", "val"),
     }
-    assert listing.given_splits == {"train", "val", "test"}
+    assert {photo.split for photo in listing.photos} == {"train", "val", "test"}
 
 
 def test_without_val_photos_those_of_train_are_free_to_give_some(make):

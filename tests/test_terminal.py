@@ -1,9 +1,12 @@
-"""terminal: the progress line."""
+"""terminal: the progress line, and noise that is held back."""
 
 import io
+import os
+
+import pytest
 
 from flowerkit import terminal as terminal_room
-from flowerkit.terminal import ProgressLine
+from flowerkit.terminal import ProgressLine, quiet_frameworks
 
 
 class Terminal(io.StringIO):
@@ -27,3 +30,27 @@ def test_progress_is_one_line_with_rate_and_time_left_that_is_erased_at_the_end(
 def test_progress_stays_quiet_where_there_is_no_terminal(capsys):
     ProgressLine()("drawing", 1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def make_noise_and_fail(error):
+    with quiet_frameworks():
+        os.write(2, b"noise")
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "is_shown"),
+    [(RuntimeError("it did not start"), True), (ImportError("no module"), True),
+     (ValueError("a wrong value"), False), (FileNotFoundError("no file"), False),
+     (KeyboardInterrupt(), False)],
+)  # fmt: skip
+def test_the_frameworks_noise_is_shown_where_it_may_explain_the_error(capfd, error, is_shown):
+    with pytest.raises(type(error)):
+        make_noise_and_fail(error)
+    assert (capfd.readouterr().err == "noise") == is_shown
+
+
+def test_the_frameworks_noise_is_held_back_where_all_went_well(capfd):
+    with quiet_frameworks():
+        os.write(2, b"noise")
+    assert capfd.readouterr().err == ""
