@@ -104,7 +104,8 @@ def open_page():
         os.dup2(first, 3)
         os.dup2(second, 4)
 
-    with tempfile.TemporaryDirectory() as profile:
+    # Its children outlive the kill for a moment and may still write into the profile.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}"], preexec_fn=take_places,
             close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
