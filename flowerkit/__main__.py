@@ -13,6 +13,7 @@ from flowerkit.files import find_free_folder, write_json
 from flowerkit.options import build_parser
 from flowerkit.plan import PLANS, TrainingPlan, change_plan, load_plan
 from flowerkit.terminal import ProgressLine, quiet_frameworks, start_log
+from flowerkit.wording import say_bytes
 
 DEMO_CLASSES, DEMO_SIZE_PX = 12, 64
 DEMO_COUNTS = {"num_train": 1440, "num_val": 360, "num_test": 362}
@@ -48,7 +49,7 @@ def run_doctor(args) -> int:
         freed = clear_cache() if args.clear_cache else None
         findings = examine(args.data)
     if freed is not None:
-        print(f"removed {freed / 2**30:.2f} GiB from the cache")
+        print(f"removed {say_bytes(freed)} from the cache")
     for finding in findings:
         print(finding)
     return int(any(finding.blocks for finding in findings))

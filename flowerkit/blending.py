@@ -10,6 +10,7 @@ from flowerkit.prediction import Predictions
 
 _NUM_CHOICES = 30
 _SHOWN_IDS = 3
+_FEW = 200  # an accuracy of 0.9 on so many has a standard error of 0.02
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ class BlendWeights:
         """A line on where the figures come from, a line a member, and a line each for both blends."""
         width = max(map(len, [*names, "equal weights"]))
         of_members = zip(names, self.member_f1, self.found, strict=True)
+        few = " (so few that chance decides much)" if self.num_told < _FEW else ""
         verdict = "used" if self.uses_found else "no better, so equal weights are used"
         return [
             f"weights found on {self.num_searched:,} val images; macro F1 on the other "
-            f"{self.num_told:,}:",
+            f"{self.num_told:,}{few}:",
             *(f"  {name:{width}}  {f1:.4f}  weight {found:.3f}" for name, f1, found in of_members),
             f"  {'equal weights':{width}}  {self.equal_f1:.4f}",
             f"  {'found weights':{width}}  {self.found_f1:.4f}  ({verdict})",

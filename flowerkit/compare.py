@@ -46,6 +46,7 @@ class Comparison:
     `differing` are the fields (of the plan, device, data) in which they differ, `shared` those that
     are alike in all, with their values. `statements` say of each experiment whether chance explains
     its distance to the best one; `notes` how that was found, and what else a reader should know.
+    `leaders` are the best of each set of experiments that can be compared: one, where all can.
     """
 
     experiments: tuple[Experiment, ...]
@@ -53,6 +54,7 @@ class Comparison:
     shared: Mapping[str, object]
     statements: tuple[str, ...]
     notes: tuple[str, ...]
+    leaders: tuple[Experiment, ...]
 
     @property
     def num_runs(self) -> int:
@@ -85,11 +87,11 @@ def compare_runs(folders: Sequence[str | os.PathLike]) -> Comparison:
         name for name, value in settings[0].items() if any(one[name] != value for one in settings)
     )
     shared = {name: value for name, value in settings[0].items() if name not in differing}
-    statements, intervals = _state(experiments)
+    leaders, statements, intervals = _state(experiments)
     notes = _explain(experiments, intervals)
     if "device" in differing:
         notes.append("They ran on different devices: their minutes cannot be compared.")
-    return Comparison(experiments, differing, shared, tuple(statements), tuple(notes))
+    return Comparison(experiments, differing, shared, tuple(statements), tuple(notes), leaders)
 
 
 def _name_groups(groups: list[list[ComparedRun]]) -> list[str]:
@@ -115,7 +117,9 @@ def _name_run(run: ComparedRun, depth: int) -> str:
 # What is chance -----------------------------------------------------------------------------------
 
 
-def _state(experiments: Sequence[Experiment]) -> tuple[list[str], list[Interval]]:
+def _state(
+    experiments: Sequence[Experiment],
+) -> tuple[tuple[Experiment, ...], list[str], list[Interval]]:
     """A sentence for each experiment but the best; the best of each set of val images leads its own."""
     leaders, statements, intervals = list(experiments[:1]), [], []
     for experiment in experiments[1:]:
@@ -126,7 +130,7 @@ def _state(experiments: Sequence[Experiment]) -> tuple[list[str], list[Interval]
             leaders.append(experiment)
         else:
             intervals.append(found)
-    return statements, intervals
+    return tuple(leaders), statements, intervals
 
 
 def compare_pair(a: Experiment, b: Experiment) -> tuple[str, Interval | None]:

@@ -33,6 +33,7 @@ from flowerkit.report_page import (
     section,
     table,
 )
+from flowerkit.wording import count
 
 PAGE, TABLE, NUMBERS, CURVES = "compare.html", "compare.md", "compare.csv", "compare.png"
 # Three beside each other on a screen, one below the other on a phone.
@@ -49,7 +50,7 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[
         axes = _plot(comparison)
         with replacing(folder / CURVES) as temporary:
             axes[0].figure.savefig(temporary, dpi=150)
-        best = comparison.experiments[0].name
+        best = " and ".join(leader.name for leader in comparison.leaders)
         alts = [f"{title} by epoch; the highest macro F1 has {best}." for title in PANELS.values()]
         curves = encode_panels(axes, alts)  # which closes the figure
     write_text(folder / PAGE, build_page(comparison, curves))
@@ -85,12 +86,16 @@ def _plot(comparison: Comparison) -> np.ndarray:
 
 
 def _headlines(comparison: Comparison) -> list[tuple[str, str, str]]:
-    best = comparison.experiments[0]
     minutes = sum(one.mean("minutes") * len(one.runs) for one in comparison.experiments)
     num_runs = comparison.num_runs
+    # One figure for each set of experiments that can be compared, none over all.
+    what = ", on val images of its own" if len(comparison.leaders) > 1 else ""
     return [
-        ("Highest macro F1", f"{best.mean('val_f1'):.3f}", best.name),
-        ("Runs", f"{num_runs:,}", f"of {len(comparison.experiments):,} experiments"),
+        *(
+            ("Highest macro F1", f"{leader.mean('val_f1'):.3f}", leader.name + what)
+            for leader in comparison.leaders
+        ),
+        ("Runs", f"{num_runs:,}", f"of {count(len(comparison.experiments), 'experiment')}"),
         ("Training", f"{minutes:,.0f} min", "in all"),
     ]
 

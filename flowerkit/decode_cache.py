@@ -23,6 +23,7 @@ import numpy as np
 
 from flowerkit.files import write_json
 from flowerkit.machine import cache_folder
+from flowerkit.wording import say_bytes
 
 try:
     import fcntl
@@ -236,7 +237,7 @@ def make_room(num_bytes: int) -> None:
     if num_bytes > limit:
         raise OSError(
             errno.ENOSPC,
-            f"{num_bytes / GIB:.1f} GiB are more than {LIMIT_VARIABLE} allows ({limit / GIB:g} GiB)",
+            f"{say_bytes(num_bytes)} are more than {LIMIT_VARIABLE} allows ({limit / GIB:g} GiB)",
         )
     entries = list_cached()
     while not _has_room(num_bytes, limit, folder):
@@ -244,11 +245,11 @@ def make_room(num_bytes: int) -> None:
         if (removed := next(removable, None)) is None:
             raise OSError(
                 errno.ENOSPC,
-                f"{num_bytes / GIB:.1f} GiB more fit neither under {LIMIT_VARIABLE} "
+                f"{say_bytes(num_bytes)} more fit neither under {LIMIT_VARIABLE} "
                 f"({limit / GIB:g} GiB) nor beside what is in {folder} "
-                f"({shutil.disk_usage(folder).free / GIB:.1f} GiB free)",
+                f"({say_bytes(shutil.disk_usage(folder).free)} free)",
             )
-        _log.info(f"made room in {folder}: {removed.what} ({removed.num_bytes / GIB:.1f} GiB)")
+        _log.info(f"made room in {folder}: {removed.what} ({say_bytes(removed.num_bytes)})")
         entries.remove(removed)
 
 

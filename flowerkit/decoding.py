@@ -33,12 +33,12 @@ from flowerkit.tfrecords import (
     count_in_name,
     parse_example,
 )
+from flowerkit.wording import say_bytes
 
 KEEP = ("auto", "ram", "disk", "none")
 # Of the memory that is free: the rest is for the model, its gradients and the batches in flight.
 RAM_FRACTION = 0.6
 
-_GIB = 2**30
 _SCAN_BATCH = 64
 # Enough for the tables and a colour profile that stand before the size.
 _HEAD_BYTES = 4096
@@ -266,8 +266,8 @@ def _keep_images(scan: _Scan, data: FlowerData, name: str, keep: str, order) -> 
     num_bytes = int(np.prod(reader.shape, dtype="int64"))
     rows = _check_order(np.arange(len(reader)) if order is None else order(len(reader)), reader)
     free = max(0, free_memory_bytes() - promised_bytes())
-    size = f"{name}: {num_bytes / _GIB:.2f} GiB of decoded images"
-    room = f"{free / _GIB:.2f} GiB of memory free"
+    size = f"{name}: {say_bytes(num_bytes)} of decoded images"
+    room = f"{say_bytes(free)} of memory free"
     if keep == "ram" or (keep == "auto" and num_bytes <= RAM_FRACTION * free):
         try:
             images = StreamedImages(reader, allocate(reader.shape), rows)

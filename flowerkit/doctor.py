@@ -7,6 +7,7 @@ from pathlib import Path
 from flowerkit import accelerator, decode_cache, photos
 from flowerkit.backbones import find_cached_weights, weights_folder
 from flowerkit.sources import find_data, is_competition_required, is_of_photos
+from flowerkit.wording import count, say_bytes
 
 GIB = 2**30
 
@@ -100,17 +101,13 @@ def _examine_cache() -> Finding:
     taken = sum(entry.num_bytes for entry in entries)
     suffixes = [entry.path.suffix for entry in entries]
     counts = (("decoded images", ".uint8"), ("features", ".float32"))
-    held = [f"{what} of {_count(suffixes.count(suffix), 'split')}"
+    held = [f"{what} of {count(suffixes.count(suffix), 'split')}"
             for what, suffix in counts if suffix in suffixes]  # fmt: skip
     return Finding(
         "cache",
-        f"{' and '.join(held)}, {taken / GIB:.1f} GiB of at most {limit}, in {folder}",
+        f"{' and '.join(held)}, {say_bytes(taken)} of at most {limit}, in {folder}",
         f"flowerkit doctor --clear-cache frees them; {decode_cache.LIMIT_VARIABLE} sets the limit",
     )
-
-
-def _count(num: int, noun: str) -> str:
-    return f"{num:,} {noun}{'s' * (num != 1)}"
 
 
 def _examine_photos() -> list[Finding]:
@@ -118,12 +115,12 @@ def _examine_photos() -> list[Finding]:
     folders = photos.find_converted()
     if not folders:
         return []
-    taken = sum(folders.values()) / GIB
+    taken = sum(folders.values())
     place = next(iter(folders)).parent
     return [
         Finding(
             "photos",
-            f"{_count(len(folders), 'folder')} of converted photos, {taken:.1f} GiB, in {place}",
+            f"{count(len(folders), 'folder')} of converted photos, {say_bytes(taken)}, in {place}",
             "flowerkit doctor --clear-cache frees them; the next run converts its photos again",
         )
     ]

@@ -25,13 +25,13 @@ from flowerkit.draws import COLUMNS, draw_augmentations
 from flowerkit.machine import free_memory_bytes
 from flowerkit.pipeline import evaluation_batches
 from flowerkit.prediction import Predictions
+from flowerkit.wording import say_bytes
 
 _log = logging.getLogger("flowerkit")
 
 # Part of every key: features computed otherwise never meet the files of this way.
 _FORMAT = 1
 _DTYPE = "float32"
-_GIB = 2**30
 # Rows that one call of the head is given: enough to hide the call, few enough to be no burden.
 _ANSWER_BYTES = 64 * 2**20
 
@@ -225,7 +225,8 @@ class _Store:
     @classmethod
     def open(cls, key: str, shape: tuple[int, ...], keep: str, what: str) -> "_Store":
         """A file if `keep` allows one and there is room, else memory. Raises MemoryError for neither."""
-        size, no_file = f"{4 * np.prod(shape, dtype='int64') / _GIB:.2f} GiB of features", ""
+        num_bytes = 4 * int(np.prod(shape, dtype="int64"))
+        size, no_file = f"{say_bytes(num_bytes)} of features", ""
         if keep in ("auto", "disk"):
             try:
                 growing = decode_cache.grow_file(
@@ -236,9 +237,9 @@ class _Store:
             except OSError as error:
                 no_file = f", and no file of them: {error}"
         free = free_memory_bytes()
-        if 4 * np.prod(shape, dtype="int64") > RAM_FRACTION * free:
+        if num_bytes > RAM_FRACTION * free:
             raise MemoryError(
-                f"{size} of {what} do not fit into {free / _GIB:.2f} GiB of free memory{no_file}. A "
+                f"{size} of {what} do not fit into {say_bytes(free)} of free memory{no_file}. A "
                 f"head that begins with pooling (head='pooled') has far smaller ones; frozen_views=0 "
                 f"has none."
             )

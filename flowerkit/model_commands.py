@@ -3,12 +3,14 @@
 import argparse
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from flowerkit.export_formats import FORMATS
+from flowerkit.export_formats import FORMATS, detect_format
 from flowerkit.files import write_text
 from flowerkit.terminal import quiet_frameworks
+from flowerkit.wording import count
 
 Tell = Callable[[str], None]
 FIRST_PORT = 7860
@@ -16,6 +18,7 @@ FIRST_PORT = 7860
 
 def run_export(args, tell: Tell, progress) -> int:
     """Export a run; 0 when it was written and checked."""
+    detect_format(args.model)
     with quiet_frameworks():
         from flowerkit.exports import export_model
 
@@ -35,22 +38,26 @@ def run_classify(args, tell: Tell, progress) -> int:
     top = min(args.top, len(classifier.class_names))
     for answer in answers:
         tell(answer.describe(top))
+    if len(answers) > 1:
+        tell(_sum_up(answers))
     if args.csv:
         write_text(args.csv, _tabulate(answers, top))
         tell(f"wrote {args.csv}")
     unread = sum(answer.probabilities is None for answer in answers)
     if unread:
-        tell(f"{unread:,} of {len(answers):,} files could not be read")
+        tell(f"{unread:,} of {count(len(answers), 'file')} could not be read")
     return int(unread > 0)
 
 
 def run_serve(args, tell: Tell, progress) -> int:
     """Serve a page for one model on this machine, until interrupted."""
     from flowerkit.classifier import Classifier
-    from flowerkit.serving import build_page, check_port, serve
+    from flowerkit.serving import build_page, check_port, import_gradio, serve
 
     check_port(args.port)
+    detect_format(args.model)  # what is missing is said before frameworks take their seconds
     with quiet_frameworks():
+        import_gradio()
         classifier = Classifier.load(args.model)
         page = build_page(classifier, top=args.top)
     tell(str(classifier))
@@ -58,6 +65,15 @@ def run_serve(args, tell: Tell, progress) -> int:
         tell(f"open {url} in a browser of this machine; Ctrl-C ends it")
         page.block_thread()
     return 0
+
+
+def _sum_up(answers) -> str:
+    """How many photos each class got, the most frequent first."""
+    guessed = Counter(
+        answer.classes[0][0] for answer in answers if answer.probabilities is not None
+    )
+    shares = ", ".join(f"{name} {num:,}" for name, num in guessed.most_common())
+    return f"{count(guessed.total(), 'photo')}: {shares or 'none was read'}"
 
 
 def _tabulate(answers, top: int) -> str:

@@ -14,6 +14,7 @@ from flowerkit.photo_listing import Listing, Photo, spell, tell_some
 from flowerkit.photo_splits import assign_splits, settle_copies, shuffle_key
 from flowerkit.photo_spool import Spool
 from flowerkit.tfrecords import SPLITS
+from flowerkit.wording import count
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,15 @@ def _note(photos: list[Photo], splits: list[str], groups, lost: set[str]) -> lis
     crossing = [rows for rows in groups if len({photos[row].class_name for row in rows}) > 1]
     if crossing:
         shown = " and ".join(spell(photos[row].path) for row in crossing[0][:2])
-        notes.append(f"{len(crossing):,} groups look the same in two classes, such as {shown}")
+        notes.append(
+            f"{count(len(crossing), 'group')} of photos that look the same in two classes, such as "
+            f"{shown}: keep each in the class that it shows"
+        )
     torn = [rows for rows in groups if len({splits[row] for row in rows}) > 1]
     if torn:
-        notes.append(f"{len(torn):,} groups look the same in two of the splits you gave")
+        notes.append(
+            f"{count(len(torn), 'group')} of photos that look the same in two of the splits you gave"
+        )
     counts = Counter(zip(splits, (photo.class_name for photo in photos), strict=True))
     names = sorted({photo.class_name for photo in photos} - {None})
     for split in SPLITS:

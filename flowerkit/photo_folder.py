@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowerkit.files import write_json
+from flowerkit.files import read_json, write_json
 from flowerkit.photo_division import Division, place_rows
 from flowerkit.photo_listing import Listing, spell
 from flowerkit.photo_reader import JPEG_QUALITY, check_request
@@ -16,6 +16,7 @@ from flowerkit.photo_splits import check_fractions
 from flowerkit.photo_spool import Spool
 from flowerkit.submission import write_submission
 from flowerkit.tfrecords import FlowerData, find_shards
+from flowerkit.wording import count
 
 UNFINISHED = ".converting"
 TEST_LABELS = "test_labels.csv"
@@ -85,7 +86,8 @@ def claim_folder(request: Request) -> None:
         held = sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".")
         if held and not request.unfinished.is_dir():
             raise FileExistsError(
-                f"{out} already holds {held[0]}. Convert into a new folder, or remove that one."
+                f"{out} already holds {_name_content(out, held)}. Convert into a new folder, or "
+                f"remove that one."
             )
         request.unfinished.mkdir(exist_ok=True)
     except FileExistsError:
@@ -95,6 +97,14 @@ def claim_folder(request: Request) -> None:
         raise type(error)(
             f"{out} cannot be made or written ({reason}). Pass another folder."
         ) from None
+
+
+def _name_content(out: Path, held: list[str]) -> str:
+    file = out / "conversion.json"
+    if not file.is_file():
+        return held[0]
+    source = read_json(file, what="a conversion").get("source")
+    return f"a conversion of {source}, whole: train on it with --data {out}"
 
 
 def describe_conversion(
@@ -127,7 +137,7 @@ def _note_enlarged(request: Request, division: Division, spool: Spool) -> list[s
     num = sum(measure(entry.width, entry.height) < request.image_size for entry in entries)
     if not num:
         return []
-    return [f"{num:,} photos are smaller than {request.image_size} px, and were enlarged"]
+    return [f"{count(num, 'photo')} smaller than {request.image_size} px, and so enlarged"]
 
 
 def write_beside(

@@ -45,8 +45,8 @@ def settle_copies(
     there stay (of two splits, those in the later one). A label None agrees with all.
 
     >>> settle_copies("aab", ["daisy", "rose", "rose"], [None] * 3)
-    ([[0, 1]], {0: "the same picture stands in 'daisy' and 'rose'",
-                1: "the same picture stands in 'daisy' and 'rose'"})
+    ([[0, 1]], {0: "the same picture stands in 'daisy' and 'rose'; keep it in one",
+                1: "the same picture stands in 'daisy' and 'rose'; keep it in one"})
     """
     rows_of = defaultdict(list)
     for row, digest in enumerate(digests):
@@ -59,7 +59,7 @@ def settle_copies(
         for row in rows:
             if len(classes) > 1:
                 names = " and ".join(map(repr, classes))
-                left_out[row] = f"the same picture stands in {names}"
+                left_out[row] = f"the same picture stands in {names}; keep it in one"
             elif last and splits[row] != last:
                 left_out[row] = f"the same picture is given to {last}"
     return groups, left_out

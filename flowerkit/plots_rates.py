@@ -55,7 +55,9 @@ def plot_rates(history_rows: HistoryRows, ax: Axes | None = None) -> Axes:
     planned, used = series_of(history_rows, "planned_lr"), series_of(history_rows, "learning_rate")
     differs = ~np.isclose(planned, used, rtol=1e-4, atol=0, equal_nan=True)
     ax = new_axes(ax)
-    ax.plot(epochs, planned, "-", color=ORANGE, linewidth=5, alpha=0.7, label="planned")
+    # A line through one epoch would not be seen.
+    marker = {"marker": "s", "markersize": 11} if len(epochs) == 1 else {}
+    ax.plot(epochs, planned, "-", color=ORANGE, linewidth=5, alpha=0.7, label="planned", **marker)
     ax.plot(epochs, used, "o", color=BLUE, markersize=dot_size(epochs), label="used")
     if differs.any():
         style = {"s": 130, "facecolors": "none", "edgecolors": VERMILION, "linewidths": 2}

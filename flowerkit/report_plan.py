@@ -92,7 +92,7 @@ def _describe_end(run: RunFacts) -> str:
 def _origin(data: Mapping) -> str:
     kinds = {"competition": "the competition's", "drawn": "drawn flowers", "folder": "a folder"}
     origin = kinds.get(data.get("origin"), "not recorded")
-    folder = _stem(data.get("folder", ""))
+    folder = _stem(data.get("photos") or data.get("folder", ""))
     return f"{folder} ({origin})" if folder else origin
 
 

@@ -38,6 +38,12 @@ def check_folder(out: Path, resume: bool, schedule: Schedule | None = None) -> N
             )
 
 
+def _find_photos(folder: Path) -> str | None:
+    """The folder that somebody knows, where its shards lie in one that was made from it."""
+    file = folder / "conversion.json"
+    return read_json(file, what="a conversion").get("source") if file.is_file() else None
+
+
 def write_start(
     out: Path,
     plan: TrainingPlan,
@@ -63,6 +69,7 @@ def write_start(
             "data": {
                 "folder": str(data.folder.resolve()),
                 "origin": data.origin,
+                "photos": _find_photos(data.folder),
                 "image_size": data.image_size,
                 "counts": dict(data.counts),
                 "class_names": list(data.class_names),

@@ -31,7 +31,7 @@ def build_page(classifier: Classifier, *, top: int = 3) -> Any:
     With a Keras model it shows the attention map too: what does not speak for the class is dark.
     Raises RuntimeError where Gradio is not installed or does not import.
     """
-    gradio = _import_gradio()
+    gradio = import_gradio()
     title = f"{len(classifier.class_names)} classes"
     with gradio.Blocks(
         analytics_enabled=False,
@@ -118,7 +118,7 @@ def serve(page: Any, *, port: int, max_mb: int = 20) -> Iterator[str]:
     Files over `max_mb` are refused. Raises OSError when the port is taken.
     """
     check_port(port)
-    gradio = _import_gradio()
+    gradio = import_gradio()
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     try:
         _, url, _ = page.launch(
@@ -159,7 +159,8 @@ class _StayHere:
         await self.app(scope, receive, send_with_policy)
 
 
-def _import_gradio() -> Any:
+def import_gradio() -> Any:
+    """The module; nothing is sent to its makers. Raises RuntimeError, with the line for pip."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:

@@ -11,6 +11,7 @@ from flowerkit.option_kinds import at_least_one
 from flowerkit.sources import find_data
 from flowerkit.studies import STUDIES
 from flowerkit.terminal import quiet_frameworks
+from flowerkit.wording import count
 
 Tell = Callable[[str], None]
 
@@ -55,7 +56,10 @@ def run_study_command(args: argparse.Namespace, tell: Tell, progress=None) -> in
     data = find_data(args.data)
     tell(str(data))
     out = args.out or find_free_folder("runs", args.study)
-    tell(f"{len(STUDIES[args.study])} plans, {args.seeds} seeds each, into {shlex.quote(str(out))}")
+    tell(
+        f"{len(STUDIES[args.study])} plans, {count(args.seeds, 'seed')} each, into "
+        f"{shlex.quote(str(out))}"
+    )
     comparison = run_study(
         args.study, data, out, seeds=range(args.seeds), epochs=args.epochs, accelerator=accelerator,
         progress=progress,

@@ -266,10 +266,16 @@ def test_weights_cannot_be_found_on_too_little(members, message):
         find_weights(members)
 
 
+def test_on_many_images_no_word_of_chance():
+    found = find_weights(two_experts(400, share_of_first=0.75), seed=5)
+    assert found.describe(["a", "b"])[0].endswith("macro F1 on the other 200:")
+
+
 def test_what_was_found_is_told_member_by_member():
     found = find_weights(two_experts(40, share_of_first=0.75), seed=5)
     lines = found.describe(["runs/a", "runs/long name"])
-    assert lines[0] == "weights found on 20 val images; macro F1 on the other 20:"
+    told = "macro F1 on the other 20 (so few that chance decides much):"
+    assert lines[0] == f"weights found on 20 val images; {told}"
     assert lines[1] == f"  runs/a          {found.member_f1[0]:.4f}  weight {found.found[0]:.3f}"
     assert lines[2].startswith("  runs/long name  0.")
     assert lines[3] == f"  equal weights   {found.equal_f1:.4f}"

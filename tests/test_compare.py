@@ -180,6 +180,7 @@ def test_other_validation_images_are_not_compared(tmp_path):
         "both).",
     )
     assert len(found.experiments) == 2
+    assert found.leaders == found.experiments
     assert found.notes == ()
 
 

@@ -6,7 +6,7 @@ import subprocess
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from compared import leave
+from compared import LABELS, leave
 from PIL import Image
 from run_pages import Page
 
@@ -80,6 +80,15 @@ def test_a_single_run_has_a_page_too(tmp_path):
     assert found.problems == []
     assert "The plan data drawn, 3 classes" in found.text
     assert "What of it is chance" not in found.text
+
+
+def test_what_cannot_be_compared_has_no_common_winner(tmp_path):
+    folders = [leave(tmp_path / "a", labels=LABELS[:90]), leave(tmp_path / "b", wrong=(1,))]
+    found = Page(write_comparison(compare_runs(folders), tmp_path)[0].read_text(encoding="utf-8"))
+    assert re.search(
+        r"Highest macro F1 \S+ a, on val .* Highest macro F1 \S+ b, on val", found.text
+    )
+    assert found.images[0]["alt"].endswith("the highest macro F1 has a and b.")
 
 
 def test_more_experiments_than_lines_are_told(tmp_path):

@@ -153,7 +153,7 @@ def test_a_full_disk_is_an_error_before_a_byte_is_written(folder, monkeypatch):
 def test_the_rest_of_the_run_keeps_room_on_the_disk(folder, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=NUM_BYTES + 10)
     monkeypatch.setattr(decode_cache.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(OSError, match=r"0.0 GiB more fit neither under .* \(20 GiB\) nor beside"):
+    with pytest.raises(OSError, match=r"0.0 MiB more fit neither under .* \(20 GiB\) nor beside"):
         grow_file("a", SHAPE, "val")
 
 
@@ -197,7 +197,7 @@ def test_a_file_in_use_makes_no_room(monkeypatch):
 
 def test_more_than_the_limit_is_refused_with_both_figures(monkeypatch):
     monkeypatch.setenv("FLOWERKIT_CACHE_GIB", "0.5")
-    with pytest.raises(OSError, match=r"1.0 GiB are more than FLOWERKIT_CACHE_GIB allows \(0.5"):
+    with pytest.raises(OSError, match=r"1.00 GiB are more than FLOWERKIT_CACHE_GIB allows \(0.5"):
         make_room(GIB)
 
 

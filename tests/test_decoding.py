@@ -203,10 +203,10 @@ def test_images_stay_in_ram_up_to_60_percent_of_what_is_free(
 ):
     caplog.set_level("INFO", "flowerkit")
     load_with_memory(monkeypatch, drawn, free)
-    (line,) = [line for line in caplog.messages if "GiB of decoded images" in line]
-    assert line.startswith("val: 0.00 GiB of decoded images")
+    (line,) = [line for line in caplog.messages if "of decoded images" in line]
+    assert line.startswith("val: 0.1 MiB of decoded images")
     assert kind in line
-    assert "0.00 GiB of memory free" in line
+    assert "0.1 MiB of memory free" in line
 
 
 def test_memory_that_earlier_splits_were_promised_counts(drawn, monkeypatch, caplog):
@@ -287,7 +287,7 @@ def test_without_memory_and_disk_images_are_decoded_each_time_and_it_is_said(
     assert isinstance(split.images, decoding.ImagesOnDemand)
     np.testing.assert_array_equal(split.images[:], wanted)
     (line,) = [line for line in caplog.messages if "decoded again each time" in line]
-    assert re.search(rf"0.00 GiB of memory free; no file of them: .*({reason})", line)
+    assert re.search(rf"0.0 MiB of memory free; no file of them: .*({reason})", line)
 
 
 def test_memory_that_is_refused_gives_way_to_the_disk(drawn, monkeypatch, caplog):

@@ -91,7 +91,7 @@ def test_decoded_images_are_counted_and_can_be_cleared(tmp_path, monkeypatch):
         growing.keep()
     monkeypatch.setenv("FLOWERKIT_CACHE_GIB", "2.5")
     finding = doctor._examine_cache()
-    assert finding.found == (f"decoded images of 2 splits, 0.0 GiB of at most 2.5 GiB, in {folder}")
+    assert finding.found == (f"decoded images of 2 splits, 0.0 MiB of at most 2.5 GiB, in {folder}")
     assert finding.remedy.startswith("flowerkit doctor --clear-cache frees them; FLOWERKIT_CACHE_")
     monkeypatch.setenv("FLOWERKIT_CACHE_GIB", "lots")
     assert doctor._examine_cache().blocks
@@ -118,7 +118,7 @@ def test_features_are_counted_beside_decoded_images(tmp_path):
         decode_cache.grow_file(key, (1, 8), "val", dtype).keep()
     found = doctor._examine_cache().found
     assert found.startswith(
-        "decoded images of 1 split and features of 2 splits, 0.0 GiB of at most"
+        "decoded images of 1 split and features of 2 splits, 0.0 MiB of at most"
     )
 
 
@@ -135,7 +135,7 @@ def test_converted_photos_are_counted_and_cleared_with_the_rest(tmp_path):
     data = load_photos(photos, image_size=16)
     (finding,) = doctor._examine_photos()
     cache = tmp_path / "decoded-elsewhere"
-    assert finding.found == f"1 folder of converted photos, 0.0 GiB, in {cache}"
+    assert finding.found == f"1 folder of converted photos, 0.0 MiB, in {cache}"
     assert finding.remedy.startswith("flowerkit doctor --clear-cache frees them; the next run")
     decode_cache.grow_file("a", (1, 8), "val").keep()
     num_bytes = sum(file.stat().st_size for file in data.folder.rglob("*") if file.is_file())

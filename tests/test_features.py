@@ -152,9 +152,9 @@ def test_without_room_on_disk_they_stay_in_memory_and_without_either_it_is_said(
     monkeypatch.setenv("FLOWERKIT_CACHE_GIB", "0")
     found = compute_features(built[1], split, global_batch=8, what="val")
     assert len(found) == 22
-    assert "val: 0.00 GiB of features stay in RAM, and no file of them: " in caplog.text
+    assert "val: 0.0 MiB of features stay in RAM, and no file of them: " in caplog.text
     monkeypatch.setattr(features, "free_memory_bytes", lambda: 1000)
-    with pytest.raises(MemoryError, match=r"do not fit into 0\.00 GiB .* frozen_views=0 has none"):
+    with pytest.raises(MemoryError, match=r"do not fit into 0\.0 MiB .* frozen_views=0 has none"):
         compute_features(built[1], split, global_batch=8)
 
 

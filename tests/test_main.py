@@ -207,7 +207,7 @@ def test_doctor_clears_the_decoded_images_on_request(flowerkit, drawn, tmp_path,
     status, out, _ = flowerkit("doctor", "--data", drawn.folder)
     assert "decoded images of 1 split" in out
     status, out, _ = flowerkit("doctor", "--data", drawn.folder, "--clear-cache")
-    assert out.startswith("removed 0.00 GiB from the cache\n")
+    assert out.startswith("removed 0.1 MiB from the cache\n")
     assert "no decoded images in" in out
     assert status == 0
 
@@ -262,6 +262,24 @@ class _CtrlC(logging.Handler):
     def emit(self, record):
         if record.getMessage().startswith("epoch 1/"):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_of_photos_the_labels_of_test_are_known_and_so_is_the_score(flowerkit, plan_file, tmp_path):
+    photos, run = tmp_path / "photos", tmp_path / "run"
+    assert flowerkit("draw", photos, "--photos", 20, "--classes", 3, "--image-size", 32)[0] == 0
+    assert (
+        flowerkit("convert", photos, tmp_path / "data", "--image-size", 32, "--workers", 1)[0] == 0
+    )
+    status, out, _ = flowerkit(
+        "train", "--data", tmp_path / "data", "--plan", plan_file, "--out", run
+    )
+    assert status == 0
+    score = json.loads((run / "result.json").read_text())
+    assert (
+        f"macro F1 {score['test_f1']:.4f}, accuracy {score['test_accuracy']:.4f} (6 images)" in out
+    )
+    assert score["test_images"] == 6
+    assert "F1 on test" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_ctrl_c_keeps_the_best_weights_and_the_printed_command_goes_on(

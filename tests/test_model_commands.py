@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ def test_photos_are_classified_a_line_each_and_as_a_table(photos, tmp_path):
     assert "4 classes, 32 px" in lines[0]
     assert lines[1].startswith(f"{photos / '0.png'}: ")
     assert lines[1].count("%") == 2
+    assert lines[3].startswith("2 photos: ")
     assert lines[-1] == f"wrote {table}"
     rows = list(csv.DictReader(table.open(encoding="utf-8")))
     assert list(rows[0]) == [
@@ -64,6 +66,7 @@ def test_a_bad_photo_is_told_the_rest_is_answered_and_the_status_is_1(photos, tm
     assert status == 1
     assert lines[2] == f"{photos / '0b.jpg'}: 0 bytes"
     assert lines[1].count("%") == lines[3].count("%") == 4  # all there are
+    assert re.fullmatch(r"2 photos: \w+ [12](, \w+ 1)?", lines[4])
     assert lines[-1] == "1 of 3 files could not be read"
     rows = list(csv.DictReader((tmp_path / "a.csv").open(encoding="utf-8")))
     assert (rows[1]["class_1"], rows[1]["problem"]) == ("", "0 bytes")

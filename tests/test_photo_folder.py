@@ -47,6 +47,13 @@ def test_a_folder_in_use_and_a_file_are_refused(request_of, tmp_path):
         claim_folder(request_of(tmp_path / "used" / "classes.json"))
 
 
+def test_a_whole_conversion_says_how_to_train_on_it(request_of, tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "conversion.json").write_text('{"source": "/my/photos"}')
+    with pytest.raises(FileExistsError, match="conversion of /my/photos, whole: .* --data .*used"):
+        claim_folder(request_of(tmp_path / "used"))
+
+
 def test_an_out_inside_the_photos_is_refused(request_of, tmp_path):
     with pytest.raises(
         ValueError, match="lies inside the photos .* and would be taken for a class"

@@ -32,7 +32,8 @@ def test_fractions_that_leave_nothing_to_train_on_are_refused():
 def test_a_picture_in_two_classes_is_left_out_of_both():
     groups, left_out = settle_copies("aabbc", ["daisy", "rose", "lily", "lily", "rose"], [None] * 5)
     assert groups == [[0, 1], [2, 3]]
-    assert left_out == dict.fromkeys((0, 1), "the same picture stands in 'daisy' and 'rose'")
+    reason = "the same picture stands in 'daisy' and 'rose'; keep it in one"
+    assert left_out == dict.fromkeys((0, 1), reason)
 
 
 def test_a_picture_given_to_two_splits_stays_in_the_later_one():

@@ -49,6 +49,11 @@ def test_planned_and_used_rates_that_agree_are_said_to(ax):
     assert [line.get_label() for line in ax.lines] == ["planned", "used"]
 
 
+def test_of_a_single_epoch_the_planned_rate_is_a_mark(ax):
+    plots_rates.plot_rates(history(1), ax)
+    assert ax.lines[0].get_marker() == "s"
+
+
 def test_a_rate_that_was_not_the_planned_one_is_ringed_and_counted(ax):
     rows = history(6)
     rows[4]["learning_rate"] *= 0.5

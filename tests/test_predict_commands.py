@@ -117,7 +117,10 @@ def test_runs_of_other_sizes_blend_by_the_weights_found_on_val(
     vals = [Predictions.load(folder / name / "val_predictions.npz") for name in names]
     found = find_weights(vals)
     assert told[1:-2] == found.describe([str(folder / name) for name in names])
-    assert told[1] == "weights found on 9 val images; macro F1 on the other 9:"
+    assert (
+        told[1]
+        == "weights found on 9 val images; macro F1 on the other 9 (so few that chance decides much):"
+    )
     assert told[-2:] == [
         f"wrote {npz}",
         f"{csv}: 22 rows, every id once, labels in 0..3: sound",

@@ -47,6 +47,12 @@ def test_the_head_says_what_was_run_on_what(run):
         assert part in text
 
 
+def test_of_photos_the_folder_is_named_that_they_come_from(run):
+    data = run.environment["data"] | {"origin": "folder", "photos": "/home/me/My flowers"}
+    run = dataclasses.replace(run, environment=dict(run.environment) | {"data": data})
+    assert "Data My flowers (a folder), 3 classes" in read(describe_run(run))
+
+
 def test_figures_that_were_not_recorded_are_left_out(run):
     text = read(describe_run(dataclasses.replace(run, result={})))
     assert "An epoch" not in text

@@ -19,7 +19,8 @@ PACKAGE = ROOT / "flowerkit"
 
 # Lowest first: a room imports only from rooms before it. Imports inside functions count too.
 ROOMS = [
-    "files", "option_kinds", "terminal", "model_card", "keras_file", "fingerprints", "submission",
+    "files", "wording", "option_kinds", "terminal", "model_card", "keras_file", "fingerprints",
+    "submission",
     "evaluation", "bootstrap", "schedules", "cycles", "augmentation", "plan", "studies", "phases",
     "history", "records", "tfrecords", "competition", "backbones", "networks", "heads", "models",
     "attention_maps", "machine", "detection", "accelerator", "connecting", "draws", "augment_host",
@@ -38,7 +39,8 @@ ROOMS = [
     "options", "__main__",
 ]  # fmt: skip
 WITHOUT_FRAMEWORK = [
-    "files", "option_kinds", "terminal", "model_card", "keras_file", "fingerprints", "submission",
+    "files", "wording", "option_kinds", "terminal", "model_card", "keras_file", "fingerprints",
+    "submission",
     "evaluation", "bootstrap", "schedules", "cycles", "augmentation", "plan", "studies", "phases",
     "history", "records", "tfrecords", "competition", "backbones", "machine", "detection",
     "accelerator", "connecting", "draws", "augment_host", "decode_cache", "batch_memory",
