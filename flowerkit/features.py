@@ -24,7 +24,7 @@ from flowerkit.decoding import RAM_FRACTION, Split
 from flowerkit.draws import COLUMNS, draw_augmentations
 from flowerkit.machine import free_memory_bytes
 from flowerkit.pipeline import evaluation_batches
-from flowerkit.prediction import Predictions
+from flowerkit.prediction import Predictions, split_over
 from flowerkit.wording import say_bytes
 
 _log = logging.getLogger("flowerkit")
@@ -144,10 +144,7 @@ def stream_outputs(model: keras.Model, batches: Iterable) -> Iterator[np.ndarray
 
     def place(array):
         if replicas > 1:
-            parts = np.split(array, replicas)
-            return strategy.experimental_distribute_values_from_function(
-                lambda context: parts[context.replica_id_in_sync_group]
-            )
+            return split_over(strategy, array)
         if distribution is not None:
             layout = distribution.get_data_layout(array.shape)
             return keras.distribution.distribute_tensor(array, layout)

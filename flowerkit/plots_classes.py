@@ -91,7 +91,8 @@ def plot_calibration(found: Calibration, ax: Axes | None = None) -> Axes:
     )
     ax.set_yticks(np.linspace(0, 1, 6))
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, loc="upper left")
+    # Below, for a column can stand anywhere.
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
     set_title(ax, f"{_describe_error(found)}\nnumbers: images with such a probability")
     return ax
 

@@ -192,14 +192,18 @@ def _predict_replicated(model: keras.Model, strategy, batches, tell) -> np.ndarr
     """
     probabilities = []
     for images, _, _ in batches.as_numpy_iterator():
-        parts = np.split(images, strategy.num_replicas_in_sync)
-        placed = strategy.experimental_distribute_values_from_function(
-            lambda context, parts=parts: parts[context.replica_id_in_sync_group]
-        )
-        probabilities.append(model.predict_on_batch(placed))
+        probabilities.append(model.predict_on_batch(split_over(strategy, images)))
         if tell:
             tell(len(probabilities))
     return np.concatenate(probabilities)
+
+
+def split_over(strategy, batch: np.ndarray):
+    """`batch` in equal parts, one for each replica of a TensorFlow strategy."""
+    parts = np.split(batch, strategy.num_replicas_in_sync)
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: parts[context.replica_id_in_sync_group]
+    )
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -67,8 +67,22 @@ def describe_training(run: RunFacts, curves: Sequence[Picture]) -> Html:
     return section(
         "Training",
         element("div", *plots, class_="plots"),
+        _describe_losses(run),
         fold("Every epoch in numbers", _epoch_table(run)),
     )
+
+
+def _describe_losses(run: RunFacts) -> Html:
+    """Why the training loss may lie above that of validation without anything being wrong."""
+    plan = run.plan
+    kinds = {
+        "label smoothing": plan.label_smoothing, "focal loss": plan.focal_gamma,
+        "class weights": plan.class_weights, "mixup": plan.mixup, "cutmix": plan.cutmix,
+    }  # fmt: skip
+    if not (used := [name for name, value in kinds.items() if value]):
+        return Html("")
+    said = f"The training loss is with {' and '.join(used)}, that of validation without."
+    return element("p", said, class_="soft")
 
 
 def describe_confusion(run: RunFacts, matrix: Picture, undrawable: Sequence[str] = ()) -> Html:

@@ -68,6 +68,15 @@ def test_the_phases_stand_in_the_numbers_where_there_are_several(run):
     assert "2 (best) 2 1.000 1.100" in text
 
 
+def test_a_loss_that_validation_does_not_have_is_said(run):
+    assert "The training loss is" not in read(describe_training(run, []))
+    plan = dataclasses.replace(run.plan, label_smoothing=0.1, mixup=0.2)
+    text = read(describe_training(dataclasses.replace(run, plan=plan), []))
+    assert (
+        "The training loss is with label smoothing and mixup, that of validation without." in text
+    )
+
+
 def test_the_best_epoch_is_marked_in_the_numbers(run):
     made = describe_training(run, [PICTURE] * 3)
     assert len(Page(made).images) == 3
