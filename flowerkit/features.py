@@ -181,9 +181,9 @@ def _strip(node):
 
 
 def _find_names(model: keras.Model) -> list[str]:
-    """The names of the model and its layers, nested ones too, in their order."""
+    """The names of the model and all in it, nested ones too, in their order."""
     names = [model.name]
-    for layer in model.layers:
+    for layer in getattr(model, "operations", model.layers):  # a resizing is no layer
         names += _find_names(layer) if isinstance(layer, keras.Model) else [layer.name]
     return list(dict.fromkeys(names))
 

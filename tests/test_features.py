@@ -253,6 +253,11 @@ def test_a_body_is_known_by_structure_and_weights_not_by_names_that_keras_counts
     assert len({describe_body(keras.Model(inputs, end)) for end in ends}) == 2
 
 
+def test_a_resizing_that_keras_counts_up_does_not_matter_either(accelerator):
+    bodies = [build(accelerator, input_size=size)[1] for size in (48, 48, 40)]
+    assert describe_body(bodies[0]) == describe_body(bodies[1]) != describe_body(bodies[2])
+
+
 def test_features_count_their_images():
     empty = np.zeros((2, 0, 3), "float32")
     assert len(Features(empty, None, np.array([], str), np.array([], "int64"), "", "")) == 0
