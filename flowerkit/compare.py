@@ -187,8 +187,9 @@ def _explain(experiments: Sequence[Experiment], intervals: Sequence[Interval]) -
     notes = []
     if intervals:
         notes.append(
-            "Noise: the 95 % interval holds zero. It is that of 2,000 paired bootstrap draws of the "
-            "validation images, the same for both (Efron & Tibshirani 1993, chapter 8)."
+            "A difference counts as noise where its 95 % interval holds zero. The interval is that of "
+            "2,000 paired bootstrap draws of the validation images, the same for both (Efron & "
+            "Tibshirani 1993, chapter 8)."
         )
     if any(sum(interval.num_seeds) > 2 for interval in intervals):
         notes.append(

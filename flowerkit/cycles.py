@@ -56,12 +56,12 @@ class CosineWarmup:
         return _scale(self, factor, "start_lr", "max_lr", "min_lr")
 
     def __str__(self) -> str:
-        parts = [f"{self.max_lr:g}"]
+        parts = [f"{self.max_lr:.3g}"]
         if self.rampup_epochs:
             parts = [
-                f"{self.start_lr:g} to {self.max_lr:g} over {count_epochs(self.rampup_epochs)}"
+                f"{self.start_lr:.3g} to {self.max_lr:.3g} over {count_epochs(self.rampup_epochs)}"
             ]
-        parts.append(f"then a half-cosine to {self.min_lr:g} at {count_epochs(self.epochs)}")
+        parts.append(f"then a half-cosine to {self.min_lr:.3g} at {count_epochs(self.epochs)}")
         return ", ".join(parts)
 
 
@@ -137,8 +137,8 @@ class OneCycle:
     def __str__(self) -> str:
         climb = count_epochs(self.pct_start * self.epochs)
         return (
-            f"one cycle: {self.max_lr / self.div:g} to {self.max_lr:g} over {climb}, then down to "
-            f"{self.max_lr / self.div_final:g} at {count_epochs(self.epochs)}"
+            f"one cycle: {self.max_lr / self.div:.3g} to {self.max_lr:.3g} over {climb}, then down to "
+            f"{self.max_lr / self.div_final:.3g} at {count_epochs(self.epochs)}"
         )
 
 

@@ -136,7 +136,9 @@ class Watchers:
             self.validate,
             record,
             self.checkpoint,
-            own.Tell(self.rows, self.num_epochs, run.plan.monitor, run.num_steps),
+            own.Tell(
+                self.rows, run.plan.frozen_epochs + run.plan.epochs, run.plan.monitor, run.num_steps
+            ),
             self.early_stop,
         ]
 

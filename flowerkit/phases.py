@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from flowerkit.plan import TrainingPlan, suggest
-from flowerkit.schedules import Schedule
+from flowerkit.schedules import Schedule, count_epochs
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,25 @@ def find_phases(
         plan.feature_views if is_frozen else 0,
     )  # fmt: skip
     return [*phases, last]
+
+
+def explain_rates(plan: TrainingPlan, phase: Phase, *, global_batch: int) -> list[str]:
+    """What one would wonder at in the rates of a run: that they are scaled, or never reach their height.
+
+    `phase` is the last one.
+    """
+    lines = []
+    if plan.rates_at_batch not in (None, global_batch):
+        lines.append(
+            f"rates are the plan's for batches of {plan.rates_at_batch:,}, scaled to these"
+        )
+    ramp = getattr(phase.schedule, "rampup_epochs", 0)
+    if ramp >= phase.epochs:
+        lines.append(
+            f"the ramp of {count_epochs(ramp)} leaves the rate no time at its height in "
+            f"{count_epochs(phase.epochs)}: a smaller rampup_epochs (--rampup-epochs), or more epochs"
+        )
+    return lines
 
 
 def find_phase(plan: TrainingPlan, name: str | None, *, global_batch: int) -> Phase:

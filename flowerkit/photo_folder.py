@@ -137,7 +137,10 @@ def _note_enlarged(request: Request, division: Division, spool: Spool) -> list[s
     num = sum(measure(entry.width, entry.height) < request.image_size for entry in entries)
     if not num:
         return []
-    return [f"{count(num, 'photo')} smaller than {request.image_size} px, and so enlarged"]
+    return [
+        f"{count(num, 'photo')} smaller than {request.image_size} px, and so enlarged; "
+        f"--image-size (image_size) takes less"
+    ]
 
 
 def write_beside(

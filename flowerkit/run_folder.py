@@ -38,6 +38,19 @@ def check_folder(out: Path, resume: bool, schedule: Schedule | None = None) -> N
             )
 
 
+def check_images(out: Path, images: Mapping[str, str]) -> None:
+    """Refuse (ValueError) to resume a run on other images than it began with; see `write_start`."""
+    file = out / "environment.json"
+    known = read_json(file)["data"].get("images") if file.is_file() else None
+    differs = [name for name in images if known and known.get(name) != images[name]]
+    if differs:
+        name = differs[0]
+        raise ValueError(
+            f"the run in {out} began with other images: {name} was {known.get(name)} and is now "
+            f"{images[name]}. Resume it with its own data, or train on this in a new folder."
+        )
+
+
 def _find_photos(folder: Path) -> str | None:
     """The folder that somebody knows, where its shards lie in one that was made from it."""
     file = folder / "conversion.json"
@@ -52,10 +65,12 @@ def write_start(
     schedule: Schedule | None = None,
     *,
     class_counts: Mapping[str, Sequence[int]] | None = None,
+    images: Mapping[str, str] | None = None,
 ) -> None:
     """Write plan.json and environment.json: what is about to be trained, on what, with what.
 
-    `class_counts`: how many images each class has, in each split that is known.
+    `class_counts`: how many images each class has, in each split that is known. `images`: what
+    `features.describe_data` says of the splits; a run that is resumed with others is refused.
     """
     write_json(out / "plan.json", plan.to_dict())
     write_json(
@@ -74,6 +89,7 @@ def write_start(
                 "counts": dict(data.counts),
                 "class_names": list(data.class_names),
                 "class_counts": dict(class_counts or {}),
+                "images": dict(images or {}),
             },
         },
     )

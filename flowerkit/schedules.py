@@ -82,16 +82,16 @@ class RampSustainDecay:
         return RampSustainDecay(**{**asdict(self), **rates})
 
     def __str__(self) -> str:
-        parts = [f"{self.max_lr:g}"]
+        parts = [f"{self.max_lr:.3g}"]
         if self.rampup_epochs:
             parts = [
-                f"{self.start_lr:g} to {self.max_lr:g} over {count_epochs(self.rampup_epochs)}"
+                f"{self.start_lr:.3g} to {self.max_lr:.3g} over {count_epochs(self.rampup_epochs)}"
             ]
         if self.exp_decay == 1:
             return f"{parts[0]}, then held"
         if self.sustain_epochs:
             parts.append(f"held for {count_epochs(self.sustain_epochs)}")
-        parts.append(f"then x {self.exp_decay:g} per epoch towards {self.min_lr:g}")
+        parts.append(f"then x {self.exp_decay:g} per epoch towards {self.min_lr:.3g}")
         return ", ".join(parts)
 
 
@@ -121,7 +121,7 @@ class Constant:
         return Constant(self.lr * factor)
 
     def __str__(self) -> str:
-        return f"{self.lr:g} throughout"
+        return f"{self.lr:.3g} throughout"
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,8 @@ class Staircase:
 
     def __str__(self) -> str:
         every = "epoch" if self.every_epochs == 1 else f"{self.every_epochs:g} epochs"
-        floor = f", never under {self.min_lr:g}" if self.min_lr else ""
-        return f"{self.max_lr:g}, then x {self.factor:g} every {every}{floor}"
+        floor = f", never under {self.min_lr:.3g}" if self.min_lr else ""
+        return f"{self.max_lr:.3g}, then x {self.factor:g} every {every}{floor}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -236,7 +236,7 @@ class OfEpochAndRate:
 
     def __str__(self) -> str:
         scaled = "" if self.factor == 1 else f", x {self.factor:g}"
-        return f"{self.start_lr:g}, then as {_name(self.function)} says every epoch{scaled}"
+        return f"{self.start_lr:.3g}, then as {_name(self.function)} says every epoch{scaled}"
 
 
 def _name(function: Callable) -> str:

@@ -145,6 +145,10 @@ def _draw_into(folder: Path, image_size: int) -> None:
 def _read_class_names(folder: Path) -> tuple[str, ...]:
     path = folder / "classes.json"
     if not path.exists():
+        if (folder / "conversion.json").exists():  # other labels than the competition's
+            raise FileNotFoundError(
+                f"{path} is missing, which names the classes of these photos. Convert them again."
+            )
         return competition.CLASS_NAMES
     try:
         names = json.loads(path.read_text(encoding="utf-8"))

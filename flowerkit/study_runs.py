@@ -1,9 +1,10 @@
 """A study -> runs, one a plan and seed, each in its folder; what is there already is not done again."""
 
+import contextlib
 import logging
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, connect
@@ -40,15 +41,42 @@ def run_study(
     plans = find_study(study) if isinstance(study, str) else study
     planned = spread_over_seeds(plans, tuple(seeds), epochs)
     out = Path(out)
+    _check_out(out, plans)
     finished = {name: _check_run(out / name, plan, data) for name, plan in planned.items()}
     accelerator = accelerator or connect()
-    for number, (name, plan) in enumerate(planned.items(), 1):
-        if finished[name]:
-            _log.info(f"{name} ({number} of {len(planned)}): finished before")
-            continue
-        _log.info(f"{name} ({number} of {len(planned)})")
-        _train_one(plan, data, out / name, accelerator, progress)
+    with _saying_once():
+        for number, (name, plan) in enumerate(planned.items(), 1):
+            if finished[name]:
+                _log.info(f"{name} ({number} of {len(planned)}): finished before")
+                continue
+            _log.info(f"{name} ({number} of {len(planned)})")
+            _train_one(plan, data, out / name, accelerator, progress)
     return compare_runs([out / name for name in planned])
+
+
+@contextlib.contextmanager
+def _saying_once() -> Iterator[None]:
+    """Of lines that every run would log alike, as advice on its steps, only the first is shown."""
+    said = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not (text in said or said.add(text))
+
+    _log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        _log.removeFilter(is_new)
+
+
+def _check_out(out: Path, plans: Mapping[str, TrainingPlan]) -> None:
+    """Refuse (ValueError) a folder of another study, whose table would be replaced by this one's."""
+    there = [file.parent.name for file in sorted(out.glob("*/plan.json"))]
+    if there and not any(name.startswith(f"{plan}-seed") for name in there for plan in plans):
+        raise ValueError(
+            f"{out} holds runs of another study, such as {there[0]}. Pass another out (--out)."
+        )
 
 
 def _train_one(plan, data, folder: Path, accelerator: Accelerator, progress) -> None:

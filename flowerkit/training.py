@@ -16,16 +16,16 @@ from flowerkit.accelerator import Accelerator, connect
 from flowerkit.compiling import build_planned, compile_for_training
 from flowerkit.decoding import Split, check_leak, load_split
 from flowerkit.evaluation import count_classes
-from flowerkit.features import Features
+from flowerkit.features import Features, describe_data
 from flowerkit.files import write_json
 from flowerkit.fitting import Run, Watchers, check_execution, fit, open_feed
 from flowerkit.history import best_row
 from flowerkit.models import check_reload, save_classifier
-from flowerkit.phases import Phase, find_phases
+from flowerkit.phases import Phase, explain_rates, find_phases
 from flowerkit.pipeline import count_steps, epoch_order
 from flowerkit.plan import COMPETITION, TrainingPlan
 from flowerkit.prediction import Predictions
-from flowerkit.run_folder import check_folder, read_whole_epochs, write_start
+from flowerkit.run_folder import check_folder, check_images, read_whole_epochs, write_start
 from flowerkit.schedules import Schedule
 from flowerkit.steps import ShowSteps
 from flowerkit.tfrecords import FlowerData
@@ -131,7 +131,10 @@ def train(
         name: count_classes(split.labels, data.num_classes).tolist()
         for name, split in (("train", run.train), ("val", run.val))
     }
-    write_start(out, plan, data, accelerator, schedule, class_counts=counts)
+    images = {"train": describe_data(run.train), "val": describe_data(run.val)}
+    if resume:
+        check_images(out, images)
+    write_start(out, plan, data, accelerator, schedule, class_counts=counts, images=images)
     watchers, first_step_seconds = _train_phases(run, phases, features, callbacks, progress)
     best, reason = _keep_best(run, watchers)
     trained = TrainingRun(
@@ -196,6 +199,8 @@ def _prepare(plan, data: FlowerData, accelerator: Accelerator, phases, out: Path
     num_steps = count_steps(len(splits[0]), global_batch)
     check_execution(plan, accelerator, num_steps)
     _tell_steps(num_steps, global_batch)
+    for line in explain_rates(plan, phases[-1], global_batch=global_batch):
+        _log.info(line)
     rows = read_whole_epochs(out, num_steps) if resume else []
     until = _find_deadline(plan, data, started, global_batch)
     return Run(plan, accelerator, classifier, *splits, out, rows, until)

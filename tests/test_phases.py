@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from flowerkit.cycles import OneCycle
-from flowerkit.phases import find_phase, find_phases
+from flowerkit.phases import explain_rates, find_phase, find_phases
 from flowerkit.plan import TrainingPlan
 from flowerkit.schedules import Constant, OfEpochAndRate, RampSustainDecay
 
@@ -26,6 +26,21 @@ def test_frozen_epochs_come_first_at_a_rate_of_their_own():
     assert frozen.first_patient_epoch == 0
     assert (main.number, main.is_frozen, main.epochs) == (2, False, 5)
     assert str(frozen) == "phase 1, the head alone: 0.001 throughout"
+
+
+def test_scaled_rates_and_a_ramp_that_takes_all_epochs_are_explained():
+    def explain(global_batch=128, **changes):
+        plan = TrainingPlan(epochs=5, rampup_epochs=4, **changes)
+        phases = find_phases(plan, global_batch=global_batch)
+        return explain_rates(plan, phases[-1], global_batch=global_batch)
+
+    assert explain() == explain(rates_at_batch=None, global_batch=8) == []
+    assert explain(global_batch=8) == ["rates are the plan's for batches of 128, scaled to these"]
+    plan = TrainingPlan(epochs=4, rampup_epochs=4)
+    (line,) = explain_rates(plan, find_phases(plan, global_batch=128)[0], global_batch=128)
+    assert line.startswith(
+        "the ramp of 4 epochs leaves the rate no time at its height in 4 epochs: "
+    )
 
 
 def test_one_cycle_has_fastais_shape_in_each_phase_and_no_patience():

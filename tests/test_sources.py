@@ -115,6 +115,13 @@ def test_a_folder_has_the_competitions_names_without_its_own(tmp_path):
     assert find_data(str(tmp_path / "data")).folder == tmp_path / "data"
 
 
+def test_converted_photos_are_never_taken_for_the_competitions(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "conversion.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="classes.json is missing, .* Convert them again"):
+        find_data(tmp_path)
+
+
 def test_a_folder_has_the_names_of_its_classes_json(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "classes.json").write_text('["daisy", "Gänseblümchen"]', encoding="utf-8")
@@ -175,7 +182,7 @@ def test_a_folder_of_photos_is_converted_once_and_the_log_says_where(machine, ph
 def test_photos_become_224_px_and_smaller_ones_are_enlarged_and_it_is_said(photos, caplog):
     caplog.set_level(logging.INFO, "flowerkit")
     assert find_data(photos).image_size == 224
-    assert "20 photos are smaller than 224 px, and were enlarged" in caplog.messages
+    assert "20 photos smaller than 224 px, and so enlarged" in caplog.text
 
 
 def test_converted_photos_that_were_cleared_are_told_apart_from_a_wrong_folder(photos):

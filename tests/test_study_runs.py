@@ -82,6 +82,20 @@ def test_another_plan_in_its_place_is_refused(studied, plans, drawn, accelerator
         run_study(other, drawn, out, seeds=(0,), accelerator=accelerator)
 
 
+def test_another_study_in_its_folder_is_refused(studied, plans, drawn, accelerator):
+    other = {"wide": plans["plain"]}
+    with pytest.raises(ValueError, match="holds runs of another study, such as dropout-seed0"):
+        run_study(other, drawn, studied[0], seeds=(0,), accelerator=accelerator)
+
+
+def test_what_all_runs_say_alike_is_said_once(drawn, accelerator, plans, tmp_path, caplog):
+    caplog.set_level("INFO", "flowerkit")
+    one = {"plain": plans["plain"]}
+    run_study(one, drawn, tmp_path, seeds=(0, 1), accelerator=accelerator)
+    assert sum("steps an epoch, " in line for line in caplog.messages) == 1
+    assert sum("plain-seed" in line for line in caplog.messages) == 2
+
+
 def test_other_data_are_refused(studied, plans, drawn, accelerator):
     out = studied[0]
     fewer = replace(drawn, counts={**drawn.counts, "val": 0})

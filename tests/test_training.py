@@ -13,6 +13,7 @@ from flowerkit.plan import TrainingPlan
 from flowerkit.prediction import Predictions, predict
 from flowerkit.run_folder import load_run
 from flowerkit.submission import check_submission, write_submission
+from flowerkit.synthetic import draw_competition
 from flowerkit.tfrecords import find_shards, read_records, write_shards
 from flowerkit.training import train
 
@@ -113,6 +114,21 @@ def test_a_resumed_run_ends_like_the_whole_one(finished, drawn, accelerator, tmp
     assert [row["epoch"] for row in resumed.history] == [1, 2]
     for name in ("loss", "val_loss", "val_f1", "learning_rate"):
         assert resumed.history[1][name] == pytest.approx(finished.history[1][name], rel=1e-5)
+
+
+def test_a_run_is_not_resumed_on_other_images(drawn, accelerator, tmp_path):
+    out = tmp_path / "run"
+    train(make_plan(accelerator, epochs=1), drawn, out=out, accelerator=accelerator)
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    other = draw_competition(
+        tmp_path / "other", num_classes=4, image_size=32, num_train=50, num_val=18, num_test=22,
+        seed=2,
+    )  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"began with other images: train was 50 .* in a new folder"
+    ):
+        train(make_plan(accelerator), other, out=out, accelerator=accelerator, resume=True)
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
 
 def test_a_finished_run_that_is_resumed_trains_no_more(finished, drawn, accelerator):
