@@ -73,7 +73,8 @@ def test_a_childs_peak_memory_and_seconds_are_its_own():
     fat, lean = samples["fat"][0], samples["lean"][0]
     # Not lean against a figure: pytest, which starts it here, is the floor of what it shows.
     assert fat["peak_mib"] > 300
-    assert fat["process_seconds"] > 0.3 > fat["process_cpu_seconds"] - 0.3
+    # One thread that slept 0.3 s: however slow the machine, its processor had less than the clock.
+    assert fat["process_seconds"] > fat["process_cpu_seconds"] + 0.25
     assert lean["process_seconds"] > 0
 
 
