@@ -1,5 +1,4 @@
 import re
-import time
 
 import numpy as np
 import pytest
@@ -189,13 +188,11 @@ def test_a_missing_file_is_an_error(tmp_path):
         check_submission(tmp_path / "none.csv", IDS, 104)
 
 
-def test_the_competitions_7382_rows_are_checked_in_milliseconds(tmp_path):
+def test_the_competitions_7382_rows_are_checked(tmp_path):
     ids = [f"{number:09x}" for number in range(7382)]
     path = tmp_path / "submission.csv"
     write_submission(path, ids, np.arange(7382) % 104)
-    start = time.perf_counter()
     assert check_submission(path, ids, 104) == []
-    assert time.perf_counter() - start < 0.5  # takes 0.01 s; the rest is for a busy machine
 
 
 def test_the_ids_of_the_sample_come_in_its_order(tmp_path):
