@@ -44,7 +44,7 @@ def run_study(
     _check_out(out, plans)
     finished = {name: _check_run(out / name, plan, data) for name, plan in planned.items()}
     accelerator = accelerator or connect()
-    with _saying_once():
+    with _advising_once():
         for number, (name, plan) in enumerate(planned.items(), 1):
             if finished[name]:
                 _log.info(f"{name} ({number} of {len(planned)}): finished before")
@@ -55,13 +55,15 @@ def run_study(
 
 
 @contextlib.contextmanager
-def _saying_once() -> Iterator[None]:
-    """Of lines that every run would log alike, as advice on its steps, only the first is shown."""
+def _advising_once() -> Iterator[None]:
+    """Of advice that every run would give alike, as on its steps, only the first is shown."""
     said = set()
 
     def is_new(record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        return not (text in said or said.add(text))
+        is_repeated = record.levelno >= logging.WARNING and text in said
+        said.add(text)
+        return not is_repeated
 
     _log.addFilter(is_new)
     try:

@@ -81,6 +81,17 @@ def test_a_taken_port_is_told_before_the_model_is_opened(monkeypatch):
         run("serve", "no-such-model", "--port", 7999)
 
 
+@pytest.mark.parametrize("command", ["serve", "export"])
+def test_a_missing_model_is_told_before_libraries_are_imported(command, monkeypatch, tmp_path):
+    def imported(*args):
+        raise AssertionError("too early")
+
+    monkeypatch.setattr(serving, "import_gradio", imported)
+    monkeypatch.setattr(model_commands, "quiet_frameworks", imported)
+    with pytest.raises(FileNotFoundError, match="no model .*none. Pass a run folder"):
+        run(command, tmp_path / "none")
+
+
 @pytest.mark.parametrize("words", [("m", "p", "--top", "0"), ("m", "p", "--batch", "x"), ("m",)])
 def test_wrong_usage_ends_with_2(words, capsys):
     with pytest.raises(SystemExit) as ended:

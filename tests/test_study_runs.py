@@ -88,11 +88,12 @@ def test_another_study_in_its_folder_is_refused(studied, plans, drawn, accelerat
         run_study(other, drawn, studied[0], seeds=(0,), accelerator=accelerator)
 
 
-def test_what_all_runs_say_alike_is_said_once(drawn, accelerator, plans, tmp_path, caplog):
+def test_what_all_runs_advise_alike_is_said_once(drawn, accelerator, plans, tmp_path, caplog):
     caplog.set_level("INFO", "flowerkit")
     one = {"plain": plans["plain"]}
     run_study(one, drawn, tmp_path, seeds=(0, 1), accelerator=accelerator)
-    assert sum("steps an epoch, " in line for line in caplog.messages) == 1
+    assert sum("so few steps an epoch" in line for line in caplog.messages) == 1
+    assert sum(" steps an epoch, " in line for line in caplog.messages) == 2  # no advice
     assert sum("plain-seed" in line for line in caplog.messages) == 2
 
 

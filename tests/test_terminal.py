@@ -54,3 +54,12 @@ def test_the_frameworks_noise_is_held_back_where_all_went_well(capfd):
     with quiet_frameworks():
         os.write(2, b"noise")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "3"), ("", "3"), ("0", "0")])
+def test_only_a_level_that_somebody_chose_is_kept(monkeypatch, given, used):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", given or "")
+    if given is None:
+        monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
+    with quiet_frameworks():
+        assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == used
