@@ -16,6 +16,7 @@ from flowerkit.draws import (
     random_stream,
 )
 from flowerkit.machine import num_cores
+from flowerkit.numpy_calls import call_numpy
 from flowerkit.plan import Augmentation
 from flowerkit.shard_reader import trace_as_it_stands
 
@@ -134,7 +135,7 @@ def _endless(take_batch, kinds, first: int, arrange) -> tf.data.Dataset:
 
     @trace_as_it_stands
     def batch(number):
-        tensors = tf.numpy_function(take_batch, [number], [dtype for dtype, _ in kinds])
+        tensors = call_numpy(take_batch, [number], [dtype for dtype, _ in kinds])
         for tensor, (_, shape) in zip(tensors, kinds, strict=True):
             tensor.set_shape(shape)
         return arrange(*tensors)
@@ -182,7 +183,7 @@ def evaluation_batches(split: Split, *, global_batch: int) -> tf.data.Dataset:
 
     @trace_as_it_stands
     def batch(number):
-        tensors = tf.numpy_function(take_batch, [number], (tf.uint8, tf.int32, tf.float32))
+        tensors = call_numpy(take_batch, [number], (tf.uint8, tf.int32, tf.float32))
         tensors[0].set_shape((global_batch, *split.images.shape[1:]))
         for tensor in tensors[1:]:
             tensor.set_shape((global_batch,))

@@ -25,7 +25,7 @@ ROOMS = [
     "history", "records", "tfrecords", "competition", "backbones", "networks", "heads", "models",
     "attention_maps", "machine", "detection", "accelerator", "connecting", "draws", "augment_host",
     "augment", "decode_cache", "shard_reader", "decoded_images", "decoding", "leaks", "leak_sheet",
-    "batch_memory", "pipeline", "previews", "painting", "synthetic", "bundle", "kernel",
+    "batch_memory", "numpy_calls", "pipeline", "previews", "painting", "synthetic", "bundle", "kernel",
     "photo_reader", "photo_labels", "photo_listing", "photo_splits", "photo_spool", "photo_report",
     "photo_division", "photo_folder", "photos", "beam_conversion", "sources", "doctor",
     "prediction", "blending", "features", "submitting", "steps", "callbacks", "losses",
