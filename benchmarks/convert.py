@@ -86,27 +86,26 @@ def open_pool(workers: int):
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
-def decode_some(paths: list[str], image_size: int | None) -> int:
-    """Decode photos one after the other, at twice the size that is wanted if one is given."""
+def decode_some(paths: list[str], spared_px: float | None) -> int:
+    """Decode photos one after the other, leaving so many px of the shorter side if that is given."""
     from PIL import Image
 
     for path in paths:
         with Image.open(path) as image:
-            if image_size:  # the square in the middle, as `photo_reader` asks for it
-                width, height = image.size
-                scale = 2 * image_size / min(image.size)
-                image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
+            if spared_px:  # as `photo_reader` asks for the square in the middle
+                scale = spared_px / min(image.size)
+                image.draft(None, tuple(max(1, int(side * scale)) for side in image.size))
             image.load()
     return len(paths)
 
 
-def decode_all(args: argparse.Namespace, image_size: int | None) -> dict:
+def decode_all(args: argparse.Namespace, spared_px: float | None) -> dict:
     """Decode the photos, some at a time, in processes."""
     paths = sorted(map(str, args.work.rglob("*.jpg")))
     chunks = [paths[at : at + 8] for at in range(0, len(paths), 8)]
     clock = Clock()
     with open_pool(args.workers) as pool:
-        done = sum(pool.map(decode_some, chunks, [image_size] * len(chunks)))
+        done = sum(pool.map(decode_some, chunks, [spared_px] * len(chunks)))
     return clock.stop(done)
 
 
@@ -142,10 +141,12 @@ def watch_memory(args: argparse.Namespace) -> dict:
 
 def be_side(args: argparse.Namespace) -> dict:
     """One side, in this process."""
+    from flowerkit.photo_reader import SPARE_SCALE
+
     sides = {
         "draw": lambda: draw_photos(args),
         "decode-full": lambda: decode_all(args, None),
-        "decode": lambda: decode_all(args, args.image_size),
+        "decode": lambda: decode_all(args, SPARE_SCALE * args.image_size),
         "ours": lambda: convert_all(args),
         "memory": lambda: watch_memory(args),
     }

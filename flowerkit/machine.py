@@ -3,7 +3,6 @@
 Nothing here imports a framework or touches a device; `accelerator` draws the conclusions.
 """
 
-import importlib.metadata
 import importlib.util
 import math
 import os
@@ -160,9 +159,11 @@ def versions() -> dict[str, str | None]:
 
 
 def _find_version(distribution: str) -> str | None:
+    from importlib import metadata  # brings the email package along: every helper would pay for it
+
     try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
         return None
 
 

@@ -33,7 +33,7 @@ except ImportError:  # Windows
 THUMBNAIL_BYTES = THUMBNAIL_PX * THUMBNAIL_PX * 3
 
 # Another reader makes other pictures: it never goes on with the spool of this one.
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 8  # photos handed to a process at once
 _CHUNKS_AHEAD = 3  # for each process, so that none waits and little waits in memory
 _FEW = 64  # for fewer it does not pay to start processes
