@@ -37,6 +37,18 @@ def test_the_pooled_head_pools_first():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("head", ["notebook", "pooled", "concat"])
+def test_its_norms_know_the_features_of_the_last_steps(head):
+    model = build_head(head)
+    rng = np.random.default_rng(0)
+    norm = model.get_layer("head_norm")
+    width = norm.moving_mean.shape[0]
+    norm.moving_mean.assign(np.full(width, 50.0))  # as an earlier network's features were
+    for _ in range(40):
+        model(rng.random((16, 2, 2, 6), "float32"), training=True)
+    assert np.abs(keras.ops.convert_to_numpy(norm.moving_mean)).max() < 2
+
+
 def test_the_plain_head_is_pooling_and_softmax_and_takes_vectors_too():
     assert kinds(build_head("plain")) == ["GlobalAveragePooling2D", "Dropout", "Dense"]
     assert kinds(build_head("plain", shape=(6,))) == ["Dropout", "Dense"]
