@@ -6,8 +6,8 @@ import time
 def deliver(dataset, accelerator, step=None):
     """Yield once for every batch that has reached the replicas and, with `step`, been through it.
 
-    `step` takes what the data set yields, is compiled on the replicas, and returns arrays, which are
-    waited for.
+    `step`, a function or a Keras model, takes what the data set yields, is compiled on the replicas,
+    and returns arrays, which are waited for.
     """
     road = _deliver_jax if accelerator.backend == "jax" else _deliver_tensorflow
     return road(dataset, accelerator, step)
@@ -20,11 +20,14 @@ def _deliver_tensorflow(dataset, accelerator, step):
     if strategy:
         dataset = strategy.experimental_distribute_dataset(dataset)
 
+    def call(batch):
+        return step(batch) if hasattr(step, "stateless_call") else step(*batch)
+
     # XLA compiles this in a moment, where a whole network takes it minutes on a CPU; under
     # MirroredStrategy on CPUs it crashes.
     @tf.function(autograph=False, jit_compile=strategy is None)
     def run(*batch):
-        return strategy.run(step, batch) if strategy else step(*batch)
+        return strategy.run(call, (batch,)) if strategy else call(batch)
 
     for batch in dataset:
         if step:
@@ -37,11 +40,23 @@ def _deliver_jax(dataset, accelerator, step):
 
     devices = jax.sharding.Mesh(jax.devices(), ("batch",))
     by_rows = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec("batch"))
-    run = jax.jit(step) if step else None
+    run = _compile_jax(step) if step else None
     for batch in dataset.as_numpy_iterator():
         arrays = jax.device_put(batch, by_rows)
         jax.block_until_ready(run(*arrays) if run else arrays)
         yield
+
+
+def _compile_jax(step):
+    import jax
+
+    if not hasattr(step, "stateless_call"):
+        return jax.jit(step)
+    # Handed over as Keras's own step is handed them: a variable looked at inside would be a constant,
+    # and one that is an output, and not donated as Keras does, a copy.
+    call = jax.jit(lambda values, *batch: step.stateless_call([], values, batch)[0])
+    values = [variable.value for variable in step.non_trainable_variables]
+    return lambda *batch: call(values, *batch)
 
 
 def clock_epochs(open_delivery, *, steps: int, batch: int, epochs: int, seconds: float) -> dict:

@@ -9,6 +9,7 @@ classic cached  the same with .cache() after the cast
 ours            decoded once; uint8 batches, nothing done to them
 ours, host      flipped in the input's threads, scaled to float32 by a compiled function
 ours, device    flipped and scaled by a compiled function: batches as an accelerator gets them
+ours, resident  taken, flipped and scaled by it, from images in the device's memory (--keep device)
 The first epoch counts from the opening of the files, and holds what is compiled; imports are in no
 figure. In the growth table one thing grows at a time, and the others stay at their smallest.
 """
@@ -19,7 +20,7 @@ import sys
 import flowers
 import pairs
 
-SIDES = ("classic", "classic-cached", "ours", "ours-host", "ours-device")
+SIDES = ("classic", "classic-cached", "ours", "ours-host", "ours-device", "ours-resident")
 GROWTH_SIDES = ("classic", "ours", "ours-host")  # the roads that training takes on a CPU
 FIRST, STEADY = "first_images_per_second", "steady_images_per_second"
 
@@ -45,7 +46,9 @@ def measure(args: argparse.Namespace) -> dict:
             return delivery.deliver(dataset, accelerator)
         import ours
 
-        dataset, step = ours.open_training(data, args.side, batch=args.batch, keep=args.keep)
+        dataset, step = ours.open_training(
+            data, args.side, accelerator, batch=args.batch, keep=args.keep
+        )
         return delivery.deliver(dataset, accelerator, step)
 
     return delivery.clock_epochs(

@@ -1,8 +1,8 @@
 """flowerkit as the benchmarks call it: public names only, in the order in which training uses them."""
 
 
-def open_training(data, side: str, *, batch: int, keep: str = "auto"):
-    """(batches, step) of `input_pipeline`'s side "ours", "ours-host" or "ours-device".
+def open_training(data, side: str, accelerator, *, batch: int, keep: str = "auto"):
+    """(batches, step) of `input_pipeline`'s side "ours", "ours-host", "ours-device" or "ours-resident".
 
     The step is what is left to do where the batch arrives; None: nothing.
     """
@@ -13,9 +13,29 @@ def open_training(data, side: str, *, batch: int, keep: str = "auto"):
     split = load_split(data, "train", keep=keep, order=lambda n: epoch_order(n, seed=0, epoch=0))
     augmentation = Augmentation(flip=side != "ours")
     batches = training_batches(
-        split, global_batch=batch, seed=0, augmentation=augmentation, on_host=side != "ours-device"
-    )
+        split, global_batch=batch, seed=0, augmentation=augmentation,
+        on_host=side in ("ours", "ours-host"), rows_only=side == "ours-resident",
+    )  # fmt: skip
+    if side == "ours-resident":
+        return batches, make_resident_step(split, augmentation, accelerator)
     return batches, make_step(side, augmentation)
+
+
+def make_resident_step(split, augmentation, accelerator):
+    """(rows, draws), labels -> float32 in 0..1 and the labels, of images in the device's memory."""
+    import keras
+
+    from flowerkit.augment import Augment
+    from flowerkit.device_images import put_on_device
+    from flowerkit.draws import COLUMNS
+
+    with accelerator.scope():
+        rows = keras.Input((), dtype="int32")
+        draws = keras.Input((len(COLUMNS),), dtype="float32")
+        labels = keras.Input((), dtype="int32")
+        images = put_on_device(split.images, accelerator)(rows)
+        changed = Augment(augmentation)((images, draws)) / 255.0
+        return keras.Model(((rows, draws), labels), (changed, labels))
 
 
 def make_step(side: str, augmentation):

@@ -7,6 +7,7 @@ from flowerkit import augment_host
 from flowerkit.accelerator import Accelerator
 from flowerkit.augment import Augment
 from flowerkit.cycles import OneCycle, momenta_per_step, rates_per_step
+from flowerkit.device_images import TakeImages
 from flowerkit.draws import COLUMNS
 from flowerkit.losses import build_loss, build_metrics, class_weights_for
 from flowerkit.models import (
@@ -28,6 +29,8 @@ def augments_on_host(plan: TrainingPlan, accelerator: Accelerator) -> bool:
     "auto" is the host where the device is a CPU: there OpenCV is several times faster than what XLA
     makes of matrix products.
     """
+    if plan.keep == "device":
+        return False
     if plan.augment_on == "auto":
         return accelerator.kind == "cpu" and augment_host.is_available()
     if plan.augment_on == "host" and not augment_host.is_available():
@@ -57,13 +60,15 @@ def compile_for_training(
     *,
     num_steps: int = 1,
     labels: np.ndarray | None = None,
+    images: TakeImages | None = None,
 ) -> keras.Model:
     """A model of training batches around `classifier`, whose weights it shares.
 
     It takes `pipeline.training_batches`, or in a phase on features `feature_batches`: then it is of the
     head alone. What is done to training images alone is in here, and so in no file. `phase` (None: the
     plan's last, at its first rate) says which layers learn and how fast in its `num_steps` an epoch;
-    `labels` (n,) are counted for balanced class weights. Call it within the accelerator's scope.
+    `labels` (n,) are counted for balanced class weights. With `images` it takes batches of their rows.
+    Call it within the accelerator's scope.
     """
     if phase.is_frozen if phase else not plan.epochs:
         freeze_backbone(classifier)
@@ -74,7 +79,7 @@ def compile_for_training(
         classifier.predict_function = None
     on_features = phase is not None and phase.views > 0
     one_hot = plan.augmentation().mixes and not on_features
-    model = _wrap_head(classifier) if on_features else _wrap_whole(classifier, plan, accelerator)
+    model = _wrap_head(classifier) if on_features else _wrap(classifier, plan, accelerator, images)
     # XLA takes minutes to compile a convolution net for a CPU under TensorFlow, and crashes there
     # under MirroredStrategy; JAX has no other way.
     on_cpu = accelerator.kind == "cpu" and accelerator.backend == "tensorflow"
@@ -89,13 +94,17 @@ def compile_for_training(
     return model
 
 
-def _wrap_whole(classifier, plan: TrainingPlan, accelerator: Accelerator) -> keras.Model:
-    """Images, changed here if it is not done on the host, into the classifier."""
-    pixels = keras.Input(classifier.input_shape[1:], dtype="uint8", name="training_pixels")
-    inputs = changed = pixels
+def _wrap(classifier, plan, accelerator, images: TakeImages | None) -> keras.Model:
+    """Images or the rows of `images`, changed here if the host does not, into the classifier."""
+    inputs = pixels = keras.Input(classifier.input_shape[1:], dtype="uint8", name="training_pixels")
+    if images is not None:
+        inputs = keras.Input((), dtype="int32", name="rows")
+        pixels = images(inputs)
+    changed = pixels
     if not augments_on_host(plan, accelerator):
-        inputs = (pixels, keras.Input((len(COLUMNS),), dtype="float32", name="draws"))
-        changed = Augment(plan.augmentation(), name="augment")(inputs)
+        draws = keras.Input((len(COLUMNS),), dtype="float32", name="draws")
+        inputs = (inputs, draws)
+        changed = Augment(plan.augmentation(), name="augment")((pixels, draws))
     return keras.Model(inputs, classifier(changed), name="training")
 
 

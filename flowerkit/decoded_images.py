@@ -154,8 +154,10 @@ class StreamedImages(DecodedImages):
         self._filler.start()
 
     def __getitem__(self, rows: int | slice | np.ndarray) -> np.ndarray:
-        if isinstance(rows, slice) and self._filler.is_whole:
-            return self._array[rows]  # a view, as NumPy has it
+        if isinstance(rows, slice):
+            self._filler.wait_for(np.arange(*rows.indices(len(self))))
+            if self._filler.is_whole:
+                return self._array[rows]  # a view, as NumPy has it
         return super().__getitem__(rows)
 
     def _take(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:

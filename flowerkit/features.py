@@ -32,6 +32,7 @@ _log = logging.getLogger("flowerkit")
 # Part of every key: features computed otherwise never meet the files of this way.
 _FORMAT = 1
 _DTYPE = "float32"
+_KEEP_FILES = ("auto", "disk", "device")  # "device" is for images
 # Rows that one call of the head is given: enough to hide the call, few enough to be no burden.
 _ANSWER_BYTES = 64 * 2**20
 
@@ -88,7 +89,7 @@ def compute_features(
     drawn = f"{augmentation} {seed} {on_host}" if views > 1 else ""
     key = sha256(f"{_FORMAT} {body_key} {data_key} {views} {drawn}".encode()).hexdigest()[:16]
     shape = (views * len(split), *body.output_shape[1:])
-    array, seconds = _find_kept(key, shape, what) if keep in ("auto", "disk") else None, 0.0
+    array, seconds = _find_kept(key, shape, what) if keep in _KEEP_FILES else None, 0.0
     if array is None:
         store = _Store.open(key, shape, keep, what)
         answers = _answer_views(body, split, global_batch, views, augmentation, on_host, seed)
@@ -224,7 +225,7 @@ class _Store:
         """A file if `keep` allows one and there is room, else memory. Raises MemoryError for neither."""
         num_bytes = 4 * int(np.prod(shape, dtype="int64"))
         size, no_file = f"{say_bytes(num_bytes)} of features", ""
-        if keep in ("auto", "disk"):
+        if keep in _KEEP_FILES:
             try:
                 growing = decode_cache.grow_file(
                     key, shape, f"features of {what}, {_name_shape(shape)}", _DTYPE

@@ -13,6 +13,7 @@ from flowerkit.accelerator import Accelerator
 from flowerkit.compiling import augments_on_host
 from flowerkit.cycles import rates_per_step
 from flowerkit.decoding import Split
+from flowerkit.device_images import TakeImages, put_on_device
 from flowerkit.features import Features, check_features, compute_features, predict_features
 from flowerkit.models import split_classifier
 from flowerkit.optimization import averaged_weights
@@ -64,17 +65,25 @@ class Run:
         """Training steps in an epoch."""
         return count_steps(len(self.train), self.global_batch)
 
+    @cached_property
+    def device_images(self) -> TakeImages | None:
+        """The images of train in the device's memory, if the plan has them there and there is room."""
+        if self.plan.keep != "device":
+            return None
+        return put_on_device(self.train.images, self.accelerator)
+
 
 @dataclass(frozen=True, eq=False)
 class Feed:
     """What a phase learns from and is judged by: images and the classifier, or features and its head.
 
     `open` gives train and val, when they are first asked for: a phase that was finished before, in a
-    run that is resumed, needs no features.
+    run that is resumed, needs no features. `images` are those of train, where the device holds them.
     """
 
     model: keras.Model
     open: Callable[[], tuple[Split | Features, Split | Features]]
+    images: TakeImages | None = None
 
     @cached_property
     def sources(self) -> tuple[Split | Features, Split | Features]:
@@ -191,6 +200,7 @@ def open_batches(
     *,
     num_classes: int,
     first_epoch: int = 0,
+    rows_only: bool = False,
 ) -> Iterable:
     """Endless training batches, as the model of `compile_for_training` takes them."""
     how = {
@@ -203,7 +213,7 @@ def open_batches(
     augmentation = plan.augmentation()
     return training_batches(
         source, augmentation=augmentation, on_host=augments_on_host(plan, accelerator),
-        one_hot=num_classes if augmentation.mixes else None, **how,
+        one_hot=num_classes if augmentation.mixes else None, rows_only=rows_only, **how,
     )  # fmt: skip
 
 
@@ -236,7 +246,7 @@ def open_feed(
     Call it within the accelerator's scope. Raises ValueError for features of another model or data.
     """
     if not phase.views:
-        return Feed(run.classifier, lambda: (run.train, run.val))
+        return Feed(run.classifier, lambda: (run.train, run.val), run.device_images)
     body, head = split_classifier(run.classifier)
     if features is not None:
         for of_split, split in zip(features, (run.train, run.val), strict=True):
@@ -270,7 +280,7 @@ def fit(
     first_epoch = len(run.rows)
     batches = open_batches(
         run.plan, run.accelerator, feed.sources[0], num_classes=run.classifier.output_shape[-1],
-        first_epoch=first_epoch,
+        first_epoch=first_epoch, rows_only=feed.images is not None,
     )  # fmt: skip
     callbacks = [*watchers.callbacks, *callbacks]
     watchers.hooks.listen(callbacks)

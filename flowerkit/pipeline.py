@@ -50,6 +50,7 @@ def training_batches(
     seed: int,
     augmentation: Augmentation = _FLIP,
     on_host: bool = True,
+    rows_only: bool = False,
     one_hot: int | None = None,
     first_epoch: int = 0,
     process: tuple[int, int] = (0, 1),
@@ -58,6 +59,8 @@ def training_batches(
 
     With `on_host` they are (images, labels), changed by `augmentation` already; else ((images,
     draws), labels), untouched, with what `augment.augment` needs to change them inside the step.
+    With `rows_only` there is (rows (global_batch,) int32, draws) in its place, for
+    `device_images.TakeImages`.
     images (global_batch, size, size, 3) uint8; draws (global_batch, len(COLUMNS)) float32; labels
     (global_batch,) int32, or with `one_hot` classes (global_batch, one_hot) float32, rows sum to 1.
 
@@ -80,7 +83,9 @@ def training_batches(
         order, draws = plan_epoch(epoch)
         rows = order[step * global_batch : (step + 1) * global_batch][part]
         labels, draws = split.labels[rows], draws[rows]
-        if on_host and not augmentation.is_off:
+        if rows_only:
+            images = rows.astype("int32")
+        elif on_host and not augmentation.is_off:
             images = augment_images(
                 look_at_rows(split.images, rows), draws, augmentation, memory.get()
             )
@@ -88,13 +93,15 @@ def training_batches(
             images = take_rows(split.images, rows, memory.get())
         if one_hot:
             labels = mix_labels(
-                labels, draws, augmentation, num_classes=one_hot, image_size=images.shape[1]
+                labels, draws, augmentation, num_classes=one_hot, image_size=shape[1]
             )
         return images, draws, labels
 
     labels = (tf.float32, (shape[0], one_hot)) if one_hot else (tf.int32, shape[:1])
-    kinds = (tf.uint8, shape), (tf.float32, (shape[0], len(COLUMNS))), labels
-    return _endless(take_batch, kinds, first_epoch * steps, _on_host if on_host else _on_device)
+    images = (tf.int32, shape[:1]) if rows_only else (tf.uint8, shape)
+    kinds = images, (tf.float32, (shape[0], len(COLUMNS))), labels
+    arrange = _on_host if on_host and not rows_only else _on_device
+    return _endless(take_batch, kinds, first_epoch * steps, arrange)
 
 
 def feature_batches(

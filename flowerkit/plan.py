@@ -63,7 +63,7 @@ class TrainingPlan:
     flip ... cutmix: the changes to training images, see `Augmentation`; `augment_on`: "device" (inside
     the compiled step), "host" (in the input's threads), or "auto": the host if the device is a CPU.
     keep: where decoded images stay, "ram", "disk", "none" (decoded every epoch), or "auto": the first
-    of these that they fit into.
+    of these that they fit into. "device": those of train in its own memory; the first step waits.
     checkpoint_every: beside the best and the last weights keep those of every so many epochs, as
     checkpoints/epoch-NN.weights.h5 (1: of all; None: of none).
     seed: weights, order, augmentation, dropout. max_minutes: end in time to predict and write.
@@ -148,7 +148,11 @@ class TrainingPlan:
         _check_fraction("label_smoothing", self.label_smoothing)
         _check_choice("on_corrupt", self.on_corrupt, ("raise", "skip"))
         _check_choice("augment_on", self.augment_on, ("auto", "host", "device"))
-        _check_choice("keep", self.keep, ("auto", "ram", "disk", "none"))
+        _check_choice("keep", self.keep, ("auto", "ram", "disk", "none", "device"))
+        if self.keep == "device" and self.augment_on == "host":
+            raise ValueError(
+                "keep='device' leaves the host no image to change: pass augment_on='auto'."
+            )
         if self.augmentation().mixes and self.per_replica_batch % 2:
             raise ValueError(
                 f"mixup and cutmix pair neighbours: per_replica_batch must be even. "

@@ -60,7 +60,7 @@ _PLAN_HELP = {
     "cutmix": "alpha of cutmix (0: off)",
     "augment_on": "device, host (the input's threads) or auto (the host, if the device is a CPU)",
     "checkpoint_every": "keep the weights of every so many epochs, beside best and last (none: not)",
-    "keep": "decoded images stay in ram, on disk, in none, or auto: the first they fit into",
+    "keep": "decoded images stay in ram, on disk, in none, on the device, or auto: ram, disk or none",
     "seed": "of weights, order, flips and dropout",
     "max_minutes": "end in time to predict and write (none: no limit)",
     "on_corrupt": "raise or skip, at a bad record",

@@ -226,7 +226,7 @@ def _train_phase(run: Run, phase: Phase, features, callbacks, progress) -> Watch
         feed = open_feed(run, phase, features, progress)
         model = compile_for_training(
             run.classifier, run.plan, run.accelerator, phase, num_steps=run.num_steps,
-            labels=run.train.labels,
+            labels=run.train.labels, images=feed.images,
         )  # fmt: skip
     watchers = Watchers(run, phase, feed)
     if run.rows and phase.number == run.rows[-1]["phase"]:

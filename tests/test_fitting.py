@@ -255,8 +255,9 @@ def compilations(monkeypatch, accelerator, caplog):
 
 
 @pytest.mark.replicas
-def test_training_and_predicting_compile_once_each(two_epochs, drawn, compilations):
-    run = two_epochs("run")
+@pytest.mark.parametrize("keep", ["auto", "device"])
+def test_training_and_predicting_compile_once_each(two_epochs, drawn, compilations, keep):
+    run = two_epochs("run", keep=keep)
     predict(run.model, load_split(drawn, "test"), global_batch=run.global_batch)
     assert compilations() == {"train": 1, "predict": 1}
     assert np.isfinite(run.first_step_seconds)
