@@ -70,8 +70,8 @@ def put_on_device(images: np.ndarray, accelerator: Accelerator) -> TakeImages | 
     copies = f"{accelerator.replicas} devices" if accelerator.replicas > 1 else "the device"
     try:
         layer = TakeImages(images[:], name="device_images")
-    except Exception as error:  # each backend has an error of its own for memory
-        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in _name_error(error)):
+    except Exception as error:
+        if not _means_no_memory(error):
             raise
         return _tell_no_room(size, "its memory was refused")
     _log.info(f"{size} are in the memory of {copies} ({time.perf_counter() - start:.1f} s)")
@@ -82,9 +82,11 @@ def _tell_no_room(size: str, reason: str) -> None:
     _log.warning(f"{size} do not go to the device ({reason}): every batch comes from the host")
 
 
-def _name_error(error: Exception) -> str:
-    exhausted = type(error).__name__ == "ResourceExhaustedError"
-    return "RESOURCE_EXHAUSTED" if exhausted else str(error)
+def _means_no_memory(error: Exception) -> bool:
+    """Whether it is NumPy's, TensorFlow's or JAX's error for memory; TensorFlow need not be here."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return True
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _free_bytes(accelerator: Accelerator) -> int | None:

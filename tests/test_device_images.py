@@ -2,12 +2,14 @@
 
 import dataclasses
 import logging
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
 from flowerkit import device_images
+from flowerkit.accelerator import Accelerator
 from flowerkit.decoding import load_split
 from flowerkit.device_images import TakeImages, put_on_device
 from flowerkit.plan import TrainingPlan
@@ -88,8 +90,17 @@ def test_where_there_is_no_room_batches_come_from_the_host(two_epochs, monkeypat
     assert here.history[-1]["loss"] == pytest.approx(there.history[-1]["loss"], rel=1e-4)
 
 
+class ResourceExhaustedError(Exception):
+    """As TensorFlow names it."""
+
+
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")]
+    "error",
+    [
+        MemoryError(),
+        ResourceExhaustedError("failed to allocate memory"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+    ],
 )
 def test_memory_that_is_refused_is_no_end(accelerator, monkeypatch, caplog, sixteen, error):
     def refuse(*args, **kwargs):
@@ -107,6 +118,21 @@ def test_another_error_is_not_taken_for_want_of_memory(accelerator, monkeypatch,
     monkeypatch.setattr(device_images, "TakeImages", fail)
     with pytest.raises(RuntimeError, match="the device was lost"):
         put_on_device(sixteen, accelerator)
+
+
+@pytest.mark.parametrize(
+    ("backend", "told", "free"),
+    [
+        ("jax", [{"bytes_limit": 9, "bytes_in_use": 4}, {"bytes_limit": 9, "bytes_in_use": 7}], 2),
+        ("jax", [None], None),
+        ("tensorflow", [], None),
+    ],
+)
+def test_the_fullest_accelerator_says_what_is_free(monkeypatch, backend, told, free):
+    devices = [SimpleNamespace(memory_stats=lambda stats=stats: stats) for stats in told]
+    monkeypatch.setattr(pytest.importorskip("jax"), "local_devices", lambda: devices)
+    device = Accelerator("gpu", backend, 2, "float32", "a test")
+    assert device_images._free_bytes(device) == free
 
 
 @pytest.mark.parametrize("keep", ["auto", "ram", "disk", "none"])
