@@ -18,6 +18,8 @@ from flowerkit.wording import say_bytes
 # Of the device's memory that is free: the rest is for the network and the steps.
 FRACTION = 0.5
 
+_ALIGNMENT = 64  # bytes; TensorFlow reads an array that begins so as it stands
+
 _log = logging.getLogger("flowerkit")
 
 
@@ -33,7 +35,7 @@ class TakeImages(keras.layers.Layer):
         # A TPU fills the last two sides of an array up to its tiles: 3 colours would become 128.
         self.table = self.add_weight(
             shape=(len(images), self.size, 3 * self.size), dtype="uint8", trainable=False,
-            name="table", initializer=lambda shape, dtype: np.reshape(images, shape),
+            name="table", initializer=lambda shape, dtype: _hand_over(np.reshape(images, shape)),
         )  # fmt: skip
 
     def call(self, rows):
@@ -54,6 +56,20 @@ class TakeImages(keras.layers.Layer):
 
     def load_own_variables(self, store) -> None:
         """Nothing, see `save_own_variables`."""
+
+
+def _hand_over(array: np.ndarray):
+    """`array` as the backend takes it without a copy, where that can be.
+
+    TensorFlow would copy it on the host first, and so much fresh memory takes longer than decoding.
+    """
+    if keras.backend.backend() != "tensorflow" or not array.flags.writeable:
+        return array
+    if array.ctypes.data % _ALIGNMENT:
+        return array
+    import tensorflow as tf
+
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def put_on_device(images: np.ndarray, accelerator: Accelerator) -> TakeImages | None:

@@ -41,13 +41,15 @@ def test_rows_become_their_images(sixteen):
     np.testing.assert_array_equal(taken, sixteen[rows])
 
 
-@pytest.mark.replicas
 @pytest.mark.parametrize(
-    "changes", [{}, {"flip": False}, {"mixup": 0.4, "min_crop_area": 0.5, "steps_per_execution": 3}]
+    "changes",
+    [
+        {},
+        {"flip": False, "steps_per_execution": 3},
+        pytest.param({"mixup": 0.4, "min_crop_area": 0.5}, marks=pytest.mark.replicas),
+    ],
 )
 def test_a_run_learns_what_it_learns_from_the_host(two_epochs, accelerator, caplog, changes):
-    if accelerator.strategy and accelerator.replicas > 1:
-        changes = {k: v for k, v in changes.items() if k != "steps_per_execution"}  # refused there
     with caplog.at_level(logging.INFO, logger="flowerkit"):
         there = two_epochs("device", keep="device", **changes)
     copies = f"{accelerator.replicas} devices" if accelerator.replicas > 1 else "the device"
@@ -60,7 +62,6 @@ def test_a_run_learns_what_it_learns_from_the_host(two_epochs, accelerator, capl
     )
 
 
-@pytest.mark.replicas
 def test_it_resumes_exactly_and_no_file_holds_the_images(two_epochs, tmp_path):
     whole = two_epochs("whole", keep="device", epochs=3, schedule="constant")
     two_epochs("halves", keep="device", epochs=2, schedule="constant")
@@ -77,7 +78,6 @@ def test_the_head_learns_on_features_before_the_images_are_needed(two_epochs):
     assert [row["phase"] for row in run.history] == [1, 2]
 
 
-@pytest.mark.replicas
 def test_where_there_is_no_room_batches_come_from_the_host(two_epochs, monkeypatch, caplog):
     there = two_epochs("device", keep="device")
     monkeypatch.setattr(device_images, "_free_bytes", lambda accelerator: 200_000)

@@ -254,8 +254,7 @@ def compilations(monkeypatch, accelerator, caplog):
     yield count_traced
 
 
-@pytest.mark.replicas
-@pytest.mark.parametrize("keep", ["auto", "device"])
+@pytest.mark.parametrize("keep", [pytest.param("auto", marks=pytest.mark.replicas), "device"])
 def test_training_and_predicting_compile_once_each(two_epochs, drawn, compilations, keep):
     run = two_epochs("run", keep=keep)
     predict(run.model, load_split(drawn, "test"), global_batch=run.global_batch)
