@@ -81,8 +81,8 @@ def put_on_device(images: np.ndarray, accelerator: Accelerator) -> TakeImages | 
     start = time.perf_counter()
     size = f"train: {say_bytes(images.nbytes)} of decoded images"
     free = _free_bytes(accelerator)
-    if free is not None and images.nbytes > FRACTION * free:
-        return _tell_no_room(size, f"{say_bytes(free)} of its memory are free for each copy")
+    if images.nbytes > FRACTION * free:
+        return _tell_no_room(size, f"{say_bytes(free)} of memory are free for each copy")
     copies = f"{accelerator.replicas} devices" if accelerator.replicas > 1 else "the device"
     try:
         layer = TakeImages(images[:], name="device_images")
@@ -105,15 +105,15 @@ def _means_no_memory(error: Exception) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
-def _free_bytes(accelerator: Accelerator) -> int | None:
-    """What one replica has free, or None where nobody tells (TensorFlow knows what it uses alone)."""
+def _free_bytes(accelerator: Accelerator) -> int:
+    """What is free for one copy: on the host, through which it goes, and on devices that tell."""
+    free = free_memory_bytes()
     if accelerator.kind == "cpu":
-        return free_memory_bytes() // accelerator.replicas
+        return free // accelerator.replicas
     if accelerator.backend != "jax":
-        return None
+        return free  # TensorFlow knows what it uses, and not what there is
     import jax
 
-    told = [device.memory_stats() for device in jax.local_devices()]
-    if not all(stats and "bytes_limit" in stats for stats in told):
-        return None
-    return min(stats["bytes_limit"] - stats["bytes_in_use"] for stats in told)
+    told = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
+    of_devices = [one["bytes_limit"] - one["bytes_in_use"] for one in told if "bytes_limit" in one]
+    return min([free, *of_devices])
