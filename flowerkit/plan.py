@@ -151,7 +151,8 @@ class TrainingPlan:
         _check_choice("keep", self.keep, ("auto", "ram", "disk", "none", "device"))
         if self.keep == "device" and self.augment_on == "host":
             raise ValueError(
-                "keep='device' leaves the host no image to change: pass augment_on='auto'."
+                "keep='device' leaves the host no image to change. Pass augment_on='auto' "
+                "(--augment-on auto)."
             )
         if self.augmentation().mixes and self.per_replica_batch % 2:
             raise ValueError(

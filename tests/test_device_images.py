@@ -147,5 +147,5 @@ def test_images_are_taken_from_wherever_the_host_keeps_them(drawn, accelerator, 
 
 
 def test_the_host_cannot_change_what_the_device_holds():
-    with pytest.raises(ValueError, match=r"keep='device' leaves .* pass augment_on='auto'"):
+    with pytest.raises(ValueError, match=r"keep='device' leaves .* Pass augment_on='auto'"):
         TrainingPlan(keep="device", augment_on="host")
