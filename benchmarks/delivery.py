@@ -40,23 +40,37 @@ def _deliver_jax(dataset, accelerator, step):
 
     devices = jax.sharding.Mesh(jax.devices(), ("batch",))
     by_rows = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec("batch"))
-    run = _compile_jax(step) if step else None
+    run = _compile_jax(step, by_rows) if step else None
     for batch in dataset.as_numpy_iterator():
         arrays = jax.device_put(batch, by_rows)
         jax.block_until_ready(run(*arrays) if run else arrays)
         yield
 
 
-def _compile_jax(step):
+def _compile_jax(step, by_rows):
+    """`step`, whose results go where those before them stood, as Keras donates what a step replaces."""
     import jax
+    import numpy as np
 
-    if not hasattr(step, "stateless_call"):
-        return jax.jit(step)
-    # Handed over as Keras's own step is handed them: a variable looked at inside would be a constant,
-    # and one that is an output, and not donated as Keras does, a copy.
-    call = jax.jit(lambda values, *batch: step.stateless_call([], values, batch)[0])
-    values = [variable.value for variable in step.non_trainable_variables]
-    return lambda *batch: call(values, *batch)
+    is_model, results = hasattr(step, "stateless_call"), None
+    # Handed over as Keras's own step is handed them: a variable looked at inside would be a constant.
+    values = [one.value for one in step.non_trainable_variables] if is_model else []
+
+    def call(before, values, *batch):
+        return step.stateless_call([], values, batch)[0] if is_model else step(*batch)
+
+    compiled = jax.jit(call, donate_argnums=0, keep_unused=True, out_shardings=by_rows)
+
+    def run(*batch):
+        nonlocal results
+        if results is None:
+            made = jax.eval_shape(call, None, values, *batch)
+            zeros = jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), made)
+            results = jax.device_put(zeros, by_rows)
+        results = compiled(results, values, *batch)
+        return results
+
+    return run
 
 
 def clock_epochs(open_delivery, *, steps: int, batch: int, epochs: int, seconds: float) -> dict:

@@ -33,8 +33,10 @@ def make_resident_step(split, augmentation, accelerator):
         rows = keras.Input((), dtype="int32")
         draws = keras.Input((len(COLUMNS),), dtype="float32")
         labels = keras.Input((), dtype="int32")
-        images = put_on_device(split.images, accelerator)(rows)
-        changed = Augment(augmentation)((images, draws)) / 255.0
+        take = put_on_device(split.images, accelerator)
+        if take is None:
+            raise SystemExit("the images do not fit: there is nothing to measure")
+        changed = Augment(augmentation)((take(rows), draws)) / 255.0
         return keras.Model(((rows, draws), labels), (changed, labels))
 
 

@@ -129,6 +129,8 @@ def fit_ours(args, accelerator, batch: int, clock) -> None:
         table = None
         if args.side == "ours-resident":
             table = put_on_device(images.reshape(-1, *shape[2:]), accelerator)
+            if table is None:
+                raise SystemExit("the images do not fit: there is nothing to measure")
             images = np.arange(POOL * batch, dtype="int32").reshape(POOL, batch)
         model = compile_for_training(classifier, plan, accelerator, images=table)
     hooks = StepHooks(args.steps)

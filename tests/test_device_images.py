@@ -73,9 +73,11 @@ def test_it_resumes_exactly_and_no_file_holds_the_images(two_epochs, tmp_path):
         assert abs(sizes[0] - sizes[1]) < 50_000  # the images are 153,600 bytes
 
 
-def test_the_head_learns_on_features_before_the_images_are_needed(two_epochs):
-    run = two_epochs("run", keep="device", flip=False, frozen_epochs=1, epochs=1)
+def test_the_head_learns_on_features_before_the_images_are_needed(two_epochs, caplog):
+    with caplog.at_level(logging.INFO, logger="flowerkit"):
+        run = two_epochs("run", keep="device", flip=False, frozen_epochs=1, epochs=1)
     assert [row["phase"] for row in run.history] == [1, 2]
+    assert caplog.text.index("phase 2") < caplog.text.index("are in the memory of")
 
 
 def test_where_there_is_no_room_batches_come_from_the_host(two_epochs, monkeypatch, caplog):
