@@ -48,7 +48,7 @@ def read_images(args, np):
 
     from PIL import Image
 
-    from flowerkit.tfrecords import read_records
+    from flowerkit.data.tfrecords import read_records
 
     images = []
     for file in flowers.find(args.data).files["train"]:
@@ -74,7 +74,7 @@ def clock(args, run_once, images_a_run: int) -> float:
 
 def augmentation_of(case: str):
     """The case as a flowerkit Augmentation; "all" is the competition plan's."""
-    from flowerkit.plan import COMPETITION, Augmentation
+    from flowerkit.training.plan import COMPETITION, Augmentation
 
     return {
         "flip": Augmentation(flip=True),
@@ -86,8 +86,8 @@ def augmentation_of(case: str):
 
 def on_host(args, images, case: str) -> float:
     """flowerkit's OpenCV road, the draws of an epoch included."""
-    from flowerkit.augment_host import augment_images
-    from flowerkit.draws import draw_augmentations
+    from flowerkit.pipeline.augment_host import augment_images
+    from flowerkit.pipeline.draws import draw_augmentations
 
     augmentation, epochs = augmentation_of(case), iter(range(10**9))
 
@@ -103,8 +103,8 @@ def on_device(args, images, case: str) -> float:
     import keras
 
     import flowerkit
-    from flowerkit.augment import augment
-    from flowerkit.draws import draw_augmentations
+    from flowerkit.pipeline.augment_device import augment
+    from flowerkit.pipeline.draws import draw_augmentations
 
     flowerkit.connect()
     augmentation, epochs = augmentation_of(case), iter(range(10**9))

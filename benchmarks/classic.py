@@ -85,7 +85,7 @@ def build_model(num_classes: int, size: int, *, backbone: str = "DenseNet121", w
     import keras
 
     if backbone == "tiny":
-        from flowerkit.models import build_classifier
+        from flowerkit.models.classifier import build_classifier
 
         body = build_classifier(2, image_size=size, backbone="tiny", weights=None)
         body = body.get_layer("backbone")

@@ -43,7 +43,7 @@ def draw_some(folder: Path, numbers, size: tuple[int, int]) -> None:
     import numpy as np
     from PIL import Image
 
-    from flowerkit.synthetic import draw_flower
+    from flowerkit.sources.synthetic import draw_flower
 
     width, height = size
     # Noise of a sensor is fine and everywhere; cut from a larger field, it is another each time.
@@ -115,7 +115,7 @@ def convert_all(args: argparse.Namespace, progress=None) -> dict:
 
     import tensorflow  # noqa: F401 - in no figure
 
-    from flowerkit.photos import convert_photos
+    from flowerkit.photos.conversion import convert_photos
 
     with tempfile.TemporaryDirectory(dir=args.work.parent) as out:
         clock = Clock()
@@ -141,7 +141,7 @@ def watch_memory(args: argparse.Namespace) -> dict:
 
 def be_side(args: argparse.Namespace) -> dict:
     """One side, in this process."""
-    from flowerkit.photo_reader import SPARE_SCALE
+    from flowerkit.photos.reader import SPARE_SCALE
 
     sides = {
         "draw": lambda: draw_photos(args),

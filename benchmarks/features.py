@@ -62,7 +62,7 @@ def fit_plainly(args, clock, epochs: int) -> dict:
     import classic
     import numpy as np
 
-    from flowerkit.decoding import load_split
+    from flowerkit.data.split import load_split
 
     data = flowers.find(args.data)
     splits = [load_split(data, name) for name in ("train", "val")]
@@ -85,7 +85,7 @@ def fit_plainly(args, clock, epochs: int) -> dict:
 def fit_ours(args, clock, epochs: int) -> dict:
     """`train` with frozen epochs alone, on features or on images."""
     import flowerkit
-    from flowerkit.training import train
+    from flowerkit.training.run import train
 
     data = flowers.find(args.data)
     plan = flowerkit.TrainingPlan(

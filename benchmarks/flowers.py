@@ -64,14 +64,14 @@ def describe(args: argparse.Namespace, folder: Path) -> str:
 
 def find(folder: Path):
     """The FlowerData of a folder."""
-    from flowerkit.sources import find_data
+    from flowerkit.sources.finder import find_data
 
     return find_data(folder)
 
 
 def draw(out: Path, images: int, size: int) -> None:
     """Drawn flowers, with a val and a test split a quarter as large."""
-    from flowerkit.synthetic import draw_competition
+    from flowerkit.sources.synthetic import draw_competition
 
     rest = max(NUM_CLASSES, images // 4)
     draw_competition(
@@ -82,7 +82,7 @@ def draw(out: Path, images: int, size: int) -> None:
 def make_over(data, out: Path, images: int | None, size: int | None) -> None:
     """The images of `data` resized to `size`, train repeated or cut to `images`; val and test cut."""
     from flowerkit.files import write_json
-    from flowerkit.tfrecords import SPLITS, write_shards
+    from flowerkit.data.tfrecords import SPLITS, write_shards
 
     size = size or data.image_size
     counts = dict(data.counts)
@@ -101,7 +101,7 @@ def make_over(data, out: Path, images: int | None, size: int | None) -> None:
 
 
 def _repeat(data, split: str, count: int, size: int, ids: dict):
-    from flowerkit.tfrecords import Record, read_records
+    from flowerkit.data.tfrecords import Record, read_records
 
     ids[split] = []
     while len(ids[split]) < count:

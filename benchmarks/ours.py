@@ -6,9 +6,9 @@ def open_training(data, side: str, accelerator, *, batch: int, keep: str = "auto
 
     The step is what is left to do where the batch arrives; None: nothing.
     """
-    from flowerkit.decoding import load_split
-    from flowerkit.pipeline import epoch_order, training_batches
-    from flowerkit.plan import Augmentation
+    from flowerkit.data.split import load_split
+    from flowerkit.pipeline.batches import epoch_order, training_batches
+    from flowerkit.training.plan import Augmentation
 
     split = load_split(data, "train", keep=keep, order=lambda n: epoch_order(n, seed=0, epoch=0))
     augmentation = Augmentation(flip=side != "ours")
@@ -25,9 +25,9 @@ def make_resident_step(split, augmentation, accelerator):
     """(rows, draws), labels -> float32 in 0..1 and the labels, of images in the device's memory."""
     import keras
 
-    from flowerkit.augment import Augment
-    from flowerkit.device_images import put_on_device
-    from flowerkit.draws import COLUMNS
+    from flowerkit.pipeline.augment_device import Augment
+    from flowerkit.pipeline.resident import put_on_device
+    from flowerkit.pipeline.draws import COLUMNS
 
     with accelerator.scope():
         rows = keras.Input((), dtype="int32")
@@ -48,7 +48,7 @@ def make_step(side: str, augmentation):
         return keras.ops.cast(images, "float32") / 255.0, labels
 
     def change_and_scale(images_and_draws, labels):
-        from flowerkit.augment import augment
+        from flowerkit.pipeline.augment_device import augment
 
         return augment(*images_and_draws, augmentation) / 255.0, labels
 

@@ -192,7 +192,7 @@ def _spell(cell) -> str:
 
 def describe_machine() -> dict:
     """Processor, cores, memory and versions; read from files, no framework is imported."""
-    from flowerkit.machine import free_memory_bytes, num_cores, versions
+    from flowerkit.accelerator.machine import free_memory_bytes, num_cores, versions
 
     try:
         free_gib = free_memory_bytes() / 2**30

@@ -103,12 +103,12 @@ def fit_ours(args, accelerator, batch: int, clock) -> None:
     import keras
     import numpy as np
 
-    from flowerkit.compiling import compile_for_training
-    from flowerkit.device_images import put_on_device
-    from flowerkit.draws import draw_augmentations
-    from flowerkit.models import build_classifier
-    from flowerkit.plan import COMPETITION
-    from flowerkit.steps import StepHooks
+    from flowerkit.training.step import compile_for_training
+    from flowerkit.pipeline.resident import put_on_device
+    from flowerkit.pipeline.draws import draw_augmentations
+    from flowerkit.models.classifier import build_classifier
+    from flowerkit.training.plan import COMPETITION
+    from flowerkit.training.async_steps import StepHooks
 
     off = {"flip": False, "min_crop_area": 1.0, "block_out": 0.0}
     off = off if args.side == "ours-plain" else {}
@@ -152,7 +152,7 @@ def count_flops(args, accelerator) -> float | None:
     import keras
     import numpy as np
 
-    from flowerkit.models import build_classifier
+    from flowerkit.models.classifier import build_classifier
 
     with accelerator.scope():
         model = build_classifier(
@@ -199,7 +199,7 @@ def tell(samples, flops: float | None) -> str:
 
 def read_options() -> argparse.Namespace:
     """The command line; what is not given depends on the device."""
-    from flowerkit.accelerator import collect_evidence, detect
+    from flowerkit.accelerator.device import collect_evidence, detect
 
     on_cpu = detect(collect_evidence()).kind == "cpu"
     parser = argparse.ArgumentParser(

@@ -63,7 +63,7 @@ def run_ours(args: argparse.Namespace, out: Path) -> dict:
 
 def measure(args: argparse.Namespace) -> dict:
     """One side, in this process; it must leave a csv that is sound."""
-    from flowerkit.sources import find_test_ids
+    from flowerkit.sources.finder import find_test_ids
     from flowerkit.submission import check_submission
 
     with tempfile.TemporaryDirectory() as folder:

@@ -6,41 +6,41 @@ Importing flowerkit loads no framework. It only chooses the Keras backend, becau
 
 import importlib
 
-from flowerkit import accelerator
+from flowerkit.accelerator import device as _device
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "connect": "accelerator",
-    "find_data": "sources",
-    "load_photos": "photos",
-    "convert_photos": "photos",
-    "draw_competition": "synthetic",
-    "draw_photos": "synthetic",
-    "check_data": "leaks",
-    "load_split": "decoding",
-    "build_classifier": "models",
-    "TrainingPlan": "plan",
-    "load_plan": "plan",
-    "train": "training",
-    "fine_tune": "training",
-    "fit_one_cycle": "training",
-    "search_rates": "lr_search",
-    "compute_features": "features",
-    "run_study": "study_runs",
-    "compare_runs": "compare",
-    "predict": "prediction",
-    "Predictions": "prediction",
-    "blend": "blending",
-    "find_weights": "blending",
-    "macro_f1": "evaluation",
-    "compute_attention": "attention_maps",
-    "write_report": "report",
+    "connect": "accelerator.device",
+    "find_data": "sources.finder",
+    "load_photos": "photos.conversion",
+    "convert_photos": "photos.conversion",
+    "draw_competition": "sources.synthetic",
+    "draw_photos": "sources.synthetic",
+    "check_data": "data.leaks",
+    "load_split": "data.split",
+    "build_classifier": "models.classifier",
+    "TrainingPlan": "training.plan",
+    "load_plan": "training.plan",
+    "train": "training.run",
+    "fine_tune": "training.run",
+    "fit_one_cycle": "training.run",
+    "search_rates": "training.lr_finder",
+    "compute_features": "training.features",
+    "run_study": "experiments.runs",
+    "compare_runs": "experiments.compare",
+    "predict": "prediction.predictions",
+    "Predictions": "prediction.predictions",
+    "blend": "prediction.blending",
+    "find_weights": "prediction.blending",
+    "macro_f1": "metrics",
+    "compute_attention": "models.cam",
+    "write_report": "reports.writer",
     "check_submission": "submission",
     "write_submission": "submission",
-    "export_model": "exports",
-    "Classifier": "classifier",
-    "load_classifier": "classifier",
+    "export_model": "deploy.exports",
+    "Classifier": "deploy.classifier",
+    "load_classifier": "deploy.classifier",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 
@@ -55,4 +55,4 @@ def __dir__() -> list[str]:
     return __all__
 
 
-accelerator.choose_backend()
+_device.choose_backend()

@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from flowerkit.connecting import connect_device
+from flowerkit.cli.connecting import connect_device
 from flowerkit.files import find_free_folder, write_json
-from flowerkit.options import build_parser
-from flowerkit.plan import PLANS, TrainingPlan, change_plan, load_plan
-from flowerkit.terminal import ProgressLine, quiet_frameworks, start_log
-from flowerkit.wording import say_bytes
+from flowerkit.cli.options import build_parser
+from flowerkit.training.plan import PLANS, TrainingPlan, change_plan, load_plan
+from flowerkit.cli.terminal import ProgressLine, quiet_frameworks, start_log
+from flowerkit.text import say_bytes
 
 DEMO_CLASSES, DEMO_SIZE_PX = 12, 64
 DEMO_COUNTS = {"num_train": 1440, "num_val": 360, "num_test": 362}
@@ -27,7 +27,7 @@ class WrongUsage(Exception):
 
 
 def run_demo(args) -> int:
-    from flowerkit.synthetic import draw_competition
+    from flowerkit.sources.synthetic import draw_competition
 
     out = args.out or find_free_folder("runs", "demo")
     accelerator = connect_device(args.require, _tell)
@@ -44,7 +44,7 @@ def run_demo(args) -> int:
 
 def run_doctor(args) -> int:
     with quiet_frameworks():
-        from flowerkit.doctor import clear_cache, examine
+        from flowerkit.cli.doctor import clear_cache, examine
 
         freed = clear_cache() if args.clear_cache else None
         findings = examine(args.data)
@@ -56,7 +56,7 @@ def run_doctor(args) -> int:
 
 
 def run_draw(args) -> int:
-    from flowerkit.synthetic import draw_competition, draw_photos
+    from flowerkit.sources.synthetic import draw_competition, draw_photos
 
     if args.photos:
         folder = draw_photos(
@@ -76,7 +76,7 @@ def run_draw(args) -> int:
 
 
 def run_train(args) -> int:
-    from flowerkit.sources import find_data
+    from flowerkit.sources.finder import find_data
 
     changes = _find_changes(args)
     settled = None if args.resume else _settle_new(args, changes)
@@ -93,9 +93,9 @@ def run_lr_find(args) -> int:
     plan = _lay_over(_find_plan(args.plan or "competition"), _plan_fields(args))
     accelerator = connect_device(args.require, _tell)
     with quiet_frameworks():
-        from flowerkit.lr_search import search_rates
-    from flowerkit.report import write_rate_search
-    from flowerkit.sources import find_data
+        from flowerkit.training.lr_finder import search_rates
+    from flowerkit.reports.writer import write_rate_search
+    from flowerkit.sources.finder import find_data
 
     data = find_data(args.data, image_size=plan.image_size, progress=ProgressLine())
     print(data)
@@ -110,7 +110,7 @@ def run_lr_find(args) -> int:
 
 
 def run_models(args) -> int:
-    from flowerkit.backbones import tabulate_backbones
+    from flowerkit.models.backbones import tabulate_backbones
 
     print(*tabulate_backbones(), sep="\n")
     return 0
@@ -166,9 +166,9 @@ def _lay_over(plan: TrainingPlan, changes: dict) -> TrainingPlan:
 
 def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> int:
     training, _ = _import_rooms()
-    from flowerkit.report import write_pictures, write_report
-    from flowerkit.sources import check_test_split
-    from flowerkit.submitting import find_score, predict_and_submit
+    from flowerkit.reports.writer import write_pictures, write_report
+    from flowerkit.sources.finder import check_test_split
+    from flowerkit.cli.submitting import find_score, predict_and_submit
 
     check_test_split(data, on_corrupt=plan.on_corrupt)
     run = training.train(
@@ -203,15 +203,15 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
 
 
 def run_check(args) -> int:
-    from flowerkit.sources import find_data
-    from flowerkit.submitting import tell_problems
+    from flowerkit.sources.finder import find_data
+    from flowerkit.cli.submitting import tell_problems
 
     data = find_data(args.data, image_size=args.image_size)
     return int(bool(tell_problems(args.csv, data, _tell)))
 
 
 def run_kaggle(args) -> int:
-    from flowerkit.kaggle_commands import run_kaggle_command
+    from flowerkit.cli.kaggle import run_kaggle_command
 
     return run_kaggle_command(args, _tell)
 
@@ -237,17 +237,17 @@ COMMANDS = {
     "train": run_train,
     "lr-find": run_lr_find,
     "models": run_models,
-    "report": _from_room("report_commands", "run_report"),
+    "report": _from_room("cli.report", "run_report"),
     "check": run_check,
-    "convert": _from_room("photo_commands", "run_convert"),
-    "convert-beam": _from_room("beam_commands", "run_convert_beam"),
-    "check-data": _from_room("leak_commands", "run_check_data"),
-    "predict": _from_room("predict_commands", "run_predict"),
-    "compare": _from_room("study_commands", "run_compare"),
-    "study": _from_room("study_commands", "run_study_command"),
-    "export": _from_room("model_commands", "run_export"),
-    "classify": _from_room("model_commands", "run_classify"),
-    "serve": _from_room("model_commands", "run_serve"),
+    "convert": _from_room("cli.photos", "run_convert"),
+    "convert-beam": _from_room("cli.beam", "run_convert_beam"),
+    "check-data": _from_room("cli.leaks", "run_check_data"),
+    "predict": _from_room("cli.predict", "run_predict"),
+    "compare": _from_room("cli.studies", "run_compare"),
+    "study": _from_room("cli.studies", "run_study_command"),
+    "export": _from_room("cli.models", "run_export"),
+    "classify": _from_room("cli.models", "run_classify"),
+    "serve": _from_room("cli.models", "run_serve"),
     **dict.fromkeys(("bundle", "push", "watch", "pull", "submit"), run_kaggle),
 }
 
@@ -256,7 +256,8 @@ COMMANDS = {
 
 def _import_rooms():
     with quiet_frameworks():
-        from flowerkit import run_folder, training
+        from flowerkit.training import run_folder
+        from flowerkit.training import run as training
     return training, run_folder
 
 

@@ -8,7 +8,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from flowerkit.bundle import BUNDLE, SOURCE, build_bundle
+from flowerkit.kaggle.bundle import BUNDLE, SOURCE, build_bundle
 
 ROOT = Path(__file__).parents[1]
 

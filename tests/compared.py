@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from run_pages import leave_run
 
-from flowerkit.history import read_history, write_history
-from flowerkit.plan import SMOKE
+from flowerkit.training.history import read_history, write_history
+from flowerkit.training.plan import SMOKE
 
 LABELS = tuple(np.tile([0, 1, 2], 40).tolist())
 

@@ -11,8 +11,8 @@ import pytest
 from fake_kaggle import checkout, command, fake, five_images, mine  # noqa: F401 - fixtures
 
 import flowerkit
-from flowerkit.plan import TrainingPlan
-from flowerkit.synthetic import draw_competition
+from flowerkit.training.plan import TrainingPlan
+from flowerkit.sources.synthetic import draw_competition
 
 GLOBAL_BATCH = 16
 # What runs keep for the next one must not come from, or go to, the cache of whoever runs the tests.

@@ -15,7 +15,7 @@ def make_run():
     """The folder; its model is sure of itself, as a trained one is, so that differences show."""
     import keras
 
-    from flowerkit.models import build_classifier, save_classifier
+    from flowerkit.models.classifier import build_classifier, save_classifier
 
     keras.utils.set_random_seed(0)
     folder = Path(_FOLDER.name) / "run"
@@ -33,7 +33,7 @@ def make_run():
 @functools.cache
 def export(format):
     """What `export_model` answers for the run."""
-    from flowerkit.exports import export_model
+    from flowerkit.deploy.exports import export_model
 
     return export_model(make_run(), format=format)
 

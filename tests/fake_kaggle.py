@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from flowerkit.competition import CLASS_NAMES
-from flowerkit.kernel import SOURCE, write_bundle
+from flowerkit.sources.competition import CLASS_NAMES
+from flowerkit.kaggle.metadata import SOURCE, write_bundle
 
 USER, KEY, TOKEN = "flora", "0123456789abcdef-secret-key", "KGAT_secret_access_token"
 KERNELS, COMPETITIONS = "kernels.KernelsApiService", "competitions.CompetitionApiService"

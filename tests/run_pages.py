@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from flowerkit.history import write_history
-from flowerkit.plan import SMOKE
-from flowerkit.prediction import Predictions
+from flowerkit.training.history import write_history
+from flowerkit.training.plan import SMOKE
+from flowerkit.prediction.predictions import Predictions
 
 NAMES = ["daisy", "rose", "lily"]
 VOID = {"br", "img", "link", "meta"}

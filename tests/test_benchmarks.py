@@ -118,7 +118,7 @@ def test_a_data_folder_is_made_over_to_another_number_and_size(drawn, tmp_path):
     rows = (tmp_path / "grown" / "sample_submission.csv").read_text().splitlines()
     assert len(set(rows)) == 18
 
-    from flowerkit.decoding import load_split
+    from flowerkit.data.split import load_split
 
     split = load_split(grown, "train")
     assert len(set(split.ids)) == 70

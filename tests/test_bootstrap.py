@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flowerkit.bootstrap import bootstrap_difference
-from flowerkit.evaluation import macro_f1
+from flowerkit.metrics import macro_f1
 
 TWO = np.repeat([0, 1], 50)
 

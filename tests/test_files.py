@@ -15,14 +15,14 @@ write_submission(path, [f"{number:09x}" for number in range(7382)], [0] * 7382)
 """
 SAVE_MODEL = """
 import keras
-from flowerkit.models import build_classifier, save_classifier
+from flowerkit.models.classifier import build_classifier, save_classifier
 model = build_classifier(4, image_size=32, backbone="tiny", weights=None)
 save_classifier(model, path)
 """
 SAVE_WEIGHTS = """
 import keras
-from flowerkit.callbacks import save_weights
-from flowerkit.models import build_classifier
+from flowerkit.training.callbacks import save_weights
+from flowerkit.models.classifier import build_classifier
 save_weights(build_classifier(4, image_size=32, backbone="tiny", weights=None), path)
 """
 

@@ -99,7 +99,7 @@ def test_a_notebook_runs_on_any_python3_kernel_and_carries_no_image_pin(path):
 
 ON_KAGGLE = """
 import json, pathlib, sys
-from flowerkit import competition
+from flowerkit.sources import competition
 competition.MOUNTS = (pathlib.Path(sys.argv[1]),)
 for source in json.loads(sys.argv[2]):
     exec(source)

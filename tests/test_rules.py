@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import flowerkit
-from flowerkit.options import build_parser
+from flowerkit.cli.options import build_parser
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flowerkit"

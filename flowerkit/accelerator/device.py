@@ -1,0 +1,286 @@
+"""The device that training runs on: started once a process, with the reason for it.
+
+`choose_backend` settles the Keras backend before anything imports keras, because KERAS_BACKEND
+counts only then. `connect` starts the device. "No TPU here" is a CPU or a GPU with the reason;
+"a TPU is here but did not start" is an error.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from flowerkit.accelerator.detection import BACKENDS, WITHOUT_TPU, Detection, Kind, detect
+from flowerkit.accelerator.machine import (
+    CHOSEN_BACKEND,
+    Evidence,
+    cache_folder,
+    collect_evidence,
+    free_memory_bytes,
+    num_cores,
+    versions,
+)
+
+__all__ = [
+    "Accelerator",
+    "Detection",
+    "Evidence",
+    "choose_backend",
+    "collect_evidence",
+    "connect",
+    "detect",
+    "free_memory_bytes",
+    "num_cores",
+    "versions",
+]
+
+KINDS = ("tpu", "gpu", "cpu")
+VIRTUAL_CPUS = "FLOWERKIT_VIRTUAL_CPUS"
+ATTACH_TPU = {
+    "kaggle": "Choose Settings > Accelerator > TPU v5e-8 (a pushed kernel: enable_tpu true, "
+    'machine_shape "TpuV5E8", no docker_image)',
+    "colab": "Choose Runtime > Change runtime type > TPU",
+    "local": "Run on a machine with a TPU",
+}
+
+logger = logging.getLogger("flowerkit")
+
+
+def choose_backend() -> Detection:
+    """Set KERAS_BACKEND unless the user has or keras is imported; silent, never an error."""
+    evidence = collect_evidence()
+    detection = detect(evidence)
+    _set_backend(detection.backend, evidence)
+    return detection
+
+
+def _set_backend(backend: str, evidence: Evidence) -> None:
+    if "keras" not in evidence.imported and backend in BACKENDS and backend in evidence.modules:
+        if os.environ.get("KERAS_BACKEND") not in ("", None, os.environ.get(CHOSEN_BACKEND)):
+            return
+        os.environ["KERAS_BACKEND"] = os.environ[CHOSEN_BACKEND] = backend
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """The device that was started: what, through which backend, how many replicas, and why."""
+
+    kind: Kind
+    backend: str
+    replicas: int
+    precision: Literal["float32", "mixed_bfloat16"]
+    reason: str
+    strategy: Any = field(default=None, repr=False, compare=False)  # a tf.distribute.Strategy
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Where models are built and compiled: dtype policy and strategy set, then restored.
+
+        With jax the distribution is set once by `connect`, because fit needs it outside, too.
+        """
+        import keras
+
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self.precision)
+        try:
+            with self.strategy.scope() if self.strategy else nullcontext():
+                yield
+        finally:
+            keras.config.set_dtype_policy(before)
+
+    def to_dict(self) -> dict[str, str | int]:
+        """Plain values, for environment.json."""
+        names = ("kind", "backend", "replicas", "precision", "reason")
+        return {name: getattr(self, name) for name in names}
+
+    def __str__(self) -> str:
+        noun = "replica" if self.replicas == 1 else "replicas"
+        facts = f"{self.replicas} {noun}, {self.backend}, {self.precision}"
+        return f"{self.kind.upper()}: {facts} ({self.reason})"
+
+
+_connected: Accelerator | None = (
+    None  # a device starts once a process: a second start breaks the first
+)
+
+
+def connect(
+    require: Kind | None = None,
+    *,
+    virtual_cpus: int | None = None,
+    evidence: Evidence | None = None,
+) -> Accelerator:
+    """Start the device that is here, once; later calls return the same Accelerator.
+
+    `require` refuses any other kind before a framework is imported; "cpu" leaves TPUs and GPUs
+    alone. `virtual_cpus` makes so many replicas on the CPU, to test sharding (in the environment:
+    FLOWERKIT_VIRTUAL_CPUS). `evidence` stands in for what `collect_evidence` finds.
+
+    Raises RuntimeError for a TPU that did not start, a backend that cannot work, a requirement not
+    met, and wishes that come after the start; ValueError for wishes that contradict each other.
+    """
+    global _connected
+    if require not in (None, *KINDS):
+        close = get_close_matches(str(require), KINDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"require must be None, 'tpu', 'gpu' or 'cpu', got {require!r}.{hint}")
+    num_virtual = _read_virtual_cpus(require, virtual_cpus)
+    if _connected is None:
+        _connected = _start(require, num_virtual, evidence or collect_evidence())
+    _refuse_other_wishes(_connected, require, virtual_cpus)
+    return _connected
+
+
+def _read_virtual_cpus(require: Kind | None, virtual_cpus: int | None) -> int | None:
+    name, value = "virtual_cpus", virtual_cpus
+    if value is None:
+        name, value = VIRTUAL_CPUS, os.environ.get(VIRTUAL_CPUS) or None
+    if value is None:
+        return None
+    if not str(value).isdecimal() or int(value) < 1:
+        raise ValueError(f"{name} must be a whole number from 1, got {value!r}.")
+    if require in ("tpu", "gpu"):
+        raise ValueError(f"{name}={value} asks for CPUs, require={require!r} does not. Drop one.")
+    return int(value)
+
+
+def _refuse_other_wishes(
+    accelerator: Accelerator, require: Kind | None, virtual_cpus: int | None
+) -> None:
+    wishes = []
+    if require not in (None, accelerator.kind):
+        wishes.append(f"require={require!r}")
+    has_them = accelerator.kind == "cpu" and accelerator.replicas == virtual_cpus
+    if virtual_cpus is not None and not has_them:
+        wishes.append(f"virtual_cpus={virtual_cpus}")
+    if wishes:
+        raise RuntimeError(
+            f"already connected to {accelerator}; {' and '.join(wishes)} came too late. "
+            "Restart the session and ask at the first connect()."
+        )
+
+
+def _start(require: Kind | None, virtual_cpus: int | None, evidence: Evidence) -> Accelerator:
+    has_devices = bool(evidence.device_files)
+    if require == "cpu" or virtual_cpus:
+        evidence = replace(evidence, device_files=frozenset())
+    detection = detect(evidence)
+    if detection.problem:
+        raise RuntimeError(detection.problem)
+    if require not in (None, detection.kind):
+        raise RuntimeError(_describe_unmet(require, detection))
+    _set_backend(detection.backend, evidence)
+    if detection.drop_worker_hostnames:  # libtpu refuses to start on text that is no address list
+        os.environ.pop("TPU_WORKER_HOSTNAMES", None)
+    start = _start_jax if detection.backend == "jax" else _start_tensorflow
+    try:
+        kind, replicas, strategy = start(detection.kind, virtual_cpus)
+    except Exception as error:  # whatever it is, the user needs the remedy beside it
+        raise RuntimeError(_describe_failure(detection, error)) from error
+    if detection.backend == "jax" and has_devices and "tensorflow" in evidence.modules:
+        _hide_devices_from_tensorflow()
+    reason = _explain(detection, kind, require, virtual_cpus)
+    precision = "mixed_bfloat16" if kind == "tpu" else "float32"
+    return Accelerator(kind, detection.backend, replicas, precision, reason, strategy)
+
+
+def _describe_unmet(require: Kind, detection: Detection) -> str:
+    remedy = ATTACH_TPU[detection.host] if require == "tpu" else "Run on a machine with a GPU"
+    if detection.kind == "tpu":
+        remedy = "Choose a GPU session"
+    return f"require={require!r}, but {detection.reason}. {remedy}, or pass require=None."
+
+
+def _describe_failure(detection: Detection, error: Exception) -> str:
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .")
+    if detection.kind == "tpu":
+        remedy = f"Restart the session, {WITHOUT_TPU}"
+        return f"a TPU is attached but did not start: {cause}. {remedy}"
+    remedy = f"Restart the session and call connect() before anything else uses {detection.backend}"
+    return f"{detection.backend} did not start on the {detection.kind.upper()}: {cause}. {remedy}."
+
+
+def _explain(
+    detection: Detection, kind: Kind, require: Kind | None, virtual_cpus: int | None
+) -> str:
+    """The reason for the device that started; RuntimeError if it is less than was required."""
+    if virtual_cpus:
+        return f"{virtual_cpus} virtual CPUs were asked for; {detection.reason.partition('; ')[2]}"
+    if require == "cpu":
+        return f"a CPU was asked for; {detection.reason.partition('; ')[2]}"
+    if kind == detection.kind:
+        return detection.reason
+    package = {"jax": "jax[cuda12]", "tensorflow": "tensorflow[and-cuda]"}[detection.backend]
+    fact = f"{detection.reason}, which sees no GPU"
+    remedy = f'For an NVIDIA GPU run pip install "{package}" and restart the session'
+    if require == "gpu":
+        raise RuntimeError(f"require='gpu', but {fact}. {remedy}, or pass require=None.")
+    logger.warning("%s: the CPU is used. %s.", fact, remedy)
+    return fact
+
+
+def _start_jax(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, None]:
+    import jax
+
+    if kind == "cpu":  # asked first, jax would look for TPUs wherever libtpu is installed
+        jax.config.update("jax_platforms", "cpu")
+    if virtual_cpus:
+        jax.config.update("jax_num_cpu_devices", virtual_cpus)
+    _keep_compilations(jax)
+    devices = jax.devices("tpu") if kind == "tpu" else jax.devices()
+    found = devices[0].platform
+    if found != kind and (kind, found) != ("gpu", "cpu"):
+        raise RuntimeError(f"jax already runs on the {found.upper()}")
+
+    import keras
+
+    if len(devices) > 1:
+        names = keras.distribution.list_devices(found)
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=names))
+    return found, len(devices), None
+
+
+def _keep_compilations(jax) -> None:
+    """Let the next run find what this one compiles, unless the user keeps it somewhere already.
+
+    TensorFlow has nothing like it for a CPU, where its graphs are not compiled.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+
+
+def _start_tensorflow(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, Any]:
+    import tensorflow as tf
+
+    if kind == "tpu":
+        # A resolver for "local" never fails, so only evidence of a TPU leads here; a second
+        # initialisation would invalidate the variables on the TPU.
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        strategy = tf.distribute.TPUStrategy(resolver)
+        return "tpu", strategy.num_replicas_in_sync, strategy
+    gpus = tf.config.get_visible_devices("GPU") if kind == "gpu" else []
+    if gpus:
+        return "gpu", len(gpus), tf.distribute.MirroredStrategy() if len(gpus) > 1 else None
+    for other in ("GPU", "TPU"):  # so that what is reported as a CPU also computes on it
+        tf.config.set_visible_devices([], other)
+    if not virtual_cpus or virtual_cpus == 1:
+        return "cpu", 1, None
+    parts = [tf.config.LogicalDeviceConfiguration()] * virtual_cpus
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
+    names = [f"CPU:{number}" for number in range(virtual_cpus)]
+    return "cpu", virtual_cpus, tf.distribute.MirroredStrategy(names)
+
+
+def _hide_devices_from_tensorflow() -> None:
+    """Keep TensorFlow, which only feeds tf.data here, from taking the memory of jax's devices."""
+    import tensorflow as tf
+
+    try:
+        for kind in ("GPU", "TPU"):
+            tf.config.set_visible_devices([], kind)
+    except RuntimeError:
+        logger.warning("tensorflow was used before connect(), so it may hold memory of the GPU.")

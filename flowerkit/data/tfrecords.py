@@ -1,0 +1,333 @@
+"""The competition's file format: shards of JPEG records in folders: written, found and checked.
+
+A data folder holds `tfrecords-jpeg-SxS/{train,val,test}/NN-SxS-COUNT.tfrec`, all images S x S px.
+What is inside a shard, `records` knows. TensorFlow is imported where it is needed, so that finding
+and counting are instant.
+"""
+
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowerkit.data.records import (
+    Fault,
+    Record,
+    check_payload,
+    count_records,
+    hop_frames,
+    read_frames,
+    read_records,
+    serialize,
+)
+
+__all__ = [
+    "SPLITS",
+    "Fault",
+    "FlowerData",
+    "Record",
+    "check_counts",
+    "check_shard",
+    "count_in_name",
+    "count_records",
+    "find_shards",
+    "find_sizes",
+    "parse_example",
+    "read_records",
+    "write_shards",
+]
+
+SPLITS = ("train", "val", "test")
+
+_FOLDER_NAME = re.compile(r"tfrecords-jpeg-(\d+)x\1")
+_SHARD_NAME = re.compile(r"(?P<number>\d{2,})-(?P<size>\d+)x(?P=size)-(?P<count>\d+)\.tfrec")
+_USUAL_SIZE_PX = 224
+_ORIGINS = {
+    "competition": "competition flowers",
+    "drawn": "drawn flowers",
+    "folder": "flowers of a folder",
+}
+
+
+@dataclass(frozen=True)
+class FlowerData:
+    """Where the shards of one image size are, and what they hold.
+
+    `folder` holds `tfrecords-jpeg-SxS/` and perhaps `sample_submission.csv` and `classes.json`;
+    `files` lists each split's shards in order, `counts` its records by the file names (an absent
+    split has () and 0); `image_size` is in pixels; `origin` is "competition", "drawn" or "folder".
+    """
+
+    folder: Path
+    files: Mapping[str, tuple[Path, ...]]
+    counts: Mapping[str, int]
+    class_names: tuple[str, ...]
+    image_size: int
+    origin: str
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, and so how wide a model's head is."""
+        return len(self.class_names)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{split} {self.counts[split]:,}" for split in SPLITS)
+        return (
+            f"{_ORIGINS.get(self.origin, self.origin)}: {self.num_classes} classes, "
+            f"{self.image_size} px, {counts} ({self.folder})"
+        )
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+def write_shards(
+    folder: str | os.PathLike,
+    split: str,
+    records: Iterable[Record],
+    *,
+    image_size: int,
+    shard_size: int,
+) -> tuple[Path, ...]:
+    """Write a split as shards of `shard_size` records, one record in memory at a time.
+
+    The split appears whole or not at all: it grows in a hidden folder that takes its place at the
+    end. Same records, same bytes. No records, no files: the answer is (). The images are written as
+    they are; `check_shard` looks at them.
+
+    Raises ValueError for an unknown split or a size below 1, FileExistsError if the split is there.
+    """
+    _check_writing(split, image_size, shard_size)
+    split_folder = Path(folder) / _folder_name(image_size) / split
+    if split_folder.exists() and any(split_folder.iterdir()):
+        raise FileExistsError(f"{split_folder} is not empty. Remove it, or write elsewhere.")
+    split_folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=split_folder.parent, prefix=f".{split}-") as hidden:
+        growing = Path(hidden) / split
+        growing.mkdir()
+        names = [shard.name for shard in _write_all(growing, records, image_size, shard_size)]
+        if names:
+            growing.replace(split_folder)
+    return tuple(split_folder / name for name in names)
+
+
+def choose_shard_size(num_records: int) -> int:
+    """How many records a shard of a split gets: as the competition, about 16 shards a split.
+
+    None is tiny, and none so large that it is slow to copy.
+
+    >>> [choose_shard_size(num) for num in (0, 100, 12_753, 1_000_000)]
+    [64, 64, 798, 4096]
+    """
+    return min(max(-(-num_records // 16), 64), 4096)
+
+
+def _check_writing(split: str, image_size: int, shard_size: int) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}. Pass one of {', '.join(SPLITS)}.")
+    if image_size < 1 or shard_size < 1:
+        raise ValueError(
+            f"image_size={image_size} and shard_size={shard_size} must be 1 or more. "
+            "The competition has 224 px and up to 798 records a shard."
+        )
+
+
+def _write_all(
+    folder: Path, records: Iterable[Record], image_size: int, shard_size: int
+) -> Iterator[Path]:
+    remaining = iter(records)
+    for number in itertools.count():
+        first = next(remaining, None)
+        if first is None:
+            return
+        shard = itertools.chain([first], itertools.islice(remaining, shard_size - 1))
+        yield _write_shard(folder, number, shard, image_size)
+
+
+def _write_shard(folder: Path, number: int, records: Iterable[Record], image_size: int) -> Path:
+    import tensorflow as tf
+
+    unfinished = folder / "unfinished"
+    count = 0
+    with tf.io.TFRecordWriter(str(unfinished)) as writer:
+        for record in records:
+            writer.write(serialize(record))
+            count += 1
+    # The count is part of the name and known only now.
+    return unfinished.rename(folder / f"{number:02d}-{image_size}x{image_size}-{count}.tfrec")
+
+
+# Finding ------------------------------------------------------------------------------------------
+
+
+def find_shards(
+    folder: str | os.PathLike,
+    *,
+    image_size: int | None = None,
+    class_names: Iterable[str],
+    origin: str,
+) -> FlowerData:
+    """The shards under `folder`, one image size of them, by their names alone.
+
+    Without `image_size` it is 224 if that is there, else the only size there is. A split without
+    shards has no files and a count of 0; training refuses it, finding does not.
+
+    Raises FileNotFoundError if there are no shards, or none of that size; ValueError if the size
+    must be chosen, or if a file is not named NN-SxS-COUNT.tfrec.
+    """
+    folder = Path(folder)
+    size = _choose_size(folder, image_size)
+    files = {split: _list_shards(folder / _folder_name(size) / split, size) for split in SPLITS}
+    counts = {split: sum(map(count_in_name, files[split])) for split in SPLITS}
+    return FlowerData(folder, files, counts, tuple(class_names), size, origin)
+
+
+def find_sizes(folder: str | os.PathLike) -> list[int]:
+    """The image sizes, in px and ascending, that `folder` holds as tfrecords-jpeg-SxS/; or []."""
+    folder = Path(folder)
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    return sorted(int(match[1]) for match in map(_FOLDER_NAME.fullmatch, names) if match)
+
+
+def _choose_size(folder: Path, image_size: int | None) -> int:
+    sizes = find_sizes(folder)
+    if not sizes:
+        raise FileNotFoundError(_describe_absence(folder))
+    found = ", ".join(map(str, sizes))
+    if image_size is None:
+        if _USUAL_SIZE_PX not in sizes and len(sizes) > 1:
+            raise ValueError(f"{folder} holds several image sizes ({found}). Pass image_size=.")
+        return _USUAL_SIZE_PX if _USUAL_SIZE_PX in sizes else sizes[0]
+    if image_size not in sizes:
+        nearest = min(sizes, key=lambda size: abs(size - image_size))
+        raise FileNotFoundError(
+            f"no {_folder_name(image_size)}/ under {folder} (found: {found}). "
+            f"Pass image_size={nearest} (--image-size), or attach the data."
+        )
+    return image_size
+
+
+def _describe_absence(folder: Path) -> str:
+    if not folder.is_dir():
+        found = f"{folder} is a file" if folder.exists() else f"no folder {folder}"
+        return (
+            f"{found}. Pass the folder that holds tfrecords-jpeg-SxS/, or one of photos, a sub folder "
+            f"a class."
+        )
+    if _FOLDER_NAME.fullmatch(folder.name):
+        return f"{folder} is the folder of one image size. Pass its parent, {folder.parent}."
+    for near in (folder.parent.parent, *sorted(folder.iterdir())):
+        if find_sizes(near):
+            return f"no tfrecords-jpeg-SxS/ under {folder}. Did you mean {near}?"
+    held = sorted(entry.name for entry in folder.iterdir())
+    shown = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "")
+    return (
+        f"no tfrecords-jpeg-SxS/ under {folder} (it holds {shown or 'nothing'}). Pass the folder "
+        "that holds the shards, or draw flowers into one with `flowerkit draw FOLDER`."
+    )
+
+
+def _list_shards(split_folder: Path, image_size: int) -> tuple[Path, ...]:
+    if not split_folder.is_dir():
+        return ()
+    shards = {}
+    for path in split_folder.iterdir():
+        # Hidden files are what a copy from a Mac or an unfinished write leaves behind.
+        if path.suffix.startswith(".tfrec") and not path.name.startswith("."):
+            match = _match_name(path)
+            if int(match["size"]) != image_size:
+                raise ValueError(
+                    f"{path} says {match['size']} px in the folder of {image_size} px. Move it."
+                )
+            shards[path] = int(match["number"]), path.name
+    return tuple(sorted(shards, key=shards.__getitem__))
+
+
+def _folder_name(image_size: int) -> str:
+    return f"tfrecords-jpeg-{image_size}x{image_size}"
+
+
+def _match_name(path: Path) -> re.Match[str]:
+    match = _SHARD_NAME.fullmatch(path.name)
+    if not match:
+        raise ValueError(
+            f"{path} is not named NN-SxS-COUNT.tfrec, as 03-224x224-462.tfrec is. "
+            "Rename it, or move it out of the folder."
+        )
+    return match
+
+
+# Counting and parsing -----------------------------------------------------------------------------
+
+
+def count_in_name(path: str | os.PathLike) -> int:
+    """The number of records that a shard's name promises.
+
+    >>> count_in_name("train/03-224x224-462.tfrec")
+    462
+    """
+    return int(_match_name(Path(path))["count"])
+
+
+def parse_example(serialized: Any, *, labelled: bool) -> tuple[Any, Any, Any]:
+    """Serialized records as tensors, for `tf.data` maps: (image, id, class).
+
+    `serialized` is a string tensor, a scalar or (n,); the three answers have its shape: JPEG bytes
+    and ids as strings, classes as int32, -1 throughout if not `labelled`. A missing feature raises
+    `tf.errors.InvalidArgumentError`; which record it is, `check_shard` says.
+    """
+    import tensorflow as tf
+
+    features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("image", "id")}
+    if labelled:
+        features["class"] = tf.io.FixedLenFeature([], tf.int64)
+    parsed = tf.io.parse_example(serialized, features)
+    if labelled:
+        # A plain cast would wrap an absurd label into the valid range.
+        return parsed["image"], parsed["id"], tf.saturate_cast(parsed["class"], tf.int32)
+    return parsed["image"], parsed["id"], -tf.ones_like(parsed["id"], tf.int32)
+
+
+# Checking -----------------------------------------------------------------------------------------
+
+
+def check_counts(files: Iterable[Path]) -> list[Fault]:
+    """Which of the shards are cut off or hold another number of records than their names say.
+
+    Fast enough for before each run: only lengths are read, no payload.
+    """
+    faults = []
+    for path in files:
+        num_whole, fault = hop_frames(path)
+        faults += [fault] if fault else []
+        faults += _compare_counts(path, num_whole)
+    return faults
+
+
+def check_shard(
+    path: str | os.PathLike, *, image_size: int, num_classes: int, labelled: bool
+) -> list[Fault]:
+    """Everything wrong with a shard, record by record, and [] if it is sound.
+
+    Looks at checksums, features, the JPEG (decoded, so some seconds a shard), its size in px, the
+    label (0..num_classes - 1, only if `labelled`), and the count in the file's name.
+    """
+    path = Path(path)
+    wanted = {"image_size": image_size, "num_classes": num_classes, "labelled": labelled}
+    faults, num_whole = [], 0
+    for number, payload, reason in read_frames(path):
+        num_whole += payload is not None
+        reasons = [reason] if reason else check_payload(payload, **wanted)
+        faults += [Fault(path, number, reason) for reason in reasons]
+    return faults + _compare_counts(path, num_whole)
+
+
+def _compare_counts(path: Path, num_found: int) -> list[Fault]:
+    promised = count_in_name(path)
+    if promised == num_found:
+        return []
+    return [Fault(path, None, f"{promised} records by its name, {num_found} in the file")]

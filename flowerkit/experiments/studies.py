@@ -1,0 +1,106 @@
+"""The studies of the learners' notes, as plans: regularisation, pooling, and the learning rate.
+
+A study is a dict name -> TrainingPlan whose plans differ in the one thing that is studied. All see
+images of 32 px and learn from scratch, so that a CPU trains one in a minute or two; no patience, so
+that all train equally long; no changes to the images, which regularise as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from flowerkit.training.plan import (TrainingPlan)
+from flowerkit.text import suggest
+
+# The rates are those of a batch of 32, whatever the device.
+_BASE = TrainingPlan(
+    weights=None, head="plain", dropout=0.0, input_size=32, per_replica_batch=32, rates_at_batch=32,
+    schedule="constant", patience=None, flip=False,
+)  # fmt: skip
+
+# Dense networks of two sizes, the large one with dropout (after each layer), with normalisation
+# (dense -> norm -> ReLU), and with both. Measured on 5,811 photos of 104 flowers, one seed: the large
+# one comes to 93 % on training images while its loss on val goes from 2.95 to 4.89; dropout ends at
+# 2.88, and norm with dropout has the highest macro F1, 0.299 against 0.263, which is more than noise.
+_DENSE = replace(_BASE, backbone="dense-large", epochs=15, max_lr=5e-4)
+REGULARISATION: dict[str, TrainingPlan] = {
+    "dense-small": replace(_DENSE, backbone="dense-small"),
+    "dense-large": _DENSE,
+    "dense-large-dropout": replace(_DENSE, dropout=0.3),
+    "dense-large-bn": replace(_DENSE, backbone="dense-large-bn"),
+    "dense-large-bn-dropout": replace(_DENSE, backbone="dense-large-bn", dropout=0.3),
+}
+
+# A small convolutional network whose last map goes into the classifier averaged (GAP), or place by
+# place (Flatten, then a dense layer). There: 0.665 for GAP, 0.595 for Flatten, which has more weights;
+# dropout behind Flatten learns too slowly for 15 epochs, 0.514 and still rising.
+_TINY = replace(_BASE, backbone="tiny", epochs=15, max_lr=1e-3)
+POOLING: dict[str, TrainingPlan] = {
+    "gap": _TINY,
+    "flatten": replace(_TINY, head="flatten"),
+    "flatten-dropout": replace(_TINY, head="flatten", dropout=0.25),
+}
+
+# One network, one highest rate, and the ways to come to it and down from it; besides, that rate
+# constant, and a tenth and ten times of it.
+_RATES = replace(_BASE, backbone="tiny", epochs=12, start_lr=3e-4, max_lr=3e-3, min_lr=3e-5)
+_RAMP = replace(_RATES, schedule="ramp", rampup_epochs=2, exp_decay=0.7)
+LEARNING_RATES: dict[str, TrainingPlan] = {
+    "constant": _RATES,
+    "constant-low": replace(_RATES, max_lr=3e-4),
+    "constant-high": replace(_RATES, max_lr=3e-2),
+    "plateau": replace(_RATES, plateau_patience=1),
+    "staircase": replace(_RATES, schedule="staircase", stair_epochs=3, exp_decay=0.5),
+    "ramp": _RAMP,
+    "cosine": replace(_RAMP, schedule="cosine"),
+    "one-cycle": replace(_RATES, schedule="one-cycle"),
+}
+STUDIES = {"regularisation": REGULARISATION, "pooling": POOLING, "learning-rates": LEARNING_RATES}
+
+
+def find_study(name: str) -> dict[str, TrainingPlan]:
+    """The plans of a study by its name. Raises ValueError, with the nearest name, for another.
+
+    >>> sorted(find_study("learning-rates"))[:3]
+    ['constant', 'constant-high', 'constant-low']
+    """
+    if name not in STUDIES:
+        raise ValueError(
+            f"no study {name!r}; there are {', '.join(STUDIES)}.{suggest(name, STUDIES)}"
+        )
+    return STUDIES[name]
+
+
+def spread_over_seeds(
+    study: Mapping[str, TrainingPlan], seeds: Sequence[int], epochs: int | None = None
+) -> dict[str, TrainingPlan]:
+    """Every plan with every seed, named NAME-seedK; all plans with the first seed come first.
+
+    So that whoever stops halfway has the whole table of some seeds. With `epochs` each plan trains so
+    long, its ramp or its stairs in proportion; None: as it stands. Raises ValueError for no plan, no
+    seed, or the same seed twice.
+
+    >>> list(spread_over_seeds({"plateau": LEARNING_RATES["plateau"]}, (0, 1)))
+    ['plateau-seed0', 'plateau-seed1']
+    """
+    if not study:
+        raise ValueError("a study needs at least one plan.")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be one or more, each another. Received: seeds={tuple(seeds)}")
+    return {
+        f"{name}-seed{seed}": replace(_fit_into(plan, epochs), seed=seed)
+        for seed in seeds
+        for name, plan in study.items()
+    }
+
+
+def _fit_into(plan: TrainingPlan, epochs: int | None) -> TrainingPlan:
+    """The plan for so many epochs: a ramp of all of them would leave a schedule nothing to do."""
+    if epochs is None or not plan.epochs:
+        return plan
+    share = epochs / plan.epochs
+    if plan.schedule in ("ramp", "cosine"):
+        ramp, sustain = round(plan.rampup_epochs * share, 3), round(plan.sustain_epochs * share, 3)
+        return replace(plan, epochs=epochs, rampup_epochs=ramp, sustain_epochs=sustain)
+    if plan.schedule == "staircase":
+        return replace(plan, epochs=epochs, stair_epochs=max(1, round(plan.stair_epochs * share)))
+    return replace(plan, epochs=epochs)

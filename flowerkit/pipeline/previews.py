@@ -1,0 +1,85 @@
+"""A few training images before and after augmentation, just as an epoch will show them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowerkit.pipeline import augment_host
+from flowerkit.data.split import Split, load_split
+from flowerkit.pipeline.draws import draw_augmentations, mix_labels
+from flowerkit.pipeline.batches import epoch_order
+from flowerkit.data.tfrecords import FlowerData
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """The first images of an epoch that trains on images; row i of every array is the same image.
+
+    `originals` and `changed` are (n, size, size, 3) uint8: as stored, which is how they are
+    evaluated, and as trained on; `shares` (n, num_classes) float32 is what `changed` shows of each
+    class, rows sum to 1; `labels` (n,) int; `class_names` are all classes'.
+    """
+
+    originals: np.ndarray
+    changed: np.ndarray
+    labels: np.ndarray
+    shares: np.ndarray
+    class_names: Sequence[str]
+
+
+def preview_batch(
+    source: FlowerData | Split,
+    plan,
+    *,
+    class_names: Sequence[str] | None = None,
+    num_images: int = 6,
+    epoch: int = 1,
+) -> Preview:
+    """The first `num_images` that `plan` trains on in `epoch` (counted from 1, as in a history).
+
+    `source` is data, whose training split is then read, or that split, which wants `class_names`.
+    Raises ValueError for a split without labels or names, an epoch below 1, and an odd number of
+    images, if images mix: they do so in pairs.
+    """
+    split, names = _open(source, class_names)
+    if epoch < 1 or num_images < 1:
+        raise ValueError(
+            f"epoch counts from 1, and num_images too. Received: {epoch} and {num_images}"
+        )
+    augmentation, num_all = plan.augmentation(), len(split)
+    rows = epoch_order(num_all, seed=plan.seed, epoch=epoch - 1)[:num_images]
+    draws = draw_augmentations(augmentation, num_all, seed=plan.seed, epoch=epoch - 1)[rows]
+    originals, labels = np.asarray(split.images[rows]), split.labels[rows]
+    shares = mix_labels(
+        labels, draws, augmentation, num_classes=len(names), image_size=originals.shape[1]
+    )
+    return Preview(originals, _change(originals, draws, augmentation), labels, shares, names)
+
+
+def _open(
+    source: FlowerData | Split, class_names: Sequence[str] | None
+) -> tuple[Split, Sequence[str]]:
+    if isinstance(source, FlowerData):
+        # Nothing is kept: a handful of images is decoded, not thousands.
+        return load_split(source, "train", keep="none"), class_names or source.class_names
+    if source.labels is None:
+        raise ValueError("this split has no labels (a test split). Pass the training split.")
+    if class_names is None:
+        raise ValueError(
+            "a split knows no names. Pass class_names, or the data instead of a split."
+        )
+    return source, class_names
+
+
+def _change(originals: np.ndarray, draws: np.ndarray, augmentation) -> np.ndarray:
+    if augmentation.is_off:
+        return originals
+    if augment_host.is_available():
+        return augment_host.augment_images(originals, draws, augmentation)
+    from keras import ops
+
+    from flowerkit.pipeline.augment_device import augment
+
+    changed = ops.convert_to_numpy(augment(originals, draws, augmentation))
+    return np.rint(np.clip(changed, 0, 255)).astype("uint8")

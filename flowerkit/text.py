@@ -1,0 +1,61 @@
+"""Numbers and names as people say them."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+# Neither may a page hold them, nor would a reader see them.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+def count(num: int, noun: str) -> str:
+    """The number and its noun, which takes an s unless there is one.
+
+    >>> count(1, "seed"), count(1200, "photo")
+    ('1 seed', '1,200 photos')
+    """
+    return f"{num:,} {noun}{'s' * (num != 1)}"
+
+
+def say_bytes(num_bytes: float) -> str:
+    """In GiB, or in MiB where that would begin with a zero.
+
+    >>> say_bytes(3 * 2**29), say_bytes(70 * 2**20), say_bytes(4096)
+    ('1.50 GiB', '70 MiB', '0.0 MiB')
+    """
+    if num_bytes >= 2**30:
+        return f"{num_bytes / 2**30:.2f} GiB"
+    mib = num_bytes / 2**20
+    return f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'x'?" with the nearest of the known names, or nothing.
+
+    >>> suggest("val_f2", ["val_f1", "loss"])
+    " Did you mean 'val_f1'?"
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def clean(text: str) -> str:
+    """`text` without what neither HTML nor a font can show: it becomes a question mark.
+
+    JSON can hold half a surrogate pair, which UTF-8 cannot.
+
+    >>> clean("bell\\x07 half\\ud800")
+    'bell? half?'
+    """
+    return _CONTROLS.sub("?", text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def percent(share: float) -> str:
+    """A share of 1 as one says it; only nothing is 0% and only all is 100%.
+
+    >>> [percent(share) for share in (0, 0.0004, 0.126, 0.9996, 1)]
+    ['0%', '<1%', '13%', '>99%', '100%']
+    """
+    if 0 < share < 0.01:
+        return "<1%"
+    return ">99%" if 0.99 < share < 1 else f"{share:.0%}"

@@ -1,0 +1,351 @@
+"""The range test: a short training whose rate climbs from far too low to far too high.
+
+Smith, "Cyclical Learning Rates for Training Neural Networks", 2015 (arXiv:1506.01186), smoothed, ended
+and read as fastai's `lr_find` does it, so that its suggestions mean here what they mean there.
+"""
+
+import functools
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import keras
+import numpy as np
+
+from flowerkit.accelerator.device import Accelerator, connect
+from flowerkit.training.callbacks import FastMath, SeedLayers
+from flowerkit.training.step import build_planned, compile_for_training
+from flowerkit.data.split import Split, load_split
+from flowerkit.training.loop import extract_features, open_batches
+from flowerkit.models.classifier import split_classifier
+from flowerkit.training.optimizers import TableRate
+from flowerkit.training.phases import Phase, find_phase
+from flowerkit.pipeline.batches import epoch_order
+from flowerkit.training.plan import (TrainingPlan)
+from flowerkit.text import suggest
+from flowerkit.training.async_steps import STEPS_AHEAD, StepHooks
+from flowerkit.data.tfrecords import FlowerData
+
+_log = logging.getLogger("flowerkit")
+
+SMOOTHING = 0.98  # fastai's, as are the next three
+DIVERGED = 4.0  # times the lowest smoothed loss so far
+SKIPPED_START = 10  # one in so many of the steps
+SKIPPED_END = 5
+FEWEST_STEPS = 20
+FEWEST_POINTS = 5  # left between start and end, to read a suggestion off
+SMALL_FALL = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class RateSearch:
+    """What a range test found, step by step; all arrays (n,) float64, n at most the steps asked for.
+
+    `rates`: as the optimizer used them; `losses`: each batch's own; `smoothed`: what is read.
+    `suggestions`: rates by the names of `SUGGESTIONS`, for steps of `global_batch` images. At this
+    batch a plan's rates, of which `field` is the one searched for, are multiplied by `scale`.
+    `stop_reason` is a clause. `seconds` counts compiling too.
+    """
+
+    rates: np.ndarray
+    losses: np.ndarray
+    smoothed: np.ndarray
+    suggestions: dict[str, float]
+    stop_reason: str
+    global_batch: int
+    field: str
+    scale: float
+    seconds: float
+
+    def for_plan(self, name: str = "valley") -> dict[str, float]:
+        """The suggestion as a change of the plan: {"max_lr": rate}, or "frozen_lr" for the head."""
+        if name not in self.suggestions:
+            raise ValueError(
+                f"no suggestion {name!r}; there are {', '.join(self.suggestions)}."
+                f"{suggest(name, self.suggestions)}"
+            )
+        return {self.field: float(f"{self.suggestions[name] / self.scale:.3g}")}
+
+    def to_dict(self) -> dict:
+        """Every field in plain values, ready for JSON, and the suggestions for the plan."""
+        arrays = {name: getattr(self, name).tolist() for name in ("rates", "losses", "smoothed")}
+        return vars(self) | arrays | {"for_plan": {k: self.for_plan(k) for k in self.suggestions}}
+
+    def __str__(self) -> str:
+        steps = f"{len(self.rates)} steps of {self.global_batch:,} images, {self.seconds:.0f} s"
+        lines = [f"{steps}; {self.stop_reason}"]
+        for name, rate in self.suggestions.items():
+            meant = "" if self.scale == 1 else f" (at this batch {rate:.2g})"
+            lines.append(f"  {name:<15} {self.field} {rate / self.scale:.2g}{meant}")
+        return "\n".join(lines)
+
+
+def search_rates(
+    plan: TrainingPlan,
+    data: FlowerData,
+    *,
+    accelerator: Accelerator | None = None,
+    classifier: keras.Model | None = None,
+    phase: Phase | str | None = None,
+    split: Split | None = None,
+    min_lr: float = 1e-6,
+    max_lr: float = 1.0,
+    num_steps: int = 100,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> RateSearch:
+    """Train `num_steps` steps as `plan` would, at rates that grow from `min_lr` to `max_lr`.
+
+    It ends early when the smoothed loss is 4 times its lowest, or no number. `phase`: "frozen" (the
+    head alone, on features where the plan has it so) or "whole" (the network), or one of
+    `find_phases(plan)`; None: the plan's first. `classifier`: train this one
+    (None: a fresh one of the plan). It comes back as it was, to the bit, after an error too, and so
+    do an optimizer and metrics that it is compiled with, because the search compiles its own.
+    `split`: the training images where they are loaded already. `progress(what, done, total)` is
+    called after every step. A wider range has fewer steps where it matters.
+
+    Raises ValueError for an unknown phase, rates out of order, too few steps, a loss that is no number
+    from the start, and one that diverges before there is anything to read.
+    """
+    start, rates = time.perf_counter(), spread_rates(min_lr, max_lr, num_steps)
+    accelerator = accelerator or connect()
+    global_batch = plan.per_replica_batch * accelerator.replicas
+    if not isinstance(phase, Phase):
+        phase = find_phase(plan, phase, global_batch=global_batch)
+    classifier = classifier or build_planned(plan, data, accelerator)
+    order = None if phase.views else functools.partial(epoch_order, seed=plan.seed, epoch=0)
+    how = {"on_corrupt": plan.on_corrupt, "keep": plan.keep, "order": order}
+    split = split or load_split(data, "train", **how)
+    source = _find_source(plan, accelerator, classifier, phase, split, progress)
+    _log.info(
+        f"range test: {num_steps} steps of {global_batch:,} images, rates {min_lr:g} to {max_lr:g}"
+    )
+    # A step is long on a CPU; elsewhere the host must not wait for the last one.
+    reader = _ReadLosses(rates, 1 if accelerator.kind == "cpu" else STEPS_AHEAD, progress)
+    with unchanged(classifier):
+        model = _compile(classifier, plan, accelerator, phase, rates, split.labels)
+        _sweep(model, plan, accelerator, source, data.num_classes, reader)
+    return _conclude(reader, plan, phase, global_batch, time.perf_counter() - start)
+
+
+def spread_rates(min_lr: float, max_lr: float, num_steps: int) -> list[float]:
+    """`num_steps` rates from `min_lr` to `max_lr`, each the same factor above the one before.
+
+    >>> spread_rates(0.001, 10, 21)[:6:5]
+    [0.001, 0.01]
+    """
+    if not 0 < min_lr < max_lr < math.inf:
+        raise ValueError(
+            f"the rates must climb from above 0. Received: min_lr={min_lr:g}, max_lr={max_lr:g}"
+        )
+    if num_steps < FEWEST_STEPS:
+        raise ValueError(
+            f"num_steps (--steps) is {num_steps}; a curve that can be read needs {FEWEST_STEPS} or more."
+        )
+    growth = math.log(max_lr / min_lr) / (num_steps - 1)
+    return [float(f"{min_lr * math.exp(growth * step):.9g}") for step in range(num_steps)]
+
+
+def smooth_losses(losses: Sequence[float], beta: float = SMOOTHING) -> np.ndarray:
+    """The exponential moving average, corrected for its start at 0 (as Adam's): (n,) float64.
+
+    >>> smooth_losses([4.0, 2.0, 1.0], beta=0.5).round(4).tolist()
+    [4.0, 2.6667, 1.7143]
+    """
+    average, smoothed = 0.0, []
+    for count, loss in enumerate(losses, start=1):
+        average = beta * average + (1 - beta) * loss
+        smoothed.append(average / (1 - beta**count))
+    return np.array(smoothed, "float64")
+
+
+# Suggestions: (rates, smoothed losses), both (n,), -> a rate ---------------------------------------
+
+
+def suggest_steep(rates: np.ndarray, smoothed: np.ndarray) -> float:
+    """Where the loss falls fastest over the log of the rate (fastai's "steep"; noise can mislead it)."""
+    return float(rates[np.argmin(np.diff(smoothed) / np.diff(np.log(rates)))])
+
+
+def suggest_valley(rates: np.ndarray, smoothed: np.ndarray) -> float:
+    """Half way down the longest valley (fastai's "valley", its default, which is ESRI's).
+
+    The valley is the longest run of losses, not all neighbours, of which each is below the one
+    before. It is taken to begin as many steps before its end as it has losses.
+    """
+    lengths = np.ones(len(smoothed), int)
+    for place in range(1, len(smoothed)):
+        higher = lengths[:place][smoothed[:place] > smoothed[place]]
+        lengths[place] = 1 + higher.max(initial=0)
+    end = int(lengths.argmax())
+    third = lengths[end] / 3
+    return float(rates[max(0, end - lengths[end] + int(third) + int(third / 2))])
+
+
+def suggest_minimum_over_10(rates: np.ndarray, smoothed: np.ndarray) -> float:
+    """A tenth of the rate at the lowest loss, where it is about to diverge (fastai's "minimum")."""
+    return float(rates[np.argmin(smoothed)]) / 10
+
+
+SUGGESTIONS = {
+    "valley": suggest_valley, "steep": suggest_steep, "minimum_over_10": suggest_minimum_over_10
+}  # fmt: skip
+
+
+def read_suggestions(rates: np.ndarray, smoothed: np.ndarray, num_steps: int) -> dict[str, float]:
+    """What each of `SUGGESTIONS` says, without the first tenth of `num_steps` and the last five.
+
+    The first losses are averages of too few, the last ones of a network already spoilt. Raises
+    ValueError when nothing is left between.
+    """
+    kept = slice(num_steps // SKIPPED_START, len(smoothed) - SKIPPED_END)
+    rates, smoothed = rates[kept], smoothed[kept]
+    if len(rates) < FEWEST_POINTS:
+        raise ValueError("too few steps to read a rate off")
+    fall = 1 - smoothed.min() / smoothed[0]
+    if fall < SMALL_FALL:
+        _log.warning(
+            f"the loss fell by {max(0.0, fall):.1%} only, so the suggestions say little. Search over "
+            f"more steps (num_steps), or other rates (min_lr, max_lr)."
+        )
+    return {name: read(rates, smoothed) for name, read in SUGGESTIONS.items()}
+
+
+def _find_source(plan, accelerator, classifier, phase: Phase, split: Split, progress):
+    if not phase.views:
+        return split
+    with accelerator.scope():
+        body = split_classifier(classifier)[0]
+    how = {"views": phase.views, "what": "train", "progress": progress}
+    return extract_features(plan, accelerator, body, split, **how)
+
+
+def _compile(classifier, plan, accelerator, phase: Phase, rates, labels) -> keras.Model:
+    # Several steps an execution would show one loss for all of them.
+    plan, phase = replace(plan, steps_per_execution=1), replace(phase, schedule=None)
+    with accelerator.scope():
+        model = compile_for_training(classifier, plan, accelerator, phase, labels=labels)
+        model.optimizer.learning_rate = TableRate(rates)
+    return model
+
+
+@contextmanager
+def unchanged(model: keras.Model) -> Iterator[None]:
+    """Put back all that `model` holds when the block ends, to the bit, after an error too.
+
+    Weights, statistics and the state of dropout, on each replica of TensorFlow its own, and which
+    layers are trainable. The values wait on the host: on JAX the next step reuses the memory of a
+    variable's present one.
+    """
+    trainable = [(layer, layer.trainable) for layer in model._flatten_layers()]
+    kept = [
+        (copy, np.array(keras.ops.convert_to_numpy(copy)))
+        for variable in model.variables
+        for copy in _copies(variable)
+    ]
+    try:
+        yield
+    finally:
+        for copy, value in kept:
+            copy.assign(value)
+        for layer, was_trainable in trainable:  # from the whole to its parts, as it is handed down
+            layer.trainable = was_trainable
+
+
+def _copies(variable) -> Sequence:
+    """What the replicas of tf.distribute hold; elsewhere the variable, which is one."""
+    values = getattr(variable.value, "values", ())
+    return values if len(values) > 1 else [variable]
+
+
+def _sweep(model, plan: TrainingPlan, accelerator, source, num_classes, reader) -> None:
+    batches = open_batches(plan, accelerator, source, num_classes=num_classes)
+    hooks = StepHooks(len(reader.rates))
+    hooks.listen([reader])
+    fast = FastMath(plan.cpu_bfloat16 and accelerator.strategy is None)
+    callbacks = [hooks, fast, SeedLayers(plan.seed), reader]
+    how = {"callbacks": callbacks, "steps_per_epoch": hooks.steps, "verbose": 0, "shuffle": False}
+    try:
+        model.fit(batches, **how)
+    finally:
+        hooks.release()
+        fast.release()
+
+
+class _ReadLosses(keras.callbacks.Callback):
+    """Each batch's own loss, out of Keras's running means, `lag` steps late; stops when it diverges.
+
+    Batches are equally long, so the mean of k, times k, less the mean of k - 1, times k - 1, is the
+    k-th loss. In float32 that is good to about 1e-5, and asks the device for nothing it does not log.
+    """
+
+    def __init__(self, rates: Sequence[float], lag: int, progress):
+        super().__init__()
+        self.rates, self.lag, self.progress = rates, lag, progress
+        self.waiting = deque()
+        self.losses: list[float] = []
+        self.total = 0.0
+        self.reason: str | None = None
+        self.lost: float | None = None  # the loss that was no number
+
+    def set_model(self, model):
+        # Kept: on JAX, asking a callback for `self.model` inside a step takes the state of the step
+        # before out of the training loop, whose memory the step in hand has been given.
+        super().set_model(model)
+        self.trained = model
+
+    def on_step(self, done, logs):
+        self.waiting.append(logs["loss"])
+        if len(self.waiting) > self.lag:
+            self._read(self.waiting.popleft())
+        if self.progress:
+            self.progress("range test", done, len(self.rates))
+
+    def on_epoch_end(self, epoch, logs=None):
+        while self.waiting:
+            self._read(self.waiting.popleft())
+
+    def _read(self, mean) -> None:
+        if self.reason:
+            return  # a step that was under way when training had to stop
+        total = float(mean) * (len(self.losses) + 1)
+        loss, self.total = total - self.total, total
+        rate = self.rates[len(self.losses)]
+        if not math.isfinite(loss):
+            self.lost = float(mean)
+            return self._stop(f"the loss became {self.lost} at a rate of {rate:.2g}")
+        self.losses.append(loss)
+        smoothed = smooth_losses(self.losses)
+        if smoothed[-1] > DIVERGED * smoothed.min():
+            self._stop(f"the loss diverged at a rate of {rate:.2g}")
+
+    def _stop(self, reason: str) -> None:
+        self.reason = reason
+        self.trained.stop_training = True
+
+
+def _conclude(reader: _ReadLosses, plan, phase: Phase, global_batch, seconds) -> RateSearch:
+    losses = np.array(reader.losses)
+    if reader.lost is not None and not reader.losses:
+        raise ValueError(
+            f"the loss is {reader.lost} at the very first step, before any rate could matter. Look for "
+            f"weights that are no numbers, or a precision that overflows."
+        )
+    rates, smoothed = np.array(reader.rates[: len(losses)]), smooth_losses(losses)
+    reason = reader.reason or "the highest rate was reached"
+    try:
+        suggestions = read_suggestions(rates, smoothed, len(reader.rates))
+    except ValueError as error:
+        raise ValueError(
+            f"{reason}, after {len(losses)} of {len(reader.rates)} steps: {error}. Pass a lower min_lr "
+            f"(it was {reader.rates[0]:g})."
+        ) from error
+    field = "frozen_lr" if phase.is_frozen else "max_lr"
+    # What becomes of 1 at this batch? (Of frozen_lr, where that is the only rate.)
+    one = replace(plan, schedule="constant", max_lr=1.0, frozen_lr=None)
+    scale = one.schedule_for(global_batch=global_batch)(0)
+    found = rates, losses, smoothed, suggestions, reason, global_batch, field, scale, seconds
+    return RateSearch(*found)

@@ -1,0 +1,217 @@
+import importlib.metadata
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flowerkit.accelerator.machine import (
+    Evidence,
+    cache_folder,
+    collect_evidence,
+    free_memory_bytes,
+    has_bfloat16,
+    num_cores,
+    versions,
+)
+
+MIB = 2**20
+
+
+def make_files(root, files):
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_a_tpu_host_is_recorded_with_its_numbered_devices_and_pci_bus(tmp_path):
+    root = make_files(
+        tmp_path,
+        {
+            "dev/vfio/vfio": "",
+            "dev/vfio/0": "",
+            "dev/vfio/11": "",
+            "dev/vfio/devices/vfio3": "",
+            "dev/null": "",
+            "sys/bus/pci/devices/0000:00:04.0/vendor": "0x1ae0\n",
+            "sys/bus/pci/devices/0000:00:04.0/device": "0x0063\n",
+        },
+    )
+    evidence = collect_evidence(root)
+    assert evidence.device_files == {"/dev/vfio/0", "/dev/vfio/11", "/dev/vfio/devices/vfio3"}
+    assert evidence.pci_ids == {"1ae0:0063"}
+
+
+def test_gpu_files_are_recorded_and_control_files_are_not(tmp_path):
+    root = make_files(tmp_path, {f"dev/{name}": "" for name in ("nvidia0", "nvidiactl", "kfd")})
+    root = make_files(root, {"dev/accel/accel0": "", "dev/accel1": ""})
+    files = {"/dev/nvidia0", "/dev/kfd", "/dev/accel1"}
+    assert collect_evidence(root).device_files == files
+
+
+def test_the_pci_bus_is_not_read_without_vfio_devices(tmp_path):
+    root = make_files(tmp_path, {"sys/bus/pci/devices/a/vendor": "0x1ae0", "dev/nvidia0": ""})
+    assert collect_evidence(root).pci_ids == frozenset()
+
+
+def test_an_unreadable_pci_bus_is_no_error(tmp_path):
+    root = make_files(tmp_path, {"sys/bus/pci/devices/a/vendor": "0x1ae0", "dev/vfio/0": ""})
+    assert collect_evidence(root).pci_ids == frozenset()
+
+
+def test_importable_modules_are_found_and_blocked_ones_are_not(tmp_path, monkeypatch):
+    assert {"keras", "tensorflow", "jax"} <= collect_evidence(tmp_path).modules
+    monkeypatch.setitem(sys.modules, "jax", None)
+    assert "jax" not in collect_evidence(tmp_path).modules
+
+
+def test_google_colab_is_found_without_importing_google(tmp_path, monkeypatch):
+    make_files(tmp_path, {"google/colab/__init__.py": "raise RuntimeError"})
+    monkeypatch.delitem(sys.modules, "google", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "google.colab" in collect_evidence(tmp_path).modules
+
+
+def test_secrets_in_the_environment_are_not_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", "secret")
+    monkeypatch.setenv("ISTPUVM", "1")
+    environ = collect_evidence(tmp_path).environ
+    assert environ["ISTPUVM"] == "1"
+    assert "KAGGLE_KEY" not in environ
+
+
+def test_the_backend_of_an_imported_keras_is_recorded(tmp_path, monkeypatch):
+    class Keras:
+        class config:
+            backend = staticmethod(lambda: "jax")
+
+    monkeypatch.setitem(sys.modules, "keras", Keras)
+    evidence = collect_evidence(tmp_path)
+    assert evidence.keras_backend == "jax"
+    assert "keras" in evidence.imported
+
+
+def test_evidence_is_empty_by_default():
+    assert Evidence().device_files == Evidence().modules == frozenset()
+
+
+def test_versions_come_from_metadata_and_missing_packages_are_none(monkeypatch):
+    installed = {"tensorflow-cpu": "2.20.0", "jax": "0.7.2"}
+
+    def version(name):
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = versions()
+    assert found["tensorflow"] == "2.20.0 (tensorflow-cpu)"
+    assert found["jax"] == "0.7.2"
+    assert found["libtpu"] is None
+
+
+def test_memory_is_bounded_by_a_v2_limit_of_an_outer_cgroup(tmp_path):
+    root = make_files(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/pod/box\n",
+            "sys/fs/cgroup/pod/box/memory.max": "max\n",
+            "sys/fs/cgroup/pod/box/memory.current": f"{60 * MIB}\n",
+            "sys/fs/cgroup/pod/memory.max": f"{100 * MIB}\n",
+            "sys/fs/cgroup/pod/memory.current": f"{90 * MIB}\n",
+            "sys/fs/cgroup/pod/memory.stat": f"anon {60 * MIB}\ninactive_file {20 * MIB}\n",
+        },
+    )
+    assert free_memory_bytes(root) == 30 * MIB
+
+
+def test_memory_is_bounded_by_a_v1_limit_when_the_path_is_the_hosts(tmp_path):
+    root = make_files(
+        tmp_path,
+        {
+            "proc/self/cgroup": "4:memory:/docker/4f2a\n1:cpu,cpuacct:/docker/4f2a\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{64 * MIB}\n",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{40 * MIB}\n",
+            "sys/fs/cgroup/memory/memory.stat": f"total_inactive_file {8 * MIB}\n",
+        },
+    )
+    assert free_memory_bytes(root) == 32 * MIB
+
+
+def test_memory_over_the_limit_is_zero_and_not_negative(tmp_path):
+    root = make_files(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/\n",
+            "sys/fs/cgroup/memory.max": "1000\n",
+            "sys/fs/cgroup/memory.current": "1200\n",
+        },
+    )
+    assert free_memory_bytes(root) == 0
+
+
+def test_memory_without_cgroups_is_what_the_system_has(tmp_path):
+    assert free_memory_bytes(tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.1)
+    assert 0 < free_memory_bytes() <= psutil.virtual_memory().total
+
+
+def test_the_cache_is_where_it_is_asked_for_or_where_the_user_keeps_caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("FLOWERKIT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "flowerkit"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "flowerkit"
+    monkeypatch.setenv("FLOWERKIT_CACHE", "~/mine")
+    assert cache_folder() == tmp_path / "mine"
+
+
+def test_a_user_without_a_home_has_a_cache_too(monkeypatch):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("FLOWERKIT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    assert cache_folder() == Path(tempfile.gettempdir()) / "flowerkit"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"},
+        {
+            "proc/self/cgroup": "1:cpu,cpuacct:/\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+    ],
+)
+def test_half_a_core_of_quota_counts_as_one_core(tmp_path, files):
+    assert num_cores(make_files(tmp_path, files)) == 1
+
+
+def test_an_unlimited_quota_leaves_the_cores_alone(tmp_path):
+    files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}
+    v1 = {
+        "proc/self/cgroup": "1:cpu:/\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+    }
+    cores = num_cores(tmp_path / "nothing")
+    assert num_cores(make_files(tmp_path / "v2", files)) == cores
+    assert num_cores(make_files(tmp_path / "v1", v1)) == cores
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx2 avx512_bf16", True), ("fpu amx_bf16", True), ("fpu avx2 avx512f", False)],
+)
+def test_bfloat16_is_read_off_the_processors_flags(tmp_path, flags, expected):
+    assert has_bfloat16(tmp_path) is False  # not Linux
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"model name\t: a test\nflags\t\t: {flags}\n")
+    assert has_bfloat16(tmp_path) is expected

@@ -1,0 +1,163 @@
+"""Copies of drawn flowers are found, other flowers are not, and all at once is what one by one is."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from flowerkit.data.duplicates import (
+    MAX_DISTANCE,
+    MIN_LIKENESS,
+    byte_digest,
+    find_near_duplicates,
+    find_near_pairs,
+    group_rows,
+    match_values,
+    picture_hash,
+    thumbnail,
+)
+from flowerkit.sources.synthetic import draw_flower
+
+
+@pytest.fixture(scope="module")
+def flowers():
+    """24 pictures of 12 species, two of each, 64 px."""
+    return [Image.fromarray(draw_flower(k % 12, size=64, seed=k)) for k in range(24)]
+
+
+def save_anew(image, quality):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+
+CHANGES = {
+    "saved at quality 75": lambda image: save_anew(image, 75),
+    "saved at quality 30": lambda image: save_anew(image, 30),
+    "halved": lambda image: image.resize((32, 32), Image.Resampling.BICUBIC),
+    "doubled": lambda image: image.resize((128, 128), Image.Resampling.BICUBIC),
+    "a tenth lighter": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
+    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.8),
+    "of more contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.3),
+}
+
+
+def look(images):
+    pixels = [np.asarray(image) for image in images]
+    return np.array([picture_hash(p) for p in pixels]), np.stack([thumbnail(p) for p in pixels])
+
+
+def count_bits(one, other):
+    return int(one ^ other).bit_count()
+
+
+# One picture --------------------------------------------------------------------------------------
+
+
+def test_a_digest_is_the_sha_256_of_the_bytes():
+    assert byte_digest(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_hash_is_a_number_of_64_bits_the_same_on_every_machine():
+    ramp = np.linspace(0, 255, 40).astype("uint8")
+    image = np.broadcast_to(ramp[:, None, None] // 2 + ramp[None, :, None] // 4, (40, 40, 3)).copy()
+    assert picture_hash(image).dtype == np.uint64
+    assert picture_hash(draw_flower(0, size=64, seed=1)) != picture_hash(image)
+    assert picture_hash(np.full((20, 30, 3), 90, "uint8")) == 0
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 32, 4), (0, 4, 3)])
+def test_what_is_no_picture_is_refused_with_its_shape(shape):
+    for make in (picture_hash, thumbnail):
+        with pytest.raises(ValueError, match=r"a picture is \(h, w, 3\) uint8. Received: shape="):
+            make(np.zeros(shape, "uint8"))
+    with pytest.raises(ValueError, match="dtype=float32"):
+        picture_hash(np.zeros((8, 8, 3), "float32"))
+
+
+def test_a_mirrored_picture_is_another_one(flowers):
+    for image in flowers:
+        mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        assert count_bits(*look([image, mirrored])[0]) > 2 * MAX_DISTANCE
+
+
+def test_a_thumbnail_has_the_colours_of_the_picture():
+    image = np.zeros((40, 60, 3), "uint8")
+    image[:, :30], image[:, 30:] = (200, 10, 10), (10, 10, 200)
+    small = thumbnail(image)
+    assert small.shape == (16, 16, 3)
+    assert small[8, 1].tolist() == [200, 10, 10]
+    assert small[8, 14].tolist() == [10, 10, 200]
+
+
+# Many pictures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_copy_is_found(flowers, change):
+    pairs = find_near_pairs(*look([*flowers, *map(CHANGES[change], flowers)]))
+    assert pairs.rows.tolist() == [[k, k + 24] for k in range(24)]
+    assert pairs.distances.max() <= MAX_DISTANCE
+    assert pairs.likeness.min() >= MIN_LIKENESS
+
+
+def test_flowers_of_one_species_are_no_copies():
+    hashes, thumbnails = look([draw_flower(k % 3, size=32, seed=k) for k in range(300)])
+    assert find_near_duplicates(hashes, thumbnails) == []
+
+
+def test_a_copy_of_a_copy_belongs_to_the_group(flowers):
+    copies = [flowers[5], flowers[2], save_anew(flowers[5], 75), save_anew(flowers[5], 60)]
+    assert find_near_duplicates(*look([flowers[0], *copies])) == [[1, 3, 4]]
+
+
+def test_the_bands_find_what_a_comparison_of_all_with_all_finds():
+    rng = np.random.default_rng(0)
+    centres = rng.integers(0, 2**63, 30, "uint64")
+    flips = np.uint64(1) << rng.integers(0, 64, (30, 20, 14)).astype("uint64")
+    hashes = np.bitwise_xor.accumulate(flips, axis=2)
+    kept = rng.integers(0, 14, (30, 20))
+    hashes = np.take_along_axis(hashes, kept[..., None], 2)[..., 0] ^ centres[:, None]
+    hashes = rng.permutation(hashes.ravel())
+    same_look = np.broadcast_to(thumbnail(draw_flower(0, size=16, seed=0)), (600, 16, 16, 3))
+    wanted = {}
+    for one in range(600):
+        for other in range(one + 1, 600):
+            if (distance := count_bits(hashes[one], hashes[other])) <= 10:
+                wanted[one, other] = distance
+    pairs = find_near_pairs(hashes, same_look, max_distance=10)
+    found = dict(zip(map(tuple, pairs.rows.tolist()), pairs.distances.tolist(), strict=True))
+    assert len(wanted) > 1000
+    assert found == wanted
+
+
+def test_pictures_without_contrast_are_nobodys_copies():
+    flat = [np.full((16, 16, 3), value, "uint8") for value in (0, 0, 200)]
+    assert len(find_near_pairs(*look(flat))) == 0
+
+
+def test_no_pictures_have_no_copies():
+    pairs = find_near_pairs(np.empty(0, "uint64"), np.empty((0, 16, 16, 3), "uint8"))
+    assert pairs.rows.shape == (0, 2)
+    assert len(pairs) == 0
+
+
+def test_arrays_of_another_kind_are_refused():
+    thumbnails = np.zeros((3, 16, 16, 3), "uint8")
+    with pytest.raises(ValueError, match=r"hashes are \(n,\) uint64. Received: .*dtype=int64"):
+        find_near_pairs(np.zeros(3, "int64"), thumbnails)
+    with pytest.raises(ValueError, match=r"thumbnails of 2 pictures are \(2, 16, 16, 3\)"):
+        find_near_pairs(np.zeros(2, "uint64"), thumbnails)
+
+
+def test_values_are_matched_with_their_first_row():
+    assert match_values(np.array([5, 7, 5]), np.array([7, 1, 5, 5])).tolist() == [
+        [1, 0], [0, 2], [0, 3],
+    ]  # fmt: skip
+    assert match_values(np.array([], int), np.array([1])).tolist() == []
+
+
+def test_groups_join_over_any_number_of_links():
+    assert group_rows(np.array([[3, 9], [1, 2], [2, 3]])) == [[1, 2, 3, 9]]
+    assert group_rows(np.empty((0, 2), int)) == []

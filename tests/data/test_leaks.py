@@ -1,0 +1,232 @@
+"""Pictures are put where they must not be, and found there."""
+
+import csv
+import io
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from flowerkit.data.leaks import Place, SharedPicture, check_data, list_by_weight, write_pairs
+from flowerkit.sources.synthetic import draw_flower
+from flowerkit.data.tfrecords import Record, find_shards, write_shards
+
+NAMES = ("white daisy", "cream daisy", "wine daisy")
+
+
+def encode(pixels, quality=92):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def draw(label, seed, id=None, quality=92):
+    """A record of a drawn flower; another quality is a near copy, not the same bytes."""
+    image = encode(draw_flower(4 * label, size=48, seed=seed), quality)
+    return Record(image, id or f"{label}-{seed}", label)
+
+
+def write(folder, train, val=(), test=(), *, names=NAMES):
+    wish = {"image_size": 48, "shard_size": 5}
+    write_shards(folder, "train", train, **wish)
+    write_shards(folder, "val", val, **wish)
+    write_shards(folder, "test", [replace(one, label=None) for one in test], **wish)
+    return find_shards(folder, class_names=names, origin="folder")
+
+
+def sound_train():
+    return [draw(label, seed) for seed in range(3) for label in range(3)]
+
+
+def sound_val():
+    return [draw(label, 10) for label in range(3)]
+
+
+def describe(report):
+    return [(pair.kind, pair.one.id, pair.other.id) for pair in report.shared]
+
+
+# Sound --------------------------------------------------------------------------------------------
+
+
+def test_drawn_flowers_are_sound(drawn):
+    report = check_data(drawn)
+    assert report.counts == {"train": 50, "val": 18, "test": 22}
+    assert report.problems == ()
+    assert report.notes == ()
+    assert report.shared == ()
+
+
+def test_the_splits_may_lack_test_and_val(tmp_path):
+    report = check_data(write(tmp_path, sound_train()))
+    assert report.counts == {"train": 9, "val": 0, "test": 0}
+    assert report.problems == ()
+    assert report.notes == (
+        "classes in train, but not in val: 3 (0 white daisy, 1 cream daisy, 2 wine daisy)",
+    )
+
+
+# Across splits ------------------------------------------------------------------------------------
+
+
+def test_the_same_bytes_in_train_and_val_are_told_with_file_record_and_id(tmp_path):
+    data = write(tmp_path, sound_train(), [*sound_val(), draw(1, 2, id="again")])
+    report = check_data(data, near=False)
+    assert report.problems == (
+        "in train and val, same bytes: train/01-48x48-4.tfrec, record 2 (id 1-2, label 1) and "
+        "val/00-48x48-4.tfrec, record 3 (id again, label 1)",
+    )
+    assert report.notes == ("pairs of one picture between train and val: 1 same bytes",)
+
+
+def test_a_near_copy_in_test_is_found_by_looking_only(tmp_path):
+    data = write(tmp_path, sound_train(), sound_val(), [draw(2, 1, id="anew", quality=60)])
+    assert check_data(data, near=False).problems == ()
+    report = check_data(data)
+    assert describe(report) == [("near copy", "2-1", "anew")]
+    assert report.shared[0].distance <= 4
+    assert report.shared[0].likeness > 0.98
+    assert report.problems[0].startswith("in train and test, near copy, ")
+    assert report.problems[0].endswith("test/00-48x48-1.tfrec, record 0 (id anew)")
+
+
+def test_a_shared_id_is_a_leak_whatever_it_shows(tmp_path):
+    data = write(tmp_path, sound_train(), [*sound_val(), draw(0, 77, id="0-1")])
+    assert describe(check_data(data)) == [("same id", "0-1", "0-1")]
+    assert check_data(data).problems[0].startswith("in train and val, same id: train/00-48x48-5")
+
+
+def test_what_is_found_twice_is_told_once(tmp_path):
+    data = write(tmp_path, sound_train(), [*sound_val(), draw(0, 1)])
+    assert describe(check_data(data)) == [("same bytes", "0-1", "0-1")]
+    assert len(check_data(data).problems) == 1
+
+
+# Within a split -----------------------------------------------------------------------------------
+
+
+def test_copies_within_a_split_are_counted_and_no_problem(tmp_path):
+    train = [*sound_train(), draw(0, 1, id="copy"), draw(1, 1, id="near", quality=60)]
+    report = check_data(write(tmp_path, train, sound_val()))
+    assert report.problems == ()
+    assert report.notes == ("pairs of one picture within train: 1 same bytes, 1 near copy",)
+
+
+def test_a_picture_under_two_labels_is_a_problem_within_a_split_as_well(tmp_path):
+    train = [*sound_train(), replace(draw(0, 1, id="wrong"), label=2)]
+    report = check_data(write(tmp_path, train, sound_val()))
+    assert report.problems == (
+        "under two labels, same bytes: train/00-48x48-5.tfrec, record 3 (id 0-1, label 0) and "
+        "train/01-48x48-5.tfrec, record 4 (id wrong, label 2)",
+    )
+
+
+def test_two_labels_and_two_splits_are_said_in_one_line(tmp_path):
+    val = [*sound_val(), replace(draw(0, 1, id="wrong"), label=2)]
+    (problem,) = check_data(write(tmp_path, sound_train(), val)).problems
+    assert problem.startswith("in train and val and under two labels, same bytes: ")
+
+
+# External -----------------------------------------------------------------------------------------
+
+
+def test_an_external_set_leaks_where_it_holds_val_or_test_and_not_where_it_repeats_train(tmp_path):
+    data = write(tmp_path / "own", sound_train(), sound_val(), [draw(0, 20, id="t")])
+    external = write(
+        tmp_path / "more",
+        [draw(0, 1, id="as train"), draw(0, 20, id="as test", quality=70), draw(0, 30, id="0-10")],
+        [draw(2, 10, id="as val")],
+    )
+    report = check_data(data, external=external)
+    assert report.counts == {"train": 9, "val": 3, "test": 1, "external": 4}
+    assert sorted(describe(report)) == [
+        ("near copy", "t", "as test"),
+        ("same bytes", "0-1", "as train"),
+        ("same bytes", "2-10", "as val"),
+    ]
+    assert len(report.problems) == 2
+    assert "external: val/00-48x48-1.tfrec, record 0 (id as val, label 2)" in report.problems[0]
+    assert "pairs of one picture between train and external: 1 same bytes" in report.notes
+
+
+def test_labels_of_an_external_set_with_other_classes_are_not_compared(tmp_path):
+    data = write(tmp_path / "own", sound_train(), sound_val())
+    external = write(tmp_path / "more", [replace(draw(0, 1), label=1)], names=("a", "b"))
+    report = check_data(data, external=external)
+    assert [pair.other.label for pair in report.shared] == [None]
+    assert report.problems == ()
+
+
+# Classes and damage -------------------------------------------------------------------------------
+
+
+def test_a_class_that_is_measured_but_never_learned_is_a_problem(tmp_path):
+    train = [draw(label, seed) for seed in range(3) for label in (0, 1)]
+    report = check_data(write(tmp_path, train, sound_val()))
+    assert report.problems == ("classes in val, but never in train: 1 (2 wine daisy)",)
+
+
+def test_a_shard_that_is_cut_off_or_misnamed_is_a_problem_and_nothing_is_compared(tmp_path):
+    data = write(tmp_path, sound_train(), sound_val())
+    shard = data.files["train"][1]
+    shard.write_bytes(shard.read_bytes()[:-5])
+    report = check_data(data)
+    assert report.problems == (
+        "train/01-48x48-4.tfrec, record 3: truncated (5 bytes are missing)",
+        "train/01-48x48-4.tfrec: 4 records by its name, 3 in the file",
+    )
+    assert report.notes == ("nothing was compared: repair the shards first",)
+
+
+def test_a_damaged_picture_is_refused_with_its_file_and_record(tmp_path):
+    broken = Record(b"\xff\xd8\xff" + bytes(40), "broken", 0)
+    data = write(tmp_path, [*sound_train(), broken], sound_val())
+    with pytest.raises(ValueError, match=r"train/01-48x48-5.tfrec, record 4: undecodable JPEG"):
+        check_data(data)
+
+
+def test_no_pictures_at_all_are_refused(tmp_path):
+    (tmp_path / "tfrecords-jpeg-48x48").mkdir()
+    data = find_shards(tmp_path, class_names=NAMES, origin="folder")
+    with pytest.raises(ValueError, match="holds no pictures. Pass a folder with filled shards"):
+        check_data(data)
+
+
+# Telling ------------------------------------------------------------------------------------------
+
+
+def test_progress_ends_at_all_pictures(tmp_path):
+    seen = []
+    check_data(write(tmp_path, sound_train(), sound_val()), progress=lambda *one: seen.append(one))
+    assert seen == [("pictures", 9, 12), ("pictures", 12, 12)]
+
+
+def test_the_csv_has_all_pairs_and_the_problems_first(tmp_path):
+    train = [*sound_train(), draw(0, 1, id="copy")]
+    val = [*sound_val(), draw(1, 1, id="near", quality=60)]
+    report = check_data(write(tmp_path, train, val))
+    write_pairs(tmp_path / "pairs.csv", report)
+    with open(tmp_path / "pairs.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["kind"], row["crosses"], row["id_2"]) for row in rows] == [
+        ("near copy", "True", "near"), ("same bytes", "False", "copy"),
+    ]  # fmt: skip
+    assert (rows[0]["file_1"], rows[0]["record_1"], rows[0]["label_1"]) == (
+        "00-48x48-5.tfrec", "4", "1",
+    )  # fmt: skip
+    assert rows[1]["likeness"] == "1.0000"
+
+
+def test_the_surest_problem_comes_first(tmp_path):
+    val = [*sound_val(), draw(1, 1, id="near", quality=60), draw(0, 1, id="copy")]
+    report = check_data(write(tmp_path, [*sound_train(), draw(2, 2, id="twice")], val))
+    assert [pair.other.id for pair in list_by_weight(report)] == ["copy", "near", "twice"]
+
+
+def test_a_pair_of_external_and_train_does_not_cross(tmp_path):
+    own, more = (
+        Place(split, tmp_path / "train/00-48x48-1.tfrec", 0, "a", 1)
+        for split in ("train", "external")
+    )
+    assert not SharedPicture("same bytes", own, more, 0, 1.0).crosses
+    assert SharedPicture("same bytes", replace(own, split="test"), more, 0, 1.0).crosses

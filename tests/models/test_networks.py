@@ -1,0 +1,150 @@
+"""networks: Keras Applications, files, small ones, and where weights come from."""
+
+import keras
+import numpy as np
+import pytest
+
+from flowerkit.models import networks
+from flowerkit.models.backbones import describe_backbones
+
+pytestmark = pytest.mark.backends
+
+OWN = [one for one in describe_backbones() if one.family == "flowerkit"]
+
+
+def build(name, weights=None, *, input_size=32, dropout=0.0):
+    body, _ = networks.build_backbone(str(name), weights, input_size, dropout)
+    return body
+
+
+def kinds(body):
+    return [type(layer).__name__ for layer in body.layers[1:]]
+
+
+@pytest.mark.parametrize("row", OWN, ids=lambda row: row.name)
+def test_flowerkits_own_have_the_parameters_that_the_table_says(row):
+    body = build(row.name, input_size=row.input_px)
+    assert body.count_params() == row.parameters
+    assert body.name == "backbone"
+
+
+def test_dense_networks_see_at_most_64_px_and_others_the_image_as_it_is():
+    assert networks.default_input_size("dense-large", 224) == 64
+    assert networks.default_input_size("dense-small-bn", 32) == 32
+    assert networks.default_input_size("DenseNet121", 224) == 224
+
+
+def test_a_dense_network_drops_between_its_layers():
+    body = build("dense-small", dropout=0.3)
+    assert kinds(body) == ["Flatten", "Dense", "ReLU", "Dropout", "Dense", "ReLU"]
+    assert body.get_layer("dropout1").rate == 0.3
+    assert body.output_shape == (None, 64)
+
+
+def test_a_dense_network_with_norms_has_them_between_dense_and_relu_and_no_biases():
+    body = build("dense-large-bn")
+    layer = ["Dense", "BatchNormalization", "ReLU"]
+    assert kinds(body) == ["Flatten", *layer, *3 * ["Dropout", *layer]]
+    assert body.get_layer("dense4").bias is None
+    assert body.output_shape == (None, 512)
+
+
+def test_an_unknown_backbone_names_the_nearest():
+    with pytest.raises(ValueError, match=r"'DenseNet12' is neither .* Did you mean 'DenseNet121'"):
+        build("DenseNet12")
+    with pytest.raises(ValueError, match=r"Did you mean 'dense-small'\? All: flowerkit models"):
+        build("dense-smal")
+
+
+def test_names_may_be_written_small():
+    assert networks._known_backbone("densenet121") == ("DenseNet121", "densenet")
+
+
+def test_small_networks_have_no_imagenet_weights():
+    with pytest.raises(ValueError, match="tiny backbone has no pretrained weights"):
+        build("tiny", "imagenet")
+    with pytest.raises(ValueError, match="dense-large backbone has no pretrained weights"):
+        build("dense-large", "imagenet")
+
+
+def test_weights_come_from_a_file(tmp_path):
+    body = keras.applications.MobileNetV3Small(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    body.save_weights(tmp_path / "body.weights.h5")
+    loaded = build("MobileNetV3Small", tmp_path / "body.weights.h5")
+    np.testing.assert_array_equal(loaded.get_weights()[0], body.get_weights()[0])
+
+
+def test_a_keras_file_serves_with_its_weights_or_fresh_ones(tmp_path):
+    body = build("tiny")
+    body.save(tmp_path / "body.keras")
+    kept = build(tmp_path / "body.keras", "imagenet")
+    fresh = build(tmp_path / "body.keras", None)
+    np.testing.assert_array_equal(kept.get_weights()[0], body.get_weights()[0])
+    assert not np.array_equal(fresh.get_weights()[0], body.get_weights()[0])
+
+
+@pytest.mark.parametrize("weights", ["imagenet", None])
+def test_a_file_that_was_saved_frozen_learns_again(tmp_path, weights):
+    body = build("tiny")
+    body.trainable = False
+    body.save(tmp_path / "body.keras")
+    assert len(build(tmp_path / "body.keras", weights).trainable_variables) == 12
+
+
+def test_a_keras_file_follows_the_present_precision(tmp_path):
+    build("tiny").save(tmp_path / "body.keras")
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        body = build(tmp_path / "body.keras", "imagenet")
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert body.layers[1].compute_dtype == "bfloat16"
+
+
+def test_a_file_that_ends_in_a_vector_is_refused(tmp_path):
+    inputs = keras.Input((4, 4, 3))
+    keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs)).save(tmp_path / "a.keras")
+    with pytest.raises(
+        ValueError, match=r"ends in shape \(None, 3\); a backbone ends in a feature"
+    ):
+        build(tmp_path / "a.keras", "imagenet")
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no backbone file .*none.keras"):
+        build(tmp_path / "none.keras")
+    with pytest.raises(FileNotFoundError, match="no weights file .*none.h5"):
+        build("DenseNet121", tmp_path / "none.h5")
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No network for Keras's own download, and an empty cache of its own."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
+    # A proxy nobody listens at: Keras's own download fails for real, and no packet leaves.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+
+def test_imagenet_weights_offline_name_the_cache_the_file_and_two_remedies(tmp_path, offline):
+    name = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    with pytest.raises(RuntimeError, match=rf"{tmp_path}/models/{name} is missing.*put that file"):
+        build("DenseNet121", "imagenet", input_size=64)
+
+
+def test_imagenet_weights_offline_come_from_what_is_attached(tmp_path, offline, monkeypatch):
+    body = keras.applications.MobileNetV3Small(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    attached = tmp_path / "input" / "my-weights"
+    attached.mkdir(parents=True)
+    body.save(attached / "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5")
+    monkeypatch.setattr(networks, "KAGGLE", tmp_path)
+    for loaded, saved in zip(
+        build("MobileNetV3Small", "imagenet").get_weights(), body.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(loaded, saved)

@@ -1,0 +1,238 @@
+"""Folders of photos as people have them: classes, splits, ids, and what else lies around."""
+
+import os
+
+import pytest
+
+from flowerkit.photos.listing import holds_photos, list_photos, tell_some
+
+PIECES = "\u1103\u1166\u110b\u1175\u110c\u1175"  # 데이지 as a Mac writes it
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Empty files by their paths: a listing opens none."""
+
+    def make(*paths):
+        for path in paths:
+            file = tmp_path / "photos" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        return tmp_path / "photos"
+
+    return make
+
+
+def describe(listing):
+    return {photo.path: (photo.class_name, photo.split) for photo in listing.photos}
+
+
+def test_a_sub_folder_is_a_class_in_any_script(make):
+    listing = list_photos(make("장미/1.jpg", "daisy/b.PNG", "daisy/a.webp", "tulipán/x.heic"))
+    assert describe(listing) == {
+        "daisy/a.webp": ("daisy", None),
+        "daisy/b.PNG": ("daisy", None),
+        "tulipán/x.heic": ("tulipán", None),
+        "장미/1.jpg": ("장미", None),
+    }
+    assert listing.class_names == ("daisy", "tulipán", "장미")
+    assert listing.left_out == {}
+
+
+def test_folders_that_differ_in_their_unicode_form_are_one_class(make):
+    listing = list_photos(make(f"{PIECES}/1.jpg", "데이지/1.jpg", "장미/1.jpg", "장미/2.jpg"))
+    assert listing.class_names == ("데이지", "장미")
+    assert sorted(photo.id for photo in listing.photos[:2]) == ["데이지/1-2.jpg", "데이지/1.jpg"]
+    assert listing.notes == ("2 folders are '데이지' in other Unicode forms: one class",)
+
+
+@pytest.mark.parametrize(("one", "other"), [("Rose", "rose"), ("rose", "rose "), ("a  b", "a b")])
+def test_classes_that_differ_in_case_or_blanks_are_refused(make, one, other):
+    folder = make(f"{one}/1.jpg", f"{other}/2.jpg")
+    with pytest.raises(ValueError, match=f"'{one}' and '{other}' differ in case or blanks only"):
+        list_photos(folder)
+
+
+def test_deeper_folders_belong_to_the_top_one_and_it_is_said(make):
+    listing = list_photos(make("rose/2025/may/1.jpg", "rose/2.jpg", "rose/3.jpg", "daisy/1.jpg",
+                               "daisy/2.jpg"))  # fmt: skip
+    assert describe(listing)["rose/2025/may/1.jpg"] == ("rose", None)
+    assert listing.notes == ("photos in rose/2025/may/ count as rose",)
+
+
+def test_folders_named_as_splits_that_hold_classes_are_splits(make):
+    listing = list_photos(make("Train/rose/1.jpg", "Train/daisy/1.jpg", "valid/rose/2.jpg",
+                               "valid/daisy/3.jpg", "test/rose/4.jpg", "test/5.jpg"))  # fmt: skip
+    assert describe(listing) == {
+        "Train/daisy/1.jpg": ("daisy", "train"),
+        "Train/rose/1.jpg": ("rose", "train"),
+        "test/5.jpg": (None, "test"),
+        "test/rose/4.jpg": ("rose", "test"),
+        "valid/daisy/3.jpg": ("daisy", "val"),
+        "valid/rose/2.jpg": ("rose", "val"),
+    }
+    assert {photo.split for photo in listing.photos} == {"train", "val", "test"}
+
+
+def test_without_val_photos_those_of_train_are_free_to_give_some(make):
+    listing = list_photos(make("train/rose/1.jpg", "train/daisy/1.jpg", "test/rose/2.jpg"))
+    assert [photo.split for photo in listing.photos] == ["test", None, None]
+
+
+def test_a_class_may_be_named_train(make):
+    assert list_photos(make("train/1.jpg", "bus/1.jpg")).class_names == ("bus", "train")
+
+
+def test_what_is_no_photo_is_counted_and_what_systems_leave_is_not(make):
+    listing = list_photos(make(
+        "rose/1.jpg", "rose/2.jpg", "rose/Thumbs.db", "rose/.DS_Store", "rose/._1.jpg",
+        "rose/notes.txt", "rose/film.mp4", "rose/film2.mp4", "rose/README", "daisy/1.jpg",
+        "daisy/2.jpg", "__MACOSX/rose/1.jpg", "daisy/@eaDir/1.jpg", "empty/desktop.ini",
+    ))  # fmt: skip
+    assert [photo.path for photo in listing.photos] == ["daisy/1.jpg", "daisy/2.jpg", "rose/1.jpg",
+                                                        "rose/2.jpg"]  # fmt: skip
+    assert listing.notes == (
+        "folders without photos of a class: empty",
+        "files that are no photos, passed over: 2 .mp4, 1 without an ending, 1 .txt",
+    )
+
+
+def test_photos_beside_the_class_folders_are_left_out(make):
+    listing = list_photos(make("1.jpg", "rose/1.jpg", "rose/2.jpg", "daisy/1.jpg", "daisy/2.jpg"))
+    assert listing.left_out == {"1.jpg": "it stands in no class folder"}
+    assert len(listing.photos) == 4
+
+
+def test_a_class_of_one_photo_is_named(make):
+    listing = list_photos(make("rose/1.jpg", "daisy/1.jpg", "daisy/2.jpg"))
+    assert listing.notes == ("classes with one photo, which can only train: rose",)
+
+
+def test_links_are_followed_but_not_in_circles(make, tmp_path):
+    folder = make("rose/1.jpg", "rose/2.jpg", "daisy/1.jpg")
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "9.jpg").touch()
+    (folder / "daisy" / "more").symlink_to(other)
+    (folder / "rose" / "again").symlink_to(folder)
+    (folder / "rose" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    listing = list_photos(folder)
+    assert [photo.path for photo in listing.photos] == [
+        "daisy/1.jpg",
+        "daisy/more/9.jpg",
+        "rose/1.jpg",
+        "rose/2.jpg",
+    ]
+    assert "rose/again is a link to a folder above it, and is not followed" in listing.notes
+    assert listing.left_out == {"rose/gone.jpg": "cannot be opened (No such file or directory)"}
+
+
+def test_ids_are_paths_that_fit_into_a_csv(make):
+    listing = list_photos(make('rose/a, "b".jpg', "rose/a_ _b_.jpg", "daisy/1.jpg", "daisy/2.jpg"))
+    assert [photo.id for photo in listing.photos] == [
+        "daisy/1.jpg",
+        "daisy/2.jpg",
+        "rose/a_ _b_.jpg",
+        "rose/a_ _b_-2.jpg",
+    ]
+
+
+def test_names_that_are_no_utf8_can_be_listed(make):
+    folder = make("rose/1.jpg", "daisy/1.jpg", "daisy/2.jpg")
+    try:
+        with open(os.fsencode(folder / "rose") + b"/\xb2\xc9.jpg", "wb"):
+            pass
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    ids = [photo.id for photo in list_photos(folder).photos]
+    assert "rose/\ufffd\ufffd.jpg" in ids
+    assert "".join(ids).encode()
+
+
+def test_a_csv_gives_the_classes_wherever_the_photos_lie(make, tmp_path):
+    folder = make("1.jpg", "deep/2.jpg", "deep/3.jpg")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,label,split\n1,rose,train\n2,daisy,val\nq,rose,\n", encoding="utf-8")
+    listing = list_photos(folder, labels)
+    assert describe(listing) == {"1.jpg": ("rose", "train"), "deep/2.jpg": ("daisy", "val")}
+    assert listing.left_out == {"deep/3.jpg": "it has no label in labels.csv"}
+    assert listing.notes == (
+        "labels.csv: 1 rows name no photo that is there (line 4: q)",
+        "classes with one photo, which can only train: daisy, rose",
+    )
+
+
+# Bad input ----------------------------------------------------------------------------------------
+
+
+def test_an_empty_folder_says_what_it_holds(make):
+    folder = make("a/notes.txt", "b/notes.txt")
+    with pytest.raises(ValueError, match=r"no photos under .*photos \(it holds 2 \.txt\)"):
+        list_photos(folder)
+    for file in folder.rglob("*.txt"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"\(it is empty\)\. Photos end in \.jpg, \.jpeg"):
+        list_photos(folder)
+
+
+def test_one_class_is_refused_and_the_folder_that_was_meant_is_named(make):
+    folder = make("flowers/rose/1.jpg", "flowers/daisy/1.jpg")
+    with pytest.raises(
+        ValueError,
+        match=r"of one class, 'flowers'\. Did you mean .*/photos/flowers, which holds 2 folders",
+    ):
+        list_photos(folder)
+    with pytest.raises(
+        ValueError,
+        match=r"all 1 photos .* of one class, 'rose'\. A classifier needs two classes or more",
+    ):
+        list_photos(folder / "flowers", _one_label(folder))  # fmt: skip
+
+
+def _one_label(folder):
+    labels = folder.parent / "labels.csv"
+    labels.write_text("file,label\nrose/1.jpg,rose\n", encoding="utf-8")
+    return labels
+
+
+def test_photos_without_class_folders_are_refused(make):
+    with pytest.raises(
+        ValueError,
+        match=r"holds 2 photos, but none in a sub folder\. Make a folder for each class, or pass a csv",
+    ):
+        list_photos(make("1.jpg", "2.jpg"))  # fmt: skip
+
+
+def test_an_archive_a_file_and_no_folder_are_refused_with_the_way_on(make, tmp_path):
+    (tmp_path / "photos.zip").touch()
+    with pytest.raises(
+        ValueError,
+        match=r"is an archive\. Unpack it .*: python -m zipfile -e .*photos\.zip .*photos$",
+    ):
+        list_photos(tmp_path / "photos.zip")
+    (tmp_path / "photos.tar.gz").touch()
+    with pytest.raises(ValueError, match=r"pass the folder: tar -xf .*photos\.tar\.gz"):
+        list_photos(tmp_path / "photos.tar.gz")
+    (tmp_path / "1.jpg").touch()
+    with pytest.raises(NotADirectoryError, match=r"1\.jpg is a file\. Pass the folder"):
+        list_photos(tmp_path / "1.jpg")
+    with pytest.raises(FileNotFoundError, match=r"no folder .*none\. Pass the folder"):
+        list_photos(tmp_path / "none")
+
+
+def test_shards_are_no_photos(tmp_path):
+    (tmp_path / "tfrecords-jpeg-64x64").mkdir()
+    with pytest.raises(ValueError, match=r"holds shards \(tfrecords-jpeg-64x64/\), not photos"):
+        list_photos(tmp_path)
+
+
+def test_a_folder_of_photos_is_told_from_others(make, tmp_path):
+    assert not holds_photos(make("1.jpg", "rose/notes.txt"))
+    assert holds_photos(make("rose/1.jpg"))
+    assert not holds_photos(tmp_path / "none")
+    (tmp_path / "photos" / "tfrecords-jpeg-64x64").mkdir()
+    assert not holds_photos(tmp_path / "photos")
+
+
+def test_a_few_names_are_told():
+    assert tell_some(["a", "b", "c", "d", "e"]) == "a, b, c, d, e"

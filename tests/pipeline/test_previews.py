@@ -1,0 +1,70 @@
+"""previews: what is shown is what will be trained on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from flowerkit.pipeline import augment_host
+from flowerkit.data.split import load_split
+from flowerkit.pipeline.batches import training_batches
+from flowerkit.training.plan import SMOKE
+from flowerkit.pipeline.previews import preview_batch
+
+PLAN = dataclasses.replace(
+    SMOKE, seed=5, min_crop_area=0.5, max_brightness=0.2, mixup=0.4, cutmix=1.0
+)
+
+
+@pytest.fixture(scope="module")
+def split(drawn):
+    return load_split(drawn, "train")
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_preview_is_the_first_batch_of_the_epoch(drawn, split, epoch):
+    batches = training_batches(
+        split, global_batch=10, seed=5, augmentation=PLAN.augmentation(), one_hot=4,
+        first_epoch=epoch - 1,
+    )  # fmt: skip
+    images, shares = next(batches.as_numpy_iterator())
+    shown = preview_batch(drawn, PLAN, num_images=10, epoch=epoch)
+    np.testing.assert_array_equal(shown.changed, images)
+    np.testing.assert_array_equal(shown.shares, shares)
+    assert shown.class_names == drawn.class_names
+    assert not np.array_equal(shown.changed, shown.originals)
+
+
+def test_originals_and_labels_are_those_of_the_split(drawn, split):
+    shown = preview_batch(split, PLAN, class_names=drawn.class_names)
+    assert shown.originals.shape == shown.changed.shape == (6, 32, 32, 3)
+    rows = [int((split.images[:] == one).all(axis=(1, 2, 3)).argmax()) for one in shown.originals]
+    np.testing.assert_array_equal(shown.originals, split.images[np.array(rows)])
+    np.testing.assert_array_equal(shown.labels, split.labels[rows])
+
+
+def test_without_augmentation_nothing_changes(drawn):
+    shown = preview_batch(drawn, dataclasses.replace(SMOKE, flip=False), num_images=3)
+    np.testing.assert_array_equal(shown.changed, shown.originals)
+    np.testing.assert_array_equal(shown.shares.argmax(axis=1), shown.labels)
+    assert shown.shares.max(axis=1).tolist() == [1, 1, 1]
+
+
+def test_without_opencv_the_device_draws_the_same(drawn, monkeypatch):
+    with_opencv = preview_batch(drawn, PLAN)
+    monkeypatch.setattr(augment_host, "is_available", lambda: False)
+    without = preview_batch(drawn, PLAN)
+    assert without.changed.dtype == np.uint8
+    difference = np.abs(without.changed.astype(int) - with_opencv.changed)
+    assert difference.mean() < 2
+
+
+def test_what_cannot_be_shown_is_refused(drawn, split):
+    with pytest.raises(ValueError, match="a split knows no names. Pass class_names, or the data"):
+        preview_batch(split, PLAN)
+    with pytest.raises(ValueError, match=r"this split has no labels \(a test split\)"):
+        preview_batch(load_split(drawn, "test"), PLAN, class_names=drawn.class_names)
+    with pytest.raises(ValueError, match="epoch counts from 1, and num_images too. Received: 0"):
+        preview_batch(drawn, PLAN, epoch=0)
+    with pytest.raises(ValueError, match="mixup and cutmix pair neighbours"):
+        preview_batch(drawn, PLAN, num_images=5)

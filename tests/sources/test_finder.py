@@ -1,0 +1,235 @@
+"""One call for every kind of data; the drawn one is made small here."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from flowerkit.sources import competition
+from flowerkit.sources import finder as sources
+from flowerkit.sources.competition import CLASS_NAMES
+from flowerkit.sources.finder import find_data
+from flowerkit.sources.synthetic import draw_photos
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path, monkeypatch):
+    """A machine without mounts, kagglehub or a token, with a cache of its own, drawing little."""
+    for name in ("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "no-kaggle"))
+    monkeypatch.delenv("FLOWERKIT_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(competition, "MOUNTS", (tmp_path / "mount",))
+    monkeypatch.delitem(sys.modules, "kagglehub", raising=False)
+    monkeypatch.setattr(sources, "DRAWN_CLASSES", 3)
+    monkeypatch.setattr(sources, "DRAWN_SIZE_PX", 16)
+    monkeypatch.setattr(sources, "DRAWN_COUNTS", {"num_train": 6, "num_val": 3, "num_test": 3})
+    return tmp_path
+
+
+def write_folder(folder, image_size=32):
+    name = f"00-{image_size}x{image_size}-5.tfrec"
+    shard = folder / f"tfrecords-jpeg-{image_size}x{image_size}" / "train" / name
+    shard.parent.mkdir(parents=True)
+    shard.touch()
+    return folder
+
+
+def install_kagglehub(folder, monkeypatch, body):
+    (folder / "kagglehub.py").write_text(f"def competition_download(slug):\n    {body}\n")
+    monkeypatch.syspath_prepend(folder)
+
+
+def test_auto_takes_the_mounted_competition(machine):
+    write_folder(machine / "mount", image_size=224)
+    data = find_data()
+    assert (data.origin, data.folder, data.image_size) == ("competition", machine / "mount", 224)
+
+
+def test_on_kaggle_nothing_replaces_the_competition(machine, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    with pytest.raises(FileNotFoundError, match=r"looked in .*mount\). On Kaggle: Add Input"):
+        find_data()
+    assert not (machine / "cache").exists()
+
+
+def test_a_mounted_competition_without_the_size_is_an_error_off_kaggle_too(machine):
+    write_folder(machine / "mount", image_size=224)
+    with pytest.raises(FileNotFoundError, match="no tfrecords-jpeg-512x512/"):
+        find_data(image_size=512)
+
+
+def test_auto_draws_where_there_is_nothing_else_and_says_so(machine, caplog):
+    with caplog.at_level(logging.WARNING, "flowerkit"):
+        data = find_data()
+    assert (data.origin, data.num_classes, data.image_size) == ("drawn", 3, 16)
+    assert data.counts == {"train": 6, "val": 3, "test": 3}
+    assert data.folder.parent == machine / "cache" / "flowerkit"
+    (message,) = caplog.messages
+    assert message.startswith("no competition data here, so these flowers are drawn: drawn flowers")
+
+
+def test_drawn_flowers_are_drawn_once(machine, caplog):
+    shard = find_data("drawn").files["train"][0]
+    written = shard.stat().st_mtime_ns
+    assert find_data("drawn").files["train"][0] == shard
+    assert shard.stat().st_mtime_ns == written
+    assert [entry.name[:6] for entry in (machine / "cache" / "flowerkit").iterdir()] == ["drawn-"]
+    assert caplog.messages == []
+
+
+def test_drawn_flowers_come_in_the_size_asked_for():
+    assert find_data("drawn", image_size=24).image_size == 24
+    assert find_data("drawn").image_size == 16
+
+
+def test_drawing_that_fails_leaves_no_half_cache(machine, monkeypatch):
+    monkeypatch.setattr(sources, "DRAWN_COUNTS", {"num_train": 6, "num_val": 3, "num_test": 1})
+    with pytest.raises(ValueError, match="num_test=1"):
+        find_data("drawn")
+    assert list((machine / "cache" / "flowerkit").iterdir()) == []
+
+
+def test_auto_downloads_with_kagglehub_and_a_token(machine, monkeypatch):
+    write_folder(machine / "hub", image_size=224)
+    install_kagglehub(machine, monkeypatch, f"return {str(machine / 'hub')!r}")
+    assert find_data().origin == "drawn"
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
+    assert find_data().folder == machine / "hub"
+
+
+def test_a_failed_download_is_not_replaced_by_drawn_flowers(machine, monkeypatch):
+    install_kagglehub(machine, monkeypatch, "raise OSError('no internet')")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
+    with pytest.raises(RuntimeError, match=r"\(OSError: no internet\)"):
+        find_data()
+
+
+def test_a_folder_has_the_competitions_names_without_its_own(tmp_path):
+    data = find_data(write_folder(tmp_path / "data"))
+    assert (data.origin, data.class_names, data.image_size) == ("folder", CLASS_NAMES, 32)
+    assert find_data(str(tmp_path / "data")).folder == tmp_path / "data"
+
+
+def test_converted_photos_are_never_taken_for_the_competitions(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "conversion.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="classes.json is missing, .* Convert them again"):
+        find_data(tmp_path)
+
+
+def test_a_folder_has_the_names_of_its_classes_json(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "classes.json").write_text('["daisy", "Gänseblümchen"]', encoding="utf-8")
+    assert find_data(tmp_path).class_names == ("daisy", "Gänseblümchen")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ({"daisy": 0}, "is not a list of names"),
+        (["daisy", 7], "is not a list of names"),
+        (["daisy", ""], "is not a list of names"),
+        (["daisy", "rose", "daisy"], "has 'daisy' more than once"),
+    ],
+)
+def test_class_names_that_are_no_list_of_names_are_refused(tmp_path, names, reason):
+    write_folder(tmp_path)
+    (tmp_path / "classes.json").write_text(json.dumps(names))
+    with pytest.raises(ValueError, match=f"classes.json {reason}. Write the class names"):
+        find_data(tmp_path)
+
+
+def test_a_broken_classes_json_is_named(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "classes.json").write_text('["daisy"')
+    with pytest.raises(ValueError, match=r"classes.json is not JSON \(.*line 1"):
+        find_data(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder .*elsewhere"):
+        find_data(tmp_path / "elsewhere")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of 10 drawn photos of 40 px."""
+    return draw_photos(tmp_path / "own", num_classes=2, photos_per_class=10, image_size=40)
+
+
+def test_a_folder_of_photos_is_converted_once_and_the_log_says_where(machine, photos, caplog):
+    caplog.set_level(logging.INFO, "flowerkit")
+    calls = []
+    data = find_data(photos, image_size=32, progress=lambda *call: calls.append(call))
+    assert (data.origin, data.num_classes, data.image_size) == ("folder", 2, 32)
+    assert data.counts == {"train": 14, "val": 4, "test": 2}
+    assert data.folder.parent == machine / "cache" / "flowerkit"
+    assert caplog.messages[0] == f"converting 20 photos of {photos} into {data.folder}"
+    assert calls[-1] == ("test shards", 2, 2)
+    assert find_data(str(photos), image_size=32) == data
+    assert (
+        caplog.messages[-1] == f"the photos of {photos} were converted before, into {data.folder}"
+    )
+    # What a run writes into its environment.json leads back to the same images.
+    assert find_data(data.folder, image_size=32) == data
+
+
+def test_photos_become_224_px_and_smaller_ones_are_enlarged_and_it_is_said(photos, caplog):
+    caplog.set_level(logging.INFO, "flowerkit")
+    assert find_data(photos).image_size == 224
+    assert "20 photos smaller than 224 px, and so enlarged" in caplog.text
+
+
+def test_converted_photos_that_were_cleared_are_told_apart_from_a_wrong_folder(photos):
+    folder = find_data(photos, image_size=32).folder
+    shutil.rmtree(folder)
+    with pytest.raises(
+        FileNotFoundError, match=r"were cleared from the cache\. Pass the folder of"
+    ):
+        find_data(folder, image_size=32)
+    assert find_data(photos, image_size=32).folder == folder
+
+
+def test_pictures_of_runs_beside_the_data_are_no_photos_to_learn_from(tmp_path):
+    write_folder(tmp_path / "demo" / "data")
+    for run in ("one", "two"):
+        (tmp_path / "demo" / run).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / "demo" / run / "history.png")
+    with pytest.raises(FileNotFoundError, match=r"Did you mean .*data\?"):
+        find_data(tmp_path / "demo")
+
+
+def test_finding_a_folder_loads_no_framework(tmp_path):
+    write_folder(tmp_path)
+    code = (
+        "import sys; from flowerkit.sources.finder import find_data; find_data(sys.argv[1]);"
+        "print({'tensorflow', 'keras', 'numpy', 'PIL'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("set()", "")
+
+
+def test_a_test_shard_that_is_cut_off_is_said_before_training(drawn, tmp_path):
+    folder = tmp_path / "flowers"
+    shutil.copytree(drawn.folder, folder)
+    data = sources.find_data(folder)
+    sources.check_test_split(data)
+    shard = data.files["test"][0]
+    shard.write_bytes(shard.read_bytes()[:-20])
+    with pytest.raises(
+        ValueError, match=r"test/00-32x32-22.tfrec, record 21: truncated .*--on-corrupt"
+    ):
+        sources.check_test_split(data)
+    sources.check_test_split(data, on_corrupt="skip")
+
+
+def test_a_folder_one_or_two_levels_off_is_pointed_at(drawn):
+    for wrong in (drawn.folder.parent, drawn.folder / "tfrecords-jpeg-32x32" / "train"):
+        with pytest.raises(FileNotFoundError, match=rf"Did you mean {drawn.folder}\?"):
+            sources.find_data(wrong)

@@ -1,0 +1,264 @@
+"""features: computed once, kept, found again, refused where they are another's."""
+
+import dataclasses
+import logging
+
+import keras
+import numpy as np
+import pytest
+
+from flowerkit.training import features
+from flowerkit.models import classifier as models
+from flowerkit.pipeline.augmentation import Augmentation
+from flowerkit.data.cache import list_cached
+from flowerkit.data.split import load_split
+from flowerkit.training.features import (
+    Features,
+    check_features,
+    compute_features,
+    describe_body,
+    describe_data,
+    predict_features,
+)
+
+pytestmark = pytest.mark.backends
+
+CROPS = Augmentation(min_crop_area=0.5)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "decoded"
+
+
+@pytest.fixture(scope="module")
+def split(drawn):
+    return load_split(drawn, "test")  # 22 images: 6 over a batch of 16
+
+
+@pytest.fixture(scope="module")
+def val(drawn):
+    return load_split(drawn, "val")
+
+
+def build(accelerator, head="plain", seed=3, **options):
+    keras.utils.set_random_seed(seed)
+    with accelerator.scope():
+        model = models.build_classifier(
+            4, image_size=32, backbone="tiny", weights=None, head=head, **options
+        )
+        return model, *models.split_classifier(model)
+
+
+@pytest.fixture(scope="module")
+def built(accelerator):
+    return build(accelerator)
+
+
+@pytest.mark.replicas
+@pytest.mark.parametrize("head", ["notebook", "pooled", "concat"])
+def test_predictions_from_features_are_those_of_the_whole_model(accelerator, split, head):
+    model, body, top = build(accelerator, head)
+    found = compute_features(body, split, global_batch=16)
+    assert found.arrays.shape == (1, 22, *body.output_shape[1:])
+    assert found.arrays.dtype == np.float32
+    predictions = predict_features(top, found, global_batch=16)
+    whole = keras.ops.convert_to_numpy(model(split.images, training=False))
+    np.testing.assert_allclose(predictions.probabilities, whole, atol=1e-5)
+    assert predictions.ids.tolist() == split.ids.tolist()
+    assert predictions.labels is None
+
+
+@pytest.mark.replicas
+def test_the_first_view_is_the_picture_and_the_others_are_drawn_by_seed_and_view(
+    built, split, accelerator
+):
+    how = {"global_batch": 16, "views": 3, "augmentation": CROPS, "keep": "ram"}
+    plain = compute_features(built[1], split, global_batch=16, keep="ram")
+    views = compute_features(built[1], split, seed=5, **how)
+    assert views.arrays.shape == (3, 22, 256)
+    np.testing.assert_array_equal(views.arrays[0], plain.arrays[0])
+    assert not np.allclose(views.arrays[1], views.arrays[0], atol=1e-3)
+    assert not np.allclose(views.arrays[1], views.arrays[2], atol=1e-3)
+    again, other = (compute_features(built[1], split, seed=seed, **how) for seed in (5, 6))
+    np.testing.assert_array_equal(again.arrays, views.arrays)
+    assert not np.allclose(other.arrays[1], views.arrays[1], atol=1e-3)
+    with accelerator.scope():
+        on_device = compute_features(built[1], split, seed=5, on_host=False, **how)
+    np.testing.assert_allclose(on_device.arrays, views.arrays, atol=0.01)
+
+
+def test_images_are_read_batch_by_batch(built, split):
+    class Recorder:
+        def __init__(self, images):
+            self.images, self.shape, self.most = images, images.shape, 0
+
+        def __len__(self):
+            return len(self.images)
+
+        def __getitem__(self, rows):
+            found = self.images[rows]
+            self.most = max(self.most, len(found))
+            return found
+
+    recorder, told = Recorder(split.images), []
+    compute_features(
+        built[1], dataclasses.replace(split, images=recorder), global_batch=8, keep="ram",
+        what="val", progress=lambda *step: told.append(step),
+    )  # fmt: skip
+    assert recorder.most == 8
+    assert told == [("features of val", done, 22) for done in (8, 16, 22)]
+
+
+def test_the_next_run_finds_them_and_memory_keeps_no_file(built, split, cache, caplog):
+    caplog.set_level(logging.INFO, logger="flowerkit")
+    compute_features(built[1], split, global_batch=8, keep="ram")
+    assert list_cached() == []
+    first = compute_features(built[1], split, global_batch=8, what="val")
+    (entry,) = list_cached()
+    assert (entry.path.suffix, entry.num_bytes) == (".float32", 22 * 256 * 4)
+    assert entry.what == "features of val, 256"
+    again = compute_features(built[1], split, global_batch=16, what="val")
+    np.testing.assert_array_equal(again.arrays, first.arrays)
+    assert first.seconds > again.seconds == 0
+    assert f"features of val are there from an earlier run: {entry.path}" in caplog.messages
+
+
+def test_a_damaged_file_is_computed_anew(built, split, caplog):
+    first = compute_features(built[1], split, global_batch=8)
+    kept = first.arrays.copy()
+    (entry,) = list_cached()
+    damaged = np.memmap(entry.path, "float32", "r+")
+    damaged[700] += 1
+    damaged.flush()
+    again = compute_features(built[1], split, global_batch=8)
+    np.testing.assert_array_equal(again.arrays, kept)
+    assert "is damaged: the features of images are computed anew" in caplog.text
+
+
+def test_what_fails_half_way_leaves_no_file(built, split, cache):
+    def fail(what, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compute_features(built[1], split, global_batch=8, progress=fail)
+    assert list(cache.iterdir()) == []
+
+
+def test_without_room_on_disk_they_stay_in_memory_and_without_either_it_is_said(
+    built, split, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO, logger="flowerkit")
+    monkeypatch.setenv("FLOWERKIT_CACHE_GIB", "0")
+    found = compute_features(built[1], split, global_batch=8, what="val")
+    assert len(found) == 22
+    assert "val: 0.0 MiB of features stay in RAM, and no file of them: " in caplog.text
+    monkeypatch.setattr(features, "free_memory_bytes", lambda: 1000)
+    with pytest.raises(MemoryError, match=r"do not fit into 0\.0 MiB .* frozen_views=0 has none"):
+        compute_features(built[1], split, global_batch=8)
+
+
+@pytest.mark.replicas
+def test_a_head_of_your_own_is_trained_on_them_and_put_on_the_body(accelerator, built, val):
+    body = built[1]
+    found = compute_features(body, val, global_batch=16)
+    with accelerator.scope():
+        inputs = keras.Input(body.output_shape[1:])
+        head = keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(inputs))
+        head.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
+    head.fit(found.arrays[0][:16], found.labels[:16], batch_size=16, epochs=2, verbose=0)
+    with accelerator.scope():
+        joined = models.join_classifier(body, head)
+    predicted = predict_features(head, found, global_batch=16).probabilities
+    whole = keras.ops.convert_to_numpy(joined(val.images, training=False))
+    np.testing.assert_allclose(whole, predicted, atol=1e-5)
+
+
+def test_a_head_that_does_not_fit_the_body_is_refused(accelerator, built):
+    head = build(accelerator, "notebook")[2]
+    with pytest.raises(
+        ValueError,
+        match=r"does not fit: the body gives features of shape \(256,\), the head takes \(2, 2, 256\)",
+    ):
+        models.join_classifier(built[1], head)
+
+
+# Refusals -----------------------------------------------------------------------------------------
+
+
+def test_features_of_another_model_are_refused_with_both_named(accelerator, built, split):
+    found = compute_features(built[1], split, global_batch=8)
+    check_features(found, built[1], split)
+    check_features(found, build(accelerator, "pooled")[1], split)  # the same body, another head
+    other = build(accelerator, seed=4)[1]
+    with pytest.raises(
+        ValueError,
+        match=r"are of another model: computed from a body of 389,856 weights \(key \w{16}\), wanted "
+        r"for a body of 389,856 weights \(key \w{16}\)\. Compute them anew",
+    ):
+        check_features(found, other, split)
+
+
+def test_features_of_other_data_are_refused_with_both_named(built, split, val):
+    found = compute_features(built[1], split, global_batch=8)
+    with pytest.raises(
+        ValueError,
+        match=r"are of other data: computed from 22 images of 32 px \(key \w{16}\), wanted for 18 "
+        r"images of 32 px",
+    ):
+        check_features(found, built[1], val)
+    reversed_data = dataclasses.replace(split, digests=split.digests[::-1])
+    assert describe_data(reversed_data) != describe_data(split)
+
+
+def test_a_head_that_does_not_fit_is_refused(accelerator, built, split):
+    found = compute_features(built[1], split, global_batch=8)
+    head = build(accelerator, "notebook")[2]
+    with pytest.raises(
+        ValueError, match="does not fit: it takes features of 2 x 2 x 256, these are of 256. Cut"
+    ):
+        predict_features(head, found, global_batch=8)
+
+
+def test_views_that_are_all_the_same_and_images_of_another_size_are_refused(built, split):
+    with pytest.raises(ValueError, match="views=2 needs an augmentation .* Received: None"):
+        compute_features(built[1], split, global_batch=8, views=2)
+    mixing = Augmentation(mixup=0.2)
+    with pytest.raises(ValueError, match="without mixing images. Received: Augmentation"):
+        compute_features(built[1], split, global_batch=8, views=2, augmentation=mixing)
+    larger = dataclasses.replace(split, images=np.zeros((22, 48, 48, 3), "uint8"))
+    with pytest.raises(ValueError, match="takes images of 32 x 32 x 3, the data holds 48 x 48 x 3"):
+        compute_features(built[1], larger, global_batch=8)
+
+
+# Fingerprints -------------------------------------------------------------------------------------
+
+
+def test_a_body_is_known_by_structure_and_weights_not_by_names_that_keras_counts(
+    accelerator, built, tmp_path
+):
+    model, body, _ = built
+    twin = build(accelerator, dropout=0.5)[1]
+    assert describe_body(twin) == describe_body(body)
+    models.save_classifier(model, tmp_path / "model.keras")
+    loaded = models.split_classifier(models.load_model(tmp_path / "model.keras"))[0]
+    assert describe_body(loaded) == describe_body(body)
+    models.freeze_backbone(model)
+    assert describe_body(body) == describe_body(twin)
+    changed = build(accelerator)[1]
+    changed.get_layer("backbone").get_layer("block1_norm").moving_mean.assign(np.ones(32))
+    assert describe_body(changed) != describe_body(body)
+    inputs = keras.Input((32, 32, 3))
+    ends = [layer(built[1](inputs)) for layer in (keras.layers.ReLU(), keras.layers.Softmax())]
+    assert len({describe_body(keras.Model(inputs, end)) for end in ends}) == 2
+
+
+def test_a_resizing_that_keras_counts_up_does_not_matter_either(accelerator):
+    bodies = [build(accelerator, input_size=size)[1] for size in (48, 48, 40)]
+    assert describe_body(bodies[0]) == describe_body(bodies[1]) != describe_body(bodies[2])
+
+
+def test_features_count_their_images():
+    empty = np.zeros((2, 0, 3), "float32")
+    assert len(Features(empty, None, np.array([], str), np.array([], "int64"), "", "")) == 0

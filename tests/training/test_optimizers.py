@@ -1,0 +1,311 @@
+"""Every gradient here is 1, so that each step has a literal answer, on any number of replicas."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from flowerkit.cycles import CosineWarmup, OneCycle, momenta_per_step, rates_per_step
+from flowerkit.training.optimizers import (
+    SGD,
+    TableRate,
+    averaged_weights,
+    build_optimizer,
+    find_undecayed,
+)
+from flowerkit.schedules import OfEpochAndRate
+
+pytestmark = pytest.mark.backends
+
+LAYERS = ("body_dense", "head_dense")
+
+
+def mean_output(y_true, y_pred):
+    return y_pred[:, 0]
+
+
+def build_model(accelerator, name="sgd", rate=0.1, **options):
+    """Two layers side by side, one of them in a nested model; every weight starts at 1."""
+    options = {"momentum": 0.0} | options if name == "sgd" else options
+    with accelerator.scope():
+        inputs = keras.Input((2,))
+        first, second = (
+            keras.layers.Dense(1, kernel_initializer="ones", bias_initializer="ones", name=layer)
+            for layer in LAYERS
+        )
+        inner = keras.Input((2,))
+        body = keras.Model(inner, first(inner), name="body")
+        outputs = keras.layers.Add()([body(inputs), second(inputs)])
+        model = keras.Model(inputs, outputs)
+        optimizer = build_optimizer(name, rate, model, **options)
+        model.compile(optimizer, loss=mean_output, jit_compile=False)
+    return model
+
+
+def take_steps(model, num_steps, *callbacks):
+    ones = np.ones((16 * num_steps, 2), "float32")
+    model.fit(ones, ones[:, 0], batch_size=16, verbose=0, shuffle=False, callbacks=[*callbacks])
+
+
+def weights_of(model):
+    """Variable path -> its values, which must be alike, as one number."""
+    values = {one.path: keras.ops.convert_to_numpy(one) for one in model.trainable_variables}
+    assert all(np.ptp(value) < 1e-6 for value in values.values())
+    return {path: float(value.ravel()[0]) for path, value in values.items()}
+
+
+def approx(kernels, biases):
+    """`kernels` and `biases` of the two layers, as `weights_of` gives them."""
+    expected = {f"{layer}/kernel": value for layer, value in zip(LAYERS, kernels, strict=True)}
+    expected |= {f"{layer}/bias": value for layer, value in zip(LAYERS, biases, strict=True)}
+    return pytest.approx(expected, abs=1e-5)
+
+
+def test_a_table_gives_each_step_its_rate_and_then_the_last():
+    table = TableRate([0.1, 0.2, 0.4])
+    rates = [float(keras.ops.convert_to_numpy(table(step))) for step in (0, 1, 2, 3, 1000)]
+    assert rates == pytest.approx([0.1, 0.2, 0.4, 0.4, 0.4])
+    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(table))
+    assert again.rates == [0.1, 0.2, 0.4]
+
+
+def test_a_table_of_nothing_or_of_no_rates_is_refused():
+    with pytest.raises(ValueError, match="needs at least one rate; this one is empty"):
+        TableRate([])
+    for rate in (float("nan"), -0.1, float("inf")):
+        with pytest.raises(ValueError, match=f"rate of step 1 is {rate}; it must be finite"):
+            TableRate([0.1, rate])
+
+
+@pytest.mark.replicas
+def test_the_compiled_step_follows_the_table(accelerator):
+    model = build_model(accelerator, rate=TableRate([0.1, 0.2, 0.4]))
+    take_steps(model, 2)
+    assert weights_of(model) == approx([0.7, 0.7], [0.7, 0.7])
+    take_steps(model, 2)  # the count goes on from fit to fit, and the last rate stays
+    assert weights_of(model) == approx([-0.1, -0.1], [-0.1, -0.1])
+
+
+def test_decay_takes_from_kernels_and_leaves_biases(accelerator):
+    model = build_model(accelerator, weight_decay=0.5)
+    take_steps(model, 1)
+    assert weights_of(model) == approx([0.85, 0.85], [0.9, 0.9])
+
+
+@pytest.mark.parametrize(
+    "name", ["adam", pytest.param("adamw", marks=pytest.mark.replicas), "sgd", "lamb"]
+)
+def test_a_multiplier_of_a_tenth_moves_a_tenth_as_far_and_0_not_at_all(accelerator, name):
+    factors = {"body_dense/kernel": 0.1, "body_dense/bias": 0.0}
+    decay = {"weight_decay": 0.5} if name == "adamw" else {}
+    model = build_model(accelerator, name, multipliers=factors, **decay)
+    take_steps(model, 1)
+    kernels = [0.985, 0.85] if decay else [0.99, 0.9]  # the decay is multiplied, too
+    assert weights_of(model) == approx(kernels, [1.0, 0.9])
+
+
+@pytest.mark.replicas
+def test_the_whole_gradient_is_clipped_alike_on_any_number_of_replicas(accelerator):
+    # Six weights: the gradient is sqrt(6) long, and on each of eight replicas an eighth of that.
+    model = build_model(accelerator, rate=1.0, clip_norm=0.6)
+    take_steps(model, 1)
+    moved = 1 - 0.6 / 6**0.5
+    assert weights_of(model) == approx([moved, moved], [moved, moved])
+
+
+def test_a_gradient_shorter_than_the_limit_is_left_alone(accelerator):
+    model = build_model(accelerator, clip_norm=2.5)
+    take_steps(model, 1)
+    assert weights_of(model) == approx([0.9, 0.9], [0.9, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("name", "moved"),
+    [
+        ("sgd", 0.1 + 0.15),  # velocity 0.1, then 0.5 * 0.1 + 0.1
+        # As one fixed beta_1 of 0.5 would.
+        pytest.param("adam", 0.1 + 0.1 * 0.75 / (1 - 0.5**2), marks=pytest.mark.replicas),
+    ],
+)
+def test_a_momentum_for_each_step(accelerator, name, moved):
+    model = build_model(accelerator, name, momentum=TableRate([0.5, 0.5, 0.9]))
+    take_steps(model, 2)
+    assert weights_of(model) == approx([1 - moved] * 2, [1 - moved] * 2)
+    before = 1 - moved
+    take_steps(model, 1)
+    # sgd: 0.9 * 0.15 + 0.1. adam: m is 0.75 + 0.1 * 0.25, and the correction takes today's beta_1.
+    step = 0.235 if name == "sgd" else 0.1 * 0.775 / (1 - 0.9**3)
+    assert weights_of(model) == approx([before - step] * 2, [before - step] * 2)
+
+
+@pytest.mark.replicas
+def test_averages_are_kept_beside_the_raw_weights(accelerator, tmp_path):
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            with averaged_weights(self.model):
+                seen.append(weights_of(self.model))
+                self.model.save_weights(tmp_path / "averaged.weights.h5")
+
+    model = build_model(accelerator, ema=0.5)
+    take_steps(model, 2, Look())
+    assert seen == [approx([0.85, 0.85], [0.85, 0.85])]  # of 0.9 and 0.8
+    raw = model.get_weights()
+    # Keras's own finalize_variable_values would have left the averages here.
+    assert weights_of(model) == approx([0.8, 0.8], [0.8, 0.8])
+    with averaged_weights(model):
+        predicted = model.predict(np.ones((16, 2), "float32"), verbose=0)
+    assert predicted == pytest.approx(6 * 0.85)
+    for before, after in zip(raw, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    take_steps(model, 1, Look())  # and training goes on from the raw ones
+    assert weights_of(model) == approx([0.7, 0.7], [0.7, 0.7])
+    assert seen[1] == approx([0.775, 0.775], [0.775, 0.775])
+    other = build_model(accelerator, ema=0.5)
+    other.load_weights(tmp_path / "averaged.weights.h5")
+    assert weights_of(other) == approx([0.775, 0.775], [0.775, 0.775])
+
+
+@pytest.mark.replicas
+def test_every_replica_gets_the_averages_and_the_raw_weights_back(accelerator):
+    model = build_model(accelerator, ema=0.5)
+    take_steps(model, 2)
+
+    def copies():
+        kernel = model.trainable_variables[0].value
+        parts = getattr(kernel, "values", None) or [
+            one.data for one in getattr(kernel, "addressable_shards", [])
+        ]
+        return [float(np.ravel(part)[0]) for part in parts or [kernel]]
+
+    with averaged_weights(model):
+        assert copies() == pytest.approx([0.85] * accelerator.replicas)
+    assert copies() == pytest.approx([0.8] * accelerator.replicas)
+
+
+def test_the_raw_weights_come_back_after_an_error(accelerator):
+    model = build_model(accelerator, ema=0.5)
+    take_steps(model, 2)
+    with pytest.raises(RuntimeError, match="full"), averaged_weights(model):
+        raise RuntimeError("the disk is full")
+    assert weights_of(model) == approx([0.8, 0.8], [0.8, 0.8])
+
+
+def test_without_averages_there_is_nothing_to_put_in(accelerator):
+    model = build_model(accelerator)
+    with (
+        pytest.raises(ValueError, match="no average of the weights is kept; train with ema=0.999"),
+        averaged_weights(model),
+    ):
+        pass
+
+
+def test_a_model_saved_with_its_optimizer_goes_on_as_if_nothing_had_happened(accelerator, tmp_path):
+    options = {
+        "rate": TableRate([0.1, 0.2, 0.4, 0.8]), "weight_decay": 0.5, "ema": 0.5,
+        "multipliers": {"body_dense/kernel": 0.1}, "momentum": TableRate([0.5, 0.6, 0.7, 0.8]),
+        "clip_norm": 2.0,
+    }  # fmt: skip
+    model = build_model(accelerator, **options)
+    take_steps(model, 2)
+    model.save(tmp_path / "model.keras")
+    with accelerator.scope():
+        again = keras.saving.load_model(
+            tmp_path / "model.keras", custom_objects={"mean_output": mean_output}
+        )
+    assert isinstance(again.optimizer, SGD)
+    assert again.optimizer.get_config() == model.optimizer.get_config()
+    for one in (model, again):
+        take_steps(one, 2)
+    assert weights_of(again) == pytest.approx(weights_of(model), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("adamW", {}, "optimizer must be one of adam, adamw, sgd, lamb. Received: 'adamW' Did you"),
+        ("adam", {"weight_decay": 0.01}, "adam with weight_decay=0.01 is adamw: say optimizer="),
+        ("adamw", {}, "adamw without a weight_decay is adam: give one (0.01 is usual)"),
+        ("sgd", {"weight_decay": -0.1}, "weight_decay is -0.1; it must be 0 or more, and below 1."),
+        ("sgd", {"momentum": 1.0}, "momentum is 1; it must be 0 or more, and below 1."),
+        ("sgd", {"clip_norm": 0.0}, "clip_norm is 0; a longest gradient is above 0. None: off."),
+        ("sgd", {"ema": 1.0}, "ema is 1; the part kept by each step lies between 0 and 1"),
+        ("sgd", {"multipliers": {"body_dens/kernel": 1}}, "'body_dens/kernel' is no trainable"),
+        ("sgd", {"multipliers": {"body_dens/kernel": 1}}, "Did you mean 'body_dense/kernel'?"),
+        ("sgd", {"multipliers": {"body_dense/bias": -1}}, "'body_dense/bias' is -1; it must be 0"),
+    ],
+)
+def test_what_makes_no_optimizer_is_refused(accelerator, name, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build_model(accelerator, name, **options)
+
+
+def test_an_optimizer_is_for_the_variables_that_were_trainable(accelerator):
+    model = build_model(accelerator, weight_decay=0.5)
+    config = model.optimizer.get_config()
+    model.get_layer("body").trainable = False
+    with pytest.raises(ValueError, match="was made for 4 variables, and is to be built with 2"):
+        SGD.from_config(config).build(model.trainable_variables)
+
+
+def test_biases_norms_and_vectors_do_not_decay_by_kind_not_by_name():
+    class Gain(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1],), name="kernel")
+
+        def call(self, inputs):
+            return inputs * self.kernel
+
+    inner = keras.Input((8, 8, 4))
+    x = keras.layers.Conv2D(4, 3, name="bias_conv", use_bias=False)(inner)
+    x = Gain(name="gain")(keras.layers.BatchNormalization(name="batch")(x))
+    body = keras.Model(inner, x, name="body")
+    inputs = keras.Input((8, 8, 4))
+    x = keras.layers.Reshape((36, 4))(body(inputs))
+    x = keras.layers.LayerNormalization(axis=[1, 2], name="layer")(x)
+    x = keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+    model = keras.Model(inputs, keras.layers.Dense(1, name="dense")(x))
+    left_alone = {id(variable) for variable in find_undecayed(model)}
+    decays = [one for one in model.trainable_variables if id(one) not in left_alone]
+    assert [tuple(one.shape) for one in decays] == [(3, 3, 4, 4)] + [(4, 2, 3)] * 3 + [
+        (2, 3, 4),
+        (4, 1),
+    ]
+    assert len(left_alone) == 3 + 2 + 4 + 1
+
+
+def test_one_cycle_moves_the_rate_and_the_momentum_inside_an_epoch(accelerator):
+    cycle, lengths = OneCycle(max_lr=0.1, epochs=1), {"epochs": 1, "steps_per_epoch": 8}
+    rates, momenta = rates_per_step(cycle, **lengths), momenta_per_step(cycle, **lengths)
+    model = build_model(accelerator, rate=TableRate(rates), momentum=TableRate(momenta))
+    take_steps(model, 8)
+    weight, velocity = 1.0, 0.0
+    for rate, momentum in zip(rates, momenta, strict=True):
+        velocity = momentum * velocity - rate
+        weight += velocity
+    assert weights_of(model) == approx([weight] * 2, [weight] * 2)
+
+
+def test_the_cosine_is_kerass_where_keras_has_one():
+    ours = CosineWarmup(0.1, 0.5, 0.05, rampup_epochs=3, epochs=10)
+    keras_own = keras.optimizers.schedules.CosineDecay(
+        0.1, decay_steps=70, alpha=0.1, warmup_target=0.5, warmup_steps=30
+    )
+    theirs = [float(keras.ops.convert_to_numpy(keras_own(step))) for step in range(120)]
+    assert [ours(step / 10) for step in range(120)] == pytest.approx(theirs, abs=1e-6)
+
+
+def test_a_step_function_sets_the_rates_that_kerass_scheduler_sets(accelerator):
+    def decay_from_two(epoch, lr):
+        return lr if epoch < 2 else lr * 0.7 - 0.001 * epoch
+
+    model, rates = build_model(accelerator, rate=0.5), []
+    scheduler = keras.callbacks.LearningRateScheduler(decay_from_two)
+    scheduler.set_model(model)
+    for epoch in range(6):
+        scheduler.on_epoch_begin(epoch)
+        rates.append(float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)))
+    ours = OfEpochAndRate(decay_from_two, 0.5)
+    assert [ours(epoch) for epoch in range(6)] == pytest.approx(rates, rel=1e-5)
