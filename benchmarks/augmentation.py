@@ -4,7 +4,7 @@
     python benchmarks/augmentation.py --data PHOTOS --keep-threads
 
 classic      one image at a time in tf.data: tf.image's flip, sample_distorted_bounding_box and
-             resize, and the notebooks' block-out by tf.where; on the float32 images that they have
+             resize, and the notebooks' random-erasing by tf.where; on the float32 images that they have
 keras        Keras's layers mapped over batches in tf.data, on the same images: RandomFlip, RandomZoom
              (it has no random resized crop), RandomErasing
 ours, host   augment_host: OpenCV on uint8 batches, on the host
@@ -32,8 +32,12 @@ def measure(args: argparse.Namespace) -> dict:
     import numpy as np
 
     images = read_images(args, np)
-    measure_case = {"classic": in_tf_data, "keras": in_tf_data, "ours-host": on_host,
-                    "ours-device": on_device}[args.side]  # fmt: skip
+    measure_case = {
+        "classic": in_tf_data,
+        "keras": in_tf_data,
+        "ours-host": on_host,
+        "ours-device": on_device,
+    }[args.side]
     taken = {case: measure_case(args, images, case) for case in args.cases}
     if args.side in ("classic", "keras"):
         nothing = in_tf_data(args, images, None)
@@ -79,7 +83,7 @@ def augmentation_of(case: str):
     return {
         "flip": Augmentation(flip=True),
         "crop": Augmentation(flip=False, min_crop_area=COMPETITION.min_crop_area),
-        "block": Augmentation(flip=False, block_out=COMPETITION.block_out),
+        "block": Augmentation(flip=False, random_erasing=COMPETITION.random_erasing),
         "all": COMPETITION.augmentation(),
     }[case]
 
@@ -87,13 +91,13 @@ def augmentation_of(case: str):
 def on_host(args, images, case: str) -> float:
     """flowerkit's OpenCV road, the draws of an epoch included."""
     from flowerkit.pipeline.augment_host import augment_images
-    from flowerkit.pipeline.draws import draw_augmentations
+    from flowerkit.pipeline.draws import sample_params
 
     augmentation, epochs = augmentation_of(case), iter(range(10**9))
 
     def run_once():
-        draws = draw_augmentations(augmentation, len(images), seed=0, epoch=next(epochs))
-        augment_images(images, draws, augmentation)
+        params = sample_params(augmentation, len(images), seed=0, epoch=next(epochs))
+        augment_images(images, params, augmentation)
 
     return clock(args, run_once, len(images))
 
@@ -104,16 +108,16 @@ def on_device(args, images, case: str) -> float:
 
     import flowerkit
     from flowerkit.pipeline.augment_device import augment
-    from flowerkit.pipeline.draws import draw_augmentations
+    from flowerkit.pipeline.draws import sample_params
 
     flowerkit.connect()
     augmentation, epochs = augmentation_of(case), iter(range(10**9))
-    compiled = compile_function(lambda pixels, draws: augment(pixels, draws, augmentation))
+    compiled = compile_function(lambda pixels, params: augment(pixels, params, augmentation))
     pixels = keras.ops.convert_to_tensor(images)
 
     def run_once():
-        draws = draw_augmentations(augmentation, len(images), seed=0, epoch=next(epochs))
-        compiled(pixels, keras.ops.convert_to_tensor(draws))
+        params = sample_params(augmentation, len(images), seed=0, epoch=next(epochs))
+        compiled(pixels, keras.ops.convert_to_tensor(params))
 
     return clock(args, run_once, len(images))
 
@@ -163,9 +167,13 @@ def classic_change(tf, case: str, size: int):
 
     def crop(image):
         begin, extent, _ = tf.image.sample_distorted_bounding_box(
-            (size, size, 3), tf.zeros((1, 0, 4)), min_object_covered=0.0, area_range=(0.6, 1.0),
-            aspect_ratio_range=(4 / 5, 5 / 4), use_image_if_no_bounding_boxes=True,
-        )  # fmt: skip
+            (size, size, 3),
+            tf.zeros((1, 0, 4)),
+            min_object_covered=0.0,
+            area_range=(0.6, 1.0),
+            aspect_ratio_range=(4 / 5, 5 / 4),
+            use_image_if_no_bounding_boxes=True,
+        )
         return tf.image.resize(tf.slice(image, begin, extent), (size, size))
 
     def block(image):
@@ -230,15 +238,28 @@ def read_options() -> argparse.Namespace:
     pairs.add_common(parser, rounds=3)
     flowers.add_options(parser, images=64, size=224)
     for name, choices in (("sides", SIDES), ("cases", CASES)):
-        parser.add_argument(f"--{name}", nargs="+", choices=choices, default=choices,
-                            help=f"which to run [{', '.join(choices)}]", metavar="NAME")  # fmt: skip
+        parser.add_argument(
+            f"--{name}",
+            nargs="+",
+            choices=choices,
+            default=choices,
+            help=f"which to run [{', '.join(choices)}]",
+            metavar="NAME",
+        )
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="images a batch [64]")
-    parser.add_argument("--repeats", type=int, default=4, metavar="N",
-                        help="batches of tf.data at a time [4]")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=0.9, metavar="X",
-                        help="for each case of each side [0.9]")  # fmt: skip
-    parser.add_argument("--stretches", type=int, default=3, metavar="N",
-                        help="parts of that time, of which the best counts [3]")  # fmt: skip
+    parser.add_argument(
+        "--repeats", type=int, default=4, metavar="N", help="batches of tf.data at a time [4]"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0.9, metavar="X", help="for each case of each side [0.9]"
+    )
+    parser.add_argument(
+        "--stretches",
+        type=int,
+        default=3,
+        metavar="N",
+        help="parts of that time, of which the best counts [3]",
+    )
     parser.add_argument("--keep-threads", action="store_true", help="use every core, not one")
     return parser.parse_args()
 

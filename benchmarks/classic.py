@@ -115,9 +115,13 @@ def fit(model, dataset, *, steps: int, epochs: int, rate: float = 1e-3, callback
 
     scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: rate, verbose=0)
     return model.fit(
-        dataset, steps_per_epoch=steps, epochs=epochs, callbacks=[scheduler, *callbacks], verbose=0,
+        dataset,
+        steps_per_epoch=steps,
+        epochs=epochs,
+        callbacks=[scheduler, *callbacks],
+        verbose=0,
         **options,
-    )  # fmt: skip
+    )
 
 
 def write_submission(model, files: Sequence[str], size: int, batch: int, path: Path) -> None:
@@ -129,11 +133,17 @@ def write_submission(model, files: Sequence[str], size: int, batch: int, path: P
     labels = np.argmax(model.predict(images, verbose=0), axis=-1)
     ids_of = dataset.map(lambda image, image_id: image_id).unbatch()
     ids = np.concatenate([part.numpy() for part in ids_of.batch(4096)]).astype("U")
-    np.savetxt(path, np.rec.fromarrays([ids, labels]), fmt=["%s", "%d"], delimiter=",",
-               header="id,label", comments="")  # fmt: skip
+    np.savetxt(
+        path,
+        np.rec.fromarrays([ids, labels]),
+        fmt=["%s", "%d"],
+        delimiter=",",
+        header="id,label",
+        comments="",
+    )
 
 
-def count_steps(num_images: int, batch: int) -> int:
+def steps_per_epoch(num_images: int, batch: int) -> int:
     """Training steps an epoch, as the notebooks count them."""
     return num_images // batch
 

@@ -179,8 +179,15 @@ def tell_sizes(table: dict[str, dict]) -> str:
         ]
         spread = f"{100 * pairs.spread(samples['ours'], RATE):.0f} %"
         rows.append([size, *rates, *ratios, spread, pairs.median(samples["ours"], "peak_mib")])
-    head = ["photos", *(f"{side}/s" for side in SIDES), "ours / full", "ours / decode",
-            "CPU: / full", "/ decode", "spread"]  # fmt: skip
+    head = [
+        "photos",
+        *(f"{side}/s" for side in SIDES),
+        "ours / full",
+        "ours / decode",
+        "CPU: / full",
+        "/ decode",
+        "spread",
+    ]
     return pairs.format_table([*head, "peak MiB"], rows)
 
 
@@ -208,9 +215,14 @@ def read_options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     pairs.add_common(parser, rounds=3)
-    parser.add_argument("--sizes", nargs="+", type=read_size, metavar="WxH",
-                        default=[(4032, 3024), (1600, 1200), (500, 375)],
-                        help="of the photos, in px [4032x3024 1600x1200 500x375]")  # fmt: skip
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=read_size,
+        metavar="WxH",
+        default=[(4032, 3024), (1600, 1200), (500, 375)],
+        help="of the photos, in px [4032x3024 1600x1200 500x375]",
+    )
     parser.add_argument("--photos", type=int, default=400, metavar="N", help="of each size [400]")
     parser.add_argument(
         "--image-size", type=int, default=224, metavar="N", help="made of them [224]"
@@ -218,8 +230,14 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes [2]")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep the photos there")
     parser.add_argument("--growth", action="store_true", help="memory as the photos grow in number")
-    parser.add_argument("--growth-marks", nargs="+", type=int, default=[1000, 5000, 10000],
-                        metavar="N", help="look at these counts [1000 5000 10000]")  # fmt: skip
+    parser.add_argument(
+        "--growth-marks",
+        nargs="+",
+        type=int,
+        default=[1000, 5000, 10000],
+        metavar="N",
+        help="look at these counts [1000 5000 10000]",
+    )
     parser.add_argument("--size", type=read_size, help=argparse.SUPPRESS)  # what a child is told
     return parser.parse_args()
 

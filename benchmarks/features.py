@@ -5,7 +5,7 @@
 
 frozen    the notes' way: the base is not trainable, images are float32 in memory, plain `fit` with
           its validation data
-images    flowerkit's frozen epochs on images (frozen_views=0)
+images    flowerkit's frozen epochs on images (feature_views=0)
 maps      flowerkit on features of the notebook's head, which begins with the feature map
 pooled    flowerkit on features of the head that begins with average pooling
 Every side validates each epoch. flowerkit besides scores macro F1 and writes history.csv, the best and
@@ -53,8 +53,10 @@ def measure(args: argparse.Namespace) -> dict:
         (last - first) / (len(ends) - 1) for first, last in zip(ends[0], ends[-1], strict=True)
     )
     return extra | {
-        EPOCH: seconds, "epoch_cpu_seconds": of_processor, "first_epoch_seconds": ends[0][0] - start,
-    }  # fmt: skip
+        EPOCH: seconds,
+        "epoch_cpu_seconds": of_processor,
+        "first_epoch_seconds": ends[0][0] - start,
+    }
 
 
 def fit_plainly(args, clock, epochs: int) -> dict:
@@ -85,15 +87,23 @@ def fit_plainly(args, clock, epochs: int) -> dict:
 def fit_ours(args, clock, epochs: int) -> dict:
     """`train` with frozen epochs alone, on features or on images."""
     import flowerkit
-    from flowerkit.training.run import train
+    from flowerkit.training.trainer import train
 
     data = flowers.find(args.data)
     plan = flowerkit.TrainingPlan(
-        backbone=args.backbone, weights=None, head="pooled" if args.side == "pooled" else "notebook",
-        epochs=0, frozen_epochs=epochs, frozen_views=int(args.side != "images"), flip=False,
-        schedule="constant", frozen_lr=1e-3, rates_at_batch=None, patience=None,
+        backbone=args.backbone,
+        weights=None,
+        head="pooled" if args.side == "pooled" else "notebook",
+        epochs=0,
+        freeze_epochs=epochs,
+        feature_views=int(args.side != "images"),
+        flip=False,
+        schedule="constant",
+        freeze_lr=1e-3,
+        lr_reference_batch=None,
+        patience=None,
         per_replica_batch=args.batch,
-    )  # fmt: skip
+    )
     seen = {}
 
     def note(what, done, total):
@@ -142,15 +152,34 @@ def read_options() -> argparse.Namespace:
     )
     pairs.add_common(parser, rounds=2)
     flowers.add_options(parser, images=256, size=64)
-    parser.add_argument("--backbone", default="tiny", metavar="NAME",
-                        help="tiny or a Keras Applications name, without weights [tiny]")  # fmt: skip
-    parser.add_argument("--epochs", type=int, default=3, metavar="N",
-                        help="on images; on features ten times as many [3]")  # fmt: skip
+    parser.add_argument(
+        "--backbone",
+        default="tiny",
+        metavar="NAME",
+        help="tiny or a Keras Applications name, without weights [tiny]",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=3,
+        metavar="N",
+        help="on images; on features ten times as many [3]",
+    )
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="images a step [32]")
-    parser.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow",
-                        help="of Keras, on all sides [tensorflow]")  # fmt: skip
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE",
-                        help=f"which to run [{', '.join(SIDES)}]")  # fmt: skip
+    parser.add_argument(
+        "--backend",
+        choices=("tensorflow", "jax"),
+        default="tensorflow",
+        help="of Keras, on all sides [tensorflow]",
+    )
+    parser.add_argument(
+        "--sides",
+        nargs="+",
+        choices=SIDES,
+        default=SIDES,
+        metavar="SIDE",
+        help=f"which to run [{', '.join(SIDES)}]",
+    )
     args = parser.parse_args()
     if args.epochs < 2:
         parser.error("--epochs must be 2 or more: the first is not counted")
@@ -172,8 +201,10 @@ def main() -> None:
             commands, rounds=args.rounds, environ={"KERAS_BACKEND": args.backend}
         )
         print(tell(samples))
-        print(f"{args.backbone}, batches of {args.batch}, {args.backend}; "
-              f"data: {flowers.describe(args, folder)}")  # fmt: skip
+        print(
+            f"{args.backbone}, batches of {args.batch}, {args.backend}; "
+            f"data: {flowers.describe(args, folder)}"
+        )
     print(pairs.tell_machine(machine))
     pairs.finish(args, samples, machine)
 

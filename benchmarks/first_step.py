@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace) -> None:
         files = classic.list_shards(data.folder, "train", size)
         model = classic.build_model(data.num_classes, size, backbone=args.backbone)
         dataset = classic.training_dataset(files, size, args.batch)
-        steps = classic.count_steps(data.counts["train"], args.batch)
+        steps = classic.steps_per_epoch(data.counts["train"], args.batch)
         classic.fit(model, dataset, steps=steps, epochs=1, callbacks=[callback])
     else:
         import flowerkit
@@ -81,8 +81,16 @@ def tell(samples) -> str:
             rows[-1].append(f"{100 * pairs.spread(of_side, 'fit_to_step_seconds'):.0f} %")
             rows[-1].append(pairs.median(of_side, "process_cpu_seconds"))
             rows[-1].append(pairs.median(of_side, "peak_mib"))
-    head = ["side", "fit to step, s", "faster", "start to step, s", "faster", "spread", "CPU s",
-            "peak MiB"]  # fmt: skip
+    head = [
+        "side",
+        "fit to step, s",
+        "faster",
+        "start to step, s",
+        "faster",
+        "spread",
+        "CPU s",
+        "peak MiB",
+    ]
     return pairs.format_table(head, rows)
 
 
@@ -109,11 +117,20 @@ def read_options() -> argparse.Namespace:
     )
     pairs.add_common(parser, rounds=1)
     flowers.add_options(parser, images=64, size=96)
-    parser.add_argument("--backbones", nargs="+", default=["tiny", "DenseNet121"], metavar="NAME",
-                        help="tiny or Keras Applications names [tiny DenseNet121]")  # fmt: skip
+    parser.add_argument(
+        "--backbones",
+        nargs="+",
+        default=["tiny", "DenseNet121"],
+        metavar="NAME",
+        help="tiny or Keras Applications names [tiny DenseNet121]",
+    )
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images a step [8]")
-    parser.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow",
-                        help="of Keras, on both sides [tensorflow]")  # fmt: skip
+    parser.add_argument(
+        "--backend",
+        choices=("tensorflow", "jax"),
+        default="tensorflow",
+        help="of Keras, on both sides [tensorflow]",
+    )
     parser.add_argument("--backbone", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -28,10 +28,18 @@ def add_options(parser: argparse.ArgumentParser, *, images: int, size: int) -> N
     ):
         parser.add_argument(option, type=int, metavar="N", help=f"{text} [drawn: {value}]")
     parser.set_defaults(drawn_images=images, drawn_size=size)
-    parser.add_argument("--data", type=Path, metavar="FOLDER",
-                        help="a folder that holds tfrecords-jpeg-SxS/ [drawn flowers]")  # fmt: skip
-    parser.add_argument("--work", type=Path, metavar="FOLDER",
-                        help="where data is drawn, and kept [a temporary folder]")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder that holds tfrecords-jpeg-SxS/ [drawn flowers]",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="FOLDER",
+        help="where data is drawn, and kept [a temporary folder]",
+    )
 
 
 def prepare(args: argparse.Namespace, work: Path, *, images: int = 0, size: int = 0) -> Path:
@@ -81,8 +89,8 @@ def draw(out: Path, images: int, size: int) -> None:
 
 def make_over(data, out: Path, images: int | None, size: int | None) -> None:
     """The images of `data` resized to `size`, train repeated or cut to `images`; val and test cut."""
-    from flowerkit.files import write_json
     from flowerkit.data.tfrecords import SPLITS, write_shards
+    from flowerkit.files import write_json
 
     size = size or data.image_size
     counts = dict(data.counts)

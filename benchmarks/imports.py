@@ -25,8 +25,12 @@ def list_commands(csv, folder) -> dict[str, list]:
         "flowerkit --help": [*flowerkit, "--help"],
         "flowerkit check": [*flowerkit, "check", str(csv), "--data", str(folder)],
     }
-    for name, module in (("tensorflow", "tensorflow"), ("keras", "keras"), ("jax", "jax"),
-                         ("fastai", "fastai.vision.all")):  # fmt: skip
+    for name, module in (
+        ("tensorflow", "tensorflow"),
+        ("keras", "keras"),
+        ("jax", "jax"),
+        ("fastai", "fastai.vision.all"),
+    ):
         if importlib.util.find_spec(name):
             commands[f"import {name}"] = [sys.executable, "-c", f"import {module}"]
         else:
@@ -65,8 +69,12 @@ def main() -> None:
     )
     pairs.add_common(parser, rounds=5)
     flowers.add_options(parser, images=1244, size=16)
-    parser.add_argument("--only", nargs="+", metavar="NAME",
-                        help="some of the commands, by their names in the table [all]")  # fmt: skip
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="some of the commands, by their names in the table [all]",
+    )
     args = parser.parse_args()
     machine = pairs.describe_machine()
     with pairs.working_folder(args.work) as work:

@@ -34,7 +34,7 @@ def measure(args: argparse.Namespace) -> dict:
 
     accelerator = flowerkit.connect("cpu" if args.replicas == 1 else None)
     data = flowers.find(args.data)
-    steps = classic.count_steps(data.counts["train"], args.batch)
+    steps = classic.steps_per_epoch(data.counts["train"], args.batch)
     if steps == 0:
         raise SystemExit(f"{data.counts['train']} images make no batch of {args.batch}")
 
@@ -115,8 +115,15 @@ def run_growth(args, work):
         folder = flowers.prepare(args, work, images=count, size=size)
         print(f"{count} images, {size} px, {number} x {backend}", file=sys.stderr, flush=True)
         samples = run(args, folder, GROWTH_SIDES, replicas=number, backend=backend)
-        table.append({"images": count, "size": size, "replicas": number, "backend": backend,
-                      "samples": samples})  # fmt: skip
+        table.append(
+            {
+                "images": count,
+                "size": size,
+                "replicas": number,
+                "backend": backend,
+                "samples": samples,
+            }
+        )
     return table
 
 
@@ -125,15 +132,28 @@ def tell_growth(table) -> str:
     rows = []
     for point in table:
         samples = point["samples"]
-        rows.append([f"{point['images']:,} x {point['size']} px", point["replicas"],
-                     point["backend"]])  # fmt: skip
+        rows.append(
+            [f"{point['images']:,} x {point['size']} px", point["replicas"], point["backend"]]
+        )
         for key in (FIRST, STEADY):
             rows[-1].append(pairs.median(samples["classic"], key))
             for side in GROWTH_SIDES[1:]:
                 rows[-1].append(pairs.tell_ratio(pairs.ratio(samples, key, side, "classic")))
         rows[-1] += [pairs.median(samples[side], "peak_mib") for side in GROWTH_SIDES]
-    head = ["images", "replicas", "backend", "first: classic", "ours", "host",
-            "steady: classic", "ours", "host", "MiB: classic", "ours", "host"]  # fmt: skip
+    head = [
+        "images",
+        "replicas",
+        "backend",
+        "first: classic",
+        "ours",
+        "host",
+        "steady: classic",
+        "ours",
+        "host",
+        "MiB: classic",
+        "ours",
+        "host",
+    ]
     return pairs.format_table(head, rows)
 
 
@@ -144,25 +164,47 @@ def read_options() -> argparse.Namespace:
     )
     pairs.add_common(parser, rounds=3)
     flowers.add_options(parser, images=1024, size=224)
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE",
-                        help=f"which to run [{', '.join(SIDES)}]")  # fmt: skip
+    parser.add_argument(
+        "--sides",
+        nargs="+",
+        choices=SIDES,
+        default=SIDES,
+        metavar="SIDE",
+        help=f"which to run [{', '.join(SIDES)}]",
+    )
     parser.add_argument("--batch", type=int, default=128, metavar="N", help="global batch [128]")
-    parser.add_argument("--epochs", type=int, default=2, metavar="N",
-                        help="epochs after the first, at least [2]")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=1.0, metavar="X",
-                        help="and at least so long [1]")  # fmt: skip
-    parser.add_argument("--keep", choices=("auto", "ram", "disk", "none"), default="auto",
-                        help="where ours keeps decoded images [auto]")  # fmt: skip
-    parser.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow",
-                        help="who takes the batches [tensorflow]")  # fmt: skip
+    parser.add_argument(
+        "--epochs", type=int, default=2, metavar="N", help="epochs after the first, at least [2]"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, metavar="X", help="and at least so long [1]"
+    )
+    parser.add_argument(
+        "--keep",
+        choices=("auto", "ram", "disk", "none"),
+        default="auto",
+        help="where ours keeps decoded images [auto]",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("tensorflow", "jax"),
+        default="tensorflow",
+        help="who takes the batches [tensorflow]",
+    )
     parser.add_argument("--growth", action="store_true", help="the growth table instead")
     for name, values in (
         ("images", [1024, 4096, 16384]),
         ("sizes", [64, 224, 512]),
         ("replicas", [1, 2, 8]),
     ):
-        parser.add_argument(f"--growth-{name}", type=int, nargs="+", default=values, metavar="N",
-                            help=f"its {name} [{' '.join(map(str, values))}]")  # fmt: skip
+        parser.add_argument(
+            f"--growth-{name}",
+            type=int,
+            nargs="+",
+            default=values,
+            metavar="N",
+            help=f"its {name} [{' '.join(map(str, values))}]",
+        )
     parser.add_argument("--replicas", type=int, default=1, help=argparse.SUPPRESS)
     return parser.parse_args()
 

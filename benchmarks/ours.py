@@ -7,15 +7,21 @@ def open_training(data, side: str, accelerator, *, batch: int, keep: str = "auto
     The step is what is left to do where the batch arrives; None: nothing.
     """
     from flowerkit.data.split import load_split
-    from flowerkit.pipeline.batches import epoch_order, training_batches
+    from flowerkit.pipeline.batches import epoch_permutation, train_batches
     from flowerkit.training.plan import Augmentation
 
-    split = load_split(data, "train", keep=keep, order=lambda n: epoch_order(n, seed=0, epoch=0))
+    split = load_split(
+        data, "train", keep=keep, order=lambda n: epoch_permutation(n, seed=0, epoch=0)
+    )
     augmentation = Augmentation(flip=side != "ours")
-    batches = training_batches(
-        split, global_batch=batch, seed=0, augmentation=augmentation,
-        on_host=side in ("ours", "ours-host"), rows_only=side == "ours-resident",
-    )  # fmt: skip
+    batches = train_batches(
+        split,
+        global_batch=batch,
+        seed=0,
+        augmentation=augmentation,
+        on_host=side in ("ours", "ours-host"),
+        rows_only=side == "ours-resident",
+    )
     if side == "ours-resident":
         return batches, make_resident_step(split, augmentation, accelerator)
     return batches, make_step(side, augmentation)
@@ -26,8 +32,8 @@ def make_resident_step(split, augmentation, accelerator):
     import keras
 
     from flowerkit.pipeline.augment_device import Augment
-    from flowerkit.pipeline.resident import put_on_device
     from flowerkit.pipeline.draws import COLUMNS
+    from flowerkit.pipeline.resident import put_on_device
 
     with accelerator.scope():
         rows = keras.Input((), dtype="int32")

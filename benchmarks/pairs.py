@@ -238,8 +238,13 @@ def end_child(result: dict) -> None:
 
 def add_common(parser: argparse.ArgumentParser, *, rounds: int) -> None:
     """The options that every benchmark has."""
-    parser.add_argument("--rounds", type=int, default=rounds, metavar="N",
-                        help=f"fresh processes of each side, by turns [{rounds}]")  # fmt: skip
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=rounds,
+        metavar="N",
+        help=f"fresh processes of each side, by turns [{rounds}]",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there, too")
     parser.add_argument("--side", help=argparse.SUPPRESS)  # what a child is told
 

@@ -7,7 +7,7 @@ It needs keras, jax and numpy only; the images are random and in memory, so noth
 the way to the device is measured.
 
 keras fit       float32 images in, as the notebooks have them, plain `fit`
-ours            uint8 images in, flip, crop and block-out on the device, flowerkit's step
+ours            uint8 images in, flip, crop and random-erasing on the device, flowerkit's step
 ours, plain     the same without augmentation
 ours, resident  as ours, but the images lie in the device's memory, and row numbers go in
 The arithmetic of a step is what jax counts in the unoptimised program, forward and backward.
@@ -28,10 +28,23 @@ POOL = 4  # batches in memory, given out by turns
 # Dense 16-bit peaks of one device in TFLOP/s, from the makers' data sheets, by a part of the name
 # that jax gives it; the first that fits. T4, V100 and P100 have float16 alone.
 PEAKS = (
-    ("H200", 989), ("H100 PCIe", 756), ("H100", 989), ("A100", 312), ("L40S", 362), ("L4", 121),
-    ("T4", 65), ("V100", 125), ("P100", 18.7), ("TPU v6", 918), ("TPU v5 lite", 197),
-    ("TPU v5e", 197), ("TPU v5", 459), ("TPU v4", 275), ("TPU v3", 61.5), ("TPU v2", 22.5),
-)  # fmt: skip
+    ("H200", 989),
+    ("H100 PCIe", 756),
+    ("H100", 989),
+    ("A100", 312),
+    ("L40S", 362),
+    ("L4", 121),
+    ("T4", 65),
+    ("V100", 125),
+    ("P100", 18.7),
+    ("TPU v6", 918),
+    ("TPU v5 lite", 197),
+    ("TPU v5e", 197),
+    ("TPU v5", 459),
+    ("TPU v4", 275),
+    ("TPU v3", 61.5),
+    ("TPU v2", 22.5),
+)
 
 
 def peak_tflops(device_kind: str) -> float | None:
@@ -94,8 +107,13 @@ def fit_plainly(args, accelerator, batch: int, clock) -> None:
     labels = rng.integers(0, NUM_CLASSES, (POOL, batch), "int32")
     with accelerator.scope():
         model = classic.build_model(NUM_CLASSES, args.size, backbone=args.backbone)
-    classic.fit(model, repeat(list(zip(images, labels, strict=True))), steps=args.steps,
-                epochs=args.epochs, callbacks=[clock])  # fmt: skip
+    classic.fit(
+        model,
+        repeat(list(zip(images, labels, strict=True))),
+        steps=args.steps,
+        epochs=args.epochs,
+        callbacks=[clock],
+    )
 
 
 def fit_ours(args, accelerator, batch: int, clock) -> None:
@@ -103,23 +121,29 @@ def fit_ours(args, accelerator, batch: int, clock) -> None:
     import keras
     import numpy as np
 
-    from flowerkit.training.step import compile_for_training
-    from flowerkit.pipeline.resident import put_on_device
-    from flowerkit.pipeline.draws import draw_augmentations
     from flowerkit.models.classifier import build_classifier
-    from flowerkit.training.plan import COMPETITION
+    from flowerkit.pipeline.draws import sample_params
+    from flowerkit.pipeline.resident import put_on_device
     from flowerkit.training.async_steps import StepHooks
+    from flowerkit.training.plan import COMPETITION
+    from flowerkit.training.step import compile_for_training
 
-    off = {"flip": False, "min_crop_area": 1.0, "block_out": 0.0}
+    off = {"flip": False, "min_crop_area": 1.0, "random_erasing": 0.0}
     off = off if args.side == "ours-plain" else {}
-    plan = dataclasses.replace(COMPETITION, backbone=args.backbone, weights=None, augment_on="device",
-                               per_replica_batch=args.batch, **off)  # fmt: skip
+    plan = dataclasses.replace(
+        COMPETITION,
+        backbone=args.backbone,
+        weights=None,
+        augment_on="device",
+        per_replica_batch=args.batch,
+        **off,
+    )
     rng = np.random.default_rng(0)
     shape = (POOL, batch, args.size, args.size, 3)
     images = rng.integers(0, 256, shape, "uint8")
     labels = rng.integers(0, NUM_CLASSES, (POOL, batch), "int32")
     draws = [
-        draw_augmentations(plan.augmentation(), batch, seed=0, epoch=epoch) for epoch in range(POOL)
+        sample_params(plan.augmentation(), batch, seed=0, epoch=epoch) for epoch in range(POOL)
     ]
     keras.utils.set_random_seed(0)
     with accelerator.scope():
@@ -136,8 +160,11 @@ def fit_ours(args, accelerator, batch: int, clock) -> None:
     hooks = StepHooks(args.steps)
     model.fit(
         repeat([((images[i], draws[i]), labels[i]) for i in range(POOL)]),
-        steps_per_epoch=args.steps, epochs=args.epochs, callbacks=[hooks, clock], verbose=0,
-    )  # fmt: skip
+        steps_per_epoch=args.steps,
+        epochs=args.epochs,
+        callbacks=[hooks, clock],
+        verbose=0,
+    )
 
 
 def repeat(batches: list):
@@ -182,18 +209,28 @@ def tell(samples, flops: float | None) -> str:
         rate, replicas = pairs.median(of_side, RATE), of_side[0]["replicas"]
         peak = peak_tflops(of_side[0]["device"])
         tflops = rate * flops / 1e12 if flops else None
-        rows.append([
-            side.replace("-", " "),
-            rate,
-            pairs.tell_ratio(pairs.ratio(samples, RATE, side, base)),
-            f"{100 * pairs.spread(of_side, RATE):.0f} %",
-            tflops,
-            f"{100 * tflops / (peak * replicas):.1f} %" if tflops and peak else "unknown",
-            pairs.median(of_side, "first_epoch_seconds"),
-            pairs.median(of_side, "peak_mib"),
-        ])  # fmt: skip
-    head = ["side", "images/s", f"/ {base.replace('-', ' ')}", "spread", "TFLOP/s", "of peak",
-            "first epoch, s", "peak MiB"]  # fmt: skip
+        rows.append(
+            [
+                side.replace("-", " "),
+                rate,
+                pairs.tell_ratio(pairs.ratio(samples, RATE, side, base)),
+                f"{100 * pairs.spread(of_side, RATE):.0f} %",
+                tflops,
+                f"{100 * tflops / (peak * replicas):.1f} %" if tflops and peak else "unknown",
+                pairs.median(of_side, "first_epoch_seconds"),
+                pairs.median(of_side, "peak_mib"),
+            ]
+        )
+    head = [
+        "side",
+        "images/s",
+        f"/ {base.replace('-', ' ')}",
+        "spread",
+        "TFLOP/s",
+        "of peak",
+        "first epoch, s",
+        "peak MiB",
+    ]
     return pairs.format_table(head, rows)
 
 
@@ -215,10 +252,21 @@ def read_options() -> argparse.Namespace:
         ("--precision", "float32", "mixed_bfloat16", "Keras's dtype policy"),
     ):
         value = here if on_cpu else elsewhere
-        parser.add_argument(option, type=type(value), default=value, metavar="X",
-                            help=f"{text} [CPU: {here}, else {elsewhere}]")  # fmt: skip
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE",
-                        help=f"which to run [{', '.join(SIDES)}]")  # fmt: skip
+        parser.add_argument(
+            option,
+            type=type(value),
+            default=value,
+            metavar="X",
+            help=f"{text} [CPU: {here}, else {elsewhere}]",
+        )
+    parser.add_argument(
+        "--sides",
+        nargs="+",
+        choices=SIDES,
+        default=SIDES,
+        metavar="SIDE",
+        help=f"which to run [{', '.join(SIDES)}]",
+    )
     args = parser.parse_args()
     if args.epochs < 2:
         parser.error("--epochs must be 2 or more: the first is not counted")
@@ -234,8 +282,9 @@ def main() -> None:
     environ = {"KERAS_BACKEND": "jax"}
     samples = pairs.run_rounds(
         {side: pairs.side_command(__file__, side) for side in args.sides},
-        rounds=args.rounds, environ=environ,
-    )  # fmt: skip
+        rounds=args.rounds,
+        environ=environ,
+    )
     # Counted on the CPU: the program is the same, and no device is waited for.
     counted = pairs.run_child(
         pairs.side_command(__file__, "flops"),
@@ -245,8 +294,10 @@ def main() -> None:
     print(tell(samples, flops))
     one = samples[args.sides[0]][0]
     gflop = f"{flops / 1e9:.2f} GFLOP an image" if flops else "jax does not count its arithmetic"
-    print(f"{args.backbone}, {args.size} px, {args.precision}, {args.batch} images a step on each of "
-          f"{one['replicas']} x {one['device']}; {gflop}")  # fmt: skip
+    print(
+        f"{args.backbone}, {args.size} px, {args.precision}, {args.batch} images a step on each of "
+        f"{one['replicas']} x {one['device']}; {gflop}"
+    )
     loaded = [side for side in args.sides if samples[side][0]["tensorflow"]]
     if loaded:
         print(f"TensorFlow was imported by: {', '.join(loaded)}")

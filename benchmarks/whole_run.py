@@ -36,7 +36,7 @@ def run_classic(args: argparse.Namespace, out: Path) -> dict:
     history = classic.fit(
         model,
         classic.training_dataset(files["train"], size, batch),
-        steps=classic.count_steps(data.counts["train"], batch),
+        steps=classic.steps_per_epoch(data.counts["train"], batch),
         epochs=args.epochs,
         rate=args.rate,
         validation_data=classic.validation_dataset(files["val"], size, batch),
@@ -50,11 +50,19 @@ def run_ours(args: argparse.Namespace, out: Path) -> dict:
     from flowerkit.__main__ import main as run_command
 
     words = {
-        "--data": args.data, "--out": out / "run", "--backbone": args.backbone, "--weights": "none",
-        "--epochs": args.epochs, "--per-replica-batch": args.batch, "--patience": "none",
-        "--schedule": "constant", "--max-lr": args.rate, "--rates-at-batch": "none",
-        "--min-crop-area": 1, "--block-out": 0,
-    }  # fmt: skip
+        "--data": args.data,
+        "--out": out / "run",
+        "--backbone": args.backbone,
+        "--weights": "none",
+        "--epochs": args.epochs,
+        "--per-replica-batch": args.batch,
+        "--patience": "none",
+        "--schedule": "constant",
+        "--max-lr": args.rate,
+        "--lr-reference-batch": "none",
+        "--min-crop-area": 1,
+        "--random-erasing": 0,
+    }
     status = run_command(["train", *(str(word) for pair in words.items() for word in pair)])
     if status:
         raise SystemExit(status)
@@ -102,14 +110,23 @@ def read_options() -> argparse.Namespace:
     )
     pairs.add_common(parser, rounds=2)
     flowers.add_options(parser, images=1024, size=96)
-    parser.add_argument("--backbone", default="tiny", metavar="NAME",
-                        help="tiny or a Keras Applications name, without weights [tiny]")  # fmt: skip
+    parser.add_argument(
+        "--backbone",
+        default="tiny",
+        metavar="NAME",
+        help="tiny or a Keras Applications name, without weights [tiny]",
+    )
     parser.add_argument("--epochs", type=int, default=3, metavar="N", help="epochs [3]")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="images a step [32]")
-    parser.add_argument("--rate", type=float, default=1e-3, metavar="X",
-                        help="learning rate, constant [0.001]")  # fmt: skip
-    parser.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow",
-                        help="of Keras, on both sides [tensorflow]")  # fmt: skip
+    parser.add_argument(
+        "--rate", type=float, default=1e-3, metavar="X", help="learning rate, constant [0.001]"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("tensorflow", "jax"),
+        default="tensorflow",
+        help="of Keras, on both sides [tensorflow]",
+    )
     return parser.parse_args()
 
 
@@ -129,8 +146,10 @@ def main() -> None:
             commands, rounds=args.rounds, environ={"KERAS_BACKEND": args.backend}
         )
         print(tell(samples))
-        print(f"{args.backbone}, {args.epochs} epochs, batches of {args.batch}, {args.backend}; "
-              f"data: {flowers.describe(args, folder)}")  # fmt: skip
+        print(
+            f"{args.backbone}, {args.epochs} epochs, batches of {args.batch}, {args.backend}; "
+            f"data: {flowers.describe(args, folder)}"
+        )
     print(pairs.tell_machine(machine))
     pairs.finish(args, samples, machine)
 

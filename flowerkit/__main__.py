@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 from flowerkit.cli.connecting import connect_device
-from flowerkit.files import find_free_folder, write_json
 from flowerkit.cli.options import build_parser
-from flowerkit.training.plan import PLANS, TrainingPlan, change_plan, load_plan
 from flowerkit.cli.terminal import ProgressLine, quiet_frameworks, start_log
-from flowerkit.text import say_bytes
+from flowerkit.files import find_free_folder, write_json
+from flowerkit.text import format_bytes
+from flowerkit.training.plan import PLANS, TrainingPlan, change_plan, load_plan
 
 DEMO_CLASSES, DEMO_SIZE_PX = 12, 64
 DEMO_COUNTS = {"num_train": 1440, "num_val": 360, "num_test": 362}
@@ -30,12 +30,15 @@ def run_demo(args) -> int:
     from flowerkit.sources.synthetic import draw_competition
 
     out = args.out or find_free_folder("runs", "demo")
-    accelerator = connect_device(args.require, _tell)
+    accelerator = connect_device(args.require, _echo)
     print(f"drawing {sum(DEMO_COUNTS.values()):,} flowers of {DEMO_CLASSES} species")
     data = draw_competition(
-        out / "data", num_classes=DEMO_CLASSES, image_size=DEMO_SIZE_PX, **DEMO_COUNTS,
+        out / "data",
+        num_classes=DEMO_CLASSES,
+        image_size=DEMO_SIZE_PX,
+        **DEMO_COUNTS,
         progress=ProgressLine(),
-    )  # fmt: skip
+    )
     print(data)
     return _train_and_submit(
         PLANS["smoke"], data, out / "run", accelerator, resume=False, args=args
@@ -49,7 +52,7 @@ def run_doctor(args) -> int:
         freed = clear_cache() if args.clear_cache else None
         findings = examine(args.data)
     if freed is not None:
-        print(f"removed {say_bytes(freed)} from the cache")
+        print(f"removed {format_bytes(freed)} from the cache")
     for finding in findings:
         print(finding)
     return int(any(finding.blocks for finding in findings))
@@ -60,17 +63,27 @@ def run_draw(args) -> int:
 
     if args.photos:
         folder = draw_photos(
-            args.out, num_classes=args.classes, photos_per_class=args.photos,
-            image_size=args.image_size, seed=args.seed, progress=ProgressLine(),
-        )  # fmt: skip
+            args.out,
+            num_classes=args.classes,
+            photos_per_class=args.photos,
+            image_size=args.image_size,
+            seed=args.seed,
+            progress=ProgressLine(),
+        )
         print(f"drew {args.classes * args.photos:,} photos of {args.classes} species into {folder}")
         return 0
     with quiet_frameworks():
         import tensorflow  # noqa: F401 - the shards are written with it
     data = draw_competition(
-        args.out, num_classes=args.classes, image_size=args.image_size, num_train=args.train,
-        num_val=args.val, num_test=args.test, seed=args.seed, progress=ProgressLine(),
-    )  # fmt: skip
+        args.out,
+        num_classes=args.classes,
+        image_size=args.image_size,
+        num_train=args.train,
+        num_val=args.val,
+        num_test=args.test,
+        seed=args.seed,
+        progress=ProgressLine(),
+    )
     print(data)
     return 0
 
@@ -82,7 +95,7 @@ def run_train(args) -> int:
     settled = None if args.resume else _settle_new(args, changes)
     # The device before data is read or downloaded, in case another one is required; and before a
     # run is read, for that imports Keras.
-    accelerator = connect_device(args.require, _tell)
+    accelerator = connect_device(args.require, _echo)
     plan, source, out = settled or _settle_resumed(args, changes)
     data = find_data(source, image_size=plan.image_size, progress=ProgressLine())
     print(data)
@@ -91,18 +104,24 @@ def run_train(args) -> int:
 
 def run_lr_find(args) -> int:
     plan = _lay_over(_find_plan(args.plan or "competition"), _plan_fields(args))
-    accelerator = connect_device(args.require, _tell)
+    accelerator = connect_device(args.require, _echo)
     with quiet_frameworks():
-        from flowerkit.training.lr_finder import search_rates
+        from flowerkit.training.lr_finder import lr_find
     from flowerkit.reports.writer import write_rate_search
     from flowerkit.sources.finder import find_data
 
     data = find_data(args.data, image_size=plan.image_size, progress=ProgressLine())
     print(data)
-    search = search_rates(
-        plan, data, accelerator=accelerator, min_lr=args.min_rate, max_lr=args.max_rate,
-        num_steps=args.steps, phase=args.phase, progress=ProgressLine(),
-    )  # fmt: skip
+    search = lr_find(
+        plan,
+        data,
+        accelerator=accelerator,
+        min_lr=args.min_rate,
+        max_lr=args.max_rate,
+        num_steps=args.steps,
+        phase=args.phase,
+        progress=ProgressLine(),
+    )
     print(search)
     for file in write_rate_search(search, args.out or find_free_folder("runs", "lr-find")):
         print(f"wrote {file}")
@@ -144,7 +163,7 @@ def _settle_new(args, changes: dict) -> tuple[TrainingPlan, str, Path]:
 
 def _settle_resumed(args, changes: dict) -> tuple[TrainingPlan, str, Path]:
     """A resumed run brings its own plan and data."""
-    plan, environment = _import_rooms()[1].read_run(args.out)
+    plan, environment = _import_training()[1].read_run(args.out)
     source = environment["data"]["folder"] if args.data == "auto" else args.data
     # The limit was that session's, not this one's.
     return _lay_over(plan, {"max_minutes": None} | changes), source, args.out
@@ -165,16 +184,21 @@ def _lay_over(plan: TrainingPlan, changes: dict) -> TrainingPlan:
 
 
 def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> int:
-    training, _ = _import_rooms()
+    training, _ = _import_training()
+    from flowerkit.cli.submitting import find_score, predict_and_submit
     from flowerkit.reports.writer import write_pictures, write_report
     from flowerkit.sources.finder import check_test_split
-    from flowerkit.cli.submitting import find_score, predict_and_submit
 
     check_test_split(data, on_corrupt=plan.on_corrupt)
     run = training.train(
-        plan, data, out=out, accelerator=accelerator, resume=resume, started=args.started,
+        plan,
+        data,
+        out=out,
+        accelerator=accelerator,
+        resume=resume,
+        started=args.started,
         progress=ProgressLine(),
-    )  # fmt: skip
+    )
     print(run)
     if run.interrupted:
         folder, source = shlex.quote(str(out)), shlex.quote(str(data.folder))
@@ -189,7 +213,7 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
     if data.counts["test"]:
         csv = out / "submission.csv"
         problems = predict_and_submit(
-            run.model, data, csv, _tell, global_batch=run.global_batch, on_corrupt=plan.on_corrupt
+            run.model, data, csv, _echo, global_batch=run.global_batch, on_corrupt=plan.on_corrupt
         )
         if not problems:
             write_json(out / "result.json", run.to_dict() | find_score(csv, data))
@@ -203,29 +227,29 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
 
 
 def run_check(args) -> int:
+    from flowerkit.cli.submitting import report_problems
     from flowerkit.sources.finder import find_data
-    from flowerkit.cli.submitting import tell_problems
 
     data = find_data(args.data, image_size=args.image_size)
-    return int(bool(tell_problems(args.csv, data, _tell)))
+    return int(bool(report_problems(args.csv, data, _echo)))
 
 
 def run_kaggle(args) -> int:
     from flowerkit.cli.kaggle import run_kaggle_command
 
-    return run_kaggle_command(args, _tell)
+    return run_kaggle_command(args, _echo)
 
 
-def _tell(line: str) -> None:
+def _echo(line: str) -> None:
     print(line, flush=True)  # some runs take hours: a line when it comes
 
 
-def _from_room(room: str, name: str):
+def _from_module(room: str, name: str):
     """The command `name` of a room, which is imported when it is called."""
 
     def run(args) -> int:
         command = getattr(importlib.import_module(f"flowerkit.{room}"), name)
-        return command(args, _tell, ProgressLine())
+        return command(args, _echo, ProgressLine())
 
     return run
 
@@ -237,27 +261,27 @@ COMMANDS = {
     "train": run_train,
     "lr-find": run_lr_find,
     "models": run_models,
-    "report": _from_room("cli.report", "run_report"),
+    "report": _from_module("cli.report", "run_report"),
     "check": run_check,
-    "convert": _from_room("cli.photos", "run_convert"),
-    "convert-beam": _from_room("cli.beam", "run_convert_beam"),
-    "check-data": _from_room("cli.leaks", "run_check_data"),
-    "predict": _from_room("cli.predict", "run_predict"),
-    "compare": _from_room("cli.studies", "run_compare"),
-    "study": _from_room("cli.studies", "run_study_command"),
-    "export": _from_room("cli.models", "run_export"),
-    "classify": _from_room("cli.models", "run_classify"),
-    "serve": _from_room("cli.models", "run_serve"),
+    "convert": _from_module("cli.photos", "run_convert"),
+    "convert-beam": _from_module("cli.beam", "run_convert_beam"),
+    "check-data": _from_module("cli.leaks", "run_check_data"),
+    "predict": _from_module("cli.predict", "run_predict"),
+    "compare": _from_module("cli.studies", "run_compare"),
+    "study": _from_module("cli.studies", "run_study_command"),
+    "export": _from_module("cli.models", "run_export"),
+    "classify": _from_module("cli.models", "run_classify"),
+    "serve": _from_module("cli.models", "run_serve"),
     **dict.fromkeys(("bundle", "push", "watch", "pull", "submit"), run_kaggle),
 }
 
 # Around them --------------------------------------------------------------------------------------
 
 
-def _import_rooms():
+def _import_training():
     with quiet_frameworks():
-        from flowerkit.training import run_folder
         from flowerkit.training import run as training
+        from flowerkit.training import run_folder
     return training, run_folder
 
 

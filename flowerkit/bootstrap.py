@@ -107,10 +107,10 @@ def _score_draws(cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
     support = weights @ true.astype(np.float32)
     occurs = support > 0
     scores = []
-    for guesses in runs:
-        guessed = guesses[:, None] == classes
-        right = weights @ (true & guessed).astype(np.float32)
-        total = support + weights @ guessed.astype(np.float32)
+    for predicted in runs:
+        predicted = predicted[:, None] == classes
+        right = weights @ (true & predicted).astype(np.float32)
+        total = support + weights @ predicted.astype(np.float32)
         f1 = 2 * right / np.where(occurs, total, 1)
         scores.append(np.sum(f1 * occurs, axis=1, dtype=np.float64) / occurs.sum(axis=1))
     return np.stack(scores)

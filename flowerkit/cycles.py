@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from flowerkit.schedules import Schedule, check_epoch, check_numbers, check_rates, count_epochs
+from flowerkit.schedules import Schedule, check_epoch, check_numbers, check_rates, format_epochs
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CosineWarmup:
         _check_length(self.epochs, "a cosine")
         if self.rampup_epochs >= self.epochs:
             raise ValueError(
-                f"rampup_epochs is {self.rampup_epochs:g} of {count_epochs(self.epochs)}: nothing is "
+                f"rampup_epochs is {self.rampup_epochs:g} of {format_epochs(self.epochs)}: nothing is "
                 "left for the cosine. Shorten the ramp, or train longer."
             )
 
@@ -59,9 +59,9 @@ class CosineWarmup:
         parts = [f"{self.max_lr:.3g}"]
         if self.rampup_epochs:
             parts = [
-                f"{self.start_lr:.3g} to {self.max_lr:.3g} over {count_epochs(self.rampup_epochs)}"
+                f"{self.start_lr:.3g} to {self.max_lr:.3g} over {format_epochs(self.rampup_epochs)}"
             ]
-        parts.append(f"then a half-cosine to {self.min_lr:.3g} at {count_epochs(self.epochs)}")
+        parts.append(f"then a half-cosine to {self.min_lr:.3g} at {format_epochs(self.epochs)}")
         return ", ".join(parts)
 
 
@@ -135,10 +135,10 @@ class OneCycle:
         return _scale(self, factor, "max_lr")
 
     def __str__(self) -> str:
-        climb = count_epochs(self.pct_start * self.epochs)
+        climb = format_epochs(self.pct_start * self.epochs)
         return (
             f"one cycle: {self.max_lr / self.div:.3g} to {self.max_lr:.3g} over {climb}, then down to "
-            f"{self.max_lr / self.div_final:.3g} at {count_epochs(self.epochs)}"
+            f"{self.max_lr / self.div_final:.3g} at {format_epochs(self.epochs)}"
         )
 
 

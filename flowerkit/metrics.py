@@ -24,7 +24,7 @@ def predicted_labels(probabilities: np.ndarray) -> np.ndarray:
     return _checked_probabilities(probabilities).argmax(axis=1).astype(np.int64)
 
 
-def macro_f1(labels: np.ndarray, guesses: np.ndarray) -> float:
+def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     """The mean F1 over the classes that occur in `labels`, 0..1.
 
     The competition's metric, where all 104 occur. A guess of a class that does not occur costs the
@@ -35,23 +35,23 @@ def macro_f1(labels: np.ndarray, guesses: np.ndarray) -> float:
     >>> round(macro_f1(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 7])), 4)
     0.8333
     """
-    labels, guesses = _checked_pair(labels, guesses)
-    width = max(labels.max(), guesses.max()) + 1
-    right = np.bincount(labels[labels == guesses], minlength=width)
+    labels, predicted = _checked_pair(labels, predicted)
+    width = max(labels.max(), predicted.max()) + 1
+    right = np.bincount(labels[labels == predicted], minlength=width)
     support = np.bincount(labels, minlength=width)
-    guessed = np.bincount(guesses, minlength=width)
+    predicted = np.bincount(predicted, minlength=width)
     occurs = support > 0
-    return float(np.mean(2 * right[occurs] / (support + guessed)[occurs]))
+    return float(np.mean(2 * right[occurs] / (support + predicted)[occurs]))
 
 
-def accuracy(labels: np.ndarray, guesses: np.ndarray) -> float:
+def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
     """The fraction of guesses that are right, 0..1.
 
     >>> accuracy(np.array([0, 1, 2, 2]), np.array([0, 1, 2, 0]))
     0.75
     """
-    labels, guesses = _checked_pair(labels, guesses)
-    return float(np.mean(labels == guesses))
+    labels, predicted = _checked_pair(labels, predicted)
+    return float(np.mean(labels == predicted))
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -61,7 +61,7 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def class_report(
-    labels: np.ndarray, guesses: np.ndarray, class_names: Sequence[str]
+    labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """A row for each class that occurs in `labels`: name, precision, recall, f1, support.
 
@@ -74,10 +74,10 @@ def class_report(
     """
     from sklearn.metrics import precision_recall_fscore_support
 
-    labels, guesses = _checked_pair(labels, guesses, num_classes=len(class_names))
+    labels, predicted = _checked_pair(labels, predicted, num_classes=len(class_names))
     occurring = np.unique(labels)
     columns = precision_recall_fscore_support(
-        labels, guesses, labels=occurring, average=None, zero_division=0.0
+        labels, predicted, labels=occurring, average=None, zero_division=0.0
     )
     return [
         {
@@ -91,17 +91,17 @@ def class_report(
     ]
 
 
-def confusion_counts(labels: np.ndarray, guesses: np.ndarray, num_classes: int) -> np.ndarray:
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """How often class i (the row) was guessed as class j: (num_classes, num_classes) int64.
 
-    >>> confusion_counts(np.array([0, 1, 1]), np.array([0, 1, 0]), 2)
+    >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 1, 0]), 2)
     array([[1, 0],
            [1, 1]])
     """
     from sklearn.metrics import confusion_matrix
 
-    labels, guesses = _checked_pair(labels, guesses, num_classes=num_classes)
-    return confusion_matrix(labels, guesses, labels=np.arange(num_classes)).astype(np.int64)
+    labels, predicted = _checked_pair(labels, predicted, num_classes=num_classes)
+    return confusion_matrix(labels, predicted, labels=np.arange(num_classes)).astype(np.int64)
 
 
 def most_confused(
@@ -109,7 +109,7 @@ def most_confused(
 ) -> list[tuple[str, str, int]]:
     """The k most frequent mistakes as (true name, guessed name, count), most frequent first.
 
-    `counts` comes from `confusion_counts`. Pairs that never happened are left out, so the list may
+    `counts` comes from `confusion_matrix`. Pairs that never happened are left out, so the list may
     be shorter than k; equal counts come in the order of the class ids.
 
     >>> most_confused(np.array([[5, 2, 0], [0, 6, 0], [1, 3, 4]]), ["rose", "iris", "lotus"], 2)
@@ -180,9 +180,9 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
     if bins < 1:
         raise ValueError(f"bins must be at least 1. Received: bins={bins}")
     _true_probabilities(labels, probabilities)  # refuses what does not fit
-    guesses = predicted_labels(probabilities)
+    predicted = predicted_labels(probabilities)
     confidence = np.asarray(probabilities).max(axis=1).astype(np.float64)
-    right = (guesses == np.asarray(labels)).astype(np.float64)
+    right = (predicted == np.asarray(labels)).astype(np.float64)
     places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(places, minlength=bins)
     with np.errstate(invalid="ignore"):  # 0 / 0: an empty bin
@@ -212,13 +212,13 @@ def _true_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> np.nda
 
 
 def _checked_pair(
-    labels: np.ndarray, guesses: np.ndarray, num_classes: int | None = None
+    labels: np.ndarray, predicted: np.ndarray, num_classes: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     labels = _checked_ids("labels", labels, num_classes)
-    guesses = _checked_ids("guesses", guesses, num_classes)
-    if len(labels) != len(guesses):
-        raise ValueError(f"{len(labels)} labels but {len(guesses)} guesses. Score equal numbers.")
-    return labels, guesses
+    predicted = _checked_ids("guesses", predicted, num_classes)
+    if len(labels) != len(predicted):
+        raise ValueError(f"{len(labels)} labels but {len(predicted)} guesses. Score equal numbers.")
+    return labels, predicted
 
 
 def _checked_ids(name: str, ids: np.ndarray, num_classes: int | None) -> np.ndarray:

@@ -85,12 +85,12 @@ class RampSustainDecay:
         parts = [f"{self.max_lr:.3g}"]
         if self.rampup_epochs:
             parts = [
-                f"{self.start_lr:.3g} to {self.max_lr:.3g} over {count_epochs(self.rampup_epochs)}"
+                f"{self.start_lr:.3g} to {self.max_lr:.3g} over {format_epochs(self.rampup_epochs)}"
             ]
         if self.exp_decay == 1:
             return f"{parts[0]}, then held"
         if self.sustain_epochs:
-            parts.append(f"held for {count_epochs(self.sustain_epochs)}")
+            parts.append(f"held for {format_epochs(self.sustain_epochs)}")
         parts.append(f"then x {self.exp_decay:g} per epoch towards {self.min_lr:.3g}")
         return ", ".join(parts)
 
@@ -315,10 +315,10 @@ def check_epoch(epoch: float) -> None:
         raise ValueError(f"epoch is {epoch!r}; the first epoch is 0.")
 
 
-def count_epochs(count: float) -> str:
+def format_epochs(count: float) -> str:
     """The number with its noun.
 
-    >>> count_epochs(1), count_epochs(2.5)
+    >>> format_epochs(1), format_epochs(2.5)
     ('1 epoch', '2.5 epochs')
     """
     return f"{count:g} epoch" if count == 1 else f"{count:g} epochs"

@@ -8,19 +8,19 @@ from collections.abc import Iterable
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
-def count(num: int, noun: str) -> str:
+def pluralize(num: int, noun: str) -> str:
     """The number and its noun, which takes an s unless there is one.
 
-    >>> count(1, "seed"), count(1200, "photo")
+    >>> pluralize(1, "seed"), pluralize(1200, "photo")
     ('1 seed', '1,200 photos')
     """
     return f"{num:,} {noun}{'s' * (num != 1)}"
 
 
-def say_bytes(num_bytes: float) -> str:
+def format_bytes(num_bytes: float) -> str:
     """In GiB, or in MiB where that would begin with a zero.
 
-    >>> say_bytes(3 * 2**29), say_bytes(70 * 2**20), say_bytes(4096)
+    >>> format_bytes(3 * 2**29), format_bytes(70 * 2**20), format_bytes(4096)
     ('1.50 GiB', '70 MiB', '0.0 MiB')
     """
     if num_bytes >= 2**30:
@@ -29,7 +29,7 @@ def say_bytes(num_bytes: float) -> str:
     return f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ " Did you mean 'x'?" with the nearest of the known names, or nothing.
 
     >>> suggest("val_f2", ["val_f1", "loss"])

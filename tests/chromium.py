@@ -13,10 +13,17 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 _OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--remote-debugging-pipe",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--remote-debugging-pipe",
+)
 
 
 class Page:
@@ -68,8 +75,9 @@ class Page:
             if value := self.run(script):
                 return value
             time.sleep(0.2)
-        raise TimeoutError(f"{script} never was true; the page says: "
-                           f"{self.run('document.body.innerText')!r}")  # fmt: skip
+        raise TimeoutError(
+            f"{script} never was true; the page says: {self.run('document.body.innerText')!r}"
+        )
 
     def choose_file(self, selector, file):
         """As dropping the file on an `<input type=file>` does."""
@@ -107,9 +115,12 @@ def open_page():
     # Its children outlive the kill for a moment and may still write into the profile.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            [CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}"], preexec_fn=take_places,
-            close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}"],
+            preexec_fn=take_places,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         try:

@@ -14,9 +14,9 @@ LABELS = tuple(np.tile([0, 1, 2], 40).tolist())
 
 def leave(folder, *, wrong=(), labels=LABELS, f1=None, environment=None, names=None, **changes):
     """A run of SMOKE with some fields changed; `wrong` are the places guessed wrong."""
-    guesses = tuple((label + (place in wrong)) % 3 for place, label in enumerate(labels))
+    predicted = tuple((label + (place in wrong)) % 3 for place, label in enumerate(labels))
     names = {} if names is None else {"names": names}
-    leave_run(folder, labels=labels, guesses=guesses, **names)
+    leave_run(folder, labels=labels, predicted=predicted, **names)
     (folder / "plan.json").write_text(json.dumps(replace(SMOKE, **changes).to_dict()))
     rows = read_history(folder / "history.csv")
     rows[1]["val_f1"] = 1 - len(wrong) / len(labels) if f1 is None else f1

@@ -11,8 +11,8 @@ import pytest
 from fake_kaggle import checkout, command, fake, five_images, mine  # noqa: F401 - fixtures
 
 import flowerkit
-from flowerkit.training.plan import TrainingPlan
 from flowerkit.sources.synthetic import draw_competition
+from flowerkit.training.plan import TrainingPlan
 
 GLOBAL_BATCH = 16
 # What runs keep for the next one must not come from, or go to, the cache of whoever runs the tests.
@@ -42,7 +42,7 @@ def quick_plan(accelerator):
         weights=None,
         epochs=2,
         per_replica_batch=GLOBAL_BATCH // accelerator.replicas,
-        rates_at_batch=None,
+        lr_reference_batch=None,
         rampup_epochs=1,
         start_lr=1e-3,
         max_lr=2e-3,

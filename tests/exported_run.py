@@ -40,7 +40,6 @@ def export(format):
 
 def needed(format):
     """The modules that tests of a format skip without."""
-    return {
-        "onnx": ("onnx", "tf2onnx", "onnxruntime"),
-        "litert": ("ai_edge_litert",),
-    }.get(format, ())
+    return {"onnx": ("onnx", "tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}.get(
+        format, ()
+    )

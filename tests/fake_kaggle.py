@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from flowerkit.sources.competition import CLASS_NAMES
 from flowerkit.kaggle.metadata import SOURCE, write_bundle
+from flowerkit.sources.competition import CLASS_NAMES
 
 USER, KEY, TOKEN = "flora", "0123456789abcdef-secret-key", "KGAT_secret_access_token"
 KERNELS, COMPETITIONS = "kernels.KernelsApiService", "competitions.CompetitionApiService"
@@ -84,12 +84,17 @@ class FakeKaggle(ThreadingHTTPServer):
         }
         address = f"http://127.0.0.1:{self.server_address[1]}"
         return kept | {
-            "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY,
-            "HTTP_PROXY": address, "http_proxy": address, "HTTPS_PROXY": "http://127.0.0.1:9",
-            "https_proxy": "http://127.0.0.1:9", "HOME": str(home),
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+            "KAGGLE_USERNAME": USER,
+            "KAGGLE_KEY": KEY,
+            "HTTP_PROXY": address,
+            "http_proxy": address,
+            "HTTPS_PROXY": "http://127.0.0.1:9",
+            "https_proxy": "http://127.0.0.1:9",
+            "HOME": str(home),
             "PYTHONPATH": os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")]),
             "SEEN_SOCKETS": str(self.folder / "sockets"),
-        }  # fmt: skip
+        }
 
     def find_strange_sockets(self) -> list[str]:
         """The addresses that programs tried to reach and that are not this server."""

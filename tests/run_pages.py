@@ -5,36 +5,52 @@ from html.parser import HTMLParser
 
 import numpy as np
 
+from flowerkit.prediction.predictions import Predictions
 from flowerkit.training.history import write_history
 from flowerkit.training.plan import SMOKE
-from flowerkit.prediction.predictions import Predictions
 
 NAMES = ["daisy", "rose", "lily"]
 VOID = {"br", "img", "link", "meta"}
 INLINE = {"b", "bdi"}
 
 
-def leave_run(folder, *, names=NAMES, labels=(0, 1, 2), guesses=(0, 2, 2)):
+def leave_run(folder, *, names=NAMES, labels=(0, 1, 2), predicted=(0, 2, 2)):
     """What a run of two epochs leaves for the report; every guess gets 0.7, the next class 0.2."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(SMOKE.to_dict()))
     data = {
-        "folder": "/data/flowers", "origin": "drawn", "image_size": 32, "class_names": list(names),
+        "folder": "/data/flowers",
+        "origin": "drawn",
+        "image_size": 32,
+        "class_names": list(names),
         "counts": {"train": 1440, "val": len(labels), "test": 3},
-    }  # fmt: skip
+    }
     device = {"kind": "cpu", "backend": "jax", "replicas": 8, "precision": "float32"}
     environment = {"data": data, "accelerator": device | {"reason": "no TPU or GPU is attached"}}
     environment |= {"python": "3.12.1", "versions": {"keras": "3.15.0", "libtpu": None}}
     (folder / "environment.json").write_text(json.dumps(environment))
-    row = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.1, "val_accuracy": 0.5, "val_f1": 0.4,
-           "planned_lr": 1e-3, "learning_rate": 1e-3, "seconds": 2.0, "images_per_second": 50.0,
-           "steps": 45}  # fmt: skip
+    row = {
+        "loss": 1.0,
+        "accuracy": 0.5,
+        "val_loss": 1.1,
+        "val_accuracy": 0.5,
+        "val_f1": 0.4,
+        "planned_lr": 1e-3,
+        "learning_rate": 1e-3,
+        "seconds": 2.0,
+        "images_per_second": 50.0,
+        "steps": 45,
+    }
     write_history(folder / "history.csv", [{"epoch": 1, **row}, {"epoch": 2, **row, "val_f1": 0.6}])
-    result = {"stop_reason": "the plan's epochs were done", "seconds_per_epoch": 200.0,
-              "images_per_second": 1234.5, "first_step_seconds": 7.31}  # fmt: skip
+    result = {
+        "stop_reason": "the plan's epochs were done",
+        "seconds_per_epoch": 200.0,
+        "images_per_second": 1234.5,
+        "first_step_seconds": 7.31,
+    }
     (folder / "result.json").write_text(json.dumps(result))
     probabilities = np.full((len(labels), len(names)), 0.1 / max(len(names) - 2, 1), "float32")
-    for place, guess in enumerate(guesses):
+    for place, guess in enumerate(predicted):
         probabilities[place, guess] = 0.7
         probabilities[place, (guess + 1) % len(names)] = 0.2
     ids = np.array([f"id{place}" for place in range(len(labels))])

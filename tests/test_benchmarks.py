@@ -85,9 +85,12 @@ def test_children_find_an_empty_cache_and_the_callers_words():
         "open(os.path.join(cache, 'left'), 'w')"
     )
     samples = pairs.run_rounds(
-        {"a": python(code), "b": python(code)}, rounds=2, environ={"WORD": "all"},
-        environs={"b": {"WORD": "one"}}, tell=lambda text: None,
-    )  # fmt: skip
+        {"a": python(code), "b": python(code)},
+        rounds=2,
+        environ={"WORD": "all"},
+        environs={"b": {"WORD": "one"}},
+        tell=lambda text: None,
+    )
     every = samples["a"] + samples["b"]
     assert [sample["was"] for sample in every] == [[], [], [], []]
     assert [sample["word"] for sample in every] == ["all", "all", "one", "one"]
@@ -127,13 +130,21 @@ def test_a_data_folder_is_made_over_to_another_number_and_size(drawn, tmp_path):
 
 def test_the_growth_table_grows_one_thing_at_a_time():
     args = argparse.Namespace(
-        growth_images=[1, 4], growth_sizes=[64, 224], growth_replicas=[1, 8], size=None,
-        drawn_size=224, backend="tensorflow",
-    )  # fmt: skip
+        growth_images=[1, 4],
+        growth_sizes=[64, 224],
+        growth_replicas=[1, 8],
+        size=None,
+        drawn_size=224,
+        backend="tensorflow",
+    )
     assert input_pipeline.list_growth(args) == [
-        (1, 224, 1, "tensorflow"), (4, 224, 1, "tensorflow"), (1, 64, 1, "tensorflow"),
-        (1, 224, 8, "tensorflow"), (1, 224, 1, "jax"), (1, 224, 8, "jax"),
-    ]  # fmt: skip
+        (1, 224, 1, "tensorflow"),
+        (4, 224, 1, "tensorflow"),
+        (1, 64, 1, "tensorflow"),
+        (1, 224, 8, "tensorflow"),
+        (1, 224, 1, "jax"),
+        (1, 224, 8, "jax"),
+    ]
 
 
 def test_the_growth_table_shows_ratios_to_the_classic_pipeline():
@@ -145,8 +156,20 @@ def test_the_growth_table_shows_ratios_to_the_classic_pipeline():
     point = {"images": 1024, "size": 64, "replicas": 1, "backend": "jax", "samples": samples}
     row = input_pipeline.tell_growth([point]).splitlines()[1]
     assert row.split() == [
-        "1,024", "x", "64", "px", "1", "jax", "5", "30x", "6x", "10", "30x", "6x", *["900"] * 3,
-    ]  # fmt: skip
+        "1,024",
+        "x",
+        "64",
+        "px",
+        "1",
+        "jax",
+        "5",
+        "30x",
+        "6x",
+        "10",
+        "30x",
+        "6x",
+        *["900"] * 3,
+    ]
 
 
 # the scripts --------------------------------------------------------------------------------------

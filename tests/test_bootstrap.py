@@ -9,9 +9,9 @@ TWO = np.repeat([0, 1], 50)
 
 def flip(labels, *places):
     """The labels, guessed wrong at some places."""
-    guesses = labels.copy()
-    guesses[list(places)] = 1 - guesses[list(places)]
-    return guesses
+    predicted = labels.copy()
+    predicted[list(places)] = 1 - predicted[list(places)]
+    return predicted
 
 
 def guess_at_random(rng, labels, accuracy, num_classes):

@@ -117,11 +117,7 @@ def test_a_free_folder_has_the_next_number_and_is_not_made(tmp_path):
 
 @pytest.mark.parametrize(
     ("save", "name"),
-    [
-        (SAVE_CSV, "submission.csv"),
-        (SAVE_MODEL, "model.keras"),
-        (SAVE_WEIGHTS, "best.weights.h5"),
-    ],
+    [(SAVE_CSV, "submission.csv"), (SAVE_MODEL, "model.keras"), (SAVE_WEIGHTS, "best.weights.h5")],
     ids=["csv", "model", "checkpoint"],
 )
 def test_a_full_disk_leaves_the_old_file_intact(tmp_path, save, name):

@@ -8,7 +8,7 @@ from flowerkit.metrics import (
     accuracy,
     calibration,
     class_report,
-    confusion_counts,
+    confusion_matrix,
     count_classes,
     log_loss,
     macro_f1,
@@ -51,16 +51,16 @@ def test_macro_f1_is_one_when_all_is_right_and_zero_when_nothing_is():
 def test_macro_f1_does_not_depend_on_the_width_of_the_head():
     # Five true classes under a head of 104: half of the guesses are scattered over absent classes.
     labels = np.repeat(np.arange(5), 20)
-    guesses = np.where(np.arange(100) % 2 == 0, labels, 5 + np.arange(100) % 99)
-    assert macro_f1(labels, guesses) == pytest.approx(2 / 3)
-    assert f1_score(labels, guesses, average="macro") < 0.1
+    predicted = np.where(np.arange(100) % 2 == 0, labels, 5 + np.arange(100) % 99)
+    assert macro_f1(labels, predicted) == pytest.approx(2 / 3)
+    assert f1_score(labels, predicted, average="macro") < 0.1
 
 
 def test_macro_f1_agrees_with_scikit_learn_over_the_labels_that_occur():
     random = np.random.default_rng(3)
-    labels, guesses = random.integers(0, 30, 500), random.integers(0, 40, 500)
-    expected = f1_score(labels, guesses, labels=np.unique(labels), average="macro")
-    assert macro_f1(labels, guesses) == pytest.approx(expected, abs=1e-12)
+    labels, predicted = random.integers(0, 30, 500), random.integers(0, 40, 500)
+    expected = f1_score(labels, predicted, labels=np.unique(labels), average="macro")
+    assert macro_f1(labels, predicted) == pytest.approx(expected, abs=1e-12)
 
 
 def test_accuracy_counts_the_right_guesses():
@@ -93,7 +93,7 @@ def test_a_class_that_is_never_guessed_has_precision_zero_and_no_warning(recwarn
 
 
 def test_rows_of_the_confusion_counts_are_the_truth():
-    counts = confusion_counts(LABELS, GUESSES, 4)
+    counts = confusion_matrix(LABELS, GUESSES, 4)
     assert counts.tolist() == [[2, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0], [1, 0, 1, 1]]
     assert counts.dtype == np.int64
 
@@ -156,7 +156,7 @@ def test_classes_are_counted_also_those_without_images():
 
 
 @pytest.mark.parametrize(
-    ("labels", "guesses", "message"),
+    ("labels", "predicted", "message"),
     [
         ([], [], "labels must be a one-dimensional array of at least one integer class id"),
         ([0, 1], [0], "2 labels but 1 guesses"),
@@ -165,15 +165,15 @@ def test_classes_are_counted_also_those_without_images():
         ([0, -1], [0, 1], "labels[1] is -1, outside 0 and up. Records of the test split have no"),
     ],
 )
-def test_arrays_that_cannot_be_scored_are_refused(labels, guesses, message):
+def test_arrays_that_cannot_be_scored_are_refused(labels, predicted, message):
     for score in (macro_f1, accuracy):
         with pytest.raises(ValueError, match=re.escape(message)):
-            score(np.array(labels), np.array(guesses))
+            score(np.array(labels), np.array(predicted))
 
 
 def test_ids_beyond_the_classes_are_refused_instead_of_dropped():
     with pytest.raises(ValueError, match=re.escape("guesses[1] is 4, outside 0..3.")):
-        confusion_counts(np.array([0, 1]), np.array([0, 4]), 4)
+        confusion_matrix(np.array([0, 1]), np.array([0, 4]), 4)
     with pytest.raises(ValueError, match=re.escape("labels[0] is 9, outside 0..3.")):
         class_report(np.array([9, 1]), np.array([0, 1]), NAMES)
 

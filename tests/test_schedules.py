@@ -105,10 +105,7 @@ def test_scaling_multiplies_the_rates_and_leaves_the_epochs():
     ("schedule", "text"),
     [
         (NOTEBOOK, "0.001 to 0.01 over 30 epochs, then x 0.8 per epoch towards 0.0001"),
-        (
-            SHORT,
-            "0.1 to 0.5 over 4 epochs, held for 2 epochs, then x 0.5 per epoch towards 0.1",
-        ),
+        (SHORT, "0.1 to 0.5 over 4 epochs, held for 2 epochs, then x 0.5 per epoch towards 0.1"),
         (RampSustainDecay(0, 0.5, 0.1, 0, 0, 0.5), "0.5, then x 0.5 per epoch towards 0.1"),
         (RampSustainDecay(0, 0.5, 0.1, 1, 0, 1), "0 to 0.5 over 1 epoch, then held"),
         (Constant(0.0004), "0.0004 throughout"),

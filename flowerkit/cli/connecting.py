@@ -6,10 +6,10 @@ from flowerkit.accelerator.device import Accelerator, connect
 from flowerkit.cli.terminal import quiet_frameworks
 
 
-def connect_device(require: str | None, tell: Callable[[str], None]) -> Accelerator:
+def connect_device(require: str | None, echo: Callable[[str], None]) -> Accelerator:
     """Start the device as `accelerator.connect` does, import TensorFlow for the shards, and tell."""
     with quiet_frameworks():
         accelerator = connect(require)
         import tensorflow  # noqa: F401 - with jax too, the shards are written and read with it
-    tell(str(accelerator))
+    echo(str(accelerator))
     return accelerator

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from flowerkit.accelerator import device as accelerator
 from flowerkit.data import cache as decode_cache
-from flowerkit.photos import conversion as photos
 from flowerkit.models.backbones import find_cached_weights, weights_folder
+from flowerkit.photos import conversion as photos
 from flowerkit.sources.finder import find_data, is_competition_required, is_of_photos
-from flowerkit.text import count, say_bytes
+from flowerkit.text import format_bytes, pluralize
 
 GIB = 2**30
 
@@ -103,11 +103,14 @@ def _examine_cache() -> Finding:
     taken = sum(entry.num_bytes for entry in entries)
     suffixes = [entry.path.suffix for entry in entries]
     counts = (("decoded images", ".uint8"), ("features", ".float32"))
-    held = [f"{what} of {count(suffixes.count(suffix), 'split')}"
-            for what, suffix in counts if suffix in suffixes]  # fmt: skip
+    held = [
+        f"{what} of {pluralize(suffixes.count(suffix), 'split')}"
+        for what, suffix in counts
+        if suffix in suffixes
+    ]
     return Finding(
         "cache",
-        f"{' and '.join(held)}, {say_bytes(taken)} of at most {limit}, in {folder}",
+        f"{' and '.join(held)}, {format_bytes(taken)} of at most {limit}, in {folder}",
         f"flowerkit doctor --clear-cache frees them; {decode_cache.LIMIT_VARIABLE} sets the limit",
     )
 
@@ -122,7 +125,7 @@ def _examine_photos() -> list[Finding]:
     return [
         Finding(
             "photos",
-            f"{count(len(folders), 'folder')} of converted photos, {say_bytes(taken)}, in {place}",
+            f"{pluralize(len(folders), 'folder')} of converted photos, {format_bytes(taken)}, in {place}",
             "flowerkit doctor --clear-cache frees them; the next run converts its photos again",
         )
     ]

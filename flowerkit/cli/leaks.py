@@ -11,46 +11,53 @@ _SHOWN = 20
 
 def add_check_data_options(parser: argparse.ArgumentParser) -> None:
     """The options of `flowerkit check-data`."""
-    parser.add_argument("data", metavar="DIR",
-                        help="a folder that holds tfrecords-jpeg-SxS/, or auto, or drawn")  # fmt: skip
-    parser.add_argument("--external", metavar="DIR2",
-                        help="another such folder, which would be trained on as well")  # fmt: skip
+    parser.add_argument(
+        "data", metavar="DIR", help="a folder that holds tfrecords-jpeg-SxS/, or auto, or drawn"
+    )
+    parser.add_argument(
+        "--external", metavar="DIR2", help="another such folder, which would be trained on as well"
+    )
     parser.add_argument(
         "--image-size", type=int, metavar="N", help="in px, where there are several"
     )
-    parser.add_argument("--no-near", action="store_true",
-                        help="compare ids and bytes only, which decodes nothing")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="FOLDER",
-                        help="write all pairs to FOLDER/pairs.csv, the first to pairs.png")  # fmt: skip
+    parser.add_argument(
+        "--no-near", action="store_true", help="compare ids and bytes only, which decodes nothing"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write all pairs to FOLDER/pairs.csv, the first to pairs.png",
+    )
 
 
 def run_check_data(
-    args, tell: Callable[[str], None], progress: Callable[[str, int, int], None]
+    args, echo: Callable[[str], None], progress: Callable[[str, int, int], None]
 ) -> int:
     """Check, and say what was found: 0 if no picture stands on two sides, 1 if there are problems."""
     with quiet_frameworks():
         import tensorflow  # noqa: F401 - the shards are read with it
-    from flowerkit.data.leaks import check_data
+    from flowerkit.data.leaks import find_leaks
     from flowerkit.sources.finder import find_data
 
     data = find_data(args.data, image_size=args.image_size)
     external = find_data(args.external, image_size=_fit_size(args, data)) if args.external else None
-    report = check_data(data, external=external, near=not args.no_near, progress=progress)
-    tell(f"checked {data}")
+    report = find_leaks(data, external=external, near=not args.no_near, progress=progress)
+    echo(f"checked {data}")
     if external:
-        tell(f"and {external}")
+        echo(f"and {external}")
     for line in report.notes:
-        tell(line)
+        echo(line)
     if args.out:
-        _write(args.out, report, tell)
+        _write(args.out, report, echo)
     for line in report.problems[:_SHOWN]:
-        tell(f"problem: {line}")
+        echo(f"problem: {line}")
     more = len(report.problems) - _SHOWN
     if more > 0:
-        tell(f"and {more:,} problems more" + ("" if args.out else "; --out FOLDER writes them all"))
+        echo(f"and {more:,} problems more" + ("" if args.out else "; --out FOLDER writes them all"))
     if not report.problems:
         compared = "ids and bytes" if args.no_near else "ids, bytes and looks"
-        tell(f"no picture stands on two sides, by {compared}")
+        echo(f"no picture stands on two sides, by {compared}")
     return int(bool(report.problems))
 
 
@@ -61,12 +68,12 @@ def _fit_size(args, data) -> int | None:
     return data.image_size if data.image_size in find_sizes(args.external) else None
 
 
-def _write(folder: Path, report, tell: Callable[[str], None]) -> None:
+def _write(folder: Path, report, echo: Callable[[str], None]) -> None:
     from flowerkit.data.leak_sheet import draw_pairs
     from flowerkit.data.leaks import list_by_weight, write_pairs
 
     folder.mkdir(parents=True, exist_ok=True)
     write_pairs(folder / "pairs.csv", report)
-    tell(f"wrote {folder / 'pairs.csv'} ({len(report.shared):,} pairs)")
+    echo(f"wrote {folder / 'pairs.csv'} ({len(report.shared):,} pairs)")
     if num := draw_pairs(folder / "pairs.png", list_by_weight(report)):
-        tell(f"wrote {folder / 'pairs.png'} ({num} of them, problems first)")
+        echo(f"wrote {folder / 'pairs.png'} ({num} of them, problems first)")

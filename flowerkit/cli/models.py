@@ -7,49 +7,49 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from flowerkit.cli.terminal import quiet_frameworks
 from flowerkit.deploy.formats import FORMATS, detect_format
 from flowerkit.files import write_text
-from flowerkit.cli.terminal import quiet_frameworks
-from flowerkit.text import count
+from flowerkit.text import pluralize
 
-Tell = Callable[[str], None]
+Echo = Callable[[str], None]
 FIRST_PORT = 7860
 
 
-def run_export(args, tell: Tell, progress) -> int:
+def run_export(args, echo: Echo, progress) -> int:
     """Export a run; 0 when it was written and checked."""
     detect_format(args.model)
     with quiet_frameworks():
         from flowerkit.deploy.exports import export_model
 
         export = export_model(args.model, args.out, args.format)
-    tell(f"wrote {export}")
+    echo(f"wrote {export}")
     return 0
 
 
-def run_classify(args, tell: Tell, progress) -> int:
+def run_classify(args, echo: Echo, progress) -> int:
     """Classify photos; 0 when all of them could be read, else 1."""
     from flowerkit.deploy.classifier import Classifier
 
     with quiet_frameworks():
         classifier = Classifier.load(args.model)
-    tell(str(classifier))
+    echo(str(classifier))
     answers = classifier.predict(args.photos, batch_size=args.batch, progress=progress)
     top = min(args.top, len(classifier.class_names))
     for answer in answers:
-        tell(answer.describe(top))
+        echo(answer.describe(top))
     if len(answers) > 1:
-        tell(_sum_up(answers))
+        echo(_sum_up(answers))
     if args.csv:
         write_text(args.csv, _tabulate(answers, top))
-        tell(f"wrote {args.csv}")
+        echo(f"wrote {args.csv}")
     unread = sum(answer.probabilities is None for answer in answers)
     if unread:
-        tell(f"{unread:,} of {count(len(answers), 'file')} could not be read")
+        echo(f"{unread:,} of {pluralize(len(answers), 'file')} could not be read")
     return int(unread > 0)
 
 
-def run_serve(args, tell: Tell, progress) -> int:
+def run_serve(args, echo: Echo, progress) -> int:
     """Serve a page for one model on this machine, until interrupted."""
     from flowerkit.deploy.classifier import Classifier
     from flowerkit.deploy.serving import build_page, check_port, import_gradio, serve
@@ -60,20 +60,20 @@ def run_serve(args, tell: Tell, progress) -> int:
         import_gradio()
         classifier = Classifier.load(args.model)
         page = build_page(classifier, top=args.top)
-    tell(str(classifier))
+    echo(str(classifier))
     with serve(page, port=args.port, max_mb=args.max_mb) as url:
-        tell(f"open {url} in a browser of this machine; Ctrl-C ends it")
+        echo(f"open {url} in a browser of this machine; Ctrl-C ends it")
         page.block_thread()
     return 0
 
 
 def _sum_up(answers) -> str:
     """How many photos each class got, the most frequent first."""
-    guessed = Counter(
+    predicted = Counter(
         answer.classes[0][0] for answer in answers if answer.probabilities is not None
     )
-    shares = ", ".join(f"{name} {num:,}" for name, num in guessed.most_common())
-    return f"{count(guessed.total(), 'photo')}: {shares or 'none was read'}"
+    shares = ", ".join(f"{name} {num:,}" for name, num in predicted.most_common())
+    return f"{pluralize(predicted.total(), 'photo')}: {shares or 'none was read'}"
 
 
 def _tabulate(answers, top: int) -> str:
@@ -94,44 +94,70 @@ def _tabulate(answers, top: int) -> str:
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """RUN, --format and --out."""
-    parser.add_argument("model", type=Path, metavar="RUN",
-                        help="a run of `flowerkit train`, or an exported .keras file")  # fmt: skip
-    parser.add_argument("--format", choices=tuple(FORMATS), default="onnx",
-                        help="what to write; litert is also called TFLite [onnx]")  # fmt: skip
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="RUN",
+        help="a run of `flowerkit train`, or an exported .keras file",
+    )
+    parser.add_argument(
+        "--format",
+        choices=tuple(FORMATS),
+        default="onnx",
+        help="what to write; litert is also called TFLite [onnx]",
+    )
     names = ", ".join(one.file for one in FORMATS.values())
-    parser.add_argument("--out", type=Path, metavar="FILE",
-                        help=f"the file or folder to write [in the run: {names}]")  # fmt: skip
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"the file or folder to write [in the run: {names}]",
+    )
 
 
 def add_classify_options(parser: argparse.ArgumentParser) -> None:
     """MODEL, PHOTO..., --top, --csv and --batch."""
     _add_model(parser)
-    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO",
-                        help="photos, or folders of them")  # fmt: skip
+    parser.add_argument(
+        "photos", type=Path, nargs="+", metavar="PHOTO", help="photos, or folders of them"
+    )
     _add_top(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table too")
-    parser.add_argument("--batch", type=_at_least_one, default=32, metavar="N",
-                        help="photos at a time [32]")  # fmt: skip
+    parser.add_argument(
+        "--batch", type=_at_least_one, default=32, metavar="N", help="photos at a time [32]"
+    )
 
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     """MODEL, --port, --top and --max-mb."""
     _add_model(parser)
-    parser.add_argument("--port", type=_at_least_one, default=FIRST_PORT, metavar="N",
-                        help=f"of 127.0.0.1 [{FIRST_PORT}]")  # fmt: skip
+    parser.add_argument(
+        "--port",
+        type=_at_least_one,
+        default=FIRST_PORT,
+        metavar="N",
+        help=f"of 127.0.0.1 [{FIRST_PORT}]",
+    )
     _add_top(parser)
-    parser.add_argument("--max-mb", type=_at_least_one, default=20, metavar="N",
-                        help="the largest photo that is taken, in MB [20]")  # fmt: skip
+    parser.add_argument(
+        "--max-mb",
+        type=_at_least_one,
+        default=20,
+        metavar="N",
+        help="the largest photo that is taken, in MB [20]",
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL",
-                        help="a run folder, or an export of one")  # fmt: skip
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a run folder, or an export of one"
+    )
 
 
 def _add_top(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--top", type=_at_least_one, default=3, metavar="N",
-                        help="how many classes are shown [3]")  # fmt: skip
+    parser.add_argument(
+        "--top", type=_at_least_one, default=3, metavar="N", help="how many classes are shown [3]"
+    )
 
 
 def _at_least_one(text: str) -> int:

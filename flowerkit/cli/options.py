@@ -10,12 +10,12 @@ from flowerkit.cli.leaks import add_check_data_options
 from flowerkit.cli.models import add_classify_options, add_export_options, add_serve_options
 from flowerkit.cli.option_kinds import at_least_one, at_least_zero
 from flowerkit.cli.photos import add_convert_options
-from flowerkit.training.plan import (PLANS)
-from flowerkit.text import suggest
 from flowerkit.cli.plan_options import add_plan_fields
 from flowerkit.cli.predict import add_predict_options
 from flowerkit.cli.report import add_report_options
 from flowerkit.cli.studies import add_compare_options, add_study_options
+from flowerkit.text import did_you_mean
+from flowerkit.training.plan import PLANS
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         self._refuse(message, choice[2] if choice else "")
 
     def _refuse(self, message: str, word: str):
-        hint = suggest(word, self._known_words())
+        hint = did_you_mean(word, self._known_words())
         self.exit(2, f"{self.prog}: {message}.{hint} `{self.prog} --help` lists all.\n")
 
     def _known_words(self) -> list[str]:
@@ -65,15 +65,19 @@ def build_parser() -> Parser:
 
 
 def _add_demo(demo: Parser) -> None:
-    demo.add_argument("--out", type=Path, metavar="FOLDER",
-                      help="for data/ and run/ [the next free runs/demo-N]")  # fmt: skip
+    demo.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for data/ and run/ [the next free runs/demo-N]"
+    )
     _add_require(demo)
 
 
 def _add_doctor(doctor: Parser) -> None:
     _add_data(doctor)
-    doctor.add_argument("--clear-cache", action="store_true",
-                        help="first remove decoded images, features and converted photos")  # fmt: skip
+    doctor.add_argument(
+        "--clear-cache",
+        action="store_true",
+        help="first remove decoded images, features and converted photos",
+    )
 
 
 def _add_nothing(parser: Parser) -> None:
@@ -82,11 +86,15 @@ def _add_nothing(parser: Parser) -> None:
 
 def _add_lr_find(lr_find: Parser) -> None:
     _add_data(lr_find)
-    lr_find.add_argument("--out", type=Path, metavar="FOLDER",
-                         help="for the curve [the next free runs/lr-find-N]")  # fmt: skip
+    lr_find.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for the curve [the next free runs/lr-find-N]"
+    )
     lr_find.add_argument("--plan", metavar="NAME|FILE", help="what is to be trained [competition]")
-    lr_find.add_argument("--phase", choices=("frozen", "whole"),
-                         help="the head alone, or all that learns later [the plan's first]")  # fmt: skip
+    lr_find.add_argument(
+        "--phase",
+        choices=("frozen", "whole"),
+        help="the head alone, or all that learns later [the plan's first]",
+    )
     for option, kind, value, help in (
         ("--min-rate", float, 1e-6, "the first rate"),
         ("--max-rate", float, 1.0, "the last one"),
@@ -111,14 +119,19 @@ def _add_draw(draw: Parser) -> None:
         ("--seed", 0, "another one, other pictures"),
     ):
         draw.add_argument(option, type=int, default=value, metavar="N", help=f"{help} [{value}]")
-    draw.add_argument("--photos", type=at_least_one, metavar="N",
-                      help="instead of shards a sub folder of N photos for each species")  # fmt: skip
+    draw.add_argument(
+        "--photos",
+        type=at_least_one,
+        metavar="N",
+        help="instead of shards a sub folder of N photos for each species",
+    )
 
 
 def _add_train(train: Parser) -> None:
     _add_data(train)
-    train.add_argument("--out", type=Path, metavar="RUN",
-                       help="the run folder [the next free runs/PLAN-N]")  # fmt: skip
+    train.add_argument(
+        "--out", type=Path, metavar="RUN", help="the run folder [the next free runs/PLAN-N]"
+    )
     train.add_argument("--plan", help=f"{', '.join(PLANS)} or a JSON file [competition]")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     _add_require(train)
@@ -140,23 +153,35 @@ def _add_study(study: Parser) -> None:
 def _add_check(check: Parser) -> None:
     check.add_argument("csv", type=Path, metavar="CSV", help="the file to check")
     _add_data(check, required=True)
-    check.add_argument("--image-size", type=at_least_one, metavar="N",
-                       help="which of the stored sizes, in px, where there are several")  # fmt: skip
+    check.add_argument(
+        "--image-size",
+        type=at_least_one,
+        metavar="N",
+        help="which of the stored sizes, in px, where there are several",
+    )
 
 
 def _add_bundle(bundle: Parser) -> None:
     _add_root(bundle)
     bundle.add_argument("--owner", metavar="OWNER", help="your Kaggle user name, into the metadata")
-    bundle.add_argument("--check", action="store_true",
-                        help="write nothing; fail if the committed notebook is stale")  # fmt: skip
+    bundle.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; fail if the committed notebook is stale",
+    )
 
 
 def _add_push(push: Parser) -> None:
     _add_root(push)
-    push.add_argument("--owner", metavar="OWNER",
-                      help="user name where the metadata has none [the credentials']")  # fmt: skip
-    push.add_argument("--out", type=Path, metavar="FOLDER",
-                      help="for what the run makes [the next free runs/kaggle-N]")  # fmt: skip
+    push.add_argument(
+        "--owner", metavar="OWNER", help="user name where the metadata has none [the credentials']"
+    )
+    push.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="for what the run makes [the next free runs/kaggle-N]",
+    )
     push.add_argument("--no-watch", action="store_true", help="end when Kaggle has taken it")
     push.add_argument("--submit", action="store_true", help="submit the csv if it is sound")
     _add_require(push)
@@ -178,10 +203,18 @@ def _add_pull(pull: Parser) -> None:
 
 
 def _add_submit(submit: Parser) -> None:
-    submit.add_argument("what", type=Path, metavar="CSV|KERNEL",
-                        help="a csv file; or OWNER/NAME, whose submission.csv Kaggle takes")  # fmt: skip
-    submit.add_argument("--version", type=at_least_one, metavar="N",
-                        help="which version of the notebook [the newest]")  # fmt: skip
+    submit.add_argument(
+        "what",
+        type=Path,
+        metavar="CSV|KERNEL",
+        help="a csv file; or OWNER/NAME, whose submission.csv Kaggle takes",
+    )
+    submit.add_argument(
+        "--version",
+        type=at_least_one,
+        metavar="N",
+        help="which version of the notebook [the newest]",
+    )
     _add_submission(submit)
     _add_patience(submit)
 
@@ -216,25 +249,32 @@ _COMMANDS = {
 
 
 def _add_root(parser: Parser) -> None:
-    parser.add_argument("--root", type=Path, default=Path(), metavar="FOLDER",
-                        help="the checkout of flowerkit [the folder you are in]")  # fmt: skip
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="the checkout of flowerkit [the folder you are in]",
+    )
 
 
 def _add_kernel(parser: Parser) -> None:
-    parser.add_argument("kernel", metavar="KERNEL",
-                        help="OWNER/NAME of a notebook, or OWNER/NAME/VERSION")  # fmt: skip
+    parser.add_argument(
+        "kernel", metavar="KERNEL", help="OWNER/NAME of a notebook, or OWNER/NAME/VERSION"
+    )
 
 
 def _add_measure(parser: Parser) -> None:
-    parser.add_argument("--data", help="the folder of the data, to check the csv's ids against "
-                        "[its form alone is checked]")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        help="the folder of the data, to check the csv's ids against [its form alone is checked]",
+    )
 
 
 def _add_submission(parser: Parser) -> None:
     _add_measure(parser)
     parser.add_argument("--message", metavar="TEXT", help="what the submission is called on Kaggle")
-    parser.add_argument("--even-if-unsound", action="store_true",
-                        help="submit a csv that fails its check")  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="submit a csv that fails its check")
 
 
 def _add_patience(parser: Parser) -> None:
@@ -261,9 +301,11 @@ def _add_debug(parser: Parser, *, default) -> None:
 
 
 def _add_data(parser: Parser, *, required: bool = False) -> None:
-    help = ("the folder that holds tfrecords-jpeg-SxS/; or a folder of photos, a sub folder a class; or "
-            "'auto', the competition's data (and where there is none, off Kaggle, drawn flowers); or "
-            "'drawn'")  # fmt: skip
+    help = (
+        "the folder that holds tfrecords-jpeg-SxS/; or a folder of photos, a sub folder a class; or "
+        "'auto', the competition's data (and where there is none, off Kaggle, drawn flowers); or "
+        "'drawn'"
+    )
     if required:
         parser.add_argument("--data", required=True, help=help)
     else:

@@ -7,31 +7,54 @@ from pathlib import Path
 
 from flowerkit.cli.connecting import connect_device
 from flowerkit.cli.option_kinds import at_least_one
-from flowerkit.sources.finder import find_data
-from flowerkit.cli.submitting import Tell, submit
+from flowerkit.cli.submitting import Echo, submit
 from flowerkit.cli.terminal import quiet_frameworks
 from flowerkit.data.tfrecords import FlowerData, find_sizes
+from flowerkit.sources.finder import find_data
 
 Progress = Callable[[str, int, int], None]
 
 
 def add_predict_options(predict: argparse.ArgumentParser) -> None:
     """The options of predict but --data and --require, which it shares with other commands."""
-    predict.add_argument("runs", type=Path, nargs="+", metavar="RUN",
-                         help="run folders of train; several are blended")  # fmt: skip
+    predict.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folders of train; several are blended",
+    )
     predict.add_argument("--out", type=Path, required=True, metavar="CSV", help="the csv to write")
-    predict.add_argument("--probabilities", type=Path, metavar="NPZ",
-                         help="write ids and probabilities to this file, too")  # fmt: skip
+    predict.add_argument(
+        "--probabilities",
+        type=Path,
+        metavar="NPZ",
+        help="write ids and probabilities to this file, too",
+    )
     predict.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    predict.add_argument("--tta", type=at_least_one, default=1, metavar="N",
-                         help="looks at each image: as it is, mirrored, then cropped [1]")  # fmt: skip
-    predict.add_argument("--per-replica-batch", type=at_least_one, default=32, metavar="N",
-                         help="images a step on each replica [32]")  # fmt: skip
-    predict.add_argument("--on-corrupt", choices=("raise", "skip"), default="raise",
-                         help="at a bad record; after skip the csv lacks its row [raise]")  # fmt: skip
+    predict.add_argument(
+        "--tta",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="looks at each image: as it is, mirrored, then cropped [1]",
+    )
+    predict.add_argument(
+        "--per-replica-batch",
+        type=at_least_one,
+        default=32,
+        metavar="N",
+        help="images a step on each replica [32]",
+    )
+    predict.add_argument(
+        "--on-corrupt",
+        choices=("raise", "skip"),
+        default="raise",
+        help="at a bad record; after skip the csv lacks its row [raise]",
+    )
 
 
-def run_predict(args, tell: Tell, progress: Progress) -> int:
+def run_predict(args, echo: Echo, progress: Progress) -> int:
     """Predict the test split with each run, blend, write, check: 0 if the csv is sound, else 1.
 
     The weights of a blend come from the val predictions that lie in each run, see
@@ -43,7 +66,7 @@ def run_predict(args, tell: Tell, progress: Progress) -> int:
     or one another.
     """
     _check_outputs(args)
-    accelerator = connect_device(args.require, tell)
+    accelerator = connect_device(args.require, echo)
     with quiet_frameworks():
         from flowerkit.training.run_folder import read_run
     read = [(run, *read_run(run)) for run in args.runs]
@@ -53,12 +76,12 @@ def run_predict(args, tell: Tell, progress: Progress) -> int:
     data = {member.image_size: _find_data_of(member, args.data) for member in members}
     for member in members:
         _check_classes(member, data[member.image_size], args.data)
-    weights = _find_weights(members, tell) if len(members) > 1 else None
+    weights = _find_weights(members, echo) if len(members) > 1 else None
     predictions = _predict_all(members, data, weights, accelerator, args, progress)
     if args.probabilities:
         predictions.save(args.probabilities)
-        tell(f"wrote {args.probabilities}")
-    return int(bool(submit(predictions, data[members[0].image_size], args.out, tell)))
+        echo(f"wrote {args.probabilities}")
+    return int(bool(submit(predictions, data[members[0].image_size], args.out, echo)))
 
 
 @dataclass(frozen=True)
@@ -110,20 +133,20 @@ def _check_classes(member: _Member, data: FlowerData, source: str) -> None:
         )
 
 
-def _find_weights(members: list[_Member], tell: Tell) -> tuple[float, ...]:
+def _find_weights(members: list[_Member], echo: Echo) -> tuple[float, ...]:
     from flowerkit.prediction.blending import find_weights
     from flowerkit.prediction.predictions import Predictions
 
     files = [member.run / "val_predictions.npz" for member in members]
     found = find_weights([Predictions.load(file) for file in files], names=list(map(str, files)))
     for line in found.describe([str(member.run) for member in members]):
-        tell(line)
+        echo(line)
     return found.weights
 
 
 def _predict_all(members, data, weights, accelerator, args, progress: Progress):
-    from flowerkit.prediction.blending import blend
     from flowerkit.models.classifier import load_model
+    from flowerkit.prediction.blending import blend
 
     with accelerator.scope():  # all of them first: a damaged file is better known now
         models = [load_model(member.run) for member in members]
@@ -149,7 +172,11 @@ def _predict_size(looking: dict, data: FlowerData, batch: int, args, progress: P
     for place, (member, model) in looking.items():
         area = member.min_crop_area if member.min_crop_area < 1 else LIGHT_CROP_AREA
         answers[place] = predict(
-            model, test, global_batch=batch, tta=args.tta, min_crop_area=area,
+            model,
+            test,
+            global_batch=batch,
+            tta=args.tta,
+            min_crop_area=area,
             progress=lambda _, done, total, run=member.run: progress(str(run), done, total),
-        )  # fmt: skip
+        )
     return answers

@@ -6,17 +6,20 @@ from pathlib import Path
 
 from flowerkit.cli.terminal import quiet_frameworks
 
-Tell = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     """The options of `flowerkit report`."""
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="a run of `flowerkit train`")
-    parser.add_argument("--data", metavar="FOLDER",
-                        help="its data, for the pictures of its mistakes [the run's own]")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="its data, for the pictures of its mistakes [the run's own]",
+    )
 
 
-def run_report(args, tell: Tell, progress) -> int:
+def run_report(args, echo: Echo, progress) -> int:
     """Write report.html anew, as `train` does at its end; 0, or what `write_report` raises.
 
     Without its data there are no pictures but those that lie in the run, and that is told. Raises
@@ -32,9 +35,9 @@ def run_report(args, tell: Tell, progress) -> int:
     except (FileNotFoundError, ValueError) as error:
         if args.data:
             raise
-        tell(f"without the pictures of its data: {error} (--data FOLDER says where it is now)")
+        echo(f"without the pictures of its data: {error} (--data FOLDER says where it is now)")
         seen = {}
-    tell(f"wrote {write_report(args.run_folder, **seen)}")
+    echo(f"wrote {write_report(args.run_folder, **seen)}")
     return 0
 
 
@@ -42,9 +45,9 @@ def _find_seen(run_folder: Path, source: str | None) -> dict:
     """What `write_report` takes besides the folder: images, what is wrong with the csv, the model."""
     from flowerkit.data.split import load_split
     from flowerkit.prediction.predictions import Predictions
-    from flowerkit.training.run_folder import load_run
     from flowerkit.sources.finder import find_data, find_test_ids
     from flowerkit.submission import check_submission
+    from flowerkit.training.run_folder import load_run
 
     plan, environment, model = load_run(run_folder)
     known = environment["data"]

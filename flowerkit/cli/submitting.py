@@ -3,33 +3,33 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from flowerkit.data.tfrecords import FlowerData
 from flowerkit.sources.finder import find_test_ids
 from flowerkit.submission import check_submission, read_labels, write_submission
-from flowerkit.data.tfrecords import FlowerData
 
 SHOWN_PROBLEMS = 50
 
-Tell = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 def predict_and_submit(
-    model, data: FlowerData, csv: Path, tell: Tell, *, global_batch: int, on_corrupt: str = "raise"
+    model, data: FlowerData, csv: Path, echo: Echo, *, global_batch: int, on_corrupt: str = "raise"
 ) -> list[str]:
     """Predict the test split of `data` with a Keras model, write its csv, and answer its problems."""
     from flowerkit.data.split import load_split
     from flowerkit.prediction.predictions import predict
 
     test = load_split(data, "test", on_corrupt=on_corrupt)
-    return submit(predict(model, test, global_batch=global_batch), data, csv, tell)
+    return submit(predict(model, test, global_batch=global_batch), data, csv, echo)
 
 
-def submit(predictions, data: FlowerData, csv: Path, tell: Tell) -> list[str]:
-    """Write the csv of `Predictions` and answer its problems, as `tell_problems` does."""
-    write_submission(csv, predictions.ids, predictions.guesses)
-    return tell_problems(csv, data, tell)
+def submit(predictions, data: FlowerData, csv: Path, echo: Echo) -> list[str]:
+    """Write the csv of `Predictions` and answer its problems, as `report_problems` does."""
+    write_submission(csv, predictions.ids, predictions.predicted)
+    return report_problems(csv, data, echo)
 
 
-def tell_problems(csv: Path, data: FlowerData, tell: Tell) -> list[str]:
+def report_problems(csv: Path, data: FlowerData, echo: Echo) -> list[str]:
     """Check a csv against the test split of `data`: every problem, [] if it is sound.
 
     All are answered; of many, the first 50 are told. Of a sound one the score is told as well, where
@@ -39,19 +39,19 @@ def tell_problems(csv: Path, data: FlowerData, tell: Tell) -> list[str]:
     ids = find_test_ids(data)
     problems = check_submission(csv, ids, data.num_classes)
     if not problems:
-        tell(f"{csv}: {len(ids):,} rows, every id once, labels in 0..{data.num_classes - 1}: sound")
+        echo(f"{csv}: {len(ids):,} rows, every id once, labels in 0..{data.num_classes - 1}: sound")
         if score := find_score(csv, data):
-            tell(
+            echo(
                 f"on test, whose labels are known: macro F1 {score['test_f1']:.4f}, accuracy "
                 f"{score['test_accuracy']:.4f} ({score['test_images']:,} images)"
             )
         return []
     noun = "problem" if len(problems) == 1 else "problems"
-    tell(f"{csv}: {len(problems):,} {noun}")
+    echo(f"{csv}: {len(problems):,} {noun}")
     for problem in problems[:SHOWN_PROBLEMS]:
-        tell(f"  {problem}")
+        echo(f"  {problem}")
     if len(problems) > SHOWN_PROBLEMS:
-        tell(f"  ... and {len(problems) - SHOWN_PROBLEMS:,} more")
+        echo(f"  ... and {len(problems) - SHOWN_PROBLEMS:,} more")
     return problems
 
 
@@ -67,11 +67,13 @@ def find_score(csv: Path, data: FlowerData) -> dict[str, float]:
     known = data.folder / TEST_LABELS
     if not known.is_file():
         return {}
-    labels, guesses = read_labels(known), read_labels(csv)
-    labels = {name: label for name, label in labels.items() if name in guesses}
+    labels, predicted = read_labels(known), read_labels(csv)
+    labels = {name: label for name, label in labels.items() if name in predicted}
     if not labels:
         return {}
-    pair = list(labels.values()), [guesses[name] for name in labels]
+    pair = list(labels.values()), [predicted[name] for name in labels]
     return {
-        "test_f1": macro_f1(*pair), "test_accuracy": accuracy(*pair), "test_images": len(labels),
-    }  # fmt: skip
+        "test_f1": macro_f1(*pair),
+        "test_accuracy": accuracy(*pair),
+        "test_images": len(labels),
+    }

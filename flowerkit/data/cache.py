@@ -21,9 +21,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from flowerkit.files import write_json
 from flowerkit.accelerator.machine import cache_folder
-from flowerkit.text import say_bytes
+from flowerkit.files import write_json
+from flowerkit.text import format_bytes
 
 try:
     import fcntl
@@ -237,7 +237,7 @@ def make_room(num_bytes: int) -> None:
     if num_bytes > limit:
         raise OSError(
             errno.ENOSPC,
-            f"{say_bytes(num_bytes)} are more than {LIMIT_VARIABLE} allows ({limit / GIB:g} GiB)",
+            f"{format_bytes(num_bytes)} are more than {LIMIT_VARIABLE} allows ({limit / GIB:g} GiB)",
         )
     entries = list_cached()
     while not _has_room(num_bytes, limit, folder):
@@ -245,11 +245,11 @@ def make_room(num_bytes: int) -> None:
         if (removed := next(removable, None)) is None:
             raise OSError(
                 errno.ENOSPC,
-                f"{say_bytes(num_bytes)} more fit neither under {LIMIT_VARIABLE} "
+                f"{format_bytes(num_bytes)} more fit neither under {LIMIT_VARIABLE} "
                 f"({limit / GIB:g} GiB) nor beside what is in {folder} "
-                f"({say_bytes(shutil.disk_usage(folder).free)} free)",
+                f"({format_bytes(shutil.disk_usage(folder).free)} free)",
             )
-        _log.info(f"made room in {folder}: {removed.what} ({say_bytes(removed.num_bytes)})")
+        _log.info(f"made room in {folder}: {removed.what} ({format_bytes(removed.num_bytes)})")
         entries.remove(removed)
 
 

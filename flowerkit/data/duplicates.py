@@ -32,12 +32,12 @@ class Pairs(NamedTuple):
     """Pairs of rows that show the same picture, sorted.
 
     `rows` (k, 2) int64, first < second; `distances` (k,) int64, bits of 64 in which the hashes
-    differ; `likeness` (k,) float32, the correlation of the thumbnails, at most 1.
+    differ; `similarity` (k,) float32, the correlation of the thumbnails, at most 1.
     """
 
     rows: np.ndarray
     distances: np.ndarray
-    likeness: np.ndarray
+    similarity: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -125,14 +125,14 @@ def find_near_duplicates(
     thumbnails: np.ndarray,
     *,
     max_distance: int = MAX_DISTANCE,
-    min_likeness: float = MIN_LIKENESS,
+    min_similarity: float = MIN_LIKENESS,
 ) -> list[list[int]]:
     """Groups of two or more rows that show the same picture, each sorted, in order of the first row.
 
     Takes what `find_near_pairs` takes. A copy of a copy belongs to the group.
     """
     found = find_near_pairs(
-        hashes, thumbnails, max_distance=max_distance, min_likeness=min_likeness
+        hashes, thumbnails, max_distance=max_distance, min_similarity=min_similarity
     )
     return group_rows(found.rows)
 
@@ -142,7 +142,7 @@ def find_near_pairs(
     thumbnails: np.ndarray,
     *,
     max_distance: int = MAX_DISTANCE,
-    min_likeness: float = MIN_LIKENESS,
+    min_similarity: float = MIN_LIKENESS,
 ) -> Pairs:
     """All pairs of rows whose hashes differ in few bits and whose thumbnails are alike.
 
@@ -155,12 +155,12 @@ def find_near_pairs(
     _check_rows(hashes, thumbnails)
     found = [(np.empty((0, 2), "int64"), np.empty(0, "int64"), np.empty(0, "float32"))]
     for rows, distances in _find_close_hashes(hashes, max_distance):
-        likeness = _compare_thumbnails(thumbnails, rows)
-        alike = likeness >= min_likeness
-        found.append((rows[alike], distances[alike], likeness[alike]))
-    rows, distances, likeness = map(np.concatenate, zip(*found, strict=True))
+        similarity = _compare_thumbnails(thumbnails, rows)
+        alike = similarity >= min_similarity
+        found.append((rows[alike], distances[alike], similarity[alike]))
+    rows, distances, similarity = map(np.concatenate, zip(*found, strict=True))
     rows, kept = np.unique(rows, axis=0, return_index=True)
-    return Pairs(rows, distances[kept], likeness[kept])
+    return Pairs(rows, distances[kept], similarity[kept])
 
 
 def group_rows(pairs: np.ndarray) -> list[list[int]]:

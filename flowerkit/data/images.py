@@ -193,7 +193,7 @@ class _Filler:
         return self._num_filled == len(self._order)
 
     @property
-    def promised_bytes(self) -> int:
+    def reserved_bytes(self) -> int:
         """Memory that the array has been given and has not touched yet."""
         left = len(self._order) - self._num_filled
         in_ram = self._growing is None and not self._stopped
@@ -277,10 +277,10 @@ _queue: list[_Filler] = []
 _queue_lock = threading.Lock()
 
 
-def promised_bytes() -> int:
+def reserved_bytes() -> int:
     """Memory that images still being decoded will take, and that the system counts as free today."""
     with _queue_lock:
-        return sum(filler.promised_bytes for filler in _queue)
+        return sum(filler.reserved_bytes for filler in _queue)
 
 
 @atexit.register

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from flowerkit.files import replacing
-from flowerkit.data.leaks import Place, SharedPicture
+from flowerkit.data.leaks import DuplicatePair, Place
 from flowerkit.data.tfrecords import parse_example
+from flowerkit.files import replacing
 
 _SIDE_PX, _GAP_PX, _TEXT_PX = 160, 14, 44
 _COLUMNS = 4
 
 
 def draw_pairs(
-    path: str | os.PathLike, pairs: Sequence[SharedPicture], *, max_pairs: int = 60
+    path: str | os.PathLike, pairs: Sequence[DuplicatePair], *, max_pairs: int = 60
 ) -> int:
     """Write the first `max_pairs` pairs side by side as a PNG; how many were drawn.
 
@@ -40,8 +40,8 @@ def draw_pairs(
     return len(pairs)
 
 
-def _tell(pair: SharedPicture) -> str:
-    near = f", {pair.distance} bits, {pair.likeness:.3f}" if pair.kind == "near copy" else ""
+def _tell(pair: DuplicatePair) -> str:
+    near = f", {pair.distance} bits, {pair.similarity:.3f}" if pair.kind == "near duplicate" else ""
     lines = [f"{pair.kind}{near}"]
     for place in (pair.one, pair.other):
         label = "" if place.label is None else f", label {place.label}"

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from flowerkit.data.split import Split, load_split
-from flowerkit.files import replacing
 from flowerkit.data.duplicates import (
     THUMBNAIL_PX,
     find_near_pairs,
@@ -23,10 +21,12 @@ from flowerkit.data.duplicates import (
     picture_hash,
     thumbnail,
 )
+from flowerkit.data.split import Split, load_split
 from flowerkit.data.tfrecords import SPLITS, FlowerData, check_counts, count_in_name
+from flowerkit.files import replacing
 
 EXTERNAL = "external"
-KINDS = ("same id", "near copy", "same bytes")  # what is found twice gets the last
+KINDS = ("same id", "near duplicate", "same bytes")  # what is found twice gets the last
 
 _BLOCK = 64
 
@@ -55,17 +55,17 @@ class Place:
 
 
 @dataclass(frozen=True)
-class SharedPicture:
+class DuplicatePair:
     """Two records of one picture; `kind` is one of KINDS.
 
-    `distance` in bits of 64 and `likeness` up to 1, as in `fingerprints`; None for a shared id.
+    `distance` in bits of 64 and `similarity` up to 1, as in `fingerprints`; None for a shared id.
     """
 
     kind: str
     one: Place
     other: Place
     distance: int | None
-    likeness: float | None
+    similarity: float | None
 
     @property
     def crosses(self) -> bool:
@@ -81,8 +81,8 @@ class SharedPicture:
 
     def __str__(self) -> str:
         near = ""
-        if self.kind == "near copy":
-            near = f", {self.distance} bits apart, likeness {self.likeness:.3f}"
+        if self.kind == "near duplicate":
+            near = f", {self.distance} bits apart, similarity {self.similarity:.3f}"
         return f"{self.kind}{near}: {self.one} and {self.other}"
 
 
@@ -97,10 +97,10 @@ class LeakReport:
     counts: dict[str, int]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
-    shared: tuple[SharedPicture, ...]
+    shared: tuple[DuplicatePair, ...]
 
 
-def check_data(
+def find_leaks(
     data: FlowerData,
     *,
     external: FlowerData | None = None,
@@ -143,17 +143,17 @@ def check_data(
 def write_pairs(path: str | os.PathLike, report: LeakReport) -> None:
     """All of `report.shared` as a csv, a pair a line, problems first."""
     places = ("split", "file", "record", "id", "label")
-    head = ["kind", "distance", "likeness", "crosses"]
+    head = ["kind", "distance", "similarity", "crosses"]
     head += [f"{name}_{side}" for side in (1, 2) for name in places]
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(head)
         for pair in list_by_weight(report):
-            likeness = "" if pair.likeness is None else f"{pair.likeness:.4f}"
+            similarity = "" if pair.similarity is None else f"{pair.similarity:.4f}"
             row = [
                 pair.kind,
                 "" if pair.distance is None else pair.distance,
-                likeness,
+                similarity,
                 pair.crosses,
             ]
             for place in (pair.one, pair.other):
@@ -162,11 +162,11 @@ def write_pairs(path: str | os.PathLike, report: LeakReport) -> None:
             rows.writerow(row)
 
 
-def list_by_weight(report: LeakReport) -> list[SharedPicture]:
+def list_by_weight(report: LeakReport) -> list[DuplicatePair]:
     """All pairs, those that are problems first, and of these the surest first."""
     return sorted(
         report.shared,
-        key=lambda pair: (not _is_problem(pair), -KINDS.index(pair.kind), -(pair.likeness or 0)),
+        key=lambda pair: (not _is_problem(pair), -KINDS.index(pair.kind), -(pair.similarity or 0)),
     )
 
 
@@ -208,15 +208,17 @@ def _read_pictures(sources, near: bool, tell: Callable[[int], None]) -> _Picture
         pictures = load_split(data, split, keep="none")
         counts = [count_in_name(file) for file in data.files[split]]
         known = pictures.labels is not None and data.class_names == names
-        columns.append((
-            np.full(len(pictures), name),
-            np.repeat(np.arange(len(counts)) + len(files), counts),
-            np.concatenate([np.arange(count) for count in counts]),
-            pictures.ids,
-            pictures.labels if known else np.full(len(pictures), -1, "int32"),
-            pictures.digests,
-            *_look(pictures, near, done, tell),
-        ))  # fmt: skip
+        columns.append(
+            (
+                np.full(len(pictures), name),
+                np.repeat(np.arange(len(counts)) + len(files), counts),
+                np.concatenate([np.arange(count) for count in counts]),
+                pictures.ids,
+                pictures.labels if known else np.full(len(pictures), -1, "int32"),
+                pictures.digests,
+                *_look(pictures, near, done, tell),
+            )
+        )
         files += data.files[split]
         done += len(pictures)
     return _Pictures(files, *map(np.concatenate, zip(*columns, strict=True)))
@@ -237,7 +239,7 @@ def _look(pictures: Split, near: bool, done: int, tell) -> tuple[np.ndarray, np.
 # Comparing ----------------------------------------------------------------------------------------
 
 
-def _find_shared(pictures: _Pictures, near: bool) -> list[SharedPicture]:
+def _find_shared(pictures: _Pictures, near: bool) -> list[DuplicatePair]:
     """Each picture with the first record of it, in the order of the rows."""
     found = {}
     # Sets number their pictures as they like: an id says something within one set only.
@@ -246,14 +248,14 @@ def _find_shared(pictures: _Pictures, near: bool) -> list[SharedPicture]:
         found[tuple(rows)] = "same id", None, None
     if near:
         pairs = find_near_pairs(pictures.hashes, pictures.thumbnails)
-        for rows, distance, likeness in zip(*map(np.ndarray.tolist, pairs), strict=True):
+        for rows, distance, similarity in zip(*map(np.ndarray.tolist, pairs), strict=True):
             if pictures.digests[rows[0]] != pictures.digests[rows[1]]:
-                found[tuple(rows)] = "near copy", distance, likeness
+                found[tuple(rows)] = "near duplicate", distance, similarity
     for rows in _find_repeats(pictures.digests).tolist():
         found[tuple(rows)] = "same bytes", 0, 1.0
     return [
-        SharedPicture(kind, pictures.place(one), pictures.place(other), distance, likeness)
-        for (one, other), (kind, distance, likeness) in sorted(found.items())
+        DuplicatePair(kind, pictures.place(one), pictures.place(other), distance, similarity)
+        for (one, other), (kind, distance, similarity) in sorted(found.items())
     ]
 
 
@@ -266,17 +268,17 @@ def _find_repeats(values: np.ndarray) -> np.ndarray:
 # Judging ------------------------------------------------------------------------------------------
 
 
-def _is_problem(pair: SharedPicture) -> bool:
+def _is_problem(pair: DuplicatePair) -> bool:
     return pair.crosses or pair.has_two_labels
 
 
-def _tell_problem(pair: SharedPicture) -> str:
+def _tell_problem(pair: DuplicatePair) -> str:
     reasons = [f"in {pair.one.split} and {pair.other.split}"] * pair.crosses
     reasons += ["under two labels"] * pair.has_two_labels
     return f"{' and '.join(reasons)}, {pair}"
 
 
-def _count_shared(shared: tuple[SharedPicture, ...]) -> tuple[str, ...]:
+def _count_shared(shared: tuple[DuplicatePair, ...]) -> tuple[str, ...]:
     """How many pairs there are of each kind, between which splits."""
     counts = Counter()
     for pair in shared:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from flowerkit.accelerator.machine import num_cores
 from flowerkit.data.records import check_payload
-from flowerkit.data.tfrecords import Fault, parse_example
+from flowerkit.data.tfrecords import CorruptRecord, parse_example
 
 # Images between two contacts with Python, where a thread may have to wait for the GIL.
 BATCH = 64
@@ -116,7 +116,7 @@ class ShardReader:
             except OSError as problem:
                 reasons = [f"cannot be read ({problem})"]
             if reasons:
-                fault = Fault(file, int(self.numbers[row]), reasons[0])
+                fault = CorruptRecord(file, int(self.numbers[row]), reasons[0])
                 return ValueError(
                     f"{file.parent.name}/{fault}. Re-download the file, or pass "
                     f'on_corrupt="skip" (--on-corrupt skip).'

@@ -29,10 +29,10 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Fault:
+class CorruptRecord:
     """One thing wrong with a shard; `record` counts from 0 and is None for the file as a whole.
 
-    >>> print(Fault(Path("data/03-224x224-462.tfrec"), 118, "not a JPEG (12 bytes)"))
+    >>> print(CorruptRecord(Path("data/03-224x224-462.tfrec"), 118, "not a JPEG (12 bytes)"))
     03-224x224-462.tfrec, record 118: not a JPEG (12 bytes)
     """
 
@@ -75,7 +75,7 @@ def count_records(path: str | os.PathLike) -> int:
     return num_whole
 
 
-def hop_frames(path: Path) -> tuple[int, Fault | None]:
+def hop_frames(path: Path) -> tuple[int, CorruptRecord | None]:
     """How many records a shard holds whole, and what ends the count before the file does."""
     size_bytes = path.stat().st_size
     number = position = 0
@@ -87,7 +87,7 @@ def hop_frames(path: Path) -> tuple[int, Fault | None]:
                 if position > size_bytes:
                     raise ValueError(f"truncated ({position - size_bytes} bytes are missing)")
             except ValueError as error:
-                return number, Fault(path, number, str(error))
+                return number, CorruptRecord(path, number, str(error))
             number += 1
     return number, None
 
@@ -108,7 +108,7 @@ def read_records(
         try:
             record = _parse_record(payload, reason)
         except ValueError as error:
-            fault = Fault(path, number, str(error))
+            fault = CorruptRecord(path, number, str(error))
             if on_corrupt == "raise":
                 remedy = 'Re-download the file, or pass on_corrupt="skip".'
                 raise ValueError(f"{fault}. {remedy}") from None

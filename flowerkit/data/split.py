@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from flowerkit.accelerator.machine import free_memory_bytes
 from flowerkit.data import cache as decode_cache
+from flowerkit.data.duplicates import match_values
 from flowerkit.data.images import (
     DecodedImages,
     ImagesInFile,
     ImagesOnDemand,
     StreamedImages,
     allocate,
-    promised_bytes,
+    reserved_bytes,
 )
-from flowerkit.data.duplicates import match_values
-from flowerkit.accelerator.machine import free_memory_bytes
-from flowerkit.data.records import check_payload, read_frames
 from flowerkit.data.reader import ShardReader, trace_as_it_stands
+from flowerkit.data.records import check_payload, read_frames
 from flowerkit.data.tfrecords import (
     FlowerData,
     check_counts,
@@ -33,7 +33,7 @@ from flowerkit.data.tfrecords import (
     count_in_name,
     parse_example,
 )
-from flowerkit.text import say_bytes
+from flowerkit.text import format_bytes
 
 KEEP = ("auto", "ram", "disk", "none", "device")
 # Of the memory that is free: the rest is for the model, its gradients and the batches in flight.
@@ -79,7 +79,7 @@ def load_split(
     "none", decoded each time they are asked for. "auto" is the first of them that has room, and a
     level that fails gives way to the next, with a line in the log; "device" is "auto" here, see
     `device_images` for the rest. `order` answers the number of
-    images with the rows in the order in which they will be wanted first, as `epoch_order` does.
+    images with the rows in the order in which they will be wanted first, as `epoch_permutation` does.
 
     With on_corrupt="skip" every image is decoded here, and bad records are left out, and logged.
 
@@ -141,9 +141,10 @@ def _scan(data: FlowerData, name: str) -> _Scan:
     for batch in batches.with_options(options).as_numpy_iterator():
         looks = zip(batch[4].tolist(), batch[5].tolist(), strict=True)
         doubtful += [
-            len(ids) + k for k, (head, end) in enumerate(looks)
+            len(ids) + k
+            for k, (head, end) in enumerate(looks)
             if end != _JPEG_END or read_jpeg_size(head) != (data.image_size, data.image_size)
-        ]  # fmt: skip
+        ]
         ids += [image_id.decode() for image_id in batch[0].tolist()]
         for found, part in zip((labels, prints, lengths), batch[1:4], strict=True):
             found.append(part)
@@ -251,9 +252,15 @@ def _scan_sound_records(data: FlowerData, name: str, faults: dict) -> _Scan:
         )
     file_of, numbers, offsets, lengths = np.array(rows, "int64").T
     reader = ShardReader(
-        data.files[name], file_of, numbers, offsets, lengths,
-        data.image_size, data.num_classes, name != "test",
-    )  # fmt: skip
+        data.files[name],
+        file_of,
+        numbers,
+        offsets,
+        lengths,
+        data.image_size,
+        data.num_classes,
+        name != "test",
+    )
     ids, labels, digests = zip(*parsed, strict=True)
     return _Scan(reader, np.array(ids), np.array(labels, "int32"), np.array(digests, "int64"))
 
@@ -266,9 +273,9 @@ def _keep_images(scan: _Scan, data: FlowerData, name: str, keep: str, order) -> 
     reader, keep = scan.reader, "auto" if keep == "device" else keep
     num_bytes = int(np.prod(reader.shape, dtype="int64"))
     rows = _check_order(np.arange(len(reader)) if order is None else order(len(reader)), reader)
-    free = max(0, free_memory_bytes() - promised_bytes())
-    size = f"{name}: {say_bytes(num_bytes)} of decoded images"
-    room = f"{say_bytes(free)} of memory free"
+    free = max(0, free_memory_bytes() - reserved_bytes())
+    size = f"{name}: {format_bytes(num_bytes)} of decoded images"
+    room = f"{format_bytes(free)} of memory free"
     if keep == "ram" or (keep == "auto" and num_bytes <= RAM_FRACTION * free):
         try:
             images = StreamedImages(reader, allocate(reader.shape), rows)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flowerkit.data.records import (
-    Fault,
+    CorruptRecord,
     Record,
     check_payload,
     count_records,
@@ -27,7 +27,7 @@ from flowerkit.data.records import (
 
 __all__ = [
     "SPLITS",
-    "Fault",
+    "CorruptRecord",
     "FlowerData",
     "Record",
     "check_counts",
@@ -295,7 +295,7 @@ def parse_example(serialized: Any, *, labelled: bool) -> tuple[Any, Any, Any]:
 # Checking -----------------------------------------------------------------------------------------
 
 
-def check_counts(files: Iterable[Path]) -> list[Fault]:
+def check_counts(files: Iterable[Path]) -> list[CorruptRecord]:
     """Which of the shards are cut off or hold another number of records than their names say.
 
     Fast enough for before each run: only lengths are read, no payload.
@@ -310,7 +310,7 @@ def check_counts(files: Iterable[Path]) -> list[Fault]:
 
 def check_shard(
     path: str | os.PathLike, *, image_size: int, num_classes: int, labelled: bool
-) -> list[Fault]:
+) -> list[CorruptRecord]:
     """Everything wrong with a shard, record by record, and [] if it is sound.
 
     Looks at checksums, features, the JPEG (decoded, so some seconds a shard), its size in px, the
@@ -322,12 +322,12 @@ def check_shard(
     for number, payload, reason in read_frames(path):
         num_whole += payload is not None
         reasons = [reason] if reason else check_payload(payload, **wanted)
-        faults += [Fault(path, number, reason) for reason in reasons]
+        faults += [CorruptRecord(path, number, reason) for reason in reasons]
     return faults + _compare_counts(path, num_whole)
 
 
-def _compare_counts(path: Path, num_found: int) -> list[Fault]:
+def _compare_counts(path: Path, num_found: int) -> list[CorruptRecord]:
     promised = count_in_name(path)
     if promised == num_found:
         return []
-    return [Fault(path, None, f"{promised} records by its name, {num_found} in the file")]
+    return [CorruptRecord(path, None, f"{promised} records by its name, {num_found} in the file")]

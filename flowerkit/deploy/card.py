@@ -51,10 +51,12 @@ class ModelCard:
             value = json.loads(text)
             names = value["class_names"]
             card = cls(
-                check_names(names, where=where), int(value["image_size"]), value["fit"],
+                check_names(names, where=where),
+                int(value["image_size"]),
+                value["fit"],
                 *(value.get(field) for field in ("val_f1", "backbone", "trained_on")),
                 version=str(value.get("version")),
-            )  # fmt: skip
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"the classes and the input of the model in {where} cannot be read "

@@ -13,15 +13,15 @@ import numpy as np
 from PIL import Image
 
 from flowerkit.deploy.card import ModelCard, check_names
-from flowerkit.photos.reader import UnreadablePhoto, read_photo
 from flowerkit.deploy.inputs import list_sources, to_bytes, to_image
 from flowerkit.deploy.runtimes import Runtime, open_runtime
+from flowerkit.photos.reader import UnreadablePhoto, read_photo
 
 _READERS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class Prediction:
     """What a classifier says of one photo.
 
     `source`: its path, or "photo 1" and so on for pictures and arrays. `probabilities` (number of
@@ -124,7 +124,7 @@ class Classifier:
         *,
         batch_size: int = 32,
         progress: Callable[[str, int, int], None] | None = None,
-    ) -> list[Answer]:
+    ) -> list[Prediction]:
         """One answer a photo, in order; of a folder, all photos in it, sorted by path.
 
         `photos`: a path, a folder, a Pillow image, an array, or a list of these. An array is
@@ -136,7 +136,7 @@ class Classifier:
         and an array that is no picture.
         """
         sources = list(list_sources(photos))
-        answers: list[Answer] = []
+        predictions: list[Prediction] = []
         # The same shape always: a batch of another size would be compiled anew.
         size = min(batch_size, len(sources))
         with ThreadPoolExecutor(_READERS) as readers:
@@ -144,10 +144,10 @@ class Classifier:
                 rows = sources[start : start + size]
                 squares = list(readers.map(self._read, [photo for _, photo in rows]))
                 names = [name for name, _ in rows]
-                answers += self._answer(names, squares, size)
+                predictions += self._answer(names, squares, size)
                 if progress:
-                    progress("classifying", len(answers), len(sources))
-        return answers
+                    progress("classifying", len(predictions), len(sources))
+        return predictions
 
     def predict_pixels(self, pixels: np.ndarray, *, batch_size: int = 32) -> np.ndarray:
         """(n, classes) float32 of squares (n, size, size, 3), numbers 0..255, for those who have them.
@@ -212,16 +212,16 @@ class Classifier:
         except OSError as error:
             return f"does not open ({error.strerror or error})"
 
-    def _answer(self, names: list[str], squares: list, size: int) -> Iterator[Answer]:
+    def _answer(self, names: list[str], squares: list, size: int) -> Iterator[Prediction]:
         """Answers in order, with a batch of the squares that could be read."""
         readable = [square for square in squares if not isinstance(square, str)]
         found = iter(self._run(np.stack(readable), size) if readable else ())
         for name, square in zip(names, squares, strict=True):
             if isinstance(square, str):
-                yield Answer(name, self.class_names, None, square)
+                yield Prediction(name, self.class_names, None, square)
                 continue
             probabilities = next(found).astype("float64")
-            yield Answer(name, self.class_names, probabilities / probabilities.sum())
+            yield Prediction(name, self.class_names, probabilities / probabilities.sum())
 
     def _run(self, pixels: np.ndarray, size: int) -> np.ndarray:
         missing = size - len(pixels)

@@ -65,13 +65,20 @@ def _fix_to_prediction(model):
 def _convert_in_child(source: Path, target: Path, format: str) -> None:
     code = "import sys; from flowerkit.deploy.conversion import convert_here as c; c(*sys.argv[1:])"
     # The accelerator belongs to this process; converting needs none.
-    settings = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1",
-                "FLOWERKIT_VIRTUAL_CPUS": "", "TF_CPP_MIN_LOG_LEVEL": "3",
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # fmt: skip
+    settings = {
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "FLOWERKIT_VIRTUAL_CPUS": "",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     done = subprocess.run(
         [sys.executable, "-c", code, str(source), str(target), format],
-        env=os.environ | settings, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(
             f"the process that was to convert the model to {format!r} ended with "

@@ -11,13 +11,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from flowerkit.deploy.card import ModelCard, check_names, read_run_card
 from flowerkit.deploy.conversion import convert
 from flowerkit.deploy.formats import Format, check_libraries, find_format
-from flowerkit.files import replacing
 from flowerkit.deploy.keras_file import read_keras_card, read_precisions, rewrite_keras
-from flowerkit.deploy.card import ModelCard, check_names, read_run_card
-from flowerkit.models.classifier import load_model, save_classifier
 from flowerkit.deploy.runtimes import open_runtime, run_keras
+from flowerkit.files import replacing
+from flowerkit.models.classifier import load_model, save_classifier
 
 NUM_CHECKED = 6
 
@@ -55,7 +55,7 @@ def export_model(
     fit: str | None = None,
     tolerance: float = 1e-4,
 ) -> Export:
-    """Export a run (its folder, or a TrainingRun), a `.keras` file, or a Keras model.
+    """Export a run (its folder, or a TrainingResult), a `.keras` file, or a Keras model.
 
     `format`: "keras" (a file that Keras 3.10 to 3.15 load, without flowerkit too), "savedmodel",
     "onnx" or "litert". `out`: the file, or for "savedmodel" the folder; None: in the run folder, see
@@ -90,7 +90,7 @@ def export_model(
 
 def _find_saved(source, folder: Path) -> tuple[Path, Path | None]:
     """The `.keras` file of `source`, and the run folder that it belongs to, if any."""
-    source = getattr(source, "folder", source)  # a TrainingRun
+    source = getattr(source, "folder", source)  # a TrainingResult
     if isinstance(source, keras.Model):
         save_classifier(source, folder / "model.keras")
         return folder / "model.keras", None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from flowerkit.text import suggest
+from flowerkit.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def find_format(name: str) -> Format:
     if name not in FORMATS:
         raise ValueError(
             f"format must be one of {', '.join(FORMATS)}. Received: format={name!r}."
-            f"{suggest(name, [*FORMATS, *_ALSO])}"
+            f"{did_you_mean(name, [*FORMATS, *_ALSO])}"
         )
     return FORMATS[name]
 

@@ -11,8 +11,8 @@ import os
 import zipfile
 from pathlib import Path
 
-from flowerkit.files import replacing
 from flowerkit.deploy.card import NAME, ModelCard
+from flowerkit.files import replacing
 
 _CONFIG, _METADATA = "config.json", "metadata.json"
 # Arguments that not all of Keras 3.10 to 3.15 know, with the value at which they do nothing: at that

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from flowerkit.deploy.card import CARD_FILE, NAME, ModelCard, read_run_card
 from flowerkit.deploy.formats import check_libraries, damaged, detect_format
 from flowerkit.deploy.keras_file import read_keras_card
-from flowerkit.deploy.card import CARD_FILE, NAME, ModelCard, read_run_card
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flowerkit.deploy.classifier import Answer, Classifier
+from flowerkit.deploy.classifier import Classifier, Prediction
 
 HOST = "127.0.0.1"
 _POLICY = (
@@ -77,7 +77,7 @@ def show(classifier: Classifier, file: str | None) -> tuple[dict | None, np.ndar
     return dict(answer.classes), picture, f"`{name}`: {answer.name}{note}"
 
 
-def _draw(classifier: Classifier, file: str, answer: Answer) -> tuple[np.ndarray, str]:
+def _draw(classifier: Classifier, file: str, answer: Prediction) -> tuple[np.ndarray, str]:
     square = classifier.prepare(file)
     if classifier.model is None:
         return square, ""
@@ -122,11 +122,21 @@ def serve(page: Any, *, port: int, max_mb: int = 20) -> Iterator[str]:
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     try:
         _, url, _ = page.launch(
-            server_name=HOST, server_port=port, share=False, inbrowser=False, quiet=True,
-            prevent_thread_lock=True, ssr_mode=False, theme=theme, footer_links=[],
-            max_file_size=f"{max_mb}mb", app_kwargs={"middleware": _list_middleware()},
-            enable_monitoring=False, pwa=False, mcp_server=False,
-        )  # fmt: skip
+            server_name=HOST,
+            server_port=port,
+            share=False,
+            inbrowser=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            theme=theme,
+            footer_links=[],
+            max_file_size=f"{max_mb}mb",
+            app_kwargs={"middleware": _list_middleware()},
+            enable_monitoring=False,
+            pwa=False,
+            mcp_server=False,
+        )
         yield url
     finally:
         page.close(verbose=False)

@@ -166,9 +166,9 @@ def find_mismatch(run: ComparedRun, other: ComparedRun) -> str | None:
 
 def find_interval(a: Experiment, b: Experiment) -> Interval:
     """How far macro F1 of `a` is above that of `b`, and how far chance can move that."""
-    guesses = [[run.facts.guesses[run.order] for run in one.runs] for one in (a, b)]
+    predicted = [[run.facts.predicted[run.order] for run in one.runs] for one in (a, b)]
     first = a.runs[0]
-    return bootstrap_difference(first.facts.labels[first.order], *guesses)
+    return bootstrap_difference(first.facts.labels[first.order], *predicted)
 
 
 def _describe_interval(best: Experiment, other: Experiment, found: Interval) -> str:
@@ -212,7 +212,7 @@ def _explain(experiments: Sequence[Experiment], intervals: Sequence[Interval]) -
 def _note_runs(experiment: Experiment) -> list[str]:
     notes = [
         f"{run.folder} was interrupted at epoch {run.facts.rows[-1]['epoch']} of "
-        f"{run.facts.plan.frozen_epochs + run.facts.plan.epochs}."
+        f"{run.facts.plan.freeze_epochs + run.facts.plan.epochs}."
         for run in experiment.runs
         if was_interrupted(run.facts.result)
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flowerkit.reports.facts import RunFacts, read_facts
+from flowerkit.reports.facts import SavedRun, read_facts
 
 # What NumPy, csv and json say of files that hold something else.
 _DAMAGE = (ValueError, KeyError, TypeError, IndexError, csv.Error)
@@ -34,7 +34,7 @@ class ComparedRun:
     """A finished run: its folder and what it says. `num_parameters` is NaN where it is not known."""
 
     folder: Path
-    facts: RunFacts
+    facts: SavedRun
     num_parameters: float
 
     @property
@@ -106,7 +106,7 @@ def _check_answers(run: ComparedRun) -> None:
         math.isfinite(FIGURES[name](run)) for name in ("minutes", "val_f1")
     ):
         raise ValueError("its history or its predictions hold no figures")
-    _ = run.setting, run.ids, run.facts.guesses
+    _ = run.setting, run.ids, run.facts.predicted
 
 
 def _count_parameters(folder: Path) -> float:
@@ -137,13 +137,13 @@ def was_interrupted(result: Mapping) -> bool:
     return "interrupted" in (result.get("stop_reason") or "")
 
 
-def _describe_device(facts: RunFacts) -> str:
+def _describe_device(facts: SavedRun) -> str:
     device = facts.environment["accelerator"]
     count = f" x {device['replicas']}" if device["replicas"] > 1 else ""
     return f"{device['kind']}{count}, {device['backend']}, {device['precision']}"
 
 
-def _describe_data(facts: RunFacts) -> str:
+def _describe_data(facts: SavedRun) -> str:
     data = facts.environment["data"]
     train, val = (f"{data['counts'][split]:,}" for split in ("train", "val"))
     origin = [] if data["origin"] == "folder" else [data["origin"]]

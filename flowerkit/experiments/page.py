@@ -11,7 +11,7 @@ from flowerkit.experiments.tables import (
     HEADINGS,
     describe_shared,
     format_run,
-    spell,
+    format_value,
     tabulate_figures,
     tabulate_settings,
     to_csv,
@@ -19,7 +19,6 @@ from flowerkit.experiments.tables import (
 )
 from flowerkit.files import replacing, write_text
 from flowerkit.plots.comparison import MOST_DRAWN, PANELS, line_of, plot_comparison
-from flowerkit.reports.pictures import drawable, drawing, encode_panels
 from flowerkit.reports.html import (
     Html,
     Picture,
@@ -33,7 +32,8 @@ from flowerkit.reports.html import (
     section,
     table,
 )
-from flowerkit.text import count
+from flowerkit.reports.pictures import drawable, drawing, encode_panels
+from flowerkit.text import pluralize
 
 PAGE, TABLE, NUMBERS, CURVES = "compare.html", "compare.md", "compare.csv", "compare.png"
 # Three beside each other on a screen, one below the other on a phone.
@@ -95,7 +95,7 @@ def _headlines(comparison: Comparison) -> list[tuple[str, str, str]]:
             ("Highest macro F1", f"{leader.mean('val_f1'):.3f}", leader.name + what)
             for leader in comparison.leaders
         ),
-        ("Runs", f"{num_runs:,}", f"of {count(len(comparison.experiments), 'experiment')}"),
+        ("Runs", f"{num_runs:,}", f"of {pluralize(len(comparison.experiments), 'experiment')}"),
         ("Training", f"{minutes:,.0f} min", "in all"),
     ]
 
@@ -153,10 +153,14 @@ def _describe_chance(comparison: Comparison) -> Html:
 def _describe_curves(comparison: Comparison, curves: list[Picture]) -> Html:
     shown = comparison.experiments[:MOST_DRAWN]
     names = [
-        element("span", _chip(number), element("bdi", one.name), style="margin-right:1.4em;"
-                "display:inline-block")
+        element(
+            "span",
+            _chip(number),
+            element("bdi", one.name),
+            style="margin-right:1.4em;display:inline-block",
+        )
         for number, one in enumerate(shown)
-    ]  # fmt: skip
+    ]
     remark = ""
     if comparison.num_runs > len(comparison.experiments):
         remark = (
@@ -191,6 +195,6 @@ def _run_table(comparison: Comparison) -> Html:
 
 
 def _describe_shared(comparison: Comparison) -> Html:
-    pairs = [(name, spell(value)) for name, value in comparison.shared.items()]
+    pairs = [(name, format_value(value)) for name, value in comparison.shared.items()]
     title = "The plan" if len(comparison.experiments) == 1 else "Alike in all"
     return section(title, facts(describe_shared(comparison)), fold("Every field", facts(pairs)))

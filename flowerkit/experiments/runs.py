@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flowerkit.accelerator.device import Accelerator, connect
+from flowerkit.data.tfrecords import FlowerData
 from flowerkit.experiments.compare import Comparison, compare_runs
 from flowerkit.experiments.compared import was_interrupted
+from flowerkit.experiments.studies import find_study, spread_over_seeds
 from flowerkit.files import read_json
 from flowerkit.training.plan import TrainingPlan
 from flowerkit.training.run_folder import describe_difference, read_run
-from flowerkit.experiments.studies import find_study, spread_over_seeds
-from flowerkit.data.tfrecords import FlowerData
-from flowerkit.training.run import train
+from flowerkit.training.trainer import train
 
 _log = logging.getLogger("flowerkit")
 
@@ -118,7 +118,9 @@ def _check_data(folder: Path, known: Mapping, data: FlowerData) -> None:
     if list(known["class_names"]) != list(data.class_names):
         parts = describe_difference(known["class_names"], tuple(data.class_names))
         raise ValueError(f"{folder} was trained on other classes ({parts}). {remedy}")
-    before, now = ({**known["counts"], "px": known["image_size"]},
-                   {**data.counts, "px": data.image_size})  # fmt: skip
+    before, now = (
+        {**known["counts"], "px": known["image_size"]},
+        {**data.counts, "px": data.image_size},
+    )
     if before != now:
         raise ValueError(f"{folder} was trained on other images ({before} and {now}). {remedy}")

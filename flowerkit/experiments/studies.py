@@ -8,14 +8,21 @@ that all train equally long; no changes to the images, which regularise as well.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from flowerkit.training.plan import (TrainingPlan)
-from flowerkit.text import suggest
+from flowerkit.text import did_you_mean
+from flowerkit.training.plan import TrainingPlan
 
 # The rates are those of a batch of 32, whatever the device.
 _BASE = TrainingPlan(
-    weights=None, head="plain", dropout=0.0, input_size=32, per_replica_batch=32, rates_at_batch=32,
-    schedule="constant", patience=None, flip=False,
-)  # fmt: skip
+    weights=None,
+    head="plain",
+    dropout=0.0,
+    input_size=32,
+    per_replica_batch=32,
+    lr_reference_batch=32,
+    schedule="constant",
+    patience=None,
+    flip=False,
+)
 
 # Dense networks of two sizes, the large one with dropout (after each layer), with normalisation
 # (dense -> norm -> ReLU), and with both. Measured on 5,811 photos of 104 flowers, one seed: the large
@@ -65,7 +72,7 @@ def find_study(name: str) -> dict[str, TrainingPlan]:
     """
     if name not in STUDIES:
         raise ValueError(
-            f"no study {name!r}; there are {', '.join(STUDIES)}.{suggest(name, STUDIES)}"
+            f"no study {name!r}; there are {', '.join(STUDIES)}.{did_you_mean(name, STUDIES)}"
         )
     return STUDIES[name]
 

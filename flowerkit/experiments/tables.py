@@ -49,7 +49,7 @@ def tabulate_figures(comparison: Comparison) -> tuple[list[str], list[list[str]]
 def tabulate_settings(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """The part of the table that says what differed."""
     return ["experiment", *comparison.differing], [
-        [one.name, *(spell(one.setting[name]) for name in comparison.differing)]
+        [one.name, *(format_value(one.setting[name]) for name in comparison.differing)]
         for one in comparison.experiments
     ]
 
@@ -74,7 +74,7 @@ def format_run(run: ComparedRun, figure: str) -> str:
     return "-" if math.isnan(value) else f"{value:{HEADINGS[figure][1]}}"
 
 
-def spell(value: object) -> str:
+def format_value(value: object) -> str:
     """A plan's value as options are written.
 
     >>> [spell(value) for value in (None, True, False, 0.001, "tiny")]
@@ -90,7 +90,7 @@ def describe_shared(comparison: Comparison) -> list[tuple[str, str]]:
     default, shared = TrainingPlan().to_dict(), dict(comparison.shared)
     places = [(name, shared.pop(name)) for name in ("data", "device") if name in shared]
     fields = [
-        f"{name}={spell(value)}"
+        f"{name}={format_value(value)}"
         for name, value in shared.items()
         if value != default[name] or name in ("epochs", "max_lr")
     ]
@@ -133,7 +133,7 @@ def to_csv(comparison: Comparison) -> str:
                 len(experiment.runs),
                 " ".join(str(run.facts.plan.seed) for run in experiment.runs),
                 *map(_write_number, figures),
-                *(spell(experiment.setting[name]) for name in comparison.differing),
+                *(format_value(experiment.setting[name]) for name in comparison.differing),
             ]
         )
     return out.getvalue()

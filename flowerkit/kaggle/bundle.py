@@ -174,9 +174,10 @@ def _find_rooms(package: Path, notebook: dict) -> set[str]:
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     opening = _read_source(package / "__init__.py")
     homes = [
-        node.value for node in ast.parse(opening).body
+        node.value
+        for node in ast.parse(opening).body
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_HOME"
-    ]  # fmt: skip
+    ]
     wanted = {room for home in homes for room in ast.literal_eval(home).values()}
     wanted.update(*map(_find_imports, [opening, *code]))
     found = set()
@@ -225,13 +226,19 @@ def _insert_package(notebook: dict, files: Mapping[str, bytes], archive: bytes) 
     # Folded away where the site knows how: a thousand lines that nobody reads.
     folded = {"_kg_hide-input": True, "cellView": "form", "jupyter": {"source_hidden": True}}
     text = {
-        "cell_type": "markdown", "id": "package-why", "metadata": {},
+        "cell_type": "markdown",
+        "id": "package-why",
+        "metadata": {},
         "source": _split_lines(_EXPLANATION),
-    }  # fmt: skip
+    }
     code = {
-        "cell_type": "code", "execution_count": None, "id": "package", "metadata": folded,
-        "outputs": [], "source": _split_lines(_write_cell(files, archive)),
-    }  # fmt: skip
+        "cell_type": "code",
+        "execution_count": None,
+        "id": "package",
+        "metadata": folded,
+        "outputs": [],
+        "source": _split_lines(_write_cell(files, archive)),
+    }
     return notebook | {"cells": [*cells[:1], text, code, *cells[1:]]}
 
 

@@ -41,7 +41,7 @@ class KaggleError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often Kaggle is asked, and how long for; seconds are real ones."""
 
     poll_seconds: float = 20.0  # between two looks at a run
@@ -58,8 +58,8 @@ class Patience:
 class Client:
     """A signed-in client. `ask` puts a question to Kaggle; `api` is the client's own KaggleApi."""
 
-    patience: Patience
-    tell: Callable[[str], None]
+    patience: RetryPolicy
+    echo: Callable[[str], None]
     api: Any = None
     _secrets: list[str] = field(default_factory=list, repr=False)
 
@@ -92,7 +92,7 @@ class Client:
                     raise KaggleError(self.scrub(self._explain(what, cause, attempt))) from None
                 wait = self._find_wait(cause, attempt)
                 failure = self.scrub(f"{what}: {_describe(cause)}")
-                self.tell(f"{failure}; trying again in {wait:,.1f} s")
+                self.echo(f"{failure}; trying again in {wait:,.1f} s")
             time.sleep(wait)
             if arrived and (answer := self.ask(f"{what} (did it arrive?)", arrived)) is not None:
                 return answer
@@ -107,8 +107,12 @@ class Client:
     def learn_secrets(self) -> None:
         """Remember what must never be shown."""
         config = self.api.config_values
-        values = {config.get(self.api.CONFIG_NAME_KEY), config.get(self.api.CONFIG_NAME_TOKEN),
-                  os.environ.get("KAGGLE_KEY"), os.environ.get("KAGGLE_API_TOKEN")}  # fmt: skip
+        values = {
+            config.get(self.api.CONFIG_NAME_KEY),
+            config.get(self.api.CONFIG_NAME_TOKEN),
+            os.environ.get("KAGGLE_KEY"),
+            os.environ.get("KAGGLE_API_TOKEN"),
+        }
         known = {value.strip() for value in values if value and len(value.strip()) > 3}
         basic = {f"{self.username}:{value}".encode() for value in known}
         known |= {base64.b64encode(pair).decode() for pair in basic}
@@ -157,7 +161,7 @@ class Client:
 
 
 def sign_in(
-    patience: Patience | None = None, tell: Callable[[str], None] = lambda line: None
+    patience: RetryPolicy | None = None, echo: Callable[[str], None] = lambda line: None
 ) -> Client:
     """A client with the credentials that are saved here; `tell` is called with lines of progress.
 
@@ -166,7 +170,7 @@ def sign_in(
     """
     _check_version()
     has_kaggle_token()  # in a Colab notebook this fetches it
-    client = Client(patience or Patience(), tell)
+    client = Client(patience or RetryPolicy(), echo)
     client.api = _make_api(client.patience)
     client.learn_secrets()  # an error while signing in may repeat them
     client.ask("signing in", lambda: _authenticate(client.api))
@@ -212,7 +216,7 @@ def _check_version() -> None:
         raise KaggleError(f"the kaggle client is too old ({version}, wanted {wanted}). {remedy}")
 
 
-def _make_api(patience: Patience):
+def _make_api(patience: RetryPolicy):
     try:
         with hushed():
             from kaggle.api.kaggle_api_extended import KaggleApi
@@ -231,7 +235,7 @@ def _make_api(patience: Patience):
     return PatientApi()
 
 
-def _limit_time(kaggle, patience: Patience):
+def _limit_time(kaggle, patience: RetryPolicy):
     """The client's session waits for ever where the other side has gone silently; ours does not."""
     from requests.adapters import HTTPAdapter
 

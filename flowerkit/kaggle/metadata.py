@@ -12,9 +12,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from flowerkit.kaggle.bundle import BUNDLE, SOURCE, Problem, build_bundle, check_bundle, read_notebook
-from flowerkit.sources.competition import SLUG
 from flowerkit.files import read_json, write_json, write_text
+from flowerkit.kaggle.bundle import (
+    BUNDLE,
+    SOURCE,
+    Problem,
+    build_bundle,
+    check_bundle,
+    read_notebook,
+)
+from flowerkit.sources.competition import SLUG
 
 METADATA = "kernel-metadata.json"
 PLACEHOLDER = "INSERT_OWNER_HERE"
@@ -24,11 +31,16 @@ TITLE = "Petals to the Metal flowerkit"
 MACHINE_SHAPES = {
     "tpu": ("TpuV5E8", "TpuV6E8"),
     "gpu": (
-        "NvidiaTeslaT4", "NvidiaTeslaT4Highmem", "NvidiaL4", "NvidiaL4X1", "NvidiaTeslaA100",
-        "NvidiaH100", "NvidiaRtxPro6000",
+        "NvidiaTeslaT4",
+        "NvidiaTeslaT4Highmem",
+        "NvidiaL4",
+        "NvidiaL4X1",
+        "NvidiaTeslaA100",
+        "NvidiaH100",
+        "NvidiaRtxPro6000",
     ),
     "cpu": ("",),
-}  # fmt: skip
+}
 MIN_TITLE_CHARS = 5
 MAX_BYTES = 1_000_000
 

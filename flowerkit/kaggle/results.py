@@ -10,10 +10,10 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from flowerkit import __version__
-from flowerkit.sources.competition import CLASS_NAMES, SLUG
+from flowerkit.data.tfrecords import FlowerData
 from flowerkit.files import replacing, write_text
 from flowerkit.kaggle.client import RULES, Client, KaggleError, split_name
-from flowerkit.kaggle.round_trip import (
+from flowerkit.kaggle.push import (
     FINISHED,
     ask_status,
     describe_end,
@@ -21,8 +21,8 @@ from flowerkit.kaggle.round_trip import (
     read_events,
     spell_status,
 )
+from flowerkit.sources.competition import CLASS_NAMES, SLUG
 from flowerkit.submission import check_submission
-from flowerkit.data.tfrecords import FlowerData
 
 CSV = "submission.csv"
 NUM_TEST_IMAGES = 7_382  # of the competition
@@ -42,7 +42,7 @@ def refuse_unfinished(client: Client, kernel: str) -> None:
             "name an earlier version, OWNER/NAME/VERSION."
         )
     if status != "COMPLETE":
-        client.tell(f"{describe_end(client, kernel, answer)}; what it left may be unfinished")
+        client.echo(f"{describe_end(client, kernel, answer)}; what it left may be unfinished")
 
 
 def pull(client: Client, kernel: str, out: str | Path, *, only: str | None = None) -> list[Path]:
@@ -65,7 +65,7 @@ def pull(client: Client, kernel: str, out: str | Path, *, only: str | None = Non
             client.ask(
                 f"fetching {file.file_name}", lambda u=file.url, p=path: _fetch(client, u, p)
             )
-            client.tell(f"  {path} ({path.stat().st_size:,} bytes)")
+            client.echo(f"  {path} ({path.stat().st_size:,} bytes)")
             written.append(path)
         token = page.next_page_token
         if not token:
@@ -76,7 +76,7 @@ def pull(client: Client, kernel: str, out: str | Path, *, only: str | None = Non
     if log and not only:
         path = out / f"{name}.log"
         write_text(path, client.scrub("".join(read_events(log))))
-        client.tell(f"  {path} (what it printed)")
+        client.echo(f"  {path} (what it printed)")
         written.append(path)
     return written
 

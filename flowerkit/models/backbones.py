@@ -15,12 +15,22 @@ DENSE_INPUT_PX = 64
 # (keras-team/keras, docs/templates/applications.md); where it says nothing, the repository that the
 # weights were taken from (tensorflow/tpu, google/automl, tensorflow/models, facebookresearch/ConvNeXt).
 _LICENCES = {
-    "convnext": "MIT", "densenet": "BSD-3-Clause", "efficientnet": "Apache-2.0",
-    "efficientnet_v2": "Apache-2.0", "inception_resnet_v2": "Apache-2.0",
-    "inception_v3": "Apache-2.0", "mobilenet": "Apache-2.0", "mobilenet_v2": "Apache-2.0",
-    "mobilenet_v3": "Apache-2.0", "nasnet": "Apache-2.0", "resnet": "MIT", "resnet_v2": "BSD",
-    "vgg16": "CC-BY-4.0", "vgg19": "CC-BY-4.0", "xception": "MIT",
-}  # fmt: skip
+    "convnext": "MIT",
+    "densenet": "BSD-3-Clause",
+    "efficientnet": "Apache-2.0",
+    "efficientnet_v2": "Apache-2.0",
+    "inception_resnet_v2": "Apache-2.0",
+    "inception_v3": "Apache-2.0",
+    "mobilenet": "Apache-2.0",
+    "mobilenet_v2": "Apache-2.0",
+    "mobilenet_v3": "Apache-2.0",
+    "nasnet": "Apache-2.0",
+    "resnet": "MIT",
+    "resnet_v2": "BSD",
+    "vgg16": "CC-BY-4.0",
+    "vgg19": "CC-BY-4.0",
+    "xception": "MIT",
+}
 FAMILIES = tuple(_LICENCES)
 
 
@@ -82,16 +92,33 @@ _APPLICATIONS = (
     Backbone("EfficientNetV2S", "efficientnet_v2", 20_331_360, 384, "efficientnetv2-s_notop.h5"),
     Backbone("EfficientNetV2M", "efficientnet_v2", 53_150_388, 480, "efficientnetv2-m_notop.h5"),
     Backbone("EfficientNetV2L", "efficientnet_v2", 117_746_848, 480, "efficientnetv2-l_notop.h5"),
-    Backbone("InceptionResNetV2", "inception_resnet_v2", 54_336_736, 299, f"inception_resnet_v2{_TF}"),
+    Backbone(
+        "InceptionResNetV2", "inception_resnet_v2", 54_336_736, 299, f"inception_resnet_v2{_TF}"
+    ),
     Backbone("InceptionV3", "inception_v3", 21_802_784, 299, f"inception_v3{_TF}"),
     # These two have a file for each of several image sizes.
     Backbone("MobileNet", "mobilenet", 3_228_864, 224, "mobilenet_1_0_*_tf_no_top.h5"),
-    Backbone("MobileNetV2", "mobilenet_v2", 2_257_984, 224,
-             "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_*_no_top.h5"),
-    Backbone("MobileNetV3Small", "mobilenet_v3", 939_120, 224,
-             "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5"),
-    Backbone("MobileNetV3Large", "mobilenet_v3", 2_996_352, 224,
-             "weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5"),
+    Backbone(
+        "MobileNetV2",
+        "mobilenet_v2",
+        2_257_984,
+        224,
+        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_*_no_top.h5",
+    ),
+    Backbone(
+        "MobileNetV3Small",
+        "mobilenet_v3",
+        939_120,
+        224,
+        "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
+    ),
+    Backbone(
+        "MobileNetV3Large",
+        "mobilenet_v3",
+        2_996_352,
+        224,
+        "weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
+    ),
     Backbone("NASNetMobile", "nasnet", 4_269_716, 224, "nasnet_mobile_no_top.h5"),
     Backbone("NASNetLarge", "nasnet", 84_916_818, 331, "nasnet_large_no_top.h5"),
     Backbone("ResNet50", "resnet", 23_587_712, 224, f"resnet50{_TF}"),
@@ -103,7 +130,7 @@ _APPLICATIONS = (
     Backbone("VGG16", "vgg16", 14_714_688, 224, f"vgg16{_TF}"),
     Backbone("VGG19", "vgg19", 20_024_384, 224, f"vgg19{_TF}"),
     Backbone("Xception", "xception", 20_861_480, 299, f"xception{_TF}"),
-)  # fmt: skip
+)
 _OWN = (
     Backbone(TINY, "flowerkit", 389_856, 64),
     Backbone("dense-small", "flowerkit", 790_656, DENSE_INPUT_PX),

@@ -18,7 +18,7 @@ from PIL import Image
 _SMALLEST_PROBABILITY = 1e-30
 
 
-def compute_attention(
+def compute_cam(
     classifier: keras.Model,
     images: np.ndarray,
     classes: np.ndarray | None = None,
@@ -38,7 +38,7 @@ def compute_attention(
 
 
 def build_attention(classifier: keras.Model, *, batch_size: int = 16) -> Callable:
-    """The function (images, classes=None) -> maps of `compute_attention`, ready to be called often."""
+    """The function (images, classes=None) -> maps of `compute_cam`, ready to be called often."""
     body, head = split_at_map(classifier)
     explain = _explain_with_jax(body, head) if _is_jax() else _explain_with_tensorflow(body, head)
     num_classes = classifier.output_shape[-1]

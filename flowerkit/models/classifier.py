@@ -134,10 +134,7 @@ def freeze_backbone(classifier: keras.Model) -> None:
 
 
 def choose_trainable(
-    classifier: keras.Model,
-    unfreeze_from: str | float | None = None,
-    *,
-    freeze_norms: bool = False,
+    classifier: keras.Model, unfreeze_from: str | float | None = None, *, freeze_norms: bool = False
 ) -> list[str]:
     """Let the head and the end of the backbone learn; gives the names of the backbone's layers that do.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import keras
 
-from flowerkit.text import suggest
+from flowerkit.text import did_you_mean
 
 # PyTorch's default: a step in ten is forgotten, where Keras's 0.99 remembers the features of a hundred
 # steps ago. A network that is being fine-tuned has changed them since, and val sees a norm that no
@@ -48,7 +48,7 @@ def check_head(head: str) -> None:
     if head not in _HEADS:
         raise ValueError(
             f"head must be one of {', '.join(_HEADS)}. Received: head={head!r}."
-            f"{suggest(str(head), _HEADS)}"
+            f"{did_you_mean(str(head), _HEADS)}"
         )
 
 

@@ -9,7 +9,7 @@ import keras
 
 from flowerkit.models.backbones import DENSE, DENSE_INPUT_PX, TINY, list_backbones, weights_folder
 from flowerkit.sources.competition import KAGGLE
-from flowerkit.text import suggest
+from flowerkit.text import did_you_mean
 
 _log = logging.getLogger("flowerkit")
 
@@ -33,8 +33,10 @@ def build_backbone(
     shape = (input_size, input_size, 3)
     if name in _OWN:
         if weights is not None:
-            raise ValueError(f"the {name} backbone has no pretrained weights; pass weights=None "
-                             f"(--weights none). Received: weights={str(weights)!r}")  # fmt: skip
+            raise ValueError(
+                f"the {name} backbone has no pretrained weights; pass weights=None "
+                f"(--weights none). Received: weights={str(weights)!r}"
+            )
         body = _build_tiny(shape) if name == TINY else _build_dense(name, shape, dropout)
         return body, lambda x: x / 127.5 - 1
     name, family = _known_backbone(name)
@@ -63,7 +65,7 @@ def _known_backbone(name: str) -> tuple[str, str]:
         return known, backbones[known]
     raise ValueError(
         f"backbone {name!r} is neither a Keras Applications name, one of {', '.join(_OWN)}, nor a "
-        f".keras file.{suggest(name, [*backbones, *_OWN])} All: flowerkit models"
+        f".keras file.{did_you_mean(name, [*backbones, *_OWN])} All: flowerkit models"
     )
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from flowerkit.data.tfrecords import SPLITS, FlowerData, Record, choose_shard_size, write_shards
 from flowerkit.files import replacing
+from flowerkit.photos.cache import Entry, read_photos
 from flowerkit.photos.division import divide_photos, place_rows
 from flowerkit.photos.folder import (
     Request,
@@ -28,8 +30,6 @@ from flowerkit.photos.folder import (
 from flowerkit.photos.listing import Listing, Photo, list_photos
 from flowerkit.photos.reader import ReadPhoto
 from flowerkit.photos.report import Conversion
-from flowerkit.photos.spool import Entry, read_photos
-from flowerkit.data.tfrecords import SPLITS, FlowerData, Record, choose_shard_size, write_shards
 
 # Beam's own choice may fetch another runner from the network; this one is in the package.
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -60,9 +60,14 @@ def convert_with_beam(
     pipeline fails.
     """
     request = Request(
-        Path(photos).expanduser().resolve(), Path(out).expanduser().resolve(), image_size, fit,
-        val_fraction, test_fraction, seed,
-    )  # fmt: skip
+        Path(photos).expanduser().resolve(),
+        Path(out).expanduser().resolve(),
+        image_size,
+        fit,
+        val_fraction,
+        test_fraction,
+        seed,
+    )
     _import_beam()
     listing = list_photos(request.source, labels_csv)
     claim_folder(request)
@@ -70,9 +75,14 @@ def convert_with_beam(
     _run(request, listing, beam_options)
     division, facts = pickle.loads((request.unfinished / _DIVIDED).read_bytes())
     conversion = describe_conversion(
-        request, listing, division, facts, facts.unreadable, seconds=time.monotonic() - start,
+        request,
+        listing,
+        division,
+        facts,
+        facts.unreadable,
+        seconds=time.monotonic() - start,
         num_read=len(listing.photos),
-    )  # fmt: skip
+    )
     write_beside(request, facts, division, conversion)
     return show_folder(request, division.class_names), conversion
 
@@ -160,7 +170,7 @@ def _take_picture(element: tuple[int, ReadPhoto | str]) -> Iterator[tuple[int, b
 
 @dataclass(frozen=True, eq=False)
 class _Facts:
-    """What is known of all photos, asked for as `photo_spool.Spool` is."""
+    """What is known of all photos, asked for as `photo_cache.PhotoCache` is."""
 
     entries: dict[str, Entry]
     thumbnails: dict[str, np.ndarray]
@@ -180,10 +190,18 @@ def _divide(read: list[tuple[int, ReadPhoto | str]], request: Request, listing: 
             continue
         facts.thumbnails[photo.path] = one.thumbnail
         facts.entries[photo.path] = Entry(
-            path=photo.path, num_bytes=photo.num_bytes, changed_ns=photo.changed_ns, offset=0,
-            length=0, digest=one.digest, picture_hash=one.picture_hash, width=one.width,
-            height=one.height, format=one.format, notes=one.notes,
-        )  # fmt: skip
+            path=photo.path,
+            num_bytes=photo.num_bytes,
+            changed_ns=photo.changed_ns,
+            offset=0,
+            length=0,
+            digest=one.digest,
+            picture_hash=one.picture_hash,
+            width=one.width,
+            height=one.height,
+            format=one.format,
+            notes=one.notes,
+        )
     division = divide_photos(facts, listing, facts.unreadable, **request.dividing)
     facts.thumbnails.clear()
     number_of = {photo.path: number for number, photo in enumerate(listing.photos)}

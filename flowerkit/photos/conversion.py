@@ -1,7 +1,7 @@
 """A folder of photos, one sub folder a class, becomes shards: read, divided, written, reported.
 
 The photos are listed (`photo_listing`), each is read once by one of several processes into a file on
-the disk (`photo_reader`, `photo_spool`), copies are found and everyone gets a split
+the disk (`photo_reader`, `photo_cache`), copies are found and everyone gets a split
 (`photo_division`), and the shards are written from that file. OUT shows them when all is done
 (`photo_folder`); until then OUT/.converting holds what was read, and the same call goes on there.
 """
@@ -15,9 +15,18 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from flowerkit.files import read_json
 from flowerkit.accelerator.machine import cache_folder, num_cores
-from flowerkit.photos.division import Division, divide_photos, place_rows
+from flowerkit.data.tfrecords import (
+    SPLITS,
+    FlowerData,
+    Record,
+    choose_shard_size,
+    find_shards,
+    write_shards,
+)
+from flowerkit.files import read_json
+from flowerkit.photos.cache import PhotoCache, fill, is_helper_starting, is_in_use
+from flowerkit.photos.division import SplitAssignment, divide_photos, place_rows
 from flowerkit.photos.folder import (
     UNFINISHED,
     Request,
@@ -29,15 +38,6 @@ from flowerkit.photos.folder import (
 from flowerkit.photos.listing import Listing, list_photos
 from flowerkit.photos.reader import FITS, HEIC_SUFFIXES, JPEG_QUALITY, can_read_heic, check_request
 from flowerkit.photos.report import Conversion
-from flowerkit.photos.spool import Spool, fill, is_helper_starting, is_in_use
-from flowerkit.data.tfrecords import (
-    SPLITS,
-    FlowerData,
-    Record,
-    choose_shard_size,
-    find_shards,
-    write_shards,
-)
 
 __all__ = [
     "FITS",
@@ -84,9 +84,14 @@ def convert_photos(
     if is_helper_starting():
         raise RuntimeError('put this call under `if __name__ == "__main__":`')
     request = Request(
-        Path(photos).expanduser(), Path(out).expanduser(), image_size, fit, val_fraction,
-        test_fraction, seed,
-    )  # fmt: skip
+        Path(photos).expanduser(),
+        Path(out).expanduser(),
+        image_size,
+        fit,
+        val_fraction,
+        test_fraction,
+        seed,
+    )
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be 1 or more, or None for one a core.")
     listing = list_photos(request.source, labels_csv)
@@ -101,12 +106,16 @@ def _tell_nobody(what: str, done: int, total: int) -> None:
 
 def _convert(request: Request, listing: Listing, workers: int, progress: Progress) -> Conversion:
     options = {"photos": str(request.source.resolve())} | request.reading
-    with Spool(request.unfinished, options) as spool:
+    with PhotoCache(request.unfinished, options) as spool:
         start, num_known = time.monotonic(), len(spool.entries)
         unreadable = fill(
-            spool, request.source, listing.photos, **request.reading, workers=workers,
+            spool,
+            request.source,
+            listing.photos,
+            **request.reading,
+            workers=workers,
             progress=progress,
-        )  # fmt: skip
+        )
         seconds = time.monotonic() - start
         division = divide_photos(spool, listing, unreadable, **request.dividing)
         _write_splits(request, spool, division, progress)
@@ -118,19 +127,24 @@ def _convert(request: Request, listing: Listing, workers: int, progress: Progres
     return conversion
 
 
-def _write_splits(request: Request, spool: Spool, division: Division, progress: Progress) -> None:
+def _write_splits(
+    request: Request, spool: PhotoCache, division: SplitAssignment, progress: Progress
+) -> None:
     # What an interrupted run wrote was divided by what was there then.
     shutil.rmtree(request.unfinished / request.shards, ignore_errors=True)
     for split in SPLITS:
         placed = place_rows(division, split, request.seed)
         write_shards(
-            request.unfinished, split, _make_records(spool, division, placed, split, progress),
-            image_size=request.image_size, shard_size=choose_shard_size(len(placed)),
-        )  # fmt: skip
+            request.unfinished,
+            split,
+            _make_records(spool, division, placed, split, progress),
+            image_size=request.image_size,
+            shard_size=choose_shard_size(len(placed)),
+        )
 
 
 def _make_records(
-    spool: Spool, division: Division, placed: list, split: str, progress: Progress
+    spool: PhotoCache, division: SplitAssignment, placed: list, split: str, progress: Progress
 ) -> Iterator[Record]:
     for done, (row, label) in enumerate(placed, start=1):
         photo = division.photos[row]
@@ -156,9 +170,12 @@ def load_photos(
     the options are the same. What is unreadable or left out is logged. Raises as `convert_photos`.
     """
     options = {
-        "image_size": image_size, "fit": fit, "val_fraction": val_fraction,
-        "test_fraction": test_fraction, "seed": seed,
-    }  # fmt: skip
+        "image_size": image_size,
+        "fit": fit,
+        "val_fraction": val_fraction,
+        "test_fraction": test_fraction,
+        "seed": seed,
+    }
     check_request(image_size, fit)
     listing = list_photos(folder, labels_csv)
     out = cache_folder() / f"{_PREFIX}{_make_key(Path(folder), listing, options)}"

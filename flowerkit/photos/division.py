@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowerkit.data.duplicates import find_near_pairs, group_rows
-from flowerkit.photos.listing import Listing, Photo, spell, tell_some
-from flowerkit.photos.splits import assign_splits, settle_copies, shuffle_key
-from flowerkit.photos.spool import Spool
 from flowerkit.data.tfrecords import SPLITS
-from flowerkit.text import count
+from flowerkit.photos.cache import PhotoCache
+from flowerkit.photos.listing import Listing, Photo, spell, tell_some
+from flowerkit.photos.splits import assign_splits, resolve_duplicates, shuffle_key
+from flowerkit.text import pluralize
 
 
 @dataclass(frozen=True)
-class Division:
+class SplitAssignment:
     """The photos that go into the shards with their splits, row by row, and what was seen of the rest.
 
     `copies` are groups of paths of the same picture, `near_copies` groups that look the same,
@@ -35,16 +35,21 @@ class Division:
 
 
 def divide_photos(
-    spool: Spool, listing: Listing, unreadable: dict[str, str], *, val_fraction: float,
-    test_fraction: float, seed: int,
-) -> Division:  # fmt: skip
+    spool: PhotoCache,
+    listing: Listing,
+    unreadable: dict[str, str],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> SplitAssignment:
     """Divide the photos of `listing` that were read; `spool` has their entries and thumbnails.
 
     Raises ValueError if fewer than two classes are left.
     """
     photos = [photo for photo in listing.photos if photo.path not in unreadable]
     digests = [spool.entries[photo.path].digest for photo in photos]
-    same, refused = settle_copies(
+    same, refused = resolve_duplicates(
         digests, [photo.class_name for photo in photos], [photo.split for photo in photos]
     )
     left_out = {photos[row].path: reason for row, reason in refused.items()}
@@ -55,16 +60,20 @@ def divide_photos(
         raise ValueError(_describe_rest(names, unreadable, left_out))
     groups = _find_groups(spool, photos)
     splits = assign_splits(
-        [photo.id for photo in photos], [photo.class_name for photo in photos],
-        [photo.split for photo in photos], groups,
-        val_fraction=val_fraction, test_fraction=test_fraction, seed=seed,
-    )  # fmt: skip
+        [photo.id for photo in photos],
+        [photo.class_name for photo in photos],
+        [photo.split for photo in photos],
+        groups,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+    )
     near = [[photos[row].path for row in rows] for rows in groups]
     notes = _note(photos, splits, groups, set(listing.class_names) - set(names))
-    return Division(photos, names, splits, copies, near, left_out, notes)
+    return SplitAssignment(photos, names, splits, copies, near, left_out, notes)
 
 
-def _find_groups(spool: Spool, photos: list[Photo]) -> list[list[int]]:
+def _find_groups(spool: PhotoCache, photos: list[Photo]) -> list[list[int]]:
     """Rows that look the same, or are: a picture of one colour has copies, but looks like nothing."""
     entries = [spool.entries[photo.path] for photo in photos]
     hashes = np.array([entry.picture_hash for entry in entries], "uint64")
@@ -89,13 +98,13 @@ def _note(photos: list[Photo], splits: list[str], groups, lost: set[str]) -> lis
     if crossing:
         shown = " and ".join(spell(photos[row].path) for row in crossing[0][:2])
         notes.append(
-            f"{count(len(crossing), 'group')} of photos that look the same in two classes, such as "
+            f"{pluralize(len(crossing), 'group')} of photos that look the same in two classes, such as "
             f"{shown}: keep each in the class that it shows"
         )
     torn = [rows for rows in groups if len({splits[row] for row in rows}) > 1]
     if torn:
         notes.append(
-            f"{count(len(torn), 'group')} of photos that look the same in two of the splits you gave"
+            f"{pluralize(len(torn), 'group')} of photos that look the same in two of the splits you gave"
         )
     counts = Counter(zip(splits, (photo.class_name for photo in photos), strict=True))
     names = sorted({photo.class_name for photo in photos} - {None})
@@ -108,7 +117,7 @@ def _note(photos: list[Photo], splits: list[str], groups, lost: set[str]) -> lis
     return notes
 
 
-def place_rows(division: Division, split: str, seed: int) -> list[tuple[int, int | None]]:
+def place_rows(division: SplitAssignment, split: str, seed: int) -> list[tuple[int, int | None]]:
     """A split's rows in the order of its shards, the classes mixed, each with its label.
 
     A photo of the test split has the label None, as in the competition.

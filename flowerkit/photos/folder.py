@@ -7,16 +7,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowerkit.data.tfrecords import FlowerData, find_shards
 from flowerkit.files import read_json, write_json
-from flowerkit.photos.division import Division, place_rows
+from flowerkit.photos.cache import PhotoCache
+from flowerkit.photos.division import SplitAssignment, place_rows
 from flowerkit.photos.listing import Listing, spell
 from flowerkit.photos.reader import JPEG_QUALITY, check_request
 from flowerkit.photos.report import Conversion, write_conversion
 from flowerkit.photos.splits import check_fractions
-from flowerkit.photos.spool import Spool
 from flowerkit.submission import write_submission
-from flowerkit.data.tfrecords import FlowerData, find_shards
-from flowerkit.text import count
+from flowerkit.text import pluralize
 
 UNFINISHED = ".converting"
 TEST_LABELS = "test_labels.csv"
@@ -108,9 +108,15 @@ def _name_content(out: Path, held: list[str]) -> str:
 
 
 def describe_conversion(
-    request: Request, listing: Listing, division: Division, spool: Spool,
-    unreadable: dict[str, str], *, seconds: float, num_read: int,
-) -> Conversion:  # fmt: skip
+    request: Request,
+    listing: Listing,
+    division: SplitAssignment,
+    spool: PhotoCache,
+    unreadable: dict[str, str],
+    *,
+    seconds: float,
+    num_read: int,
+) -> Conversion:
     """What became of the photos; `num_read` of them were read in `seconds`."""
     counts = {name: {} for name in division.class_names}
     unlabelled = 0
@@ -122,15 +128,20 @@ def describe_conversion(
     return Conversion(
         source=str(request.source.resolve()),
         options=request.reading | request.dividing | {"jpeg_quality": JPEG_QUALITY},
-        class_names=division.class_names, counts=counts, num_unlabelled=unlabelled,
-        unreadable=unreadable, left_out=listing.left_out | division.left_out,
-        copies=division.copies, near_copies=division.near_copies,
+        class_names=division.class_names,
+        counts=counts,
+        num_unlabelled=unlabelled,
+        unreadable=unreadable,
+        left_out=listing.left_out | division.left_out,
+        copies=division.copies,
+        near_copies=division.near_copies,
         notes=[*listing.notes, *division.notes, *_note_enlarged(request, division, spool)],
-        seconds=round(seconds, 3), photos_per_second=round(num_read / max(seconds, 1e-9), 1),
-    )  # fmt: skip
+        seconds=round(seconds, 3),
+        photos_per_second=round(num_read / max(seconds, 1e-9), 1),
+    )
 
 
-def _note_enlarged(request: Request, division: Division, spool: Spool) -> list[str]:
+def _note_enlarged(request: Request, division: SplitAssignment, spool: PhotoCache) -> list[str]:
     entries = [spool.entries[photo.path] for photo in division.photos]
     # A photo that is padded is as large as its longer side, another as its shorter.
     measure = max if request.fit == "pad" else min
@@ -138,13 +149,13 @@ def _note_enlarged(request: Request, division: Division, spool: Spool) -> list[s
     if not num:
         return []
     return [
-        f"{count(num, 'photo')} smaller than {request.image_size} px, and so enlarged; "
+        f"{pluralize(num, 'photo')} smaller than {request.image_size} px, and so enlarged; "
         f"--image-size (image_size) takes less"
     ]
 
 
 def write_beside(
-    request: Request, spool: Spool, division: Division, conversion: Conversion
+    request: Request, spool: PhotoCache, division: SplitAssignment, conversion: Conversion
 ) -> None:
     """Write what stands beside the shards: class names, csv files of the test split, the report."""
     write_json(request.out / "classes.json", list(division.class_names))
@@ -153,13 +164,20 @@ def write_beside(
     for photo, split in zip(division.photos, division.splits, strict=True):
         entry = spool.entries[photo.path]
         rows.append(
-            [photo.id, spell(photo.path), photo.class_name or "", split, entry.width, entry.height,
-             "; ".join(entry.notes)]
-        )  # fmt: skip
+            [
+                photo.id,
+                spell(photo.path),
+                photo.class_name or "",
+                split,
+                entry.width,
+                entry.height,
+                "; ".join(entry.notes),
+            ]
+        )
     write_conversion(request.out, conversion, rows)
 
 
-def _write_test_csvs(out: Path, division: Division, seed: int) -> None:
+def _write_test_csvs(out: Path, division: SplitAssignment, seed: int) -> None:
     tests = [division.photos[row] for row, _ in place_rows(division, "test", seed)]
     if tests:
         write_submission(out / "sample_submission.csv", [p.id for p in tests], [0] * len(tests))

@@ -9,13 +9,31 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 
-_NAME_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_id", "image_name",
-                 "photo", "picture", "img", "id", "name")  # fmt: skip
+_NAME_COLUMNS = (
+    "file",
+    "filename",
+    "file_name",
+    "path",
+    "filepath",
+    "image",
+    "image_id",
+    "image_name",
+    "photo",
+    "picture",
+    "img",
+    "id",
+    "name",
+)
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "species", "target")
 _SPLIT_COLUMNS = ("split", "set", "subset")
 _SHOWN = 3
@@ -155,9 +173,11 @@ def _read_rows(path: Path) -> Iterable[_Row]:
         if any(map(str.strip, fields)):
             fields += [""] * (len(columns) - len(fields))
             yield _Row(
-                reader.line_num + 1, fields[name].strip(), _compose(fields[label]),
+                reader.line_num + 1,
+                fields[name].strip(),
+                _compose(fields[label]),
                 fields[split].strip() if split is not None else "",
-            )  # fmt: skip
+            )
 
 
 def _find_column(columns: list[str], wanted: tuple[str, ...]) -> int | None:

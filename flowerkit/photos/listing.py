@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from flowerkit.data.tfrecords import find_sizes
 from flowerkit.photos.labels import SPLIT_NAMES, read_labels
 from flowerkit.photos.reader import SUFFIXES
-from flowerkit.data.tfrecords import find_sizes
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 _QUIET_FILES = ("thumbs.db", "desktop.ini")

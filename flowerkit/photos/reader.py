@@ -21,8 +21,20 @@ from flowerkit.data.duplicates import byte_digest, picture_hash, thumbnail
 JPEG_QUALITY = 92
 FITS = ("crop", "pad", "squish")
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
-            ".avif", *HEIC_SUFFIXES)  # fmt: skip
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".avif",
+    *HEIC_SUFFIXES,
+)
 
 # Pillow would also open PostScript, and start Ghostscript for it.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
@@ -170,9 +182,15 @@ def _convert(image: Image.Image, file, image_size: int, fit: str) -> ReadPhoto:
     # The fingerprints shrink it in any case: from a third the size that takes a third of the time.
     pixels = np.asarray(square.reduce(max(1, image_size // _FINGERPRINT_PX)))
     return ReadPhoto(
-        jpeg=jpeg, width=width, height=height, format=format, digest=byte_digest(jpeg),
-        picture_hash=int(picture_hash(pixels)), thumbnail=thumbnail(pixels), notes=tuple(notes),
-    )  # fmt: skip
+        jpeg=jpeg,
+        width=width,
+        height=height,
+        format=format,
+        digest=byte_digest(jpeg),
+        picture_hash=int(picture_hash(pixels)),
+        thumbnail=thumbnail(pixels),
+        notes=tuple(notes),
+    )
 
 
 def _is_ready(image: Image.Image, image_size: int) -> bool:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flowerkit.data.tfrecords import SPLITS
 from flowerkit.files import write_json, write_text
 from flowerkit.photos.listing import spell, tell_some
-from flowerkit.data.tfrecords import SPLITS
-from flowerkit.text import count
+from flowerkit.text import pluralize
 
 _HEAD = ["id", "path", "class", "split", "width", "height", "notes"]
 _LISTED = 200  # lines of a list in conversion.md; the json holds all
@@ -57,11 +57,11 @@ class Conversion:
         for what, reasons in (("unreadable", self.unreadable), ("left out", self.left_out)):
             if reasons:
                 some = [f"{spell(path)}: {reason}" for path, reason in reasons.items()]
-                lines.append(f"{what}, {count(len(reasons), 'photo')}: {_shorten(some)}")
+                lines.append(f"{what}, {pluralize(len(reasons), 'photo')}: {_shorten(some)}")
         if self.near_copies:
             num = sum(map(len, self.near_copies))
             lines.append(
-                f"copies or near-copies, {num:,} photos in {count(len(self.near_copies), 'group')}, "
+                f"copies or near-duplicates, {num:,} photos in {pluralize(len(self.near_copies), 'group')}, "
                 f"{len(self.copies):,} of them byte for byte: each group is on one side"
             )
         return lines + list(self.notes)

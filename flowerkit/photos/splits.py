@@ -33,10 +33,8 @@ def shuffle_key(seed: int, id: str) -> bytes:
     return sha256(f"{seed}:{id}".encode()).digest()
 
 
-def settle_copies(
-    digests: Sequence[Hashable],
-    labels: Sequence[Hashable | None],
-    splits: Sequence[str | None],
+def resolve_duplicates(
+    digests: Sequence[Hashable], labels: Sequence[Hashable | None], splits: Sequence[str | None]
 ) -> tuple[list[list[int]], dict[int, str]]:
     """Groups of rows that are the same picture, and the rows to leave out with the reason.
 
@@ -44,7 +42,7 @@ def settle_copies(
     a wrong answer: all its copies are left out. Of one that somebody gave to a split, only the copies
     there stay (of two splits, those in the later one). A label None agrees with all.
 
-    >>> settle_copies("aab", ["daisy", "rose", "rose"], [None] * 3)
+    >>> resolve_duplicates("aab", ["daisy", "rose", "rose"], [None] * 3)
     ([[0, 1]], {0: "the same picture stands in 'daisy' and 'rose'; keep it in one",
                 1: "the same picture stands in 'daisy' and 'rose'; keep it in one"})
     """

@@ -3,25 +3,27 @@
 import keras
 from keras import ops
 
-from flowerkit.pipeline.draws import BLOCK_GREY, check_pairs, column, find_box, find_maps
 from flowerkit.pipeline.augmentation import Augmentation
+from flowerkit.pipeline.draws import ERASED_GREY, check_pairs, column, find_box, find_maps
 
 
-def augment(images, draws, augmentation: Augmentation, *, dtype: str = "float32"):
+def augment(images, params, augmentation: Augmentation, *, dtype: str = "float32"):
     """`images` (n, side, side, 3) uint8, changed as `draws` (n, columns) say: `dtype`, 0..255.
 
-    In this order: geometry, colour, block-out, mixing of rows 2k and 2k+1. Only what is on in
+    In this order: geometry, colour, random-erasing, mixing of rows 2k and 2k+1. Only what is on in
     `augmentation` is traced. `dtype` may be "bfloat16": it holds whole pixel values exactly, and
     coordinates stay float32. Raises ValueError for images that are not square, draws that are not
     float32, and an odd number of images, if images mix.
     """
-    _check(images, draws, augmentation)
-    images = _apply_geometry(images, draws, augmentation, dtype)
+    _check(images, params, augmentation)
+    images = _apply_geometry(images, params, augmentation, dtype)
     if augmentation.max_brightness > 0 or augmentation.max_contrast > 0:
-        images = _change_colours(images, draws)
-    if augmentation.block_out > 0:
-        images = ops.where(_find_mask(draws, "block", images), ops.cast(BLOCK_GREY, dtype), images)
-    return _mix_pairs(images, draws, augmentation) if augmentation.mixes else images
+        images = _change_colours(images, params)
+    if augmentation.random_erasing > 0:
+        images = ops.where(
+            _find_mask(params, "block", images), ops.cast(ERASED_GREY, dtype), images
+        )
+    return _mix_pairs(images, params, augmentation) if augmentation.mixes else images
 
 
 class Augment(keras.layers.Layer):
@@ -37,48 +39,48 @@ class Augment(keras.layers.Layer):
 
     def call(self, inputs):
         """(images (n, side, side, 3), draws (n, columns)) -> images of the same shape."""
-        images, draws = inputs
-        return augment(images, draws, self.augmentation, dtype=self.compute_dtype)
+        images, params = inputs
+        return augment(images, params, self.augmentation, dtype=self.compute_dtype)
 
     def compute_output_spec(self, inputs):
         """The images' shape in the compute dtype."""
         return keras.KerasTensor(inputs[0].shape, self.compute_dtype)
 
 
-def _check(images, draws, augmentation: Augmentation) -> None:
+def _check(images, params, augmentation: Augmentation) -> None:
     if images.shape[1] != images.shape[2]:
         raise ValueError(f"augmentation takes square images. Received: shape {images.shape}")
-    if keras.backend.standardize_dtype(draws.dtype) != "float32":
+    if keras.backend.standardize_dtype(params.dtype) != "float32":
         raise ValueError(
-            f"draws must be float32: shorter floats hold no coordinate. Received: {draws.dtype}"
+            f"draws must be float32: shorter floats hold no coordinate. Received: {params.dtype}"
         )
     if augmentation.mixes and images.shape[0] is not None:
         check_pairs(images.shape[0])
 
 
-def _apply_geometry(images, draws, augmentation: Augmentation, dtype: str):
+def _apply_geometry(images, params, augmentation: Augmentation, dtype: str):
     resamples = augmentation.max_shift > 0 or augmentation.max_zoom > 1
     if augmentation.turns:
-        return _gather(images, draws, dtype)
+        return _gather(images, params, dtype)
     if resamples or augmentation.min_crop_area < 1:
-        return _multiply(ops.cast(images, dtype), draws, dtype, mirrored=resamples)
+        return _multiply(ops.cast(images, dtype), params, dtype, mirrored=resamples)
     if augmentation.flip:
-        flips = column(draws, "flip")[:, None, None, None] > 0.5
+        flips = column(params, "flip")[:, None, None, None] > 0.5
         images = ops.where(flips, ops.flip(images, axis=2), images)
     return ops.cast(images, dtype)
 
 
-def _multiply(images, draws, dtype: str, *, mirrored: bool):
+def _multiply(images, params, dtype: str, *, mirrored: bool):
     """Rows, then columns, each resampled by one batched matrix product: what matrix units are for."""
     side = images.shape[1]
-    (xx, _, x0), (_, yy, y0) = find_maps(draws, side, ops)
+    (xx, _, x0), (_, yy, y0) = find_maps(params, side, ops)
     places = ops.arange(side, dtype="float32")
     x = xx[:, None] * places + x0[:, None]
     y = yy[:, None] * places + y0[:, None]
     if mirrored:
         x, y = _mirror(x, side), _mirror(y, side)
     else:  # a crop alone: nothing from outside of it, as if it had been cut out before
-        top, left, bottom, right = (edge[:, None] for edge in find_box(draws, "crop", side, ops))
+        top, left, bottom, right = (edge[:, None] for edge in find_box(params, "crop", side, ops))
         x, y = ops.clip(x, left, right - 1), ops.clip(y, top, bottom - 1)
     images = ops.einsum("nij,njkc->nikc", _weights(y, places, dtype), images)
     return ops.einsum("nkj,nijc->nikc", _weights(x, places, dtype), images)
@@ -96,11 +98,11 @@ def _mirror(coordinates, side: int):
     return last - ops.abs(ops.mod(coordinates, 2 * last) - last)
 
 
-def _gather(images, draws, dtype: str):
+def _gather(images, params, dtype: str):
     """Bilinear interpolation between the four neighbours of any point."""
     side = images.shape[1]
     (xx, xy, x0), (yx, yy, y0) = (
-        [part[:, None, None] for part in row] for row in find_maps(draws, side, ops)
+        [part[:, None, None] for part in row] for row in find_maps(params, side, ops)
     )
     places = ops.arange(side, dtype="float32")
     col, row = places[None, None, :], places[None, :, None]
@@ -122,29 +124,29 @@ def _gather(images, draws, dtype: str):
     return upper * (1 - down) + lower * down
 
 
-def _change_colours(images, draws):
+def _change_colours(images, params):
     dtype = images.dtype
     images = ops.cast(images, "float32")  # a mean of 50,000 pixels in bfloat16 would be a guess
     means = ops.mean(images, axis=(1, 2), keepdims=True)
-    gain = column(draws, "contrast")[:, None, None, None]
-    added = 255 * column(draws, "brightness")[:, None, None, None]
+    gain = column(params, "contrast")[:, None, None, None]
+    added = 255 * column(params, "brightness")[:, None, None, None]
     return ops.cast(ops.clip((images - means) * gain + means + added, 0, 255), dtype)
 
 
-def _find_mask(draws, name: str, images):
+def _find_mask(params, name: str, images):
     """(n, side, side, 1) bool: the pixels inside the box."""
     side = images.shape[1]
     places = ops.arange(side, dtype="float32")
-    top, left, bottom, right = (edge[:, None] for edge in find_box(draws, name, side, ops))
+    top, left, bottom, right = (edge[:, None] for edge in find_box(params, name, side, ops))
     rows = ops.logical_and(places >= top, places < bottom)
     cols = ops.logical_and(places >= left, places < right)
     return ops.logical_and(rows[:, :, None], cols[:, None, :])[..., None]
 
 
-def _mix_pairs(images, draws, augmentation: Augmentation):
+def _mix_pairs(images, params, augmentation: Augmentation):
     shape = (-1, *images.shape[1:])
     pairs = ops.reshape(images, (-1, 2, *images.shape[1:]))
-    firsts = ops.reshape(draws, (-1, 2, draws.shape[1]))[:, 0]
+    firsts = ops.reshape(params, (-1, 2, params.shape[1]))[:, 0]
     if augmentation.mixup > 0:
         share = ops.cast(column(firsts, "mixup"), images.dtype)[:, None, None, None, None]
         pairs = share * pairs + (1 - share) * ops.flip(pairs, axis=1)

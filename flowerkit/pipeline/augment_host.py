@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flowerkit.pipeline.draws import BLOCK_GREY, check_pairs, column, find_box, find_maps
 from flowerkit.pipeline.augmentation import Augmentation
+from flowerkit.pipeline.draws import ERASED_GREY, check_pairs, column, find_box, find_maps
 
 
 @functools.cache
@@ -30,14 +30,14 @@ def is_available() -> bool:
 
 def augment_images(
     images: Sequence[np.ndarray],
-    draws: np.ndarray,
+    params: np.ndarray,
     augmentation: Augmentation,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """`images` (n, side, side, 3) uint8, changed as `draws` (n, columns) say: a new array, or `out`.
 
     They may be an array or a list of its rows, which saves copying them together first.
-    In this order: geometry, colour, block-out, mixing of rows 2k and 2k+1.
+    In this order: geometry, colour, random-erasing, mixing of rows 2k and 2k+1.
     Raises RuntimeError without OpenCV, ValueError for tables that do not fit the images and for an
     odd number of images, if images mix.
     """
@@ -48,36 +48,36 @@ def augment_images(
             "augment_on='device'."
         )
     shape = (len(images), *images[0].shape)
-    if len(draws) != len(images) or shape[1] != shape[2]:
+    if len(params) != len(images) or shape[1] != shape[2]:
         raise ValueError(
             f"augmentation takes square images and a row of draws for each. Received: images of "
-            f"shape {shape}, draws of shape {draws.shape}"
+            f"shape {shape}, draws of shape {params.shape}"
         )
     if augmentation.mixes:
         check_pairs(len(images))
     changed = np.empty(shape, "uint8") if out is None else out
-    _apply_geometry(cv2, images, changed, draws, augmentation)
+    _apply_geometry(cv2, images, changed, params, augmentation)
     if augmentation.max_brightness > 0 or augmentation.max_contrast > 0:
-        _change_colours(cv2, changed, draws)
-    if augmentation.block_out > 0:
+        _change_colours(cv2, changed, params)
+    if augmentation.random_erasing > 0:
         for image, (top, left, bottom, right) in zip(
-            changed, _boxes(draws, "block", changed), strict=True
+            changed, _boxes(params, "block", changed), strict=True
         ):
-            image[top:bottom, left:right] = BLOCK_GREY
+            image[top:bottom, left:right] = ERASED_GREY
     if augmentation.mixes:
-        _mix_pairs(cv2, changed, draws)
+        _mix_pairs(cv2, changed, params)
     return changed
 
 
-def _boxes(draws, name: str, images) -> list:
-    return np.stack(find_box(draws, name, images.shape[1]), axis=1).astype(int).tolist()
+def _boxes(params, name: str, images) -> list:
+    return np.stack(find_box(params, name, images.shape[1]), axis=1).astype(int).tolist()
 
 
-def _apply_geometry(cv2, images, changed, draws, augmentation: Augmentation) -> None:
+def _apply_geometry(cv2, images, changed, params, augmentation: Augmentation) -> None:
     if augmentation.turns or augmentation.max_shift > 0 or augmentation.max_zoom > 1:
-        _warp(cv2, images, changed, draws)
+        _warp(cv2, images, changed, params)
         return
-    flips = column(draws, "flip").tolist()
+    flips = column(params, "flip").tolist()
     if augmentation.min_crop_area == 1:
         for image, target, flip in zip(images, changed, flips, strict=True):
             if flip:
@@ -87,16 +87,16 @@ def _apply_geometry(cv2, images, changed, draws, augmentation: Augmentation) -> 
         return
     size = changed.shape[2:0:-1]
     for image, target, flip, (top, left, bottom, right) in zip(
-        images, changed, flips, _boxes(draws, "crop", changed), strict=True
+        images, changed, flips, _boxes(params, "crop", changed), strict=True
     ):
         part = image[top:bottom, left:right]
         # Flipped first: the part is smaller than what it is resized to. A part of full size is copied.
         cv2.resize(cv2.flip(part, 1) if flip else part, size, dst=target)
 
 
-def _warp(cv2, images, changed, draws) -> None:
+def _warp(cv2, images, changed, params) -> None:
     size = changed.shape[2:0:-1]
-    maps = np.transpose(np.array(find_maps(draws, changed.shape[1]), "float64"), (2, 0, 1))
+    maps = np.transpose(np.array(find_maps(params, changed.shape[1]), "float64"), (2, 0, 1))
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     for image, target, source in zip(images, changed, maps, strict=True):
         cv2.warpAffine(
@@ -104,21 +104,24 @@ def _warp(cv2, images, changed, draws) -> None:
         )
 
 
-def _change_colours(cv2, images, draws) -> None:
+def _change_colours(cv2, images, params) -> None:
     levels = np.arange(256, dtype="float32")[:, None]
-    added, gains = 255 * column(draws, "brightness"), column(draws, "contrast")
+    added, gains = 255 * column(params, "brightness"), column(params, "contrast")
     for image, plus, gain in zip(images, added, gains, strict=True):
         means = np.array(cv2.mean(image)[:3], "float32")
         table = np.rint(np.clip((levels - means) * gain + means + plus, 0, 255))
         cv2.LUT(image, table.astype("uint8")[None], dst=image)
 
 
-def _mix_pairs(cv2, images, draws) -> None:
-    firsts = draws[::2]
+def _mix_pairs(cv2, images, params) -> None:
+    firsts = params[::2]
     rows = zip(
-        images[::2], images[1::2], column(firsts, "mixup").tolist(), _boxes(firsts, "cutmix", images),
+        images[::2],
+        images[1::2],
+        column(firsts, "mixup").tolist(),
+        _boxes(firsts, "cutmix", images),
         strict=True,
-    )  # fmt: skip
+    )
     for one, other, share, (top, left, bottom, right) in rows:
         if share < 1:
             before = one.copy()

@@ -13,7 +13,7 @@ class Augmentation:
     max_rotation_degrees, max_shear_degrees: either way. What comes in from outside is mirrored.
     max_brightness: add up to this fraction of 255, either sign. max_contrast: a gain in
     [1 - max_contrast, 1 + max_contrast] around the image's mean.
-    block_out: the probability that a grey rectangle hides 2 to 20 % of the picture (random erasing,
+    random_erasing: the probability that a grey rectangle hides 2 to 20 % of the picture (random erasing,
     Zhong et al. 2017, arXiv:1708.04896).
     mixup, cutmix: alpha of their Beta distribution, 0: off (Zhang et al. 2017, arXiv:1710.09412; Yun
     et al. 2019, arXiv:1905.04899); where both are on, each pair of images draws which one.
@@ -28,7 +28,7 @@ class Augmentation:
     max_shear_degrees: float = 0.0
     max_brightness: float = 0.0
     max_contrast: float = 0.0
-    block_out: float = 0.0
+    random_erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
 
@@ -38,7 +38,7 @@ class Augmentation:
         check_between("max_zoom", self.max_zoom, 1, 4)
         check_between("max_rotation_degrees", self.max_rotation_degrees, 0, 180)
         check_between("max_shear_degrees", self.max_shear_degrees, 0, 45)
-        for name in ("max_brightness", "max_contrast", "block_out"):
+        for name in ("max_brightness", "max_contrast", "random_erasing"):
             check_between(name, getattr(self, name), 0, 1)
         for name in ("mixup", "cutmix"):
             check_between(name, getattr(self, name), 0, 10)

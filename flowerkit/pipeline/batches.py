@@ -5,27 +5,21 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from flowerkit.pipeline.augment_host import augment_images
-from flowerkit.pipeline.buffers import BatchMemory, look_at_rows, take_rows
-from flowerkit.data.split import Split
-from flowerkit.pipeline.draws import (
-    COLUMNS,
-    check_pairs,
-    draw_augmentations,
-    mix_labels,
-    random_stream,
-)
 from flowerkit.accelerator.machine import num_cores
-from flowerkit.pipeline.numpy_calls import call_numpy
-from flowerkit.pipeline.augmentation import Augmentation
 from flowerkit.data.reader import trace_as_it_stands
+from flowerkit.data.split import Split
+from flowerkit.pipeline.augment_host import augment_images
+from flowerkit.pipeline.augmentation import Augmentation
+from flowerkit.pipeline.buffers import BatchMemory, look_at_rows, take_rows
+from flowerkit.pipeline.draws import COLUMNS, check_pairs, mix_labels, random_stream, sample_params
+from flowerkit.pipeline.numpy_calls import call_numpy
 
 _ORDER = 0  # the stream of random numbers that the order draws from
 _FLIP = Augmentation()
 _MAX_THREADS = 16
 
 
-def count_steps(num_images: int, global_batch: int) -> int:
+def steps_per_epoch(num_images: int, global_batch: int) -> int:
     """Training steps in an epoch; the incomplete last batch is dropped, other images each epoch.
 
     Raises ValueError if not even one batch fits.
@@ -38,12 +32,12 @@ def count_steps(num_images: int, global_batch: int) -> int:
     return num_images // global_batch
 
 
-def epoch_order(num_images: int, *, seed: int, epoch: int) -> np.ndarray:
+def epoch_permutation(num_images: int, *, seed: int, epoch: int) -> np.ndarray:
     """The order of the images in `epoch`, counted from 0: a permutation (num_images,) int64."""
     return random_stream(seed, epoch, _ORDER).permutation(num_images)
 
 
-def training_batches(
+def train_batches(
     split: Split,
     *,
     global_batch: int,
@@ -55,7 +49,7 @@ def training_batches(
     first_epoch: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
-    """Endless batches of `split`; `count_steps` of them are an epoch.
+    """Endless batches of `split`; `steps_per_epoch` of them are an epoch.
 
     With `on_host` they are (images, labels), changed by `augmentation` already; else ((images,
     draws), labels), untouched, with what `augment.augment` needs to change them inside the step.
@@ -70,7 +64,7 @@ def training_batches(
 
     Raises ValueError if a batch does not fit the split, the pairs of mixup, or the processes.
     """
-    steps = count_steps(len(split), global_batch)
+    steps = steps_per_epoch(len(split), global_batch)
     part = _part_of_batch(global_batch, process, pairs=augmentation.mixes)
     shape = (part.stop - part.start, *split.images.shape[1:])
     memory = BatchMemory(shape)
@@ -80,22 +74,22 @@ def training_batches(
 
     def take_batch(number):
         epoch, step = divmod(int(number), steps)
-        order, draws = plan_epoch(epoch)
+        order, params = plan_epoch(epoch)
         rows = order[step * global_batch : (step + 1) * global_batch][part]
-        labels, draws = split.labels[rows], draws[rows]
+        labels, params = split.labels[rows], params[rows]
         if rows_only:
             images = rows.astype("int32")
         elif on_host and not augmentation.is_off:
             images = augment_images(
-                look_at_rows(split.images, rows), draws, augmentation, memory.get()
+                look_at_rows(split.images, rows), params, augmentation, memory.get()
             )
         else:
             images = take_rows(split.images, rows, memory.get())
         if one_hot:
             labels = mix_labels(
-                labels, draws, augmentation, num_classes=one_hot, image_size=shape[1]
+                labels, params, augmentation, num_classes=one_hot, image_size=shape[1]
             )
-        return images, draws, labels
+        return images, params, labels
 
     labels = (tf.float32, (shape[0], one_hot)) if one_hot else (tf.int32, shape[:1])
     images = (tf.int32, shape[:1]) if rows_only else (tf.uint8, shape)
@@ -110,14 +104,14 @@ def feature_batches(
     """Endless batches (features (global_batch, ...) float32, labels (global_batch,) int32).
 
     `arrays` (views, n, ...) float32 are the features of n images. Epoch e has view e % views, and the
-    order is that of `training_batches` of these images with this seed and batch.
+    order is that of `train_batches` of these images with this seed and batch.
 
     Raises ValueError if a batch does not fit.
     """
-    steps = count_steps(len(labels), global_batch)
+    steps = steps_per_epoch(len(labels), global_batch)
     memory = BatchMemory((global_batch, *arrays.shape[2:]), arrays.dtype)
     order_of = functools.lru_cache(maxsize=2)(
-        lambda epoch: epoch_order(len(labels), seed=seed, epoch=epoch)
+        lambda epoch: epoch_permutation(len(labels), seed=seed, epoch=epoch)
     )
 
     def take_batch(number):
@@ -129,12 +123,12 @@ def feature_batches(
     return _endless(take_batch, kinds, first_epoch * steps, lambda *batch: batch)
 
 
-def _on_host(images, draws, labels):
+def _on_host(images, params, labels):
     return images, labels
 
 
-def _on_device(images, draws, labels):
-    return (images, draws), labels
+def _on_device(images, params, labels):
+    return (images, params), labels
 
 
 def _endless(take_batch, kinds, first: int, arrange) -> tf.data.Dataset:
@@ -167,11 +161,11 @@ def _part_of_batch(global_batch: int, process: tuple[int, int], *, pairs: bool) 
 def _plan_epoch(
     num_images: int, seed: int, augmentation: Augmentation, epoch: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    order = epoch_order(num_images, seed=seed, epoch=epoch)
-    return order, draw_augmentations(augmentation, num_images, seed=seed, epoch=epoch)
+    order = epoch_permutation(num_images, seed=seed, epoch=epoch)
+    return order, sample_params(augmentation, num_images, seed=seed, epoch=epoch)
 
 
-def evaluation_batches(split: Split, *, global_batch: int) -> tf.data.Dataset:
+def eval_batches(split: Split, *, global_batch: int) -> tf.data.Dataset:
     """Every image once, in order: (images, labels, weights), full batches only.
 
     The last batch is filled up with black images of weight 0, so that shapes never change and no

@@ -29,13 +29,24 @@ COLUMNS = tuple(_UNCHANGED)
 _PLACES = {name: place for place, name in enumerate(COLUMNS)}
 
 # Every change has random numbers of its own, so that switching one on leaves the others' draws
-# alone. The order of the images has stream 0 (`pipeline.epoch_order`).
+# alone. The order of the images has stream 0 (`pipeline.epoch_permutation`).
 _STREAMS = {
-    "flip": 1, "crop": 2, "shift": 3, "zoom": 4, "rotation": 5, "shear": 6, "brightness": 7,
-    "contrast": 8, "block": 9, "mixup": 10, "cutmix": 11, "cutmix_area": 12, "which_mixing": 13,
-}  # fmt: skip
+    "flip": 1,
+    "crop": 2,
+    "shift": 3,
+    "zoom": 4,
+    "rotation": 5,
+    "shear": 6,
+    "brightness": 7,
+    "contrast": 8,
+    "block": 9,
+    "mixup": 10,
+    "cutmix": 11,
+    "cutmix_area": 12,
+    "which_mixing": 13,
+}
 
-BLOCK_GREY = 128  # what a blocked-out pixel shows, the middle of 0..255
+ERASED_GREY = 128  # what a blocked-out pixel shows, the middle of 0..255
 _CROP_ASPECTS = (4 / 5, 5 / 4)
 _BLOCK_AREAS = (0.02, 0.2)
 _BLOCK_ASPECTS = (1 / 2, 2.0)
@@ -49,38 +60,38 @@ def random_stream(seed: int, epoch: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, stream))))
 
 
-def draw_augmentations(
+def sample_params(
     augmentation: Augmentation, num_images: int, *, seed: int, epoch: int
 ) -> np.ndarray:
     """What happens to each image in `epoch`: (num_images, len(COLUMNS)) float32, a row an image.
 
     Row i depends on the seed, the epoch and i alone. `COLUMNS` names the columns.
 
-    >>> draws = draw_augmentations(Augmentation(), 4, seed=1, epoch=2)
+    >>> draws = sample_params(Augmentation(), 4, seed=1, epoch=2)
     >>> column(draws, "flip")
     array([0., 1., 0., 0.], dtype=float32)
     """
-    draws = np.tile(np.array(list(_UNCHANGED.values()), "float32"), (num_images, 1))
+    params = np.tile(np.array(list(_UNCHANGED.values()), "float32"), (num_images, 1))
 
     def stream_of(name):
         return random_stream(seed, epoch, _STREAMS[name])
 
     def put(name, values):
-        draws[:, _PLACES[name]] = values
+        params[:, _PLACES[name]] = values
 
     if augmentation.flip:
         put("flip", stream_of("flip").random(num_images) < 0.5)
     if augmentation.min_crop_area < 1:
-        _put_box(draws, "crop", _draw_crops(stream_of("crop"), num_images, augmentation))
+        _put_box(params, "crop", _draw_crops(stream_of("crop"), num_images, augmentation))
     for name, values in _draw_amounts(augmentation, num_images, stream_of):
         put(name, values)
-    if augmentation.block_out > 0:
-        _put_box(draws, "block", _draw_blocks(stream_of("block"), num_images, augmentation))
+    if augmentation.random_erasing > 0:
+        _put_box(params, "block", _draw_blocks(stream_of("block"), num_images, augmentation))
     if augmentation.mixes:
         shares, boxes = _draw_mixing(augmentation, num_images, stream_of)
         put("mixup", shares)
-        _put_box(draws, "cutmix", boxes)
-    return draws
+        _put_box(params, "cutmix", boxes)
+    return params
 
 
 def _draw_amounts(augmentation, num_images, stream_of):
@@ -121,7 +132,7 @@ def _draw_blocks(generator, num_images: int, augmentation: Augmentation):
     area = _BLOCK_AREAS[0] + area * (_BLOCK_AREAS[1] - _BLOCK_AREAS[0])
     lowest, highest = np.log(_BLOCK_ASPECTS)
     boxes = _place(area, np.exp(lowest + aspect * (highest - lowest)), row, col)
-    return [np.where(present < augmentation.block_out, edge, 0) for edge in boxes]
+    return [np.where(present < augmentation.random_erasing, edge, 0) for edge in boxes]
 
 
 def _place(area, aspect, row, col):
@@ -153,46 +164,46 @@ def _place_around(area, row, col):
     return [np.clip(edge, 0, 1) for edge in (row - half, col - half, row + half, col + half)]
 
 
-def _put_box(draws: np.ndarray, name: str, edges) -> None:
+def _put_box(params: np.ndarray, name: str, edges) -> None:
     for edge_name, edge in zip(_EDGES, edges, strict=True):
-        draws[:, _PLACES[f"{name}_{edge_name}"]] = np.round(np.clip(edge, 0, 1) * _GRID) / _GRID
+        params[:, _PLACES[f"{name}_{edge_name}"]] = np.round(np.clip(edge, 0, 1) * _GRID) / _GRID
 
 
-def column(draws, name: str):
+def column(params, name: str):
     """One column of a table of draws, (n,); NumPy or a backend's tensor, as the table is."""
-    return draws[:, _PLACES[name]]
+    return params[:, _PLACES[name]]
 
 
-def find_box(draws, name: str, side: int, ops=np) -> tuple:
+def find_box(params, name: str, side: int, ops=np) -> tuple:
     """The box "crop", "block" or "cutmix" in px: top, left, bottom, right, (n,) whole float32.
 
     A crop keeps at least one pixel; the others may be empty. `ops`: numpy or keras.ops.
     """
-    edges = [ops.floor(column(draws, f"{name}_{edge}") * side + 0.5) for edge in _EDGES]
+    edges = [ops.floor(column(params, f"{name}_{edge}") * side + 0.5) for edge in _EDGES]
     if name == "crop":
         edges[:2] = [ops.minimum(edge, side - 1.0) for edge in edges[:2]]
         edges[2:] = [ops.maximum(edges[2], edges[0] + 1.0), ops.maximum(edges[3], edges[1] + 1.0)]
     return tuple(edges)
 
 
-def find_maps(draws, side: int, ops=np) -> tuple:
+def find_maps(params, side: int, ops=np) -> tuple:
     """Where each pixel of the new picture comes from: ((xx, xy, x0), (yx, yy, y0)), each (n,) float32.
 
     Pixel (column j, row i) shows column xx j + xy i + x0 and row yx j + yy i + y0 of the old picture,
     counted from pixel centres. As seen on the picture, in this order: crop, flip, shear (the top to
     the right), rotation (counter-clockwise), zoom, shift (right and down).
     """
-    top, left, bottom, right = find_box(draws, "crop", side, ops)
-    angle = column(draws, "rotation_degrees") * (np.pi / 180)
+    top, left, bottom, right = find_box(params, "crop", side, ops)
+    angle = column(params, "rotation_degrees") * (np.pi / 180)
     cos, sin = ops.cos(angle), ops.sin(angle)
-    lean = ops.tan(column(draws, "shear_degrees") * (np.pi / 180))
-    zoom = column(draws, "zoom")
-    across = (1 - 2 * column(draws, "flip")) * (right - left) / side / zoom
+    lean = ops.tan(column(params, "shear_degrees") * (np.pi / 180))
+    zoom = column(params, "zoom")
+    across = (1 - 2 * column(params, "flip")) * (right - left) / side / zoom
     along = (bottom - top) / side / zoom
     xx, xy = across * (cos + lean * sin), across * (lean * cos - sin)
     yx, yy = along * sin, along * cos
-    centre_x = (side - 1) / 2 + column(draws, "shift_right") * side
-    centre_y = (side - 1) / 2 + column(draws, "shift_down") * side
+    centre_x = (side - 1) / 2 + column(params, "shift_right") * side
+    centre_y = (side - 1) / 2 + column(params, "shift_down") * side
     x0 = (left + right - 1) / 2 - xx * centre_x - xy * centre_y
     y0 = (top + bottom - 1) / 2 - yx * centre_x - yy * centre_y
     return (xx, xy, x0), (yx, yy, y0)
@@ -209,7 +220,7 @@ def check_pairs(per_replica_batch: int) -> None:
 
 def mix_labels(
     labels: np.ndarray,
-    draws: np.ndarray,
+    params: np.ndarray,
     augmentation: Augmentation,
     *,
     num_classes: int,
@@ -226,7 +237,7 @@ def mix_labels(
     if not augmentation.mixes:
         return shares
     check_pairs(len(labels))
-    firsts = draws[::2]
+    firsts = params[::2]
     top, left, bottom, right = find_box(firsts, "cutmix", image_size)
     kept = 1 - (bottom - top) * (right - left) / image_size**2
     own = (column(firsts, "mixup") * kept).astype("float32")[:, None, None]

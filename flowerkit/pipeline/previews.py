@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowerkit.pipeline import augment_host
 from flowerkit.data.split import Split, load_split
-from flowerkit.pipeline.draws import draw_augmentations, mix_labels
-from flowerkit.pipeline.batches import epoch_order
 from flowerkit.data.tfrecords import FlowerData
+from flowerkit.pipeline import augment_host
+from flowerkit.pipeline.batches import epoch_permutation
+from flowerkit.pipeline.draws import mix_labels, sample_params
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +48,13 @@ def preview_batch(
             f"epoch counts from 1, and num_images too. Received: {epoch} and {num_images}"
         )
     augmentation, num_all = plan.augmentation(), len(split)
-    rows = epoch_order(num_all, seed=plan.seed, epoch=epoch - 1)[:num_images]
-    draws = draw_augmentations(augmentation, num_all, seed=plan.seed, epoch=epoch - 1)[rows]
+    rows = epoch_permutation(num_all, seed=plan.seed, epoch=epoch - 1)[:num_images]
+    params = sample_params(augmentation, num_all, seed=plan.seed, epoch=epoch - 1)[rows]
     originals, labels = np.asarray(split.images[rows]), split.labels[rows]
     shares = mix_labels(
-        labels, draws, augmentation, num_classes=len(names), image_size=originals.shape[1]
+        labels, params, augmentation, num_classes=len(names), image_size=originals.shape[1]
     )
-    return Preview(originals, _change(originals, draws, augmentation), labels, shares, names)
+    return Preview(originals, _change(originals, params, augmentation), labels, shares, names)
 
 
 def _open(
@@ -72,14 +72,14 @@ def _open(
     return source, class_names
 
 
-def _change(originals: np.ndarray, draws: np.ndarray, augmentation) -> np.ndarray:
+def _change(originals: np.ndarray, params: np.ndarray, augmentation) -> np.ndarray:
     if augmentation.is_off:
         return originals
     if augment_host.is_available():
-        return augment_host.augment_images(originals, draws, augmentation)
+        return augment_host.augment_images(originals, params, augmentation)
     from keras import ops
 
     from flowerkit.pipeline.augment_device import augment
 
-    changed = ops.convert_to_numpy(augment(originals, draws, augmentation))
+    changed = ops.convert_to_numpy(augment(originals, params, augmentation))
     return np.rint(np.clip(changed, 0, 255)).astype("uint8")

@@ -13,7 +13,7 @@ from keras import ops
 
 from flowerkit.accelerator.device import Accelerator
 from flowerkit.accelerator.machine import free_memory_bytes
-from flowerkit.text import say_bytes
+from flowerkit.text import format_bytes
 
 # Of the device's memory that is free: the rest is for the network and the steps.
 FRACTION = 0.5
@@ -34,9 +34,12 @@ class TakeImages(keras.layers.Layer):
         self.size = images.shape[1]
         # A TPU fills the last two sides of an array up to its tiles: 3 colours would become 128.
         self.table = self.add_weight(
-            shape=(len(images), self.size, 3 * self.size), dtype="uint8", trainable=False,
-            name="table", initializer=lambda shape, dtype: _hand_over(np.reshape(images, shape)),
-        )  # fmt: skip
+            shape=(len(images), self.size, 3 * self.size),
+            dtype="uint8",
+            trainable=False,
+            name="table",
+            initializer=lambda shape, dtype: _hand_over(np.reshape(images, shape)),
+        )
 
     def call(self, rows):
         """The images of `rows`."""
@@ -79,10 +82,10 @@ def put_on_device(images: np.ndarray, accelerator: Accelerator) -> TakeImages | 
     accelerator's scope. Raises ValueError for an image that cannot be decoded.
     """
     start = time.perf_counter()
-    size = f"train: {say_bytes(images.nbytes)} of decoded images"
+    size = f"train: {format_bytes(images.nbytes)} of decoded images"
     free = _free_bytes(accelerator)
     if images.nbytes > FRACTION * free:
-        return _tell_no_room(size, f"{say_bytes(free)} of memory are free for each copy")
+        return _tell_no_room(size, f"{format_bytes(free)} of memory are free for each copy")
     copies = f"{accelerator.replicas} devices" if accelerator.replicas > 1 else "the device"
     try:
         layer = TakeImages(images[:], name="device_images")

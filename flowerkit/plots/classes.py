@@ -129,7 +129,7 @@ def plot_confused(
 ) -> Axes:
     """The k most frequent mistakes: which class was taken for which, how often, and how much of it.
 
-    `counts` is (num_classes, num_classes) from `evaluation.confusion_counts`.
+    `counts` is (num_classes, num_classes) from `evaluation.confusion_matrix`.
     """
     counts = np.asarray(counts)
     with lettering(class_names) as names:

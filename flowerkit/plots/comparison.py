@@ -23,11 +23,7 @@ from flowerkit.plots.rates import (
     style_epochs,
 )
 
-PANELS = {
-    "val_f1": "Macro F1 on val",
-    "val_loss": "Loss on val",
-    "loss": "Loss in training",
-}
+PANELS = {"val_f1": "Macro F1 on val", "val_loss": "Loss on val", "loss": "Loss in training"}
 # Okabe and Ito's, without black and yellow: a page may be dark, or light.
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", GREY)
 LINES = ("solid", "dashed", "dotted")

@@ -16,15 +16,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from flowerkit.metrics import most_confused
 from flowerkit.files import replacing
+from flowerkit.metrics import most_confused
+from flowerkit.plots.classes import plot_calibration, plot_classes, plot_confused, plot_histogram
 from flowerkit.plots.fonts import lettering, set_letters
-from flowerkit.plots.classes import (
-    plot_calibration,
-    plot_classes,
-    plot_confused,
-    plot_histogram,
-)
 from flowerkit.plots.images import (
     plot_attention,
     plot_batch,
@@ -107,7 +102,7 @@ def plot_curves(history_rows: HistoryRows, best_epoch: int | None = None) -> np.
 def plot_confusion(counts: np.ndarray, class_names: Sequence[str], ax: Axes | None = None) -> Axes:
     """Which class was taken for which: a row for each true class, darker for a larger share of it.
 
-    `counts` is (num_classes, num_classes) from `evaluation.confusion_counts`. Right guesses are
+    `counts` is (num_classes, num_classes) from `evaluation.confusion_matrix`. Right guesses are
     blue, wrong ones orange. Up to 15 classes each cell holds its count; above 45 (an `ax` then
     wants 10 inches) names are small, and the worst pairs are ringed, numbered and listed. Classes
     that do not occur have no row, and guesses of them share the last column.

@@ -76,8 +76,8 @@ def plot_mistakes(
     `probabilities` (n, num_classes). Above each image what was guessed, below it what it is.
     """
     _check_number("labels", labels, images)
-    guesses = predicted_labels(probabilities)
-    wrong = [i for i in top_losses(labels, probabilities, len(labels)) if guesses[i] != labels[i]]
+    predicted = predicted_labels(probabilities)
+    wrong = [i for i in top_losses(labels, probabilities, len(labels)) if predicted[i] != labels[i]]
     if not wrong:
         ax = new_axes(None, figsize=(5, 1.5))
         ax.text(0.5, 0.5, f"No mistakes among {len(labels):,} images", ha="center", va="center")
@@ -86,7 +86,9 @@ def plot_mistakes(
     with lettering(class_names) as names:
         axes = _image_grid([images[i] for i in wrong[:k]], columns=6, text_lines=4)
         for ax, i in zip(axes, wrong, strict=False):
-            _say_guess(ax, f"guessed {names[guesses[i]]}", probabilities[i, guesses[i]], VERMILION)
+            _say_guess(
+                ax, f"guessed {names[predicted[i]]}", probabilities[i, predicted[i]], VERMILION
+            )
             _say_truth(ax, f"is {names[labels[i]]}", probabilities[i, labels[i]])
     return axes
 
@@ -103,16 +105,16 @@ def plot_results(
     Under a wrong guess stands what it is. Arguments as of `plot_mistakes`; (at most k,) Axes.
     """
     _check_number("labels", labels, images)
-    guesses = predicted_labels(probabilities)
+    predicted = predicted_labels(probabilities)
     # Evenly spread: shards may hold one class after the other.
     chosen = np.unique(np.linspace(0, len(labels) - 1, min(k, len(labels))).round().astype(int))
     with lettering(class_names) as names:
-        text_lines = 1 if (guesses == labels)[chosen].all() else 4
+        text_lines = 1 if (predicted == labels)[chosen].all() else 4
         axes = _image_grid([images[i] for i in chosen], columns=6, text_lines=text_lines)
         for ax, i in zip(axes, chosen, strict=True):
-            is_right = guesses[i] == labels[i]
+            is_right = predicted[i] == labels[i]
             mark, colour = ("✓", GREEN) if is_right else ("✗", VERMILION)
-            _say_guess(ax, f"{mark} {names[guesses[i]]}", probabilities[i, guesses[i]], colour)
+            _say_guess(ax, f"{mark} {names[predicted[i]]}", probabilities[i, predicted[i]], colour)
             if not is_right:
                 _say_truth(ax, f"is {names[labels[i]]}", probabilities[i, labels[i]])
             ax.spines[:].set(visible=True, color=colour, linewidth=4)
@@ -129,7 +131,7 @@ def plot_attention(
     """Each image, and beside it the same with light only where the model looked: (n, 2) Axes.
 
     `images` are n arrays (h, w, 3) with pixels 0..255, `maps` (n, h, w) in 0..1 from
-    `attention_maps.compute_attention`. A white line is where the map is half its highest. Raises
+    `attention_maps.compute_cam`. A white line is where the map is half its highest. Raises
     ValueError for maps or titles that do not fit the images.
     """
     _check_number("maps", maps, images)

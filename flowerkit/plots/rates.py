@@ -75,7 +75,7 @@ def plot_rates(history_rows: HistoryRows, ax: Axes | None = None) -> Axes:
 def plot_rate_search(search, ax: Axes | None = None) -> Axes:
     """The loss at every rate of a range test, each batch's and smoothed, and what is suggested.
 
-    `search` is a `lr_search.RateSearch`. The rates are those the optimizer used. A loss that
+    `search` is a `lr_search.LRFinderResult`. The rates are those the optimizer used. A loss that
     diverged runs out of the picture, or the valley would be flat.
     """
     ax = new_axes(ax)

@@ -109,7 +109,7 @@ def find_weights(
     return BlendWeights(
         weights=tuple((found if found_f1 > equal_f1 else equal).tolist()),
         found=tuple(found.tolist()),
-        member_f1=tuple(macro_f1(labels, member.guesses) for member in members),
+        member_f1=tuple(macro_f1(labels, member.predicted) for member in members),
         equal_f1=equal_f1,
         found_f1=found_f1,
         num_searched=len(searched),

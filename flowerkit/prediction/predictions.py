@@ -10,14 +10,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from flowerkit.pipeline import augment_host
 from flowerkit import metrics as evaluation
+from flowerkit.data.split import Split
+from flowerkit.files import replacing
+from flowerkit.pipeline import augment_host
 from flowerkit.pipeline.augment_device import augment
 from flowerkit.pipeline.augmentation import Augmentation
-from flowerkit.data.split import Split
-from flowerkit.pipeline.draws import draw_augmentations
-from flowerkit.files import replacing
-from flowerkit.pipeline.batches import evaluation_batches
+from flowerkit.pipeline.batches import eval_batches
+from flowerkit.pipeline.draws import sample_params
 
 # What NumPy raises for a file that is empty, cut off, damaged inside, or another kind of file.
 _DAMAGE = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
@@ -50,7 +50,7 @@ class Predictions:
         return len(self.ids)
 
     @property
-    def guesses(self) -> np.ndarray:
+    def predicted(self) -> np.ndarray:
         """The most probable class of each image, (n,) int64."""
         return evaluation.predicted_labels(self.probabilities)
 
@@ -60,8 +60,8 @@ class Predictions:
             raise ValueError("these predictions have no labels to score against (a test split).")
         return {
             "val_loss": evaluation.log_loss(self.labels, self.probabilities),
-            "val_accuracy": evaluation.accuracy(self.labels, self.guesses),
-            "val_f1": evaluation.macro_f1(self.labels, self.guesses),
+            "val_accuracy": evaluation.accuracy(self.labels, self.predicted),
+            "val_f1": evaluation.macro_f1(self.labels, self.predicted),
         }
 
     def save(self, path: str | os.PathLike) -> None:
@@ -114,7 +114,7 @@ def predict(
     def look(view):
         seen = replace(split, images=_View(split.images, view, crops, seed)) if view else split
         tell = progress and _tell_images(progress, view * num_images, num_images, tta, global_batch)
-        batches = evaluation_batches(seen, global_batch=global_batch)
+        batches = eval_batches(seen, global_batch=global_batch)
         return _predict_batches(model, batches, tell)[:num_images]
 
     probabilities = look(0)
@@ -145,7 +145,7 @@ class _View:
         self._images, self._crops = images, crops
         self._draws = None
         if view > 1:
-            self._draws = draw_augmentations(crops, len(images), seed=seed, epoch=view)
+            self._draws = sample_params(crops, len(images), seed=seed, epoch=view)
 
     def __len__(self) -> int:
         return self.shape[0]

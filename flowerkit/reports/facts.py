@@ -10,14 +10,14 @@ import numpy as np
 
 from flowerkit import metrics as evaluation
 from flowerkit.files import read_json
+from flowerkit.prediction.predictions import Predictions
 from flowerkit.training.history import best_row, read_history
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.prediction.predictions import Predictions
 from flowerkit.training.run_folder import read_run
 
 
 @dataclass(frozen=True, eq=False)
-class RunFacts:
+class SavedRun:
     """The plan, the machine and the data of a run, its history, and its answers to val.
 
     `result` is that of result.json, {} without one; `best` is the row of `rows` of the best epoch.
@@ -48,20 +48,20 @@ class RunFacts:
         return self.predictions.probabilities
 
     @cached_property
-    def guesses(self) -> np.ndarray:
+    def predicted(self) -> np.ndarray:
         """The most probable class of each validation image, (n,) int64."""
-        return self.predictions.guesses
+        return self.predictions.predicted
 
     @cached_property
     def confusion(self) -> np.ndarray:
         """How often class i (the row) was guessed as class j: (num_classes, num_classes) int64."""
-        return evaluation.confusion_counts(self.labels, self.guesses, len(self.class_names))
+        return evaluation.confusion_matrix(self.labels, self.predicted, len(self.class_names))
 
     @cached_property
     def worst_mistakes(self) -> list[int]:
         """The rows of val that were guessed wrong; where the true class got least, first."""
         order = evaluation.top_losses(self.labels, self.probabilities, len(self.labels))
-        return [int(i) for i in order if self.guesses[i] != self.labels[i]]
+        return [int(i) for i in order if self.predicted[i] != self.labels[i]]
 
     @property
     def global_batch(self) -> int:
@@ -70,7 +70,7 @@ class RunFacts:
         return self.plan.per_replica_batch * replicas
 
 
-def read_facts(folder: str | os.PathLike) -> RunFacts:
+def read_facts(folder: str | os.PathLike) -> SavedRun:
     """What a finished or interrupted run left in its folder.
 
     Raises FileNotFoundError where it is no run or has no predictions, ValueError for a damaged file
@@ -88,4 +88,4 @@ def read_facts(folder: str | os.PathLike) -> RunFacts:
         )
     result = folder / "result.json"
     found = read_json(result) if result.is_file() else {}
-    return RunFacts(folder.resolve().name, plan, environment, found, rows, best, predictions)
+    return SavedRun(folder.resolve().name, plan, environment, found, rows, best, predictions)

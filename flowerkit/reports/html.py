@@ -149,9 +149,13 @@ def image(picture: Picture, **attributes: Any) -> Html:
     """The picture itself, inside the page, with its size, so that nothing jumps while it is read."""
     data = base64.b64encode(picture.content).decode("ascii")
     return element(
-        "img", src=f"data:image/{picture.kind};base64,{data}", alt=picture.alt,
-        width=picture.width_px, height=picture.height_px, **attributes,
-    )  # fmt: skip
+        "img",
+        src=f"data:image/{picture.kind};base64,{data}",
+        alt=picture.alt,
+        width=picture.width_px,
+        height=picture.height_px,
+        **attributes,
+    )
 
 
 def table(header: Sequence[Any], rows: Iterable[Sequence[Any]], *, what: str, **attributes) -> Html:
@@ -188,9 +192,7 @@ def figures(entries: Iterable[tuple[str, str, str]]) -> Html:
             "div",
             element("dt", what),
             element(
-                "dd",
-                element("span", value, class_="value"),
-                element("span", remark, class_="unit"),
+                "dd", element("span", value, class_="value"), element("span", remark, class_="unit")
             ),
         )
         for what, value, remark in entries

@@ -7,19 +7,24 @@ from dataclasses import fields
 
 from flowerkit import metrics as evaluation
 from flowerkit.pipeline.augmentation import Augmentation
+from flowerkit.reports.facts import SavedRun
+from flowerkit.reports.html import Html, element, facts, figures, fold, table
+from flowerkit.schedules import format_epochs
 from flowerkit.training.phases import Phase, find_phases
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.reports.html import Html, element, facts, figures, fold, table
-from flowerkit.reports.facts import RunFacts
-from flowerkit.schedules import count_epochs
 
 # Told with the optimizer where they are on.
 REFINEMENTS = (
-    "weight_decay", "clip_norm", "ema", "label_smoothing", "focal_gamma", "class_weights",
-)  # fmt: skip
+    "weight_decay",
+    "clip_norm",
+    "ema",
+    "label_smoothing",
+    "focal_gamma",
+    "class_weights",
+)
 
 
-def describe_run(run: RunFacts) -> Html:
+def describe_run(run: SavedRun) -> Html:
     """What was trained on what, and the headline figures."""
     data, plan = run.environment["data"], run.plan
     pairs = [
@@ -34,10 +39,13 @@ def describe_run(run: RunFacts) -> Html:
         ("Seed", str(plan.seed)),
     ]
     return element(
-        "section", element("h1", f"Training report: {run.name}"), figures(_headlines(run)),
-        element("p", _describe_end(run)), facts(pairs),
+        "section",
+        element("h1", f"Training report: {run.name}"),
+        figures(_headlines(run)),
+        element("p", _describe_end(run)),
+        facts(pairs),
         fold("The whole plan", _plan_table(plan)),
-    )  # fmt: skip
+    )
 
 
 def format_seconds(seconds: float | None) -> str:
@@ -54,19 +62,26 @@ def format_seconds(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _headlines(run: RunFacts) -> list[tuple[str, str, str]]:
+def _headlines(run: SavedRun) -> list[tuple[str, str, str]]:
     done, seconds, rate, first = (
         run.rows[-1]["epoch"],
         *map(run.result.get, ("seconds_per_epoch", "images_per_second", "first_step_seconds")),
     )
     num_images, monitor = len(run.labels), run.plan.monitor
     cards = [
-        ("Macro F1", f"{evaluation.macro_f1(run.labels, run.guesses):.3f}", "on validation images"),
-        ("Accuracy", f"{evaluation.accuracy(run.labels, run.guesses):.1%}",
-         f"of {num_images:,} validation images"),
+        (
+            "Macro F1",
+            f"{evaluation.macro_f1(run.labels, run.predicted):.3f}",
+            "on validation images",
+        ),
+        (
+            "Accuracy",
+            f"{evaluation.accuracy(run.labels, run.predicted):.1%}",
+            f"of {num_images:,} validation images",
+        ),
         *_test_card(run.result),
         ("Best epoch", f"{run.best['epoch']}", f"of {done} done, by {monitor}"),
-    ]  # fmt: skip
+    ]
     if seconds:
         cards.append(("An epoch", format_seconds(seconds), f"{rate:,.0f} images/s" if rate else ""))
     if first:
@@ -81,7 +96,7 @@ def _test_card(result: Mapping) -> list[tuple[str, str, str]]:
     return [("F1 on test", f"{result['test_f1']:.3f}", f"on {result['test_images']:,} test images")]
 
 
-def _describe_end(run: RunFacts) -> str:
+def _describe_end(run: SavedRun) -> str:
     epochs = run.rows[-1]["epoch"]
     most = sum(phase.epochs for phase in _find_phases(run))
     reason = run.result.get("stop_reason")
@@ -116,26 +131,26 @@ def _describe_network(plan: TrainingPlan) -> str:
     return f"{_stem(plan.backbone)} {start}, head “{plan.head}”{dropout}"
 
 
-def _describe_batches(run: RunFacts) -> str:
+def _describe_batches(run: SavedRun) -> str:
     batch, each = run.global_batch, run.plan.per_replica_batch
     parts = f" ({batch // each} replicas with {each} each)" if batch != each else ""
     return f"{batch:,} images a step{parts}"
 
 
-def _describe_phases(run: RunFacts) -> list[tuple[str, str]]:
+def _describe_phases(run: SavedRun) -> list[tuple[str, str]]:
     """The learning rate; of each phase, where there are two."""
     phases = _find_phases(run)
     rates = [str(phase.schedule or f"{phase.first_lr:g} until a plateau") for phase in phases]
     if len(phases) == 1:
         return [("Learning rate", rates[0])]
     said = [
-        f"{count_epochs(phase.epochs)}, {'the head alone' if phase.is_frozen else 'the network'}: {rate}"
+        f"{format_epochs(phase.epochs)}, {'the head alone' if phase.is_frozen else 'the network'}: {rate}"
         for phase, rate in zip(phases, rates, strict=True)
     ]
     return [(f"Phase {phase.number}", text) for phase, text in zip(phases, said, strict=True)]
 
 
-def _find_phases(run: RunFacts) -> list[Phase]:
+def _find_phases(run: SavedRun) -> list[Phase]:
     return find_phases(run.plan, global_batch=run.global_batch)
 
 
@@ -158,7 +173,7 @@ def _describe_augmentation(augmentation: Augmentation) -> str:
 def _describe_patience(plan: TrainingPlan) -> str:
     if plan.patience is None:
         return f"never early; the best epoch by {plan.monitor} is kept"
-    return f"after {count_epochs(plan.patience)} without a better {plan.monitor}; the best is kept"
+    return f"after {format_epochs(plan.patience)} without a better {plan.monitor}; the best is kept"
 
 
 def _plan_table(plan: TrainingPlan) -> Html:

@@ -10,10 +10,23 @@ from pathlib import Path
 import numpy as np
 
 from flowerkit import metrics as evaluation
-from flowerkit.reports.html import (Html, Picture, bar_cell, element, facts, fold, image, join, name_of, scrolling, section, table)
-from flowerkit.text import percent
-from flowerkit.reports.facts import RunFacts
+from flowerkit.reports.facts import SavedRun
+from flowerkit.reports.html import (
+    Html,
+    Picture,
+    bar_cell,
+    element,
+    facts,
+    fold,
+    image,
+    join,
+    name_of,
+    scrolling,
+    section,
+    table,
+)
 from flowerkit.submission import check_submission, read_ids
+from flowerkit.text import percent
 
 LISTED_PAIRS = 10
 SHOWN_CLASSES = 10  # the worst of them; all of them are folded
@@ -22,7 +35,7 @@ UNFOLDED_CLASSES = 15  # up to here all are shown at once
 SHOWN_PROBLEMS, MOST_PROBLEMS = 20, 500  # the second of those that are folded
 
 
-def describe_data(run: RunFacts, histogram: Picture, undrawable: Sequence[str] = ()) -> Html:
+def describe_data(run: SavedRun, histogram: Picture, undrawable: Sequence[str] = ()) -> Html:
     """How many images of how many classes there are, and of which few."""
     counts = find_class_counts(run)
     pairs = [(f"{split} images", _spread(of_split)) for split, of_split in counts.items()]
@@ -38,7 +51,7 @@ def describe_data(run: RunFacts, histogram: Picture, undrawable: Sequence[str] =
     return section("The data", facts(pairs), scrolling(shown, what="images of each class"), note)
 
 
-def find_class_counts(run: RunFacts) -> dict[str, np.ndarray]:
+def find_class_counts(run: SavedRun) -> dict[str, np.ndarray]:
     """The images of each class, (num_classes,) int64, of train, where the run recorded it, and val."""
     recorded = run.environment["data"].get("class_counts", {}).get("train")
     num_classes = len(run.class_names)
@@ -48,7 +61,7 @@ def find_class_counts(run: RunFacts) -> dict[str, np.ndarray]:
     return {"train": np.asarray(recorded, "int64"), "val": val}
 
 
-def describe_training(run: RunFacts, curves: Sequence[Picture]) -> Html:
+def describe_training(run: SavedRun, curves: Sequence[Picture]) -> Html:
     """The curves, and the same in numbers."""
     plots = [element("figure", image(curve)) for curve in curves]
     return section(
@@ -59,20 +72,23 @@ def describe_training(run: RunFacts, curves: Sequence[Picture]) -> Html:
     )
 
 
-def _describe_losses(run: RunFacts) -> Html:
+def _describe_losses(run: SavedRun) -> Html:
     """Why the training loss may lie above that of validation without anything being wrong."""
     plan = run.plan
     kinds = {
-        "label smoothing": plan.label_smoothing, "focal loss": plan.focal_gamma,
-        "class weights": plan.class_weights, "mixup": plan.mixup, "cutmix": plan.cutmix,
-    }  # fmt: skip
+        "label smoothing": plan.label_smoothing,
+        "focal loss": plan.focal_gamma,
+        "class weights": plan.class_weights,
+        "mixup": plan.mixup,
+        "cutmix": plan.cutmix,
+    }
     if not (used := [name for name, value in kinds.items() if value]):
         return Html("")
     said = f"The training loss is with {' and '.join(used)}, that of validation without."
     return element("p", said, class_="soft")
 
 
-def describe_confusion(run: RunFacts, matrix: Picture, undrawable: Sequence[str] = ()) -> Html:
+def describe_confusion(run: SavedRun, matrix: Picture, undrawable: Sequence[str] = ()) -> Html:
     """The most frequent mistakes as a list, and all of them as a matrix.
 
     `undrawable` are the names whose letters the picture could not show.
@@ -83,11 +99,14 @@ def describe_confusion(run: RunFacts, matrix: Picture, undrawable: Sequence[str]
     support = counts.sum(axis=1)
     items = [
         element(
-            "li", name_of(run.class_names[true]), " taken for ", name_of(run.class_names[guess]),
+            "li",
+            name_of(run.class_names[true]),
+            " taken for ",
+            name_of(run.class_names[guess]),
             f": {count:,} of {support[true]:,} ({count / support[true]:.0%})",
         )
         for true, guess, count in pairs
-    ]  # fmt: skip
+    ]
     right, total = int(np.trace(counts)), int(counts.sum())
     summary = f"{total - right:,} of {total:,} validation images were taken for another class."
     listed = element("ol", *items) if items else ""
@@ -96,9 +115,9 @@ def describe_confusion(run: RunFacts, matrix: Picture, undrawable: Sequence[str]
     return section("What is taken for what", element("p", summary), listed, shown, note)
 
 
-def describe_classes(run: RunFacts) -> Html:
+def describe_classes(run: SavedRun) -> Html:
     """Precision, recall and F1 of every class that val holds, worst F1 first."""
-    report = evaluation.class_report(run.labels, run.guesses, run.class_names)
+    report = evaluation.class_report(run.labels, run.predicted, run.class_names)
     report.sort(key=lambda row: (row["f1"], row["recall"], row["name"]))
     absent = len(run.class_names) - len(report)
     remark = f"Worst F1 first, on {len(run.labels):,} validation images."
@@ -114,7 +133,7 @@ def describe_classes(run: RunFacts) -> Html:
     return section("Class by class", *parts)
 
 
-def describe_calibration(run: RunFacts, diagram: Picture) -> Html:
+def describe_calibration(run: SavedRun, diagram: Picture) -> Html:
     """Whether the model knows how sure it can be."""
     found = evaluation.calibration(run.labels, run.probabilities)
     side = "less" if found.overconfidence > 0 else "more"
@@ -131,7 +150,7 @@ def describe_calibration(run: RunFacts, diagram: Picture) -> Html:
 
 
 def describe_mistakes(
-    run: RunFacts,
+    run: SavedRun,
     photos: Sequence[tuple[int, Picture]],
     sheet: Picture | None,
     *,
@@ -162,7 +181,7 @@ def describe_mistakes(
     return section("Worst mistakes", *said, shown)
 
 
-def describe_submission(run: RunFacts, file: Path, problems: Sequence[str] | None) -> Html:
+def describe_submission(run: SavedRun, file: Path, problems: Sequence[str] | None) -> Html:
     """What a check of submission.csv came to; `problems` are its, or None if only this looks at it."""
     verdict, problems, remark = _judge(run, file, problems)
     shown, more = problems[:SHOWN_PROBLEMS], problems[SHOWN_PROBLEMS:]
@@ -177,7 +196,7 @@ def describe_submission(run: RunFacts, file: Path, problems: Sequence[str] | Non
     return section(file.name, *parts)
 
 
-def describe_environment(run: RunFacts, version: str) -> Html:
+def describe_environment(run: SavedRun, version: str) -> Html:
     """The device and the versions, to do it again."""
     environment = run.environment
     device = environment.get("accelerator", {})
@@ -198,11 +217,18 @@ def describe_environment(run: RunFacts, version: str) -> Html:
     )
 
 
-def _epoch_table(run: RunFacts) -> Html:
+def _epoch_table(run: SavedRun) -> Html:
     columns = {
-        "loss": ".3f", "val_loss": ".3f", "accuracy": ".3f", "val_accuracy": ".3f", "val_f1": ".3f",
-        "planned_lr": ".2e", "learning_rate": ".2e", "seconds": ",.1f", "images_per_second": ",.0f",
-    }  # fmt: skip
+        "loss": ".3f",
+        "val_loss": ".3f",
+        "accuracy": ".3f",
+        "val_accuracy": ".3f",
+        "val_f1": ".3f",
+        "planned_lr": ".2e",
+        "learning_rate": ".2e",
+        "seconds": ",.1f",
+        "images_per_second": ",.0f",
+    }
     phases = {row.get("phase") or math.nan for row in run.rows}
     if len(set(filter(math.isfinite, phases))) > 1:
         columns = {"phase": ".0f"} | columns
@@ -227,8 +253,8 @@ def _spread(counts: np.ndarray) -> str:
     return text + (f"; none of {absent:,} classes" if absent else "")
 
 
-def _accuracy(run: RunFacts) -> float:
-    return evaluation.accuracy(run.labels, run.guesses)
+def _accuracy(run: SavedRun) -> float:
+    return evaluation.accuracy(run.labels, run.predicted)
 
 
 def _number(value: float | None, form: str) -> str:
@@ -236,7 +262,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _judge(
-    run: RunFacts, file: Path, problems: Sequence[str] | None
+    run: SavedRun, file: Path, problems: Sequence[str] | None
 ) -> tuple[str, Sequence[str], str | Html]:
     """The verdict on submission.csv, what is wrong with it, and what was not looked at."""
     num_classes = len(run.class_names)
@@ -290,16 +316,18 @@ def _class_table(report: Sequence[Mapping]) -> Html:
     return table(("class", "F1", "precision", "recall", "images"), rows, what="class by class")
 
 
-def _mistake(run: RunFacts, index: int, photo: Picture, map_: Picture | None) -> Html:
-    guess, truth = run.guesses[index], run.labels[index]
+def _mistake(run: SavedRun, index: int, photo: Picture, map_: Picture | None) -> Html:
+    guess, truth = run.predicted[index], run.labels[index]
     shares = run.probabilities[index]
     caption = element(
         "figcaption",
         element("span", "✗ guessed ", name_of(run.class_names[guess]), class_="wrong"),
-        f"\N{NO-BREAK SPACE}{percent(shares[guess])}", element("br"),
+        f"\N{NO-BREAK SPACE}{percent(shares[guess])}",
+        element("br"),
         element("span", "✓ is ", name_of(run.class_names[truth]), class_="right"),
-        f"\N{NO-BREAK SPACE}{percent(shares[truth])}", element("br"),
+        f"\N{NO-BREAK SPACE}{percent(shares[truth])}",
+        element("br"),
         element("code", run.predictions.ids[index]),
-    )  # fmt: skip
+    )
     shown = [image(photo)] if map_ is None else [image(photo), image(map_)]
     return element("figure", element("div", *shown), caption)

@@ -8,12 +8,14 @@ import numpy as np
 
 import flowerkit
 from flowerkit import metrics as evaluation
-from flowerkit.plots import curves as plots
-from flowerkit.reports import sections as report_sections
-from flowerkit.models.cam import compute_attention
 from flowerkit.files import write_json, write_text
+from flowerkit.models.cam import compute_cam
+from flowerkit.plots import curves as plots
 from flowerkit.plots.fonts import find_undrawable
 from flowerkit.plots.images import light_attention
+from flowerkit.reports import sections as report_sections
+from flowerkit.reports.facts import SavedRun, read_facts
+from flowerkit.reports.html import Picture, page
 from flowerkit.reports.pictures import (
     drawing,
     encode_figure,
@@ -22,9 +24,7 @@ from flowerkit.reports.pictures import (
     encode_photo,
     new_panel,
 )
-from flowerkit.reports.html import Picture, page
 from flowerkit.reports.plan_section import describe_run
-from flowerkit.reports.facts import RunFacts, read_facts
 
 CURVES, RATES, CONFUSION, MISTAKES = "curves.png", "rates.png", "confusion.png", "mistakes.png"
 REPORT, SUBMISSION = "report.html", "submission.csv"
@@ -95,7 +95,7 @@ def write_report(
 
 
 def write_rate_search(search, folder: str | os.PathLike) -> list[Path]:
-    """Write lr_search.json and lr_search.png of a `RateSearch` into `folder`; returns the files."""
+    """Write lr_search.json and lr_search.png of a `LRFinderResult` into `folder`; returns the files."""
     folder = Path(folder)
     write_json(folder / "lr_search.json", search.to_dict())
     with drawing():
@@ -103,7 +103,7 @@ def write_rate_search(search, folder: str | os.PathLike) -> list[Path]:
     return [folder / "lr_search.json", folder / "lr_search.png"]
 
 
-def _encode_curves(run: RunFacts) -> list[Picture]:
+def _encode_curves(run: SavedRun) -> list[Picture]:
     best, last = run.best, run.rows[-1]
     where = f"over {last['epoch']} epochs, best epoch {best['epoch']}"
     curves = encode_panels(
@@ -119,40 +119,40 @@ def _encode_curves(run: RunFacts) -> list[Picture]:
     return [*curves, encode_figure(axes, f"{said} over {last['epoch']} epochs.")]
 
 
-def _encode_confusion(run: RunFacts) -> Picture:
+def _encode_confusion(run: SavedRun) -> Picture:
     counts = run.confusion
     axes = plots.plot_confusion(counts, run.class_names)
     alt = f"Confusion matrix: {np.trace(counts):,} of {counts.sum():,} right; the list says more."
     return encode_figure(axes, alt)
 
 
-def _encode_histogram(run: RunFacts) -> Picture:
+def _encode_histogram(run: SavedRun) -> Picture:
     counts = report_sections.find_class_counts(run)
     axes = plots.plot_histogram(counts, run.class_names, is_counted=True)
     return encode_figure(axes, axes[0].figure.get_suptitle().replace("\n", ". "))
 
 
-def _encode_calibration(run: RunFacts) -> Picture:
+def _encode_calibration(run: SavedRun) -> Picture:
     axes = plots.plot_calibration(
         evaluation.calibration(run.labels, run.probabilities), ax=new_panel()
     )
     return encode_figure(axes, axes.get_title(loc="left").splitlines()[0])
 
 
-def _encode_attention(run: RunFacts, val_images, model) -> tuple[list[Picture], str]:
+def _encode_attention(run: SavedRun, val_images, model) -> tuple[list[Picture], str]:
     """Where the model looked in the worst mistakes; or none, and a sentence that says why."""
     worst = np.array(run.worst_mistakes[:SHOWN_MISTAKES])
     images = np.asarray(val_images[worst])
     try:
-        attention = compute_attention(model, images, run.guesses[worst])
+        attention = compute_cam(model, images, run.predicted[worst])
     except Exception as error:  # whatever a device says: a report is worth more than its maps
         return [], f"Where the model looked is not shown: {str(error).splitlines()[0]}"
-    said = [f"Where it looked for {run.class_names[run.guesses[i]].strip()}" for i in worst]
+    said = [f"Where it looked for {run.class_names[run.predicted[i]].strip()}" for i in worst]
     lit = map(light_attention, images, attention)
     return [encode_photo(pixels, alt) for pixels, alt in zip(lit, said, strict=True)], ""
 
 
-def _encode_mistakes(run: RunFacts, val_images) -> list[tuple[int, Picture]]:
+def _encode_mistakes(run: SavedRun, val_images) -> list[tuple[int, Picture]]:
     if len(val_images) != len(run.labels):
         raise ValueError(
             f"{len(val_images)} images but {len(run.labels)} predictions. Pass those of val."
@@ -161,8 +161,8 @@ def _encode_mistakes(run: RunFacts, val_images) -> list[tuple[int, Picture]]:
     return [(i, encode_photo(val_images[i], _describe_mistake(run, i))) for i in wrong]
 
 
-def _describe_mistake(run: RunFacts, index: int) -> str:
-    guess, truth = (run.class_names[c].strip() for c in (run.guesses[index], run.labels[index]))
+def _describe_mistake(run: SavedRun, index: int) -> str:
+    guess, truth = (run.class_names[c].strip() for c in (run.predicted[index], run.labels[index]))
     return f"{truth}, taken for {guess}"
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-from flowerkit.sources import competition
 from flowerkit.accelerator.machine import cache_folder
-from flowerkit.submission import read_ids
 from flowerkit.data.tfrecords import FlowerData, check_counts, find_shards, find_sizes, read_records
+from flowerkit.sources import competition
+from flowerkit.submission import read_ids
 
 # Enough for a small network to learn within minutes on two cores.
 DRAWN_CLASSES = 12
@@ -111,8 +111,7 @@ def _find_auto(image_size: int | None) -> FlowerData:
 
 def _find_drawn(image_size: int | None) -> FlowerData:
     # Imported here: Pillow and NumPy are not needed to find data that exists.
-    from flowerkit.sources import painting
-    from flowerkit.sources import synthetic
+    from flowerkit.sources import painting, synthetic
 
     size = image_size or DRAWN_SIZE_PX
     # The drawing code is part of the name, so that a change of it never meets its old pictures.

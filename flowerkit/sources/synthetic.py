@@ -14,8 +14,6 @@ from statistics import NormalDist
 import numpy as np
 from PIL import Image
 
-from flowerkit.files import replacing, write_json, write_text
-from flowerkit.sources.painting import GROUNDS, MARKS, Form, Species, paint_flower
 from flowerkit.data.tfrecords import (
     SPLITS,
     FlowerData,
@@ -24,6 +22,8 @@ from flowerkit.data.tfrecords import (
     find_shards,
     write_shards,
 )
+from flowerkit.files import replacing, write_json, write_text
+from flowerkit.sources.painting import GROUNDS, MARKS, Form, Species, paint_flower
 
 GENUS_SIZE = 4
 JPEG_QUALITY = 92

@@ -173,8 +173,15 @@ class WatchClock(keras.callbacks.Callback):
     is done on features.
     """
 
-    def __init__(self, deadline: float, num_val_steps: int, num_test_steps: int, validate,
-                 stopper: Stopper, batch_seconds: float = 0.0):  # fmt: skip
+    def __init__(
+        self,
+        deadline: float,
+        num_val_steps: int,
+        num_test_steps: int,
+        validate,
+        stopper: Stopper,
+        batch_seconds: float = 0.0,
+    ):
         super().__init__()
         self.batch_seconds = batch_seconds
         self.deadline, self.validate, self.stopper = deadline, validate, stopper

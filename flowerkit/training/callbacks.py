@@ -16,17 +16,17 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from flowerkit.accelerator.machine import has_bfloat16
 from flowerkit.files import replacing
+from flowerkit.prediction.predictions import Predictions
+from flowerkit.schedules import Schedule
+from flowerkit.training.async_steps import StepHooks, Stopper
 from flowerkit.training.history import (
     best_row,
     count_epochs_without_better,
     count_plateaus,
     write_history,
 )
-from flowerkit.accelerator.machine import has_bfloat16
-from flowerkit.prediction.predictions import Predictions
-from flowerkit.schedules import Schedule
-from flowerkit.training.async_steps import StepHooks, Stopper
 
 _log = logging.getLogger("flowerkit")
 
@@ -65,8 +65,17 @@ class Plateau(keras.callbacks.Callback):
     `EarlyStop` does, so that a resumed run waits for as long as the whole one would have.
     """
 
-    def __init__(self, rows: list[dict], phase: int, first_lr: float, monitor: str, *,
-                 factor: float, patience: int, cooldown: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        rows: list[dict],
+        phase: int,
+        first_lr: float,
+        monitor: str,
+        *,
+        factor: float,
+        patience: int,
+        cooldown: int = 0,
+    ):
         super().__init__()
         self.rows, self.phase, self.first_lr, self.monitor = rows, phase, first_lr, monitor
         self.factor, self.patience, self.cooldown = factor, patience, cooldown
@@ -154,9 +163,16 @@ class Validate(keras.callbacks.Callback):
 class Record(keras.callbacks.Callback):
     """Append a row to history.csv: the logs, the planned rate and the one that was really used."""
 
-    def __init__(self, path: Path, rows: list[dict], phase: int,
-                 planned: Callable[[int, int], float] | None,
-                 global_batch: int, stopper: Stopper, hooks: StepHooks):  # fmt: skip
+    def __init__(
+        self,
+        path: Path,
+        rows: list[dict],
+        phase: int,
+        planned: Callable[[int, int], float] | None,
+        global_batch: int,
+        stopper: Stopper,
+        hooks: StepHooks,
+    ):
         super().__init__()
         self.path, self.rows, self.phase, self.planned = path, rows, phase, planned
         self.global_batch, self.stopper, self.hooks = global_batch, stopper, hooks
@@ -193,8 +209,17 @@ class Checkpoint(keras.callbacks.Callback):
     temporary name; a full disk costs no older file.
     """
 
-    def __init__(self, folder: Path, classifier: keras.Model, kept: keras.Model, rows: list[dict],
-                 monitor: str, validate: Validate, steps: int, every: int | None = None):  # fmt: skip
+    def __init__(
+        self,
+        folder: Path,
+        classifier: keras.Model,
+        kept: keras.Model,
+        rows: list[dict],
+        monitor: str,
+        validate: Validate,
+        steps: int,
+        every: int | None = None,
+    ):
         super().__init__()
         self.folder, self.classifier, self.kept, self.rows = folder, classifier, kept, rows
         self.monitor, self.validate, self.every = monitor, validate, every
@@ -267,8 +292,15 @@ class EarlyStop(keras.callbacks.Callback):
     and a resumed run stops where the whole one would have.
     """
 
-    def __init__(self, rows: list[dict], phase: int, monitor: str, patience: int | None,
-                 first_epoch: int, stopper: Stopper):  # fmt: skip
+    def __init__(
+        self,
+        rows: list[dict],
+        phase: int,
+        monitor: str,
+        patience: int | None,
+        first_epoch: int,
+        stopper: Stopper,
+    ):
         super().__init__()
         self.rows, self.phase, self.monitor, self.stopper = rows, phase, monitor, stopper
         self.patience, self.first_epoch = patience, first_epoch

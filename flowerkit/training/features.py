@@ -16,16 +16,16 @@ from hashlib import sha256
 import keras
 import numpy as np
 
+from flowerkit.accelerator.machine import free_memory_bytes
 from flowerkit.data import cache as decode_cache
+from flowerkit.data.split import RAM_FRACTION, Split
 from flowerkit.pipeline.augment_device import Augment
 from flowerkit.pipeline.augment_host import augment_images
 from flowerkit.pipeline.augmentation import Augmentation
-from flowerkit.data.split import RAM_FRACTION, Split
-from flowerkit.pipeline.draws import COLUMNS, draw_augmentations
-from flowerkit.accelerator.machine import free_memory_bytes
-from flowerkit.pipeline.batches import evaluation_batches
+from flowerkit.pipeline.batches import eval_batches
+from flowerkit.pipeline.draws import COLUMNS, sample_params
 from flowerkit.prediction.predictions import Predictions, split_over
-from flowerkit.text import say_bytes
+from flowerkit.text import format_bytes
 
 _log = logging.getLogger("flowerkit")
 
@@ -224,7 +224,7 @@ class _Store:
     def open(cls, key: str, shape: tuple[int, ...], keep: str, what: str) -> "_Store":
         """A file if `keep` allows one and there is room, else memory. Raises MemoryError for neither."""
         num_bytes = 4 * int(np.prod(shape, dtype="int64"))
-        size, no_file = f"{say_bytes(num_bytes)} of features", ""
+        size, no_file = f"{format_bytes(num_bytes)} of features", ""
         if keep in _KEEP_FILES:
             try:
                 growing = decode_cache.grow_file(
@@ -237,8 +237,8 @@ class _Store:
         free = free_memory_bytes()
         if num_bytes > RAM_FRACTION * free:
             raise MemoryError(
-                f"{size} of {what} do not fit into {say_bytes(free)} of free memory{no_file}. A "
-                f"head that begins with pooling (head='pooled') has far smaller ones; frozen_views=0 "
+                f"{size} of {what} do not fit into {format_bytes(free)} of free memory{no_file}. A "
+                f"head that begins with pooling (head='pooled') has far smaller ones; feature_views=0 "
                 f"has none."
             )
         _log.info(f"{what}: {size} stay in RAM{no_file}")
@@ -296,20 +296,20 @@ def _answer_views(body, split, global_batch, views, augmentation, on_host, seed)
         return
     if not on_host:
         pixels = keras.Input(body.input_shape[1:], dtype="uint8")
-        draws = keras.Input((len(COLUMNS),), dtype="float32")
-        body = keras.Model((pixels, draws), body(Augment(augmentation)((pixels, draws))))
+        params = keras.Input((len(COLUMNS),), dtype="float32")
+        body = keras.Model((pixels, params), body(Augment(augmentation)((pixels, params))))
     for view in range(1, views):
-        drawn = draw_augmentations(augmentation, len(split), seed=seed, epoch=view)
+        drawn = sample_params(augmentation, len(split), seed=seed, epoch=view)
         pairs = zip(_image_batches(split, global_batch), _padded(drawn, global_batch), strict=True)
         if on_host:
-            batches = (augment_images(images, draws, augmentation) for images, draws in pairs)
+            batches = (augment_images(images, params, augmentation) for images, params in pairs)
         else:
             batches = pairs
         yield from _trimmed(stream_outputs(body, batches), len(split))
 
 
 def _image_batches(split: Split, global_batch: int) -> Iterator[np.ndarray]:
-    batches = evaluation_batches(split, global_batch=global_batch)
+    batches = eval_batches(split, global_batch=global_batch)
     return (images for images, _, _ in batches.as_numpy_iterator())
 
 

@@ -10,9 +10,19 @@ from flowerkit.files import write_text
 from flowerkit.training.plan import MONITORS
 
 COLUMNS = (
-    "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_f1", "planned_lr",
-    "learning_rate", "seconds", "images_per_second", "steps", "phase",
-)  # fmt: skip
+    "epoch",
+    "loss",
+    "accuracy",
+    "val_loss",
+    "val_accuracy",
+    "val_f1",
+    "planned_lr",
+    "learning_rate",
+    "seconds",
+    "images_per_second",
+    "steps",
+    "phase",
+)
 
 
 def read_history(path: str | os.PathLike) -> list[dict[str, float]]:

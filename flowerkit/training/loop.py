@@ -7,20 +7,20 @@ from pathlib import Path
 
 import keras
 
-from flowerkit.training import callbacks as own
-from flowerkit.training import async_steps as steps
 from flowerkit.accelerator.device import Accelerator
-from flowerkit.training.step import augments_on_host
 from flowerkit.cycles import rates_per_step
 from flowerkit.data.split import Split
-from flowerkit.pipeline.resident import TakeImages, put_on_device
-from flowerkit.training.features import Features, check_features, compute_features, predict_features
 from flowerkit.models.classifier import split_classifier
+from flowerkit.pipeline.batches import feature_batches, steps_per_epoch, train_batches
+from flowerkit.pipeline.resident import TakeImages, put_on_device
+from flowerkit.prediction.predictions import Predictions, predict
+from flowerkit.training import async_steps as steps
+from flowerkit.training import callbacks as own
+from flowerkit.training.features import Features, check_features, compute_features, predict_features
 from flowerkit.training.optimizers import averaged_weights
 from flowerkit.training.phases import Phase
-from flowerkit.pipeline.batches import count_steps, feature_batches, training_batches
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.prediction.predictions import Predictions, predict
+from flowerkit.training.step import augments_on_host
 
 
 def check_execution(plan: TrainingPlan, accelerator: Accelerator, num_steps: int) -> None:
@@ -63,7 +63,7 @@ class Run:
     @property
     def num_steps(self) -> int:
         """Training steps in an epoch."""
-        return count_steps(len(self.train), self.global_batch)
+        return steps_per_epoch(len(self.train), self.global_batch)
 
     @cached_property
     def device_images(self) -> TakeImages | None:
@@ -113,13 +113,20 @@ class Watchers:
         self.stopper = stopper = steps.Stopper(run.num_steps)
         self.hooks = steps.StepHooks(run.num_steps, steps_per_execution=plan.steps_per_execution)
         self.validate = own.Validate(
-            lambda: feed.predict_val(run.global_batch), stopper,
+            lambda: feed.predict_val(run.global_batch),
+            stopper,
             averaged_weights if plan.ema is not None else None,
-        )  # fmt: skip
+        )
         self.checkpoint = own.Checkpoint(
-            run.out / "checkpoints", run.classifier, feed.model, rows, plan.monitor, self.validate,
-            run.num_steps, plan.checkpoint_every,
-        )  # fmt: skip
+            run.out / "checkpoints",
+            run.classifier,
+            feed.model,
+            rows,
+            plan.monitor,
+            self.validate,
+            run.num_steps,
+            plan.checkpoint_every,
+        )
         self.interrupt = own.CatchInterrupt(stopper)
         self.fast = own.FastMath(plan.cpu_bfloat16 and run.accelerator.strategy is None)
         patient = self.start + phase.first_patient_epoch
@@ -131,9 +138,14 @@ class Watchers:
     def _watch_epochs(self, run: Run) -> list[keras.callbacks.Callback]:
         planned = _find_planned_rate(self.phase, self.start, run.num_steps)
         record = own.Record(
-            run.out / "history.csv", self.rows, self.phase.number, planned, run.global_batch,
-            self.stopper, self.hooks,
-        )  # fmt: skip
+            run.out / "history.csv",
+            self.rows,
+            self.phase.number,
+            planned,
+            run.global_batch,
+            self.stopper,
+            self.hooks,
+        )
         return [
             self.hooks,
             self.stopper,
@@ -146,7 +158,7 @@ class Watchers:
             record,
             self.checkpoint,
             own.Tell(
-                self.rows, run.plan.frozen_epochs + run.plan.epochs, run.plan.monitor, run.num_steps
+                self.rows, run.plan.freeze_epochs + run.plan.epochs, run.plan.monitor, run.num_steps
             ),
             self.early_stop,
         ]
@@ -155,9 +167,14 @@ class Watchers:
         plan, phase = run.plan, self.phase
         if phase.schedule is None:
             yield own.Plateau(
-                self.rows, phase.number, phase.first_lr, plan.monitor, factor=plan.plateau_factor,
-                patience=plan.plateau_patience, cooldown=plan.plateau_cooldown,
-            )  # fmt: skip
+                self.rows,
+                phase.number,
+                phase.first_lr,
+                plan.monitor,
+                factor=plan.plateau_factor,
+                patience=plan.plateau_patience,
+                cooldown=plan.plateau_cooldown,
+            )
         elif not phase.schedule.per_step:  # else the optimizer looks it up, step by step
             yield own.FixRate(phase.schedule, self.start)
         if run.until is not None:
@@ -211,10 +228,14 @@ def open_batches(
     if isinstance(source, Features):
         return feature_batches(source.arrays, source.labels, **how)
     augmentation = plan.augmentation()
-    return training_batches(
-        source, augmentation=augmentation, on_host=augments_on_host(plan, accelerator),
-        one_hot=num_classes if augmentation.mixes else None, rows_only=rows_only, **how,
-    )  # fmt: skip
+    return train_batches(
+        source,
+        augmentation=augmentation,
+        on_host=augments_on_host(plan, accelerator),
+        one_hot=num_classes if augmentation.mixes else None,
+        rows_only=rows_only,
+        **how,
+    )
 
 
 def extract_features(
@@ -229,10 +250,17 @@ def extract_features(
 ) -> Features:
     """The features of `split` as `plan` has them: its views, seed, batches and places to keep them."""
     return compute_features(
-        body, split, global_batch=plan.per_replica_batch * accelerator.replicas, views=views,
-        augmentation=plan.view_augmentation(), on_host=augments_on_host(plan, accelerator),
-        seed=plan.seed, keep=plan.keep, what=what, progress=progress,
-    )  # fmt: skip
+        body,
+        split,
+        global_batch=plan.per_replica_batch * accelerator.replicas,
+        views=views,
+        augmentation=plan.view_augmentation(),
+        on_host=augments_on_host(plan, accelerator),
+        seed=plan.seed,
+        keep=plan.keep,
+        what=what,
+        progress=progress,
+    )
 
 
 def open_feed(
@@ -254,7 +282,7 @@ def open_feed(
         if len(features[0].arrays) != phase.views:
             raise ValueError(
                 f"the features of train hold {len(features[0].arrays)} views of each image, the plan "
-                f"wants {phase.views}. Compute so many, or pass frozen_views={len(features[0].arrays)}."
+                f"wants {phase.views}. Compute so many, or pass feature_views={len(features[0].arrays)}."
             )
         return Feed(head, lambda: features)
 
@@ -279,16 +307,25 @@ def fit(
     """Train `model` (of `compile_for_training`) until the phase's epochs are done or it is stopped."""
     first_epoch = len(run.rows)
     batches = open_batches(
-        run.plan, run.accelerator, feed.sources[0], num_classes=run.classifier.output_shape[-1],
-        first_epoch=first_epoch, rows_only=feed.images is not None,
-    )  # fmt: skip
+        run.plan,
+        run.accelerator,
+        feed.sources[0],
+        num_classes=run.classifier.output_shape[-1],
+        first_epoch=first_epoch,
+        rows_only=feed.images is not None,
+    )
     callbacks = [*watchers.callbacks, *callbacks]
     watchers.hooks.listen(callbacks)
     try:
         model.fit(
-            batches, epochs=watchers.num_epochs, initial_epoch=first_epoch, callbacks=callbacks,
-            steps_per_epoch=watchers.hooks.steps, verbose=0, shuffle=False,
-        )  # fmt: skip
+            batches,
+            epochs=watchers.num_epochs,
+            initial_epoch=first_epoch,
+            callbacks=callbacks,
+            steps_per_epoch=watchers.hooks.steps,
+            verbose=0,
+            shuffle=False,
+        )
     finally:
         for one in (watchers.interrupt, watchers.hooks, watchers.fast):
             one.release()

@@ -98,9 +98,12 @@ def build_loss(
         if label_smoothing == 0:
             return keras.losses.SparseCategoricalCrossentropy()
     return WeightedCrossentropy(
-        num_classes, label_smoothing=label_smoothing, focal_gamma=focal_gamma,
-        class_weights=class_weights, one_hot=one_hot,
-    )  # fmt: skip
+        num_classes,
+        label_smoothing=label_smoothing,
+        focal_gamma=focal_gamma,
+        class_weights=class_weights,
+        one_hot=one_hot,
+    )
 
 
 def build_metrics(*, one_hot: bool = False) -> list[keras.metrics.Metric]:

@@ -17,18 +17,18 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator.device import Accelerator, connect
-from flowerkit.training.callbacks import FastMath, SeedLayers
-from flowerkit.training.step import build_planned, compile_for_training
 from flowerkit.data.split import Split, load_split
-from flowerkit.training.loop import extract_features, open_batches
+from flowerkit.data.tfrecords import FlowerData
 from flowerkit.models.classifier import split_classifier
+from flowerkit.pipeline.batches import epoch_permutation
+from flowerkit.text import did_you_mean
+from flowerkit.training.async_steps import STEPS_AHEAD, StepHooks
+from flowerkit.training.callbacks import FastMath, SeedLayers
+from flowerkit.training.loop import extract_features, open_batches
 from flowerkit.training.optimizers import TableRate
 from flowerkit.training.phases import Phase, find_phase
-from flowerkit.pipeline.batches import epoch_order
-from flowerkit.training.plan import (TrainingPlan)
-from flowerkit.text import suggest
-from flowerkit.training.async_steps import STEPS_AHEAD, StepHooks
-from flowerkit.data.tfrecords import FlowerData
+from flowerkit.training.plan import TrainingPlan
+from flowerkit.training.step import build_planned, compile_for_training
 
 _log = logging.getLogger("flowerkit")
 
@@ -42,7 +42,7 @@ SMALL_FALL = 0.03
 
 
 @dataclass(frozen=True, eq=False)
-class RateSearch:
+class LRFinderResult:
     """What a range test found, step by step; all arrays (n,) float64, n at most the steps asked for.
 
     `rates`: as the optimizer used them; `losses`: each batch's own; `smoothed`: what is read.
@@ -62,11 +62,11 @@ class RateSearch:
     seconds: float
 
     def for_plan(self, name: str = "valley") -> dict[str, float]:
-        """The suggestion as a change of the plan: {"max_lr": rate}, or "frozen_lr" for the head."""
+        """The suggestion as a change of the plan: {"max_lr": rate}, or "freeze_lr" for the head."""
         if name not in self.suggestions:
             raise ValueError(
                 f"no suggestion {name!r}; there are {', '.join(self.suggestions)}."
-                f"{suggest(name, self.suggestions)}"
+                f"{did_you_mean(name, self.suggestions)}"
             )
         return {self.field: float(f"{self.suggestions[name] / self.scale:.3g}")}
 
@@ -84,7 +84,7 @@ class RateSearch:
         return "\n".join(lines)
 
 
-def search_rates(
+def lr_find(
     plan: TrainingPlan,
     data: FlowerData,
     *,
@@ -96,7 +96,7 @@ def search_rates(
     max_lr: float = 1.0,
     num_steps: int = 100,
     progress: Callable[[str, int, int], None] | None = None,
-) -> RateSearch:
+) -> LRFinderResult:
     """Train `num_steps` steps as `plan` would, at rates that grow from `min_lr` to `max_lr`.
 
     It ends early when the smoothed loss is 4 times its lowest, or no number. `phase`: "frozen" (the
@@ -116,7 +116,7 @@ def search_rates(
     if not isinstance(phase, Phase):
         phase = find_phase(plan, phase, global_batch=global_batch)
     classifier = classifier or build_planned(plan, data, accelerator)
-    order = None if phase.views else functools.partial(epoch_order, seed=plan.seed, epoch=0)
+    order = None if phase.views else functools.partial(epoch_permutation, seed=plan.seed, epoch=0)
     how = {"on_corrupt": plan.on_corrupt, "keep": plan.keep, "order": order}
     split = split or load_split(data, "train", **how)
     source = _find_source(plan, accelerator, classifier, phase, split, progress)
@@ -191,8 +191,10 @@ def suggest_minimum_over_10(rates: np.ndarray, smoothed: np.ndarray) -> float:
 
 
 SUGGESTIONS = {
-    "valley": suggest_valley, "steep": suggest_steep, "minimum_over_10": suggest_minimum_over_10
-}  # fmt: skip
+    "valley": suggest_valley,
+    "steep": suggest_steep,
+    "minimum_over_10": suggest_minimum_over_10,
+}
 
 
 def read_suggestions(rates: np.ndarray, smoothed: np.ndarray, num_steps: int) -> dict[str, float]:
@@ -327,7 +329,7 @@ class _ReadLosses(keras.callbacks.Callback):
         self.trained.stop_training = True
 
 
-def _conclude(reader: _ReadLosses, plan, phase: Phase, global_batch, seconds) -> RateSearch:
+def _conclude(reader: _ReadLosses, plan, phase: Phase, global_batch, seconds) -> LRFinderResult:
     losses = np.array(reader.losses)
     if reader.lost is not None and not reader.losses:
         raise ValueError(
@@ -343,9 +345,9 @@ def _conclude(reader: _ReadLosses, plan, phase: Phase, global_batch, seconds) ->
             f"{reason}, after {len(losses)} of {len(reader.rates)} steps: {error}. Pass a lower min_lr "
             f"(it was {reader.rates[0]:g})."
         ) from error
-    field = "frozen_lr" if phase.is_frozen else "max_lr"
-    # What becomes of 1 at this batch? (Of frozen_lr, where that is the only rate.)
-    one = replace(plan, schedule="constant", max_lr=1.0, frozen_lr=None)
+    field = "freeze_lr" if phase.is_frozen else "max_lr"
+    # What becomes of 1 at this batch? (Of freeze_lr, where that is the only rate.)
+    one = replace(plan, schedule="constant", max_lr=1.0, freeze_lr=None)
     scale = one.schedule_for(global_batch=global_batch)(0)
     found = rates, losses, smoothed, suggestions, reason, global_batch, field, scale, seconds
-    return RateSearch(*found)
+    return LRFinderResult(*found)

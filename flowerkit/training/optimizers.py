@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from flowerkit.training.plan import (OPTIMIZERS)
-from flowerkit.text import suggest
+from flowerkit.text import did_you_mean
+from flowerkit.training.plan import OPTIMIZERS
 
 NORMS = tuple(
     getattr(keras.layers, f"{kind}Normalization")
@@ -257,7 +257,7 @@ def _check_name(name: str, weight_decay: float | None) -> None:
     if name not in OPTIMIZERS:
         raise ValueError(
             f"optimizer must be one of {', '.join(OPTIMIZERS)}. Received: {name!r}"
-            f"{suggest(name, OPTIMIZERS)}"
+            f"{did_you_mean(name, OPTIMIZERS)}"
         )
     if name == "adam" and weight_decay is not None:
         raise ValueError(
@@ -289,7 +289,7 @@ def _order_multipliers(multipliers: Mapping[str, float], variables) -> list[floa
         if path not in paths:
             raise ValueError(
                 f"{path!r} is no trainable variable of the model, so its rate cannot be multiplied."
-                f"{suggest(path, paths)}"
+                f"{did_you_mean(path, paths)}"
             )
         if not 0 <= factor < float("inf"):
             raise ValueError(f"the multiplier of {path!r} is {factor:g}; it must be 0 or more.")

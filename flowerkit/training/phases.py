@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from flowerkit.training.plan import (TrainingPlan)
-from flowerkit.text import suggest
-from flowerkit.schedules import Schedule, count_epochs
+from flowerkit.schedules import Schedule, format_epochs
+from flowerkit.text import did_you_mean
+from flowerkit.training.plan import TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,31 @@ class Phase:
 def find_phases(
     plan: TrainingPlan, *, global_batch: int, schedule: Schedule | None = None
 ) -> list[Phase]:
-    """The phases of `plan` in order: with `frozen_epochs` and `epochs` there are two, else one.
+    """The phases of `plan` in order: with `freeze_epochs` and `epochs` there are two, else one.
 
     `schedule`: your own, used as it stands for the last phase. Raises ValueError where the plan has
     another controller of the rate.
     """
     _check_own_schedule(plan, schedule)
     phases = []
-    if plan.frozen_epochs and plan.epochs:
+    if plan.freeze_epochs and plan.epochs:
         frozen = plan.frozen_schedule_for(global_batch=global_batch)
         # A cycle is worth its end; at a constant rate there is nothing to wait for.
-        patient = plan.frozen_epochs if plan.schedule == "one-cycle" else 0
+        patient = plan.freeze_epochs if plan.schedule == "one-cycle" else 0
         phases.append(
-            Phase(1, True, plan.frozen_epochs, frozen(0), frozen, patient, plan.feature_views)
+            Phase(1, True, plan.freeze_epochs, frozen(0), frozen, patient, plan.num_feature_views)
         )
     planned = schedule or plan.schedule_for(global_batch=global_batch)
     is_frozen = not plan.epochs
     last = Phase(
-        len(phases) + 1, is_frozen, plan.epochs or plan.frozen_epochs, planned(0),
-        planned if plan.plateau_patience is None else None, plan.first_patient_epoch,
-        plan.feature_views if is_frozen else 0,
-    )  # fmt: skip
+        len(phases) + 1,
+        is_frozen,
+        plan.epochs or plan.freeze_epochs,
+        planned(0),
+        planned if plan.plateau_patience is None else None,
+        plan.first_patient_epoch,
+        plan.num_feature_views if is_frozen else 0,
+    )
     return [*phases, last]
 
 
@@ -66,15 +70,15 @@ def explain_rates(plan: TrainingPlan, phase: Phase, *, global_batch: int) -> lis
     `phase` is the last one.
     """
     lines = []
-    if plan.rates_at_batch not in (None, global_batch):
+    if plan.lr_reference_batch not in (None, global_batch):
         lines.append(
-            f"rates are the plan's for batches of {plan.rates_at_batch:,}, scaled to these"
+            f"rates are the plan's for batches of {plan.lr_reference_batch:,}, scaled to these"
         )
     ramp = getattr(phase.schedule, "rampup_epochs", 0)
     if ramp >= phase.epochs:
         lines.append(
-            f"the ramp of {count_epochs(ramp)} leaves the rate no time at its height in "
-            f"{count_epochs(phase.epochs)}: a smaller rampup_epochs (--rampup-epochs), or more epochs"
+            f"the ramp of {format_epochs(ramp)} leaves the rate no time at its height in "
+            f"{format_epochs(phase.epochs)}: a smaller rampup_epochs (--rampup-epochs), or more epochs"
         )
     return lines
 
@@ -87,12 +91,12 @@ def find_phase(plan: TrainingPlan, name: str | None, *, global_batch: int) -> Ph
     if name not in (None, "frozen", "whole"):
         raise ValueError(
             f"phase must be 'frozen', 'whole' or None. Received: phase={name!r}."
-            f"{suggest(str(name), ('frozen', 'whole'))}"
+            f"{did_you_mean(str(name), ('frozen', 'whole'))}"
         )
     if name == "frozen":
-        plan = replace(plan, frozen_epochs=plan.frozen_epochs or 1)
+        plan = replace(plan, freeze_epochs=plan.freeze_epochs or 1)
     elif name == "whole":
-        plan = replace(plan, epochs=plan.epochs or plan.frozen_epochs)
+        plan = replace(plan, epochs=plan.epochs or plan.freeze_epochs)
     return find_phases(plan, global_batch=global_batch)[-1 if name == "whole" else 0]
 
 

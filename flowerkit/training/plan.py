@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from flowerkit import cycles, schedules
-from flowerkit.pipeline.augmentation import Augmentation, check_between
 from flowerkit.files import read_json
-from flowerkit.text import suggest
+from flowerkit.pipeline.augmentation import Augmentation, check_between
+from flowerkit.text import did_you_mean
 
 # What a run logs every epoch, with the direction that is better.
 MONITORS = {
@@ -22,9 +22,18 @@ MONITORS = {
 SCHEDULES = ("ramp", "cosine", "staircase", "one-cycle", "constant")
 OPTIMIZERS = ("adam", "adamw", "sgd", "lamb")
 HEADS = ("notebook", "pooled", "plain", "concat", "flatten")
-_AT_LEAST_ONE = ("per_replica_batch", "steps_per_execution", "image_size", "input_size", "patience",
-                 "plateau_patience", "rates_at_batch", "stair_epochs", "checkpoint_every")  # fmt: skip
-_AT_LEAST_ZERO = ("frozen_epochs", "frozen_views", "plateau_cooldown")
+_AT_LEAST_ONE = (
+    "per_replica_batch",
+    "steps_per_execution",
+    "image_size",
+    "input_size",
+    "patience",
+    "plateau_patience",
+    "lr_reference_batch",
+    "stair_epochs",
+    "checkpoint_every",
+)
+_AT_LEAST_ZERO = ("freeze_epochs", "feature_views", "plateau_cooldown")
 
 
 @dataclass(frozen=True)
@@ -36,21 +45,21 @@ class TrainingPlan:
     binary: tell two classes apart by one sigmoid; see `heads.add_head`.
     epochs: the most epochs to train. per_replica_batch: images per step on each replica.
     steps_per_execution: steps that TensorFlow runs between two looks by Python (Keras's own option).
-    frozen_epochs: epochs before them in which the head alone learns, at frozen_lr (None: max_lr), by a
+    freeze_epochs: epochs before them in which the head alone learns, at freeze_lr (None: max_lr), by a
     constant rate, or with schedule="one-cycle" by a cycle. With epochs=0 there are no others (a linear
-    probe), and they follow the schedule, of which frozen_lr is then the top.
-    frozen_views: 0: they see images. N: they learn from the backbone's features of N views of each
+    probe), and they follow the schedule, of which freeze_lr is then the top.
+    feature_views: 0: they see images. N: they learn from the backbone's features of N views of each
     image, computed once (`features`): the image itself, then N - 1 by the plan's augmentation, mixing
     left out; epoch e has view e % N. None: one view if the plan has no augmentation at all, else 0.
     unfreeze_from, freeze_norms: what of the backbone learns afterwards, see `models.choose_trainable`.
-    depth_factor: the rate of the backbone's first layer over the head's, those between evenly spaced
+    backbone_lr_factor: the rate of the backbone's first layer over the head's, those between evenly spaced
     by powers; None: all alike.
     schedule: "ramp" (start_lr -> max_lr over rampup_epochs, sustain_epochs, then exp_decay an epoch
     towards min_lr), "cosine" (the same ramp, then half a cosine to min_lr), "staircase" (exp_decay
     every stair_epochs), "one-cycle" (`cycles.OneCycle`) or "constant" (max_lr). plateau_patience:
     epochs without a better one (by monitor) after which a constant rate is multiplied by
     plateau_factor; the next plateau_cooldown epochs do not count. None: never.
-    rates_at_batch: the global batch that the rates are meant for; at another one they are scaled by
+    lr_reference_batch: the global batch that the rates are meant for; at another one they are scaled by
     the square root of the ratio (`schedules.scale_for_batch`), with sgd by the ratio itself. None:
     used as they stand.
     optimizer, weight_decay, momentum, clip_norm, ema: see `optimization.build_optimizer`. With ema the
@@ -81,12 +90,12 @@ class TrainingPlan:
     image_size: int | None = None
     input_size: int | None = None
     epochs: int = 20
-    frozen_epochs: int = 0
-    frozen_lr: float | None = None
-    frozen_views: int | None = None
+    freeze_epochs: int = 0
+    freeze_lr: float | None = None
+    feature_views: int | None = None
     unfreeze_from: str | float | None = None
     freeze_norms: bool = False
-    depth_factor: float | None = None
+    backbone_lr_factor: float | None = None
     per_replica_batch: int = 16
     steps_per_execution: int = 1
     schedule: str = "ramp"
@@ -97,7 +106,7 @@ class TrainingPlan:
     sustain_epochs: float = schedules.COMPETITION.sustain_epochs
     exp_decay: float = schedules.COMPETITION.exp_decay
     stair_epochs: int = 10
-    rates_at_batch: int | None = 128
+    lr_reference_batch: int | None = 128
     plateau_patience: int | None = None
     plateau_factor: float = 0.5
     plateau_cooldown: int = 0
@@ -119,7 +128,7 @@ class TrainingPlan:
     max_shear_degrees: float = 0.0
     max_brightness: float = 0.0
     max_contrast: float = 0.0
-    block_out: float = 0.0
+    random_erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     augment_on: str = "auto"
@@ -143,8 +152,8 @@ class TrainingPlan:
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("class_weights", self.class_weights, (None, "balanced"))
-        if self.depth_factor is not None:
-            check_between("depth_factor", self.depth_factor, 1e-6, 1)
+        if self.backbone_lr_factor is not None:
+            check_between("backbone_lr_factor", self.backbone_lr_factor, 1e-6, 1)
         _check_fraction("label_smoothing", self.label_smoothing)
         _check_choice("on_corrupt", self.on_corrupt, ("raise", "skip"))
         _check_choice("augment_on", self.augment_on, ("auto", "host", "device"))
@@ -169,26 +178,26 @@ class TrainingPlan:
         self._check_epochs()
         self._check_monitor()
         self._check_rate_controllers()
-        for of_phase in (self.schedule_for, *[self.frozen_schedule_for] * bool(self.frozen_epochs)):
-            of_phase(global_batch=self.rates_at_batch or 1)  # refuses rates out of order
+        for of_phase in (self.schedule_for, *[self.frozen_schedule_for] * bool(self.freeze_epochs)):
+            of_phase(global_batch=self.lr_reference_batch or 1)  # refuses rates out of order
 
     def _check_epochs(self) -> None:
-        if self.epochs < 0 or not (self.epochs or self.frozen_epochs):
+        if self.epochs < 0 or not (self.epochs or self.freeze_epochs):
             raise ValueError(
                 f"epochs must be 1 or more. Received: epochs={self.epochs} (0 trains the head alone, "
-                f"for frozen_epochs={self.frozen_epochs})"
+                f"for freeze_epochs={self.freeze_epochs})"
             )
-        if (self.frozen_views or 0) > 1 and self.view_augmentation().is_off:
+        if (self.feature_views or 0) > 1 and self.view_augmentation().is_off:
             raise ValueError(
-                f"frozen_views={self.frozen_views}, but nothing changes an image from view to view. "
-                f"Switch some augmentation on (flip, min_crop_area ...), or pass frozen_views=1."
+                f"feature_views={self.feature_views}, but nothing changes an image from view to view. "
+                f"Switch some augmentation on (flip, min_crop_area ...), or pass feature_views=1."
             )
 
     def _check_monitor(self) -> None:
         if self.monitor not in MONITORS:
             raise ValueError(
                 f"monitor {self.monitor!r} is not logged by this run; it logs "
-                f"{', '.join(MONITORS)}.{suggest(self.monitor, MONITORS)}"
+                f"{', '.join(MONITORS)}.{did_you_mean(self.monitor, MONITORS)}"
             )
 
     def _check_rate_controllers(self) -> None:
@@ -210,16 +219,16 @@ class TrainingPlan:
 
     def _head_alone(self) -> "TrainingPlan":
         """With the frozen epochs as if they were the others: for what their rates are."""
-        top = self.max_lr if self.frozen_lr is None else self.frozen_lr
-        return replace(self, epochs=self.frozen_epochs, frozen_epochs=0, max_lr=top)
+        top = self.max_lr if self.freeze_lr is None else self.freeze_lr
+        return replace(self, epochs=self.freeze_epochs, freeze_epochs=0, max_lr=top)
 
     def frozen_schedule_for(self, *, global_batch: int) -> schedules.Schedule:
         """The learning rate of the frozen epochs, by epoch."""
         if not self.epochs:
             return self.schedule_for(global_batch=global_batch)
-        rate = self.max_lr if self.frozen_lr is None else self.frozen_lr
+        rate = self.max_lr if self.freeze_lr is None else self.freeze_lr
         if self.schedule == "one-cycle":  # as fastai's fine_tune: up nearly to the end
-            return self._scaled(cycles.OneCycle(rate, self.frozen_epochs, 0.99), global_batch)
+            return self._scaled(cycles.OneCycle(rate, self.freeze_epochs, 0.99), global_batch)
         return self._scaled(schedules.Constant(rate), global_batch)
 
     def _planned(self) -> schedules.Schedule:
@@ -233,16 +242,16 @@ class TrainingPlan:
         if self.schedule == "staircase":
             return schedules.Staircase(self.max_lr, self.exp_decay, self.stair_epochs, self.min_lr)
         if self.schedule == "one-cycle":  # fastai's figures, for fine_tune and for fit_one_cycle
-            shape = (0.3, 5.0) if self.frozen_epochs else (0.25, 25.0)
+            shape = (0.3, 5.0) if self.freeze_epochs else (0.25, 25.0)
             return cycles.OneCycle(self.max_lr, self.epochs, *shape)
         return schedules.Constant(self.max_lr)
 
     def _scaled(self, planned: schedules.Schedule, global_batch: int) -> schedules.Schedule:
-        if self.rates_at_batch is None:
+        if self.lr_reference_batch is None:
             return planned
         if self.optimizer == "sgd":
-            return planned.scaled(global_batch / self.rates_at_batch)
-        return planned.scaled(schedules.scale_for_batch(global_batch, self.rates_at_batch))
+            return planned.scaled(global_batch / self.lr_reference_batch)
+        return planned.scaled(schedules.scale_for_batch(global_batch, self.lr_reference_batch))
 
     def augmentation(self) -> Augmentation:
         """The changes to training images."""
@@ -254,9 +263,9 @@ class TrainingPlan:
         return replace(self.augmentation(), mixup=0.0, cutmix=0.0)
 
     @property
-    def feature_views(self) -> int:
+    def num_feature_views(self) -> int:
         """How many views' features the frozen epochs learn from; 0: from images."""
-        return int(self.augmentation().is_off) if self.frozen_views is None else self.frozen_views
+        return int(self.augmentation().is_off) if self.feature_views is None else self.feature_views
 
     @property
     def first_patient_epoch(self) -> int:
@@ -265,7 +274,7 @@ class TrainingPlan:
         While the rate climbs nothing is stopped, and a cycle is worth its end.
         """
         if self.schedule == "one-cycle":
-            return self.epochs or self.frozen_epochs
+            return self.epochs or self.freeze_epochs
         return int(self.rampup_epochs) if self.schedule in ("ramp", "cosine") else 0
 
     def to_dict(self) -> dict:
@@ -286,7 +295,7 @@ def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...])
     if value not in choices:
         raise ValueError(
             f"{name} must be one of {', '.join(map(str, choices))}. Received: {name}={value!r}."
-            f"{suggest(value, [one for one in choices if one])}"
+            f"{did_you_mean(value, [one for one in choices if one])}"
         )
 
 
@@ -297,15 +306,27 @@ def _check_fraction(name: str, value: float) -> None:
 
 # The notebook as learners copy it. Its ramp is longer than most sessions, so the rate that it plots
 # as a peak is rarely reached; its patience starts after the ramp.
-NOTEBOOK = TrainingPlan(epochs=50, dropout=0.2, rates_at_batch=None, **asdict(schedules.NOTEBOOK))
+NOTEBOOK = TrainingPlan(
+    epochs=50, dropout=0.2, lr_reference_batch=None, **asdict(schedules.NOTEBOOK)
+)
 # Fine-tuning after the evidence: a peak of 4e-4 at global batch 128 after four epochs; light geometry
-# and block-out help in short runs, where colour and mixing only slow the fit.
-COMPETITION = TrainingPlan(epochs=20, min_crop_area=0.6, block_out=0.25)
+# and random-erasing help in short runs, where colour and mixing only slow the fit.
+COMPETITION = TrainingPlan(epochs=20, min_crop_area=0.6, random_erasing=0.25)
 # A small network for any CPU: proves a machine and an installation in a minute or two.
 SMOKE = TrainingPlan(
-    backbone="tiny", weights=None, input_size=64, epochs=12, per_replica_batch=32, rates_at_batch=None,
-    start_lr=1e-3, max_lr=3e-3, min_lr=1e-4, rampup_epochs=2, exp_decay=0.75, patience=4,
-)  # fmt: skip
+    backbone="tiny",
+    weights=None,
+    input_size=64,
+    epochs=12,
+    per_replica_batch=32,
+    lr_reference_batch=None,
+    start_lr=1e-3,
+    max_lr=3e-3,
+    min_lr=1e-4,
+    rampup_epochs=2,
+    exp_decay=0.75,
+    patience=4,
+)
 PLANS = {"notebook": NOTEBOOK, "competition": COMPETITION, "smoke": SMOKE}
 
 
@@ -321,7 +342,7 @@ def load_plan(name_or_file: str | os.PathLike) -> TrainingPlan:
     if not path.is_file():
         raise FileNotFoundError(
             f"no plan {str(path)!r}: neither one of {', '.join(PLANS)} nor a file."
-            f"{suggest(str(path), PLANS)}"
+            f"{did_you_mean(str(path), PLANS)}"
         )
     values = read_json(path, what="a JSON object of plan fields")
     return change_plan(TrainingPlan(), values, where=str(path))
@@ -332,7 +353,7 @@ def change_plan(plan: TrainingPlan, changes: dict, *, where: str = "the plan") -
     known = [field.name for field in fields(TrainingPlan)]
     for name in changes:
         if name not in known:
-            raise ValueError(f"{where} has an unknown field {name!r}.{suggest(name, known)}")
+            raise ValueError(f"{where} has an unknown field {name!r}.{did_you_mean(name, known)}")
     try:
         return replace(plan, **changes)
     except ValueError as error:

@@ -9,12 +9,12 @@ from pathlib import Path
 import keras
 
 from flowerkit.accelerator.device import Accelerator, versions
-from flowerkit.files import read_json, write_json
-from flowerkit.training.history import read_history
-from flowerkit.models.classifier import load_model
-from flowerkit.training.plan import TrainingPlan, change_plan
-from flowerkit.schedules import Schedule
 from flowerkit.data.tfrecords import FlowerData
+from flowerkit.files import read_json, write_json
+from flowerkit.models.classifier import load_model
+from flowerkit.schedules import Schedule
+from flowerkit.training.history import read_history
+from flowerkit.training.plan import TrainingPlan, change_plan
 
 
 def check_folder(out: Path, resume: bool, schedule: Schedule | None = None) -> None:

@@ -3,13 +3,9 @@
 import keras
 import numpy as np
 
-from flowerkit.pipeline import augment_host
 from flowerkit.accelerator.device import Accelerator
-from flowerkit.pipeline.augment_device import Augment
 from flowerkit.cycles import OneCycle, momenta_per_step, rates_per_step
-from flowerkit.pipeline.resident import TakeImages
-from flowerkit.pipeline.draws import COLUMNS
-from flowerkit.training.losses import build_loss, build_metrics, class_weights_for
+from flowerkit.data.tfrecords import FlowerData
 from flowerkit.models.classifier import (
     build_classifier,
     choose_trainable,
@@ -17,10 +13,14 @@ from flowerkit.models.classifier import (
     freeze_backbone,
     split_classifier,
 )
+from flowerkit.pipeline import augment_host
+from flowerkit.pipeline.augment_device import Augment
+from flowerkit.pipeline.draws import COLUMNS
+from flowerkit.pipeline.resident import TakeImages
+from flowerkit.training.losses import build_loss, build_metrics, class_weights_for
 from flowerkit.training.optimizers import TableRate, build_optimizer
 from flowerkit.training.phases import Phase
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.data.tfrecords import FlowerData
 
 
 def augments_on_host(plan: TrainingPlan, accelerator: Accelerator) -> bool:
@@ -46,10 +46,15 @@ def build_planned(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator
     keras.utils.set_random_seed(plan.seed)
     with accelerator.scope():
         return build_classifier(
-            data.num_classes, image_size=data.image_size, input_size=plan.input_size,
-            backbone=plan.backbone, weights=plan.weights, head=plan.head, dropout=plan.dropout,
+            data.num_classes,
+            image_size=data.image_size,
+            input_size=plan.input_size,
+            backbone=plan.backbone,
+            weights=plan.weights,
+            head=plan.head,
+            dropout=plan.dropout,
             binary=plan.binary,
-        )  # fmt: skip
+        )
 
 
 def compile_for_training(
@@ -64,7 +69,7 @@ def compile_for_training(
 ) -> keras.Model:
     """A model of training batches around `classifier`, whose weights it shares.
 
-    It takes `pipeline.training_batches`, or in a phase on features `feature_batches`: then it is of the
+    It takes `pipeline.train_batches`, or in a phase on features `feature_batches`: then it is of the
     head alone. What is done to training images alone is in here, and so in no file. `phase` (None: the
     plan's last, at its first rate) says which layers learn and how fast in its `num_steps` an epoch;
     `labels` (n,) are counted for balanced class weights. With `images` it takes batches of their rows.
@@ -102,9 +107,9 @@ def _wrap(classifier, plan, accelerator, images: TakeImages | None) -> keras.Mod
         pixels = images(inputs)
     changed = pixels
     if not augments_on_host(plan, accelerator):
-        draws = keras.Input((len(COLUMNS),), dtype="float32", name="draws")
-        inputs = (inputs, draws)
-        changed = Augment(plan.augmentation(), name="augment")((pixels, draws))
+        params = keras.Input((len(COLUMNS),), dtype="float32", name="draws")
+        inputs = (inputs, params)
+        changed = Augment(plan.augmentation(), name="augment")((pixels, params))
     return keras.Model(inputs, classifier(changed), name="training")
 
 
@@ -136,10 +141,18 @@ def _build_optimizer(model, classifier, plan, accelerator, phase, num_steps):
         if isinstance(schedule, OneCycle):
             momentum = TableRate(momenta_per_step(schedule, **length))
     multipliers = None
-    if plan.depth_factor is not None:
+    if plan.backbone_lr_factor is not None:
         depths = depth_of(classifier)
-        multipliers = {path: plan.depth_factor ** (1 - depth) for path, depth in depths.items()}
+        multipliers = {
+            path: plan.backbone_lr_factor ** (1 - depth) for path, depth in depths.items()
+        }
     return build_optimizer(
-        plan.optimizer, rate, model, weight_decay=plan.weight_decay, momentum=momentum,
-        clip_norm=plan.clip_norm, ema=plan.ema, multipliers=multipliers,
-    )  # fmt: skip
+        plan.optimizer,
+        rate,
+        model,
+        weight_decay=plan.weight_decay,
+        momentum=momentum,
+        clip_norm=plan.clip_norm,
+        ema=plan.ema,
+        multipliers=multipliers,
+    )

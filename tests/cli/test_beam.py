@@ -16,8 +16,16 @@ def parse(*words):
 
 
 def test_options_of_beam_are_collected():
-    args = parse("photos", "out", "--seed", 3, "--beam-option=--runner=FlinkRunner",
-                 "--beam-option=--parallelism=4", "--fit", "pad")  # fmt: skip
+    args = parse(
+        "photos",
+        "out",
+        "--seed",
+        3,
+        "--beam-option=--runner=FlinkRunner",
+        "--beam-option=--parallelism=4",
+        "--fit",
+        "pad",
+    )
     assert (args.seed, args.fit) == (3, "pad")
     assert args.beam_option == ["--runner=FlinkRunner", "--parallelism=4"]
     assert parse("photos", "out").beam_option == []

@@ -1,11 +1,11 @@
 import pytest
 
 from flowerkit.accelerator import device
-from flowerkit.sources import competition
-from flowerkit.data import cache as decode_cache
 from flowerkit.cli import doctor
 from flowerkit.cli.doctor import GIB, Finding, examine
+from flowerkit.data import cache as decode_cache
 from flowerkit.photos.conversion import load_photos
+from flowerkit.sources import competition
 from flowerkit.sources.synthetic import draw_photos
 
 

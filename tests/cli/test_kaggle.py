@@ -17,8 +17,10 @@ def test_bundle_writes_what_push_takes_and_tells_when_it_is_stale(command, fake,
     )
     assert json.loads((mine / METADATA).read_text())["id"] == KERNEL
     assert command("bundle", "--root", mine, "--check") == (
-        0, f"{mine / BUNDLE} is in step with flowerkit/ and {SOURCE}\n", ""
-    )  # fmt: skip
+        0,
+        f"{mine / BUNDLE} is in step with flowerkit/ and {SOURCE}\n",
+        "",
+    )
     with (mine / "flowerkit" / "plan.py").open("a") as file:
         file.write("# newer\n")
     status, said, _ = command("bundle", "--root", mine, "--check")

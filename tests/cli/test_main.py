@@ -11,11 +11,11 @@ import pytest
 
 from flowerkit import __main__ as command_line
 from flowerkit.__main__ import main
-from flowerkit.data.split import load_split
 from flowerkit.cli.options import build_parser
-from flowerkit.training.plan import TrainingPlan
-from flowerkit.submission import write_submission
+from flowerkit.data.split import load_split
 from flowerkit.data.tfrecords import read_records
+from flowerkit.submission import write_submission
+from flowerkit.training.plan import TrainingPlan
 
 pytestmark = pytest.mark.backends
 
@@ -114,17 +114,25 @@ def test_an_error_is_one_sentence_and_the_status_is_1(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--plan competiton", "no plan 'competiton': neither one of notebook, competition, smoke "
-                              "nor a file. Did you mean 'competition'?"),
-        ("--head notebok", "the options: head must be one of notebook, pooled, plain, concat, "
-                           "flatten. Received: head='notebok'. Did you mean 'notebook'?"),
+        (
+            "--plan competiton",
+            "no plan 'competiton': neither one of notebook, competition, smoke "
+            "nor a file. Did you mean 'competition'?",
+        ),
+        (
+            "--head notebok",
+            "the options: head must be one of notebook, pooled, plain, concat, "
+            "flatten. Received: head='notebok'. Did you mean 'notebook'?",
+        ),
         ("--monitor val_f2", "Did you mean 'val_f1'?"),
         ("--epochs 0", "the options: epochs must be 1 or more. Received: epochs=0"),
         ("--resume", "--resume needs --out RUN, the folder of the run to go on with."),
-        ("--resume --out r --image-size 64 --plan smoke",
-         "only --epochs and --max-minutes may change. Leave out --image-size, --plan, or start"),
+        (
+            "--resume --out r --image-size 64 --plan smoke",
+            "only --epochs and --max-minutes may change. Leave out --image-size, --plan, or start",
+        ),
     ],
-)  # fmt: skip
+)
 def test_options_that_no_plan_can_take_are_wrong_usage(flowerkit, words, sentence):
     status, out, err = flowerkit("train", *words.split())
     assert (status, out) == (2, "")
@@ -155,9 +163,7 @@ def test_an_error_of_many_lines_or_none_is_still_one_sentence(flowerkit, monkeyp
 
     monkeypatch.setitem(command_line.COMMANDS, "doctor", fail)
     error = RuntimeError("the graph failed:\n  node 1\n  node 2")
-    assert flowerkit("doctor") == (
-        1, "", "flowerkit: the graph failed: (--debug shows the rest)\n"
-    )  # fmt: skip
+    assert flowerkit("doctor") == (1, "", "flowerkit: the graph failed: (--debug shows the rest)\n")
     error = ModuleNotFoundError("No module named 'tensorflow'")
     assert "'tensorflow'. Install it; `flowerkit doctor` tells" in flowerkit("doctor")[2]
     error = MemoryError()
@@ -232,8 +238,16 @@ def test_train_leaves_a_checked_csv_and_predict_writes_the_same(
     assert "stopped at epoch 1 because the plan's epochs were done; best epoch 1: macro F1" in out
     assert f"{run}/submission.csv: 22 rows, every id once, labels in 0..3: sound\n" in out
     assert json.loads((run / "plan.json").read_text()) == quick_plan.to_dict() | {"epochs": 1}
-    names = {"environment.json", "history.csv", "model.keras", "val_predictions.npz",
-             "submission.csv", "checkpoints", "curves.png", "confusion.png"}  # fmt: skip
+    names = {
+        "environment.json",
+        "history.csv",
+        "model.keras",
+        "val_predictions.npz",
+        "submission.csv",
+        "checkpoints",
+        "curves.png",
+        "confusion.png",
+    }
     assert names <= {file.name for file in run.iterdir()}
 
     csv = tmp_path / "again.csv"

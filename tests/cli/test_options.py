@@ -28,8 +28,11 @@ def refuse(capsys, *words):
         ("tran", "invalid choice: 'tran'"),
         ("tran", "Did you mean 'train'? `flowerkit --help` lists all."),
         ("chekc a.csv", "Did you mean 'check'?"),
-        ("train --epocs 3", "flowerkit train: unrecognized arguments: --epocs 3. Did you mean "
-                            "'--epochs'? `flowerkit train --help` lists all."),
+        (
+            "train --epocs 3",
+            "flowerkit train: unrecognized arguments: --epocs 3. Did you mean "
+            "'--epochs'? `flowerkit train --help` lists all.",
+        ),
         ("train --epocs=3", "unrecognized arguments: --epocs=3. Did you mean '--epochs'?"),
         ("train --no-flp", "Did you mean '--no-flip'?"),
         ("train --plam smoke", "Did you mean '--plan'?"),
@@ -43,10 +46,12 @@ def refuse(capsys, *words):
         ("draw --classes 4", "flowerkit draw: the following arguments are required: FOLDER."),
         ("check a.csv", "flowerkit check: the following arguments are required: --data."),
         ("predict", "flowerkit predict: the following arguments are required: RUN, --out, --data."),
-        ("predict r --data d --out c --per-replica-batch 0",
-         "argument --per-replica-batch: must be a whole number from 1. Received: '0'."),
+        (
+            "predict r --data d --out c --per-replica-batch 0",
+            "argument --per-replica-batch: must be a whole number from 1. Received: '0'.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_usage_is_one_sentence_with_the_nearest_word(capsys, words, message):
     assert message in refuse(capsys, *words.split())
 
@@ -59,8 +64,11 @@ def test_a_word_like_no_other_gets_no_suggestion(capsys):
 
 # For fields that are off by default, and that 7 is no value of.
 GIVEN = {
-    "dropout": 0.5, "depth_factor": 0.1, "class_weights": "balanced", "unfreeze_from": "block5",
-}  # fmt: skip
+    "dropout": 0.5,
+    "backbone_lr_factor": 0.1,
+    "class_weights": "balanced",
+    "unfreeze_from": "block5",
+}
 
 
 def test_unfreeze_from_takes_a_number_or_a_name():

@@ -3,7 +3,7 @@
 import argparse
 
 import pytest
-from test_photos import save
+from photos.test_conversion import save
 
 from flowerkit.cli.photos import add_convert_options, run_convert
 from flowerkit.sources.synthetic import draw_flower
@@ -35,8 +35,20 @@ def own(tmp_path_factory):
 
 
 def test_it_says_what_became_of_the_photos_and_what_comes_next(convert, own, tmp_path):
-    status, told = convert(own, tmp_path / "out", "--image-size", 32, "--val-fraction", 0.25,
-                           "--test-fraction", 0, "--fit", "pad", "--workers", 1)  # fmt: skip
+    status, told = convert(
+        own,
+        tmp_path / "out",
+        "--image-size",
+        32,
+        "--val-fraction",
+        0.25,
+        "--test-fraction",
+        0,
+        "--fit",
+        "pad",
+        "--workers",
+        1,
+    )
     assert status == 0
     assert told[0].startswith("16 photos of 2 classes: train 12, val 4, test 0 (")
     assert told[1] == "there are no test photos"

@@ -9,16 +9,16 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.prediction.blending import blend, find_weights
-from flowerkit.data.split import load_split
-from flowerkit.models.classifier import build_classifier, save_classifier
-from flowerkit.training.plan import TrainingPlan
 from flowerkit.cli.predict import add_predict_options, run_predict
+from flowerkit.data.split import load_split
+from flowerkit.data.tfrecords import read_records, write_shards
+from flowerkit.models.classifier import build_classifier, save_classifier
+from flowerkit.prediction.blending import blend, find_weights
 from flowerkit.prediction.predictions import Predictions, predict
-from flowerkit.training.run_folder import write_start
 from flowerkit.sources.finder import find_data
 from flowerkit.submission import write_submission
-from flowerkit.data.tfrecords import read_records, write_shards
+from flowerkit.training.plan import TrainingPlan
+from flowerkit.training.run_folder import write_start
 
 pytestmark = pytest.mark.backends
 
@@ -96,12 +96,9 @@ def test_one_run_writes_what_its_model_answers(runs, two_sizes, command, acceler
     csv = tmp_path / "s.csv"
     status, told = command(folder / "a", "--out", csv)
     assert status == 0
-    assert told == [
-        str(accelerator),
-        f"{csv}: 22 rows, every id once, labels in 0..3: sound",
-    ]
+    assert told == [str(accelerator), f"{csv}: 22 rows, every id once, labels in 0..3: sound"]
     by_hand = answers_of(models["a"], find_data(two_sizes, image_size=32), accelerator)
-    write_submission(tmp_path / "by hand.csv", by_hand.ids, by_hand.guesses)
+    write_submission(tmp_path / "by hand.csv", by_hand.ids, by_hand.predicted)
     assert csv.read_bytes() == (tmp_path / "by hand.csv").read_bytes()
 
 
@@ -121,10 +118,7 @@ def test_runs_of_other_sizes_blend_by_the_weights_found_on_val(
         told[1]
         == "weights found on 9 val images; macro F1 on the other 9 (so few that chance decides much):"
     )
-    assert told[-2:] == [
-        f"wrote {npz}",
-        f"{csv}: 22 rows, every id once, labels in 0..3: sound",
-    ]
+    assert told[-2:] == [f"wrote {npz}", f"{csv}: 22 rows, every id once, labels in 0..3: sound"]
     by_hand = [
         answers_of(models[name], find_data(two_sizes, image_size=size), accelerator)
         for name, size in zip(names, (32, 24, 32), strict=True)
@@ -154,10 +148,16 @@ def test_views_are_cropped_as_in_the_run_s_training(
 def test_progress_is_told_by_run(runs, two_sizes, tmp_path):
     told = []
     args = argparse.Namespace(
-        runs=[runs[0] / "a", runs[0] / "b"], data=str(two_sizes), out=tmp_path / "s.csv",
-        probabilities=None, overwrite=False, tta=2, per_replica_batch=16, on_corrupt="raise",
+        runs=[runs[0] / "a", runs[0] / "b"],
+        data=str(two_sizes),
+        out=tmp_path / "s.csv",
+        probabilities=None,
+        overwrite=False,
+        tta=2,
+        per_replica_batch=16,
+        on_corrupt="raise",
         require=None,
-    )  # fmt: skip
+    )
     run_predict(args, lambda line: None, lambda *what: told.append(what))
     last = {what: (done, total) for what, done, total in told}
     assert last == {str(runs[0] / "a"): (44, 44), str(runs[0] / "b"): (44, 44)}

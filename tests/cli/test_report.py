@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from flowerkit.training.plan import TrainingPlan
 from flowerkit.cli.report import add_report_options, run_report
 from flowerkit.cli.submitting import predict_and_submit
-from flowerkit.training.run import train
+from flowerkit.training.plan import TrainingPlan
+from flowerkit.training.trainer import train
 
 
 @pytest.fixture(scope="module")

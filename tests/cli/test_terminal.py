@@ -40,10 +40,14 @@ def make_noise_and_fail(error):
 
 @pytest.mark.parametrize(
     ("error", "is_shown"),
-    [(RuntimeError("it did not start"), True), (ImportError("no module"), True),
-     (ValueError("a wrong value"), False), (FileNotFoundError("no file"), False),
-     (KeyboardInterrupt(), False)],
-)  # fmt: skip
+    [
+        (RuntimeError("it did not start"), True),
+        (ImportError("no module"), True),
+        (ValueError("a wrong value"), False),
+        (FileNotFoundError("no file"), False),
+        (KeyboardInterrupt(), False),
+    ],
+)
 def test_the_frameworks_noise_is_shown_where_it_may_explain_the_error(capfd, error, is_shown):
     with pytest.raises(type(error)):
         make_noise_and_fail(error)

@@ -98,8 +98,9 @@ def test_files_of_other_numbers_are_kept_and_cleared_alike(folder):
     assert open_cached("f", (3, 5)) is None  # another kind of file
     assert open_cached("f", (3, 5), "float32").images.sum() == 7.5
     assert {entry.path.name: entry.num_bytes for entry in list_cached()} == {
-        "a.uint8": NUM_BYTES, "f.float32": 60,
-    }  # fmt: skip
+        "a.uint8": NUM_BYTES,
+        "f.float32": 60,
+    }
     assert clear_cache() == NUM_BYTES + 60
 
 

@@ -99,7 +99,7 @@ def test_a_changed_copy_is_found(flowers, change):
     pairs = find_near_pairs(*look([*flowers, *map(CHANGES[change], flowers)]))
     assert pairs.rows.tolist() == [[k, k + 24] for k in range(24)]
     assert pairs.distances.max() <= MAX_DISTANCE
-    assert pairs.likeness.min() >= MIN_LIKENESS
+    assert pairs.similarity.min() >= MIN_LIKENESS
 
 
 def test_flowers_of_one_species_are_no_copies():
@@ -153,8 +153,10 @@ def test_arrays_of_another_kind_are_refused():
 
 def test_values_are_matched_with_their_first_row():
     assert match_values(np.array([5, 7, 5]), np.array([7, 1, 5, 5])).tolist() == [
-        [1, 0], [0, 2], [0, 3],
-    ]  # fmt: skip
+        [1, 0],
+        [0, 2],
+        [0, 3],
+    ]
     assert match_values(np.array([], int), np.array([1])).tolist() == []
 
 

@@ -12,12 +12,7 @@ import pytest
 
 from flowerkit.data import images as decoded_images
 from flowerkit.data.cache import grow_file, list_cached, open_cached
-from flowerkit.data.images import (
-    ImagesInFile,
-    ImagesOnDemand,
-    StreamedImages,
-    promised_bytes,
-)
+from flowerkit.data.images import ImagesInFile, ImagesOnDemand, StreamedImages, reserved_bytes
 
 SHAPE = (200, 2, 2, 3)
 
@@ -202,16 +197,16 @@ def wait_for(condition):
 
 
 def test_memory_that_is_promised_is_what_is_not_yet_filled():
-    wait_for(lambda: promised_bytes() == 0)
+    wait_for(lambda: reserved_bytes() == 0)
     reader = Reader()
     images = stream(reader)
-    assert promised_bytes() == 2400
+    assert reserved_bytes() == 2400
     open_gate(reader, 1)
     images[63]
-    assert promised_bytes() == 2400 - 64 * 12
+    assert reserved_bytes() == 2400 - 64 * 12
     open_gate(reader, 3)
     images.finish()
-    assert promised_bytes() == 0
+    assert reserved_bytes() == 0
 
 
 def test_images_that_nobody_needs_any_more_stop_their_thread_and_free_their_memory():

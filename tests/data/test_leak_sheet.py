@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flowerkit.data.leak_sheet import draw_pairs
-from flowerkit.data.leaks import Place, SharedPicture
+from flowerkit.data.leaks import DuplicatePair, Place
 from flowerkit.data.records import read_records
 
 
@@ -16,8 +16,8 @@ def pairs(drawn):
     """Record k of train beside record k of val, for 6 of them."""
     train, val = drawn.files["train"][0], drawn.files["val"][0]
     return [
-        SharedPicture(
-            "near copy",
+        DuplicatePair(
+            "near duplicate",
             Place("train", train, k, f"t{k}", 0),
             Place("val", val, k, f"v{k}", k % 2),
             k,

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from flowerkit.data.leaks import Place, SharedPicture, check_data, list_by_weight, write_pairs
-from flowerkit.sources.synthetic import draw_flower
+from flowerkit.data.leaks import DuplicatePair, Place, find_leaks, list_by_weight, write_pairs
 from flowerkit.data.tfrecords import Record, find_shards, write_shards
+from flowerkit.sources.synthetic import draw_flower
 
 NAMES = ("white daisy", "cream daisy", "wine daisy")
 
@@ -21,7 +21,7 @@ def encode(pixels, quality=92):
 
 
 def draw(label, seed, id=None, quality=92):
-    """A record of a drawn flower; another quality is a near copy, not the same bytes."""
+    """A record of a drawn flower; another quality is a near duplicate, not the same bytes."""
     image = encode(draw_flower(4 * label, size=48, seed=seed), quality)
     return Record(image, id or f"{label}-{seed}", label)
 
@@ -50,7 +50,7 @@ def describe(report):
 
 
 def test_drawn_flowers_are_sound(drawn):
-    report = check_data(drawn)
+    report = find_leaks(drawn)
     assert report.counts == {"train": 50, "val": 18, "test": 22}
     assert report.problems == ()
     assert report.notes == ()
@@ -58,7 +58,7 @@ def test_drawn_flowers_are_sound(drawn):
 
 
 def test_the_splits_may_lack_test_and_val(tmp_path):
-    report = check_data(write(tmp_path, sound_train()))
+    report = find_leaks(write(tmp_path, sound_train()))
     assert report.counts == {"train": 9, "val": 0, "test": 0}
     assert report.problems == ()
     assert report.notes == (
@@ -71,7 +71,7 @@ def test_the_splits_may_lack_test_and_val(tmp_path):
 
 def test_the_same_bytes_in_train_and_val_are_told_with_file_record_and_id(tmp_path):
     data = write(tmp_path, sound_train(), [*sound_val(), draw(1, 2, id="again")])
-    report = check_data(data, near=False)
+    report = find_leaks(data, near=False)
     assert report.problems == (
         "in train and val, same bytes: train/01-48x48-4.tfrec, record 2 (id 1-2, label 1) and "
         "val/00-48x48-4.tfrec, record 3 (id again, label 1)",
@@ -81,25 +81,25 @@ def test_the_same_bytes_in_train_and_val_are_told_with_file_record_and_id(tmp_pa
 
 def test_a_near_copy_in_test_is_found_by_looking_only(tmp_path):
     data = write(tmp_path, sound_train(), sound_val(), [draw(2, 1, id="anew", quality=60)])
-    assert check_data(data, near=False).problems == ()
-    report = check_data(data)
-    assert describe(report) == [("near copy", "2-1", "anew")]
+    assert find_leaks(data, near=False).problems == ()
+    report = find_leaks(data)
+    assert describe(report) == [("near duplicate", "2-1", "anew")]
     assert report.shared[0].distance <= 4
-    assert report.shared[0].likeness > 0.98
-    assert report.problems[0].startswith("in train and test, near copy, ")
+    assert report.shared[0].similarity > 0.98
+    assert report.problems[0].startswith("in train and test, near duplicate, ")
     assert report.problems[0].endswith("test/00-48x48-1.tfrec, record 0 (id anew)")
 
 
 def test_a_shared_id_is_a_leak_whatever_it_shows(tmp_path):
     data = write(tmp_path, sound_train(), [*sound_val(), draw(0, 77, id="0-1")])
-    assert describe(check_data(data)) == [("same id", "0-1", "0-1")]
-    assert check_data(data).problems[0].startswith("in train and val, same id: train/00-48x48-5")
+    assert describe(find_leaks(data)) == [("same id", "0-1", "0-1")]
+    assert find_leaks(data).problems[0].startswith("in train and val, same id: train/00-48x48-5")
 
 
 def test_what_is_found_twice_is_told_once(tmp_path):
     data = write(tmp_path, sound_train(), [*sound_val(), draw(0, 1)])
-    assert describe(check_data(data)) == [("same bytes", "0-1", "0-1")]
-    assert len(check_data(data).problems) == 1
+    assert describe(find_leaks(data)) == [("same bytes", "0-1", "0-1")]
+    assert len(find_leaks(data).problems) == 1
 
 
 # Within a split -----------------------------------------------------------------------------------
@@ -107,14 +107,14 @@ def test_what_is_found_twice_is_told_once(tmp_path):
 
 def test_copies_within_a_split_are_counted_and_no_problem(tmp_path):
     train = [*sound_train(), draw(0, 1, id="copy"), draw(1, 1, id="near", quality=60)]
-    report = check_data(write(tmp_path, train, sound_val()))
+    report = find_leaks(write(tmp_path, train, sound_val()))
     assert report.problems == ()
-    assert report.notes == ("pairs of one picture within train: 1 same bytes, 1 near copy",)
+    assert report.notes == ("pairs of one picture within train: 1 same bytes, 1 near duplicate",)
 
 
 def test_a_picture_under_two_labels_is_a_problem_within_a_split_as_well(tmp_path):
     train = [*sound_train(), replace(draw(0, 1, id="wrong"), label=2)]
-    report = check_data(write(tmp_path, train, sound_val()))
+    report = find_leaks(write(tmp_path, train, sound_val()))
     assert report.problems == (
         "under two labels, same bytes: train/00-48x48-5.tfrec, record 3 (id 0-1, label 0) and "
         "train/01-48x48-5.tfrec, record 4 (id wrong, label 2)",
@@ -123,7 +123,7 @@ def test_a_picture_under_two_labels_is_a_problem_within_a_split_as_well(tmp_path
 
 def test_two_labels_and_two_splits_are_said_in_one_line(tmp_path):
     val = [*sound_val(), replace(draw(0, 1, id="wrong"), label=2)]
-    (problem,) = check_data(write(tmp_path, sound_train(), val)).problems
+    (problem,) = find_leaks(write(tmp_path, sound_train(), val)).problems
     assert problem.startswith("in train and val and under two labels, same bytes: ")
 
 
@@ -137,10 +137,10 @@ def test_an_external_set_leaks_where_it_holds_val_or_test_and_not_where_it_repea
         [draw(0, 1, id="as train"), draw(0, 20, id="as test", quality=70), draw(0, 30, id="0-10")],
         [draw(2, 10, id="as val")],
     )
-    report = check_data(data, external=external)
+    report = find_leaks(data, external=external)
     assert report.counts == {"train": 9, "val": 3, "test": 1, "external": 4}
     assert sorted(describe(report)) == [
-        ("near copy", "t", "as test"),
+        ("near duplicate", "t", "as test"),
         ("same bytes", "0-1", "as train"),
         ("same bytes", "2-10", "as val"),
     ]
@@ -152,7 +152,7 @@ def test_an_external_set_leaks_where_it_holds_val_or_test_and_not_where_it_repea
 def test_labels_of_an_external_set_with_other_classes_are_not_compared(tmp_path):
     data = write(tmp_path / "own", sound_train(), sound_val())
     external = write(tmp_path / "more", [replace(draw(0, 1), label=1)], names=("a", "b"))
-    report = check_data(data, external=external)
+    report = find_leaks(data, external=external)
     assert [pair.other.label for pair in report.shared] == [None]
     assert report.problems == ()
 
@@ -162,7 +162,7 @@ def test_labels_of_an_external_set_with_other_classes_are_not_compared(tmp_path)
 
 def test_a_class_that_is_measured_but_never_learned_is_a_problem(tmp_path):
     train = [draw(label, seed) for seed in range(3) for label in (0, 1)]
-    report = check_data(write(tmp_path, train, sound_val()))
+    report = find_leaks(write(tmp_path, train, sound_val()))
     assert report.problems == ("classes in val, but never in train: 1 (2 wine daisy)",)
 
 
@@ -170,7 +170,7 @@ def test_a_shard_that_is_cut_off_or_misnamed_is_a_problem_and_nothing_is_compare
     data = write(tmp_path, sound_train(), sound_val())
     shard = data.files["train"][1]
     shard.write_bytes(shard.read_bytes()[:-5])
-    report = check_data(data)
+    report = find_leaks(data)
     assert report.problems == (
         "train/01-48x48-4.tfrec, record 3: truncated (5 bytes are missing)",
         "train/01-48x48-4.tfrec: 4 records by its name, 3 in the file",
@@ -182,14 +182,14 @@ def test_a_damaged_picture_is_refused_with_its_file_and_record(tmp_path):
     broken = Record(b"\xff\xd8\xff" + bytes(40), "broken", 0)
     data = write(tmp_path, [*sound_train(), broken], sound_val())
     with pytest.raises(ValueError, match=r"train/01-48x48-5.tfrec, record 4: undecodable JPEG"):
-        check_data(data)
+        find_leaks(data)
 
 
 def test_no_pictures_at_all_are_refused(tmp_path):
     (tmp_path / "tfrecords-jpeg-48x48").mkdir()
     data = find_shards(tmp_path, class_names=NAMES, origin="folder")
     with pytest.raises(ValueError, match="holds no pictures. Pass a folder with filled shards"):
-        check_data(data)
+        find_leaks(data)
 
 
 # Telling ------------------------------------------------------------------------------------------
@@ -197,29 +197,32 @@ def test_no_pictures_at_all_are_refused(tmp_path):
 
 def test_progress_ends_at_all_pictures(tmp_path):
     seen = []
-    check_data(write(tmp_path, sound_train(), sound_val()), progress=lambda *one: seen.append(one))
+    find_leaks(write(tmp_path, sound_train(), sound_val()), progress=lambda *one: seen.append(one))
     assert seen == [("pictures", 9, 12), ("pictures", 12, 12)]
 
 
 def test_the_csv_has_all_pairs_and_the_problems_first(tmp_path):
     train = [*sound_train(), draw(0, 1, id="copy")]
     val = [*sound_val(), draw(1, 1, id="near", quality=60)]
-    report = check_data(write(tmp_path, train, val))
+    report = find_leaks(write(tmp_path, train, val))
     write_pairs(tmp_path / "pairs.csv", report)
     with open(tmp_path / "pairs.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["kind"], row["crosses"], row["id_2"]) for row in rows] == [
-        ("near copy", "True", "near"), ("same bytes", "False", "copy"),
-    ]  # fmt: skip
+        ("near duplicate", "True", "near"),
+        ("same bytes", "False", "copy"),
+    ]
     assert (rows[0]["file_1"], rows[0]["record_1"], rows[0]["label_1"]) == (
-        "00-48x48-5.tfrec", "4", "1",
-    )  # fmt: skip
-    assert rows[1]["likeness"] == "1.0000"
+        "00-48x48-5.tfrec",
+        "4",
+        "1",
+    )
+    assert rows[1]["similarity"] == "1.0000"
 
 
 def test_the_surest_problem_comes_first(tmp_path):
     val = [*sound_val(), draw(1, 1, id="near", quality=60), draw(0, 1, id="copy")]
-    report = check_data(write(tmp_path, [*sound_train(), draw(2, 2, id="twice")], val))
+    report = find_leaks(write(tmp_path, [*sound_train(), draw(2, 2, id="twice")], val))
     assert [pair.other.id for pair in list_by_weight(report)] == ["copy", "near", "twice"]
 
 
@@ -228,5 +231,5 @@ def test_a_pair_of_external_and_train_does_not_cross(tmp_path):
         Place(split, tmp_path / "train/00-48x48-1.tfrec", 0, "a", 1)
         for split in ("train", "external")
     )
-    assert not SharedPicture("same bytes", own, more, 0, 1.0).crosses
-    assert SharedPicture("same bytes", replace(own, split="test"), more, 0, 1.0).crosses
+    assert not DuplicatePair("same bytes", own, more, 0, 1.0).crosses
+    assert DuplicatePair("same bytes", replace(own, split="test"), more, 0, 1.0).crosses

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from flowerkit.data.records import (
-    Fault,
+    CorruptRecord,
     Record,
     check_payload,
     count_records,
@@ -62,10 +62,10 @@ def frame_bytes():
 
 def test_a_fault_names_file_record_and_reason(tmp_path):
     path = tmp_path / "03-224x224-462.tfrec"
-    assert str(Fault(path, 118, "not a JPEG (12 bytes)")) == (
+    assert str(CorruptRecord(path, 118, "not a JPEG (12 bytes)")) == (
         "03-224x224-462.tfrec, record 118: not a JPEG (12 bytes)"
     )
-    assert str(Fault(path, None, "empty")) == "03-224x224-462.tfrec: empty"
+    assert str(CorruptRecord(path, None, "empty")) == "03-224x224-462.tfrec: empty"
 
 
 def test_a_record_has_the_competitions_features():
@@ -105,7 +105,7 @@ def test_counting_a_cut_file_names_the_record_where_it_ends(shard):
     )
     with pytest.raises(ValueError, match=expected):
         count_records(shard)
-    assert hop_frames(shard) == (3, Fault(shard, 3, "truncated (3 bytes are missing)"))
+    assert hop_frames(shard) == (3, CorruptRecord(shard, 3, "truncated (3 bytes are missing)"))
 
 
 def test_counting_something_else_than_a_shard_says_so(tmp_path):

@@ -211,7 +211,7 @@ def test_images_stay_in_ram_up_to_60_percent_of_what_is_free(
 
 def test_memory_that_earlier_splits_were_promised_counts(drawn, monkeypatch, caplog):
     caplog.set_level("INFO", "flowerkit")
-    monkeypatch.setattr(decoding, "promised_bytes", lambda: NUM_BYTES)
+    monkeypatch.setattr(decoding, "reserved_bytes", lambda: NUM_BYTES)
     load_with_memory(monkeypatch, drawn, NUM_BYTES * 2.6)
     assert "go into " in caplog.text
 
@@ -317,8 +317,10 @@ def test_two_runs_at_once_do_not_disturb_one_another(drawn, monkeypatch, cache):
     )
     other = subprocess.Popen(
         [sys.executable, "-c", code, drawn.folder],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert other.stdout.readline() == "ready\n"
     other.stdin.write("\n")
     other.stdin.flush()

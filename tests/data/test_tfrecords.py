@@ -8,7 +8,7 @@ from PIL import Image
 
 from flowerkit.data import tfrecords
 from flowerkit.data.tfrecords import (
-    Fault,
+    CorruptRecord,
     FlowerData,
     Record,
     check_counts,
@@ -265,9 +265,9 @@ def test_a_wrong_count_and_a_cut_file_are_faults(tmp_path):
     renamed = train.rename(train.with_name("00-8x8-9.tfrec"))
     val.write_bytes(val.read_bytes()[:-3])
     assert check_counts([renamed, val]) == [
-        Fault(renamed, None, "9 records by its name, 3 in the file"),
-        Fault(val, 2, "truncated (3 bytes are missing)"),
-        Fault(val, None, "3 records by its name, 2 in the file"),
+        CorruptRecord(renamed, None, "9 records by its name, 3 in the file"),
+        CorruptRecord(val, 2, "truncated (3 bytes are missing)"),
+        CorruptRecord(val, None, "3 records by its name, 2 in the file"),
     ]
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from flowerkit.files import write_json
 from flowerkit.deploy.card import ModelCard, check_names, read_run_card
+from flowerkit.files import write_json
 
 CARD = ModelCard(("rose", "수국"), 224, "pad", 0.91, "tiny", "drawn")
 

@@ -5,7 +5,7 @@ import pytest
 from exported_run import CLASSES, export, make_run, needed
 from PIL import Image
 
-from flowerkit.deploy.classifier import Answer, Classifier
+from flowerkit.deploy.classifier import Classifier, Prediction
 from flowerkit.models.classifier import load_model
 
 
@@ -28,14 +28,14 @@ def photos(tmp_path_factory):
 
 
 def test_answers_are_sorted_and_equals_keep_the_order_of_the_classes():
-    answer = Answer("a.jpg", CLASSES, np.array([0.2, 0.3, 0.3, 0.2]))
+    answer = Prediction("a.jpg", CLASSES, np.array([0.2, 0.3, 0.3, 0.2]))
     assert answer.classes == [("rose", 0.3), ("수국", 0.3), ("iris", 0.2), ("tulip", 0.2)]
     assert answer.name == "rose"
     assert str(answer) == "a.jpg: rose 30.0 %, 수국 30.0 %, iris 20.0 %"
 
 
 def test_an_answer_without_a_photo_says_why():
-    answer = Answer("a.jpg", CLASSES, None, "0 bytes")
+    answer = Prediction("a.jpg", CLASSES, None, "0 bytes")
     assert answer.describe() == "a.jpg: 0 bytes"
     with pytest.raises(ValueError, match=r"a\.jpg: 0 bytes"):
         _ = answer.name
@@ -49,28 +49,30 @@ def test_a_run_is_opened_with_its_names_and_its_model(classifier):
 
 def test_a_folder_is_answered_in_order_and_bad_files_with_a_line(classifier, photos):
     told = []
-    answers = classifier.predict(photos, batch_size=2, progress=lambda *step: told.append(step))
-    assert [answer.source for answer in answers] == [
-        str(photos / name) for name in ("0.png", "1.png", "1b.jpg", "2.png", "3.png", "3b.jpg", "4.png")
-    ]  # fmt: skip
-    assert [answer.problem for answer in answers if answer.problem] == [
-        "0 bytes", "no picture (begins with b'not a photo', 11 bytes)"
-    ]  # fmt: skip
-    for answer in answers:
+    predictions = classifier.predict(photos, batch_size=2, progress=lambda *step: told.append(step))
+    assert [answer.source for answer in predictions] == [
+        str(photos / name)
+        for name in ("0.png", "1.png", "1b.jpg", "2.png", "3.png", "3b.jpg", "4.png")
+    ]
+    assert [answer.problem for answer in predictions if answer.problem] == [
+        "0 bytes",
+        "no picture (begins with b'not a photo', 11 bytes)",
+    ]
+    for answer in predictions:
         if answer.problem is None:
             assert answer.probabilities.sum() == pytest.approx(1, abs=1e-12)
     assert told[-1] == ("classifying", 7, 7)
     alone = classifier.predict(photos / "4.png")[0]
-    np.testing.assert_allclose(alone.probabilities, answers[-1].probabilities, atol=1e-5)
+    np.testing.assert_allclose(alone.probabilities, predictions[-1].probabilities, atol=1e-5)
 
 
 @pytest.mark.replicas
 def test_answers_are_the_models_own_over_any_number_of_devices(classifier, photos, accelerator):
     names = ["0.png", "1.png", "2.png"]
-    answers = classifier.predict([photos / name for name in names])
+    predictions = classifier.predict([photos / name for name in names])
     squares = np.stack([classifier.prepare(photos / name) for name in names]).astype("float32")
     expected = np.asarray(classifier.model(squares, training=False))
-    np.testing.assert_allclose([one.probabilities for one in answers], expected, atol=1e-5)
+    np.testing.assert_allclose([one.probabilities for one in predictions], expected, atol=1e-5)
     np.testing.assert_allclose(classifier.predict_pixels(squares), expected, atol=1e-5)
 
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from exported_run import CLASSES, export, make_run, needed
 
-from flowerkit.deploy import exports
 from flowerkit.data.split import load_split
-from flowerkit.deploy.formats import FORMATS
-from flowerkit.deploy.exports import export_model
+from flowerkit.deploy import exports
 from flowerkit.deploy.card import ModelCard
+from flowerkit.deploy.exports import export_model
+from flowerkit.deploy.formats import FORMATS
+from flowerkit.deploy.runtimes import open_runtime
 from flowerkit.models.classifier import build_classifier, load_model
 from flowerkit.prediction.predictions import predict
-from flowerkit.deploy.runtimes import open_runtime
 
 pytestmark = pytest.mark.backends
 
@@ -183,5 +183,6 @@ def test_a_damaged_export_is_told(format, tmp_path):
 
 def test_an_export_prints_as_a_line():
     text = str(replace(export("keras"), num_bytes=1_600_000, difference=2e-7))
-    assert text.endswith("classifier.keras: keras, 1.6 MB, 4 classes, 32 px, probabilities within "
-                         "2e-07 of the run's")  # fmt: skip
+    assert text.endswith(
+        "classifier.keras: keras, 1.6 MB, 4 classes, 32 px, probabilities within 2e-07 of the run's"
+    )

@@ -18,8 +18,9 @@ def test_a_folder_is_its_photos_in_order_without_hidden_and_other_files(tmp_path
     found = [name for name, _ in list_sources(tmp_path)]
     assert found == [str(tmp_path / name) for name in ("a.png", "b.JPG", "sub/c.webp")]
     assert [name for name, _ in list_sources([tmp_path / "b.JPG", tmp_path])][:2] == [
-        str(tmp_path / "b.JPG"), str(tmp_path / "a.png")
-    ]  # fmt: skip
+        str(tmp_path / "b.JPG"),
+        str(tmp_path / "a.png"),
+    ]
 
 
 def test_an_empty_folder_and_a_missing_path_are_refused(tmp_path):

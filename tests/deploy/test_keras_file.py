@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.deploy.keras_file import read_keras_card, read_precisions, rewrite_keras
 from flowerkit.deploy.card import ModelCard
+from flowerkit.deploy.keras_file import read_keras_card, read_precisions, rewrite_keras
 from flowerkit.models.classifier import build_classifier, load_model, save_classifier
 
 CARD = ModelCard(("iris", "수국"), 32)

@@ -42,9 +42,10 @@ def test_a_photo_is_answered_with_its_classes_and_the_map(classifier, photo):
 def test_a_bad_file_is_answered_kindly(classifier, tmp_path):
     (tmp_path / "a.jpg").write_text("no photo")
     assert show(classifier, str(tmp_path / "a.jpg")) == (
-        None, None,
+        None,
+        None,
         "`a.jpg` cannot be read: no picture (begins with b'no photo', 8 bytes). Try another photo.",
-    )  # fmt: skip
+    )
     assert show(classifier, None) == (None, None, "")
 
 

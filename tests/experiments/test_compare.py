@@ -18,18 +18,17 @@ def test_a_single_run_is_a_table_of_one_row_without_statements(tmp_path):
 
 
 def test_experiments_stand_best_first(tmp_path):
-    folders = [leave(tmp_path / name, wrong=range(n), dropout=n / 100)
-               for name, n in (("middle", 8), ("best", 2), ("last", 30))]  # fmt: skip
+    folders = [
+        leave(tmp_path / name, wrong=range(n), dropout=n / 100)
+        for name, n in (("middle", 8), ("best", 2), ("last", 30))
+    ]
     found = compare_runs(folders)
     assert [one.name for one in found.experiments] == ["best", "middle", "last"]
     assert found.experiments[0].mean("val_f1") == pytest.approx(1 - 2 / 120)
 
 
 def test_fields_that_differ_are_named_and_the_others_told_once(tmp_path):
-    folders = [
-        leave(tmp_path / "a"),
-        leave(tmp_path / "b", max_lr=1e-3, dropout=0.5),
-    ]
+    folders = [leave(tmp_path / "a"), leave(tmp_path / "b", max_lr=1e-3, dropout=0.5)]
     found = compare_runs(folders)
     assert found.differing == ("dropout", "max_lr")
     assert found.shared["backbone"] == "tiny"
@@ -38,8 +37,10 @@ def test_fields_that_differ_are_named_and_the_others_told_once(tmp_path):
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_experiment(tmp_path):
-    folders = [leave(tmp_path / f"net-seed{seed}", seed=seed, f1=f1)
-               for seed, f1 in ((0, 0.5), (1, 0.6), (2, 0.7))]  # fmt: skip
+    folders = [
+        leave(tmp_path / f"net-seed{seed}", seed=seed, f1=f1)
+        for seed, f1 in ((0, 0.5), (1, 0.6), (2, 0.7))
+    ]
     found = compare_runs(folders)
     (experiment,) = found.experiments
     assert experiment.name == "net"
@@ -129,8 +130,10 @@ def test_every_experiment_is_held_against_the_best(tmp_path):
 
 def test_images_are_paired_by_id_and_not_by_row(tmp_path):
     """Both are wrong at the same images, which b has in another order."""
-    folders = [leave(tmp_path / "a", wrong=range(0, 60, 2)),
-               leave(tmp_path / "b", wrong=range(0, 60, 2), dropout=0.5)]  # fmt: skip
+    folders = [
+        leave(tmp_path / "a", wrong=range(0, 60, 2)),
+        leave(tmp_path / "b", wrong=range(0, 60, 2), dropout=0.5),
+    ]
     file = folders[1] / "val_predictions.npz"
     answers, mixed = Predictions.load(file), np.random.default_rng(0).permutation(len(LABELS))
     Predictions(answers.ids[mixed], answers.probabilities[mixed], answers.labels[mixed]).save(file)

@@ -19,9 +19,14 @@ def test_a_run_is_read_with_its_figures(run_folder):
     figures = {name: figure(run) for name, figure in FIGURES.items()}
     assert math.isnan(figures.pop("parameters"))  # there is no model.keras
     assert figures == {
-        "val_f1": 0.6, "val_accuracy": 0.5, "val_loss": 1.1, "accuracy": 0.5, "best_epoch": 2,
-        "epochs_done": 2, "minutes": pytest.approx(4 / 60),
-    }  # fmt: skip
+        "val_f1": 0.6,
+        "val_accuracy": 0.5,
+        "val_loss": 1.1,
+        "accuracy": 0.5,
+        "best_epoch": 2,
+        "epochs_done": 2,
+        "minutes": pytest.approx(4 / 60),
+    }
 
 
 def test_its_setting_is_the_plan_but_the_seed_and_device_and_data(run_folder):
@@ -87,7 +92,7 @@ def test_a_run_that_is_not_finished_is_an_error(run_folder):
         ("result.json", "[1]", r"must hold a JSON object"),
         ("val_predictions.npz", "no zip", "holds no predictions of flowerkit"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_file_names_the_folder(run_folder, file, content, said):
     (run_folder / file).write_text(content)
     with pytest.raises(ValueError, match=rf"/run is damaged: .*{said}.*\. Leave it out, or train"):
@@ -120,9 +125,13 @@ def test_weights_are_counted_without_keras_and_generators_are_none(run_folder):
     import keras
 
     model = keras.Sequential(
-        [keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization(),
-         keras.layers.Dropout(0.5)]
-    )  # fmt: skip
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(3),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+        ]
+    )
     model.save(run_folder / "model.keras")
     (run,) = read_compared([run_folder])
     assert run.num_parameters == model.count_params() == 4 * 3 + 3 + 4 * 3

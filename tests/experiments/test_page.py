@@ -37,8 +37,11 @@ def page(written):
 
 def test_four_files_are_written(written):
     assert [file.name for file in written] == [
-        "compare.html", "compare.md", "compare.csv", "compare.png",
-    ]  # fmt: skip
+        "compare.html",
+        "compare.md",
+        "compare.csv",
+        "compare.png",
+    ]
     pixels = np.asarray(Image.open(written[3]).convert("RGB"))
     assert pixels.shape[1] == 1890
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
@@ -118,11 +121,26 @@ def test_a_browser_shows_it_without_scrolling_sideways(written, tmp_path, width)
         "image => image.complete && image.naturalWidth > 100).length + ' done'; };</script>"
     )
     done = subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--dump-dom",
-         "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000",
-         f"file://{frame}"], capture_output=True, text=True, timeout=90, check=True,
-    )  # fmt: skip
+        [
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--dump-dom",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=3000",
+            f"file://{frame}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
     wide, pictures = map(int, re.search(r"wide (\d+) pictures (\d+) done", done.stdout).groups())
     assert wide <= width
     assert pictures == 3

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from flowerkit.experiments.runs import run_study
 from flowerkit.training.history import read_history
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.experiments.runs import run_study
 
 pytestmark = pytest.mark.backends
 
@@ -15,10 +15,17 @@ pytestmark = pytest.mark.backends
 @pytest.fixture(scope="module")
 def plans(accelerator):
     plain = TrainingPlan(
-        backbone="dense-small", weights=None, head="plain", dropout=0.0, epochs=1, patience=None,
-        per_replica_batch=16 // accelerator.replicas, rates_at_batch=None, schedule="constant",
+        backbone="dense-small",
+        weights=None,
+        head="plain",
+        dropout=0.0,
+        epochs=1,
+        patience=None,
+        per_replica_batch=16 // accelerator.replicas,
+        lr_reference_batch=None,
+        schedule="constant",
         flip=False,
-    )  # fmt: skip
+    )
     return {"plain": plain, "dropout": replace(plain, dropout=0.5)}
 
 

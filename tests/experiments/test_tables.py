@@ -23,14 +23,34 @@ def three(tmp_path):
 def test_the_table_has_figures_first_and_then_what_differs(three):
     header, rows = tabulate(three)
     assert header == [
-        "experiment", "n", "val macro F1", "val accuracy", "val loss", "training accuracy",
-        "best epoch", "epochs done", "minutes", "parameters", "dropout",
-    ]  # fmt: skip
+        "experiment",
+        "n",
+        "val macro F1",
+        "val accuracy",
+        "val loss",
+        "training accuracy",
+        "best epoch",
+        "epochs done",
+        "minutes",
+        "parameters",
+        "dropout",
+    ]
     assert rows == [
-        ["net", "2", "0.850 ± 0.071", "0.500 ± 0.000", "1.100 ± 0.000", "0.500", "2", "2", "0.1",
-         "-", "none"],
+        [
+            "net",
+            "2",
+            "0.850 ± 0.071",
+            "0.500 ± 0.000",
+            "1.100 ± 0.000",
+            "0.500",
+            "2",
+            "2",
+            "0.1",
+            "-",
+            "none",
+        ],
         ["a|b", "1", "0.500", "0.500", "1.100", "0.500", "2", "2", "0.1", "-", "0.5"],
-    ]  # fmt: skip
+    ]
 
 
 def test_epochs_of_several_seeds_are_a_range(tmp_path):

@@ -154,9 +154,13 @@ def test_an_edit_of_the_bundle_itself_is_seen(checkout):
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [(None, "there is no "), ("{", "is not JSON"), ("[]", "must hold a notebook, not []"),
-     ('{"cells": [{}]}', "has no list of cells")],
-)  # fmt: skip
+    [
+        (None, "there is no "),
+        ("{", "is not JSON"),
+        ("[]", "must hold a notebook, not []"),
+        ('{"cells": [{}]}', "has no list of cells"),
+    ],
+)
 def test_a_bundle_that_is_missing_or_no_notebook_is_named(checkout, text, what):
     (checkout / BUNDLE).unlink()
     if text is not None:

@@ -12,11 +12,11 @@ import pytest
 from bundled import ROOT, build, find_held, read_cell
 from packaging.requirements import Requirement
 
-from flowerkit.sources import competition
 from flowerkit.kaggle.bundle import SOURCE, TENSORFLOW_CPU, build_bundle
+from flowerkit.sources import competition
 from flowerkit.sources.finder import find_data, find_test_ids
-from flowerkit.submission import check_submission
 from flowerkit.sources.synthetic import draw_competition
+from flowerkit.submission import check_submission
 
 # The cell ------------------------------------------------------------------------------------
 
@@ -114,9 +114,13 @@ for cell in cells:
 print(flowerkit.__file__)
 """
 SMALL_PLAN = {
-    "backbone": "tiny", "weights": None, "epochs": 1, "per_replica_batch": 16,
-    "rates_at_batch": None, "rampup_epochs": 0,
-}  # fmt: skip
+    "backbone": "tiny",
+    "weights": None,
+    "epochs": 1,
+    "per_replica_batch": 16,
+    "lr_reference_batch": None,
+    "rampup_epochs": 0,
+}
 
 
 @pytest.fixture
@@ -144,14 +148,23 @@ def test_the_bundle_runs_as_on_kaggle_to_a_sound_submission(third_party, tmp_pat
     (tmp_path / "small.json").write_text(json.dumps(SMALL_PLAN), encoding="utf-8")
     (tmp_path / "bundle.ipynb").write_text(build(ROOT), encoding="utf-8")
     environ = {
-        "PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "TMPDIR": str(temporary),
-        "KAGGLE_KERNEL_RUN_TYPE": "Batch", "FLOWERKIT_KAGGLE_ROOT": str(kaggle), "MPLBACKEND": "agg",
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(temporary),
+        "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+        "FLOWERKIT_KAGGLE_ROOT": str(kaggle),
+        "MPLBACKEND": "agg",
         "FLOWERKIT_PLAN": str(tmp_path / "small.json"),
-    }  # fmt: skip
+    }
     environ |= {name: value for name, value in os.environ.items() if name == "KERAS_BACKEND"}
     command = [sys.executable, "-I", "-S", "-c", RUN_ALL, str(third_party)]
-    done = subprocess.run([*command, str(tmp_path / "bundle.ipynb")], cwd=working, env=environ,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [*command, str(tmp_path / "bundle.ipynb")],
+        cwd=working,
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
 
     said = done.stdout.splitlines()
@@ -162,13 +175,24 @@ def test_the_bundle_runs_as_on_kaggle_to_a_sound_submission(third_party, tmp_pat
     assert Path(said[-1]).is_relative_to(temporary)
 
     assert {path.name for path in working.iterdir()} == {
-        "petals-1", "report.html", "submission.csv",
-    }  # fmt: skip
+        "petals-1",
+        "report.html",
+        "submission.csv",
+    }
     assert {path.name for path in (working / "petals-1").iterdir()} == {
-        "plan.json", "environment.json", "history.csv", "result.json", "model.keras",
-        "val_predictions.npz", "checkpoints", "curves.png", "rates.png", "confusion.png",
-        "mistakes.png", "report.html",
-    }  # fmt: skip
+        "plan.json",
+        "environment.json",
+        "history.csv",
+        "result.json",
+        "model.keras",
+        "val_predictions.npz",
+        "checkpoints",
+        "curves.png",
+        "rates.png",
+        "confusion.png",
+        "mistakes.png",
+        "report.html",
+    }
     plan = json.loads((working / "petals-1/plan.json").read_text(encoding="utf-8"))
     assert plan["max_minutes"] == 480
     ids = find_test_ids(find_data(mount))

@@ -127,7 +127,7 @@ def test_a_server_that_is_down(command, fake):
         ("2.2.3", "is too old (2.2.3, wanted 2.2.4). Run `pip install 'kaggle>=2.2.4' six`."),
         (None, "the kaggle client is not installed. Run `pip install 'kaggle>=2.2.4' six`."),
     ],
-)  # fmt: skip
+)
 def test_a_client_that_is_missing_or_too_old(monkeypatch, version, sentence):
     def find_version(name):
         if version is None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from flowerkit.kaggle.bundle import BUNDLE, SOURCE
-from flowerkit.sources.competition import SLUG
 from flowerkit.kaggle.metadata import (
     MAX_BYTES,
     METADATA,
@@ -20,6 +19,7 @@ from flowerkit.kaggle.metadata import (
     read_metadata,
     write_bundle,
 )
+from flowerkit.sources.competition import SLUG
 
 ROOT = Path(__file__).parents[1]
 
@@ -165,54 +165,84 @@ TPU = '"enable_tpu": true, "enable_gpu": false, "machine_shape": "TpuV5E8"'
         ({"id_no": 7}, "kernel-metadata.json has id_no, which goes over the id. Remove id_no."),
         ({"title": "Rose"}, "title 'Rose' has 4 characters. Give it 5 or more."),
         ({"title": None}, "title '' has 0 characters. Give it 5 or more."),
-        ({"title": "Petals: TPU"},
-         "title 'Petals: TPU' becomes 'petals-tpu', the id says 'petals-to-the-metal-flowerkit'; "
-         'Kaggle would make another kernel than it names. Write "id": "someone/petals-tpu", or '
-         "another title."),
-        ({"code_file": SOURCE},
-         f'code_file is "{SOURCE}" in kernel-metadata.json: another file does not hold the '
-         f'package. Write "code_file": "{BUNDLE}".'),
-        ({"language": "r"},
-         'language is "r" in kernel-metadata.json: the client refuses others or runs them in '
-         'another image. Write "language": "python".'),
-        ({"kernel_type": "script"},
-         'kernel_type is "script" in kernel-metadata.json: a script cannot be read as a notebook. '
-         'Write "kernel_type": "notebook".'),
-        ({"title": "꽃 분류하기"},
-         "title '꽃 분류하기' has letters that Kaggle spells in its own way in the id, so it may "
-         "make another kernel than 'petals-to-the-metal-flowerkit'. Use the letters a to z and digits; "
-         "the title can be changed on kaggle.com afterwards."),
-        ({"enable_tpu": False},
-         'machine_shape is "TpuV5E8" in kernel-metadata.json: it asks for an accelerator, '
-         'enable_tpu and enable_gpu do not. Write "machine_shape": ""; or, for an accelerator, '
-         f"{TPU}."),
-        ({"enable_gpu": True},
-         "enable_tpu and enable_gpu are both true in kernel-metadata.json: a session has one "
-         "accelerator. Write false for one of them."),
-        ({"is_private": "yes"},
-         'is_private is "yes" in kernel-metadata.json: the client takes nothing but true and '
-         'false. Write "is_private": true, or false.'),
-        ({"machine_shape": None},
-         f"machine_shape is missing in kernel-metadata.json: {NOT_THE_TPU}. "
-         'Write "machine_shape": "TpuV5E8".'),
-        ({"machine_shape": "NvidiaTeslaT4"},
-         f'machine_shape is "NvidiaTeslaT4" in kernel-metadata.json: {NOT_THE_TPU}. '
-         'Write "machine_shape": "TpuV5E8".'),
-        ({"docker_image": "gcr.io/kaggle-images/python:latest"},
-         f"docker_image is set in kernel-metadata.json: {PINNED}. Remove docker_image."),
-        ({"docker_image_pinning_type": "original"},
-         f"docker_image_pinning_type is set in kernel-metadata.json: {PINNED}. "
-         "Remove docker_image_pinning_type."),
-        ({"competition_sources": ["digit-recognizer"]},
-         f"competition_sources lacks '{SLUG}', so the run finds no data. "
-         f'Write "competition_sources": ["{SLUG}"].'),
-        ({"competition_sources": SLUG},
-         f'competition_sources is "{SLUG}", not a list. Write "competition_sources": [...].'),
-        ({"enable_internet": False},
-         "enable_internet is off and nothing is attached that could hold the pretrained weights. "
-         'Write "enable_internet": true, or attach the weights under dataset_sources.'),
+        (
+            {"title": "Petals: TPU"},
+            "title 'Petals: TPU' becomes 'petals-tpu', the id says 'petals-to-the-metal-flowerkit'; "
+            'Kaggle would make another kernel than it names. Write "id": "someone/petals-tpu", or '
+            "another title.",
+        ),
+        (
+            {"code_file": SOURCE},
+            f'code_file is "{SOURCE}" in kernel-metadata.json: another file does not hold the '
+            f'package. Write "code_file": "{BUNDLE}".',
+        ),
+        (
+            {"language": "r"},
+            'language is "r" in kernel-metadata.json: the client refuses others or runs them in '
+            'another image. Write "language": "python".',
+        ),
+        (
+            {"kernel_type": "script"},
+            'kernel_type is "script" in kernel-metadata.json: a script cannot be read as a notebook. '
+            'Write "kernel_type": "notebook".',
+        ),
+        (
+            {"title": "꽃 분류하기"},
+            "title '꽃 분류하기' has letters that Kaggle spells in its own way in the id, so it may "
+            "make another kernel than 'petals-to-the-metal-flowerkit'. Use the letters a to z and digits; "
+            "the title can be changed on kaggle.com afterwards.",
+        ),
+        (
+            {"enable_tpu": False},
+            'machine_shape is "TpuV5E8" in kernel-metadata.json: it asks for an accelerator, '
+            'enable_tpu and enable_gpu do not. Write "machine_shape": ""; or, for an accelerator, '
+            f"{TPU}.",
+        ),
+        (
+            {"enable_gpu": True},
+            "enable_tpu and enable_gpu are both true in kernel-metadata.json: a session has one "
+            "accelerator. Write false for one of them.",
+        ),
+        (
+            {"is_private": "yes"},
+            'is_private is "yes" in kernel-metadata.json: the client takes nothing but true and '
+            'false. Write "is_private": true, or false.',
+        ),
+        (
+            {"machine_shape": None},
+            f"machine_shape is missing in kernel-metadata.json: {NOT_THE_TPU}. "
+            'Write "machine_shape": "TpuV5E8".',
+        ),
+        (
+            {"machine_shape": "NvidiaTeslaT4"},
+            f'machine_shape is "NvidiaTeslaT4" in kernel-metadata.json: {NOT_THE_TPU}. '
+            'Write "machine_shape": "TpuV5E8".',
+        ),
+        (
+            {"docker_image": "gcr.io/kaggle-images/python:latest"},
+            f"docker_image is set in kernel-metadata.json: {PINNED}. Remove docker_image.",
+        ),
+        (
+            {"docker_image_pinning_type": "original"},
+            f"docker_image_pinning_type is set in kernel-metadata.json: {PINNED}. "
+            "Remove docker_image_pinning_type.",
+        ),
+        (
+            {"competition_sources": ["digit-recognizer"]},
+            f"competition_sources lacks '{SLUG}', so the run finds no data. "
+            f'Write "competition_sources": ["{SLUG}"].',
+        ),
+        (
+            {"competition_sources": SLUG},
+            f'competition_sources is "{SLUG}", not a list. Write "competition_sources": [...].',
+        ),
+        (
+            {"enable_internet": False},
+            "enable_internet is off and nothing is attached that could hold the pretrained weights. "
+            'Write "enable_internet": true, or attach the weights under dataset_sources.',
+        ),
     ],
-)  # fmt: skip
+)
 def test_metadata_that_would_fail_or_land_wrong_is_named_with_its_remedy(
     checkout, changes, problem
 ):
@@ -342,5 +372,8 @@ def test_every_problem_is_listed_at_once(checkout):
     change_metadata(checkout, title="Rose", machine_shape="TpuV38", docker_image="x")
     (checkout / BUNDLE).unlink()
     assert [problem.split()[0] for problem in problems(checkout)] == [
-        "title", "machine_shape", "docker_image", "there",
-    ]  # fmt: skip
+        "title",
+        "machine_shape",
+        "docker_image",
+        "there",
+    ]

@@ -133,10 +133,10 @@ def test_an_unsound_csv_is_submitted_only_where_that_is_asked_by_name(
     status, said, _ = command("submit", csv, "--data", five_images)
     assert status == 1
     assert "line 7: id 'foreign' is not in the test set" in said
-    assert said.endswith("not submitted. Mend it, or pass --even-if-unsound\n")
+    assert said.endswith("not submitted. Mend it, or pass --force\n")
     assert fake.calls == []
     assert command("submit", csv)[0] == 1  # without data: six rows are not the competition's
-    status, said, _ = command("submit", csv, "--data", five_images, "--even-if-unsound")
+    status, said, _ = command("submit", csv, "--data", five_images, "--force")
     assert status == 0
     assert "submitting it all the same" in said
     assert len(fake.submissions) == 1
@@ -157,7 +157,7 @@ def test_a_version_of_the_notebook_is_checked_and_submitted(command, fake, five_
     assert "label 4 is outside 0..3" in said
     assert set(fake.versions_asked) == {"v7"}  # the newest, asked for by its number
     assert len(fake.submissions) == 1
-    assert command("submit", KERNEL, "--data", five_images, "--even-if-unsound")[0] == 0
+    assert command("submit", KERNEL, "--data", five_images, "--force")[0] == 0
     assert len(fake.submissions) == 2
 
 

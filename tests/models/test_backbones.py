@@ -91,5 +91,6 @@ def test_cached_weights_are_found_in_kerass_folder(tmp_path, monkeypatch):
     cached = [one.name for one in backbones.describe_backbones() if one.is_cached]
     assert cached == ["EfficientNetB0", "MobileNet"]
     assert [path.name for path in backbones.find_cached_weights()] == [
-        "efficientnetb0_notop.h5", "mobilenet_1_0_128_tf_no_top.h5",
-    ]  # fmt: skip
+        "efficientnetb0_notop.h5",
+        "mobilenet_1_0_128_tf_no_top.h5",
+    ]

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowerkit.models.cam import build_attention, compute_attention, split_at_map
-from flowerkit.models.heads import add_head
+from flowerkit.models.cam import build_attention, compute_cam, split_at_map
 from flowerkit.models.classifier import build_classifier
+from flowerkit.models.heads import add_head
 
 pytestmark = pytest.mark.backends
 
@@ -64,15 +64,15 @@ def peak_is_inside(found, square):
 def test_the_map_of_a_class_is_highest_where_the_class_is(head, images):
     model = build(head)
     assert model.predict(images, verbose=0).argmax(axis=1).tolist() == [0, 1]
-    guessed = compute_attention(model, images)
-    assert (guessed.shape, guessed.dtype) == ((2, 32, 32), np.float32)
-    assert guessed.min() >= 0
-    np.testing.assert_allclose(guessed.max(axis=(1, 2)), 1)
-    assert [peak_is_inside(*one) for one in zip(guessed, (RED, BLUE), strict=True)] == [True] * 2
-    for found, there, elsewhere in zip(guessed, (RED, BLUE), (BLUE, RED), strict=True):
+    predicted = compute_cam(model, images)
+    assert (predicted.shape, predicted.dtype) == ((2, 32, 32), np.float32)
+    assert predicted.min() >= 0
+    np.testing.assert_allclose(predicted.max(axis=(1, 2)), 1)
+    assert [peak_is_inside(*one) for one in zip(predicted, (RED, BLUE), strict=True)] == [True] * 2
+    for found, there, elsewhere in zip(predicted, (RED, BLUE), (BLUE, RED), strict=True):
         assert found[there].mean() > 0.6
         assert found[elsewhere].max() < 0.1
-    asked = compute_attention(model, images, np.array([1, 0]))
+    asked = compute_cam(model, images, np.array([1, 0]))
     assert [peak_is_inside(*one) for one in zip(asked, (BLUE, RED), strict=True)] == [True] * 2
 
 
@@ -80,13 +80,13 @@ def test_the_map_of_a_class_is_highest_where_the_class_is(head, images):
 def test_a_model_that_trains_on_several_devices_has_its_maps_too(accelerator, images):
     with accelerator.scope():
         model = build("pooled")
-    found = compute_attention(model, images)  # fewer images than devices
+    found = compute_cam(model, images)  # fewer images than devices
     assert [peak_is_inside(*one) for one in zip(found, (RED, BLUE), strict=True)] == [True] * 2
 
 
 def test_two_classes_told_apart_by_one_logit_have_a_map_each(images):
     model = build("plain", binary=True)
-    found = compute_attention(model, images[:1].repeat(2, axis=0), np.array([0, 1]))
+    found = compute_cam(model, images[:1].repeat(2, axis=0), np.array([0, 1]))
     assert [peak_is_inside(*one) for one in zip(found, (RED, BLUE), strict=True)] == [True] * 2
 
 
@@ -99,14 +99,14 @@ def test_before_average_pooling_it_is_the_class_activation_map(images):
     expected = [Image.fromarray(one).resize((32, 32), Image.Resampling.BICUBIC) for one in coarse]
     expected = np.maximum(np.stack([np.asarray(one) for one in expected]), 0)
     expected /= expected.max(axis=(1, 2), keepdims=True)
-    found = compute_attention(model, images, np.array([0, 0]))
+    found = compute_cam(model, images, np.array([0, 0]))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_class_that_nothing_speaks_for_has_an_empty_map(images):
     model = build("plain")
     model.layers[-1].set_weights([np.array([[9.0, 9, -9], [9, 9, -9]]), np.zeros(3)])
-    assert compute_attention(model, images[:1], np.array([2])).max() == 0
+    assert compute_cam(model, images[:1], np.array([2])).max() == 0
 
 
 def test_a_guess_of_certainty_has_its_map_all_the_same(images):
@@ -114,7 +114,7 @@ def test_a_guess_of_certainty_has_its_map_all_the_same(images):
     model = build("plain")
     model.layers[-1].set_weights([np.array([[4e3, 0, 2e3], [0, 4e3, 2e3]]), np.zeros(3)])
     assert model.predict(images, verbose=0)[0, 0] == 1
-    found = compute_attention(model, images[:1])[0]
+    found = compute_cam(model, images[:1])[0]
     assert found.max() == 1
     assert peak_is_inside(found, RED)
 
@@ -123,7 +123,7 @@ def test_batches_change_nothing_and_training_in_between_shows(images):
     model = build("plain")
     many = np.concatenate([images, images, images[:1]])
     attend = build_attention(model, batch_size=2)
-    np.testing.assert_allclose(attend(many), compute_attention(model, many), atol=1e-6)
+    np.testing.assert_allclose(attend(many), compute_cam(model, many), atol=1e-6)
     kernel, bias = model.layers[-1].get_weights()
     model.layers[-1].set_weights([kernel[::-1], bias])
     assert peak_is_inside(attend(images, np.array([0, 0]))[0], BLUE)
@@ -137,7 +137,7 @@ def test_the_parts_together_are_the_classifier(images):
     assert len(body.output_shape) == 4
     whole, parts = model(images), head(body(images))
     np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (whole, parts)), atol=1e-6)
-    assert compute_attention(model, images).shape == (2, 32, 32)
+    assert compute_cam(model, images).shape == (2, 32, 32)
 
 
 def test_a_network_without_places_is_refused():
@@ -161,4 +161,4 @@ def test_a_network_without_places_is_refused():
 )
 def test_images_and_classes_that_do_not_fit_are_refused(images, num_images, classes, message):
     with pytest.raises(ValueError, match=message):
-        compute_attention(build("plain"), images[:num_images], classes)
+        compute_cam(build("plain"), images[:num_images], classes)

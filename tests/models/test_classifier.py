@@ -34,9 +34,14 @@ def test_the_default_is_the_notebooks_densenet_with_its_head():
     model = models.build_classifier(104, image_size=64, weights=None)
     kinds = [type(layer).__name__ for layer in model.layers]
     assert kinds == [
-        "InputLayer", "Rescaling", "Functional", "BatchNormalization", "Dropout",
-        "GlobalAveragePooling2D", "Dense",
-    ]  # fmt: skip
+        "InputLayer",
+        "Rescaling",
+        "Functional",
+        "BatchNormalization",
+        "Dropout",
+        "GlobalAveragePooling2D",
+        "Dense",
+    ]
     assert model.get_layer("backbone").trainable
     assert model.get_layer("head_dropout").rate == 0.2
     assert model.output_shape == (None, 104)
@@ -211,8 +216,13 @@ def test_stages_of_keras_applications_are_found_and_numbers_count_whole():
         for name in ("conv1", "block_1", "conv5_block", "conv5", "block6", "block6a_bn")
     }
     assert places == {
-        "conv1": 0, "block_1": 2, "conv5_block": 3, "conv5": 3, "block6": 4, "block6a_bn": 4,
-    }  # fmt: skip
+        "conv1": 0,
+        "block_1": 2,
+        "conv5_block": 3,
+        "conv5": 3,
+        "block6": 4,
+        "block6a_bn": 4,
+    }
     assert models._find_named(["stem/conv", "stage_1/down/conv"], "stage_1") == 1
     with pytest.raises(ValueError, match="no such layer"):
         models._find_named(names, "b")
@@ -298,8 +308,10 @@ def test_depth_is_that_in_the_whole_backbone_and_only_of_what_learns():
     model = build(head="plain")
     models.choose_trainable(model, "block4", freeze_norms=True)
     assert models.depth_of(model) == {
-        "block4_conv/kernel": 6 / 8, "probabilities/kernel": 1.0, "probabilities/bias": 1.0,
-    }  # fmt: skip
+        "block4_conv/kernel": 6 / 8,
+        "probabilities/kernel": 1.0,
+        "probabilities/bias": 1.0,
+    }
 
 
 def test_a_saved_classifier_predicts_the_same(tmp_path):

@@ -28,14 +28,20 @@ def test_the_plan_knows_these_heads():
 
 def test_the_notebooks_head_pools_last():
     assert kinds(build_head("notebook")) == [
-        "BatchNormalization", "Dropout", "GlobalAveragePooling2D", "Dense",
-    ]  # fmt: skip
+        "BatchNormalization",
+        "Dropout",
+        "GlobalAveragePooling2D",
+        "Dense",
+    ]
 
 
 def test_the_pooled_head_pools_first():
     assert kinds(build_head("pooled")) == [
-        "GlobalAveragePooling2D", "BatchNormalization", "Dropout", "Dense",
-    ]  # fmt: skip
+        "GlobalAveragePooling2D",
+        "BatchNormalization",
+        "Dropout",
+        "Dense",
+    ]
 
 
 @pytest.mark.parametrize("head", ["notebook", "pooled", "concat"])
@@ -59,9 +65,15 @@ def test_the_concat_head_is_fastais():
     model = build_head("concat")
     assert sorted(kinds(model)[:2]) == ["GlobalAveragePooling2D", "GlobalMaxPooling2D"]
     assert kinds(model)[2:] == [
-        "Concatenate", "BatchNormalization", "Dropout", "Dense", "ReLU", "BatchNormalization",
-        "Dropout", "Dense",
-    ]  # fmt: skip
+        "Concatenate",
+        "BatchNormalization",
+        "Dropout",
+        "Dense",
+        "ReLU",
+        "BatchNormalization",
+        "Dropout",
+        "Dense",
+    ]
     assert model.get_layer("head_dropout").rate == DROPOUT / 2
     assert model.get_layer("head_dropout2").rate == DROPOUT
     assert model.get_layer("head_dense").units == 512

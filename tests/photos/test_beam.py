@@ -20,7 +20,7 @@ WISH = {"image_size": 32, "val_fraction": 0.2, "test_fraction": 0.2, "seed": 3}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """3 classes of 10 photos, 40 x 32 px; a copy, a near copy, one in two classes, one cut off."""
+    """3 classes of 10 photos, 40 x 32 px; a copy, a near duplicate, one in two classes, one cut off."""
     folder = tmp_path_factory.mktemp("photos") / "garden"
     for k, name in enumerate(("daisy", "장미", "tulip")):
         (folder / name).mkdir(parents=True)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowerkit.photos.folder import UNFINISHED
-from flowerkit.photos.spool import Spool
-from flowerkit.photos.conversion import clear_converted, convert_photos, find_converted, load_photos
-from flowerkit.submission import check_submission, read_ids
-from flowerkit.sources.synthetic import draw_flower
 from flowerkit.data.tfrecords import check_shard, read_records
+from flowerkit.photos.cache import PhotoCache
+from flowerkit.photos.conversion import clear_converted, convert_photos, find_converted, load_photos
+from flowerkit.photos.folder import UNFINISHED
+from flowerkit.sources.synthetic import draw_flower
+from flowerkit.submission import check_submission, read_ids
 
 SPECIES = {"데이지": 0, "lily": 8, "rosé": 24}
 PER_CLASS = 20
@@ -192,9 +192,12 @@ def test_a_csv_divides_and_labels(tmp_path):
         lines.append(f"{number}.png,{'ab'[number % 2]},{'train' if number < 6 else 'val'}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     data, _ = convert_photos(
-        tmp_path / "own", tmp_path / "out", image_size=32, workers=1,
+        tmp_path / "own",
+        tmp_path / "out",
+        image_size=32,
+        workers=1,
         labels_csv=tmp_path / "labels.csv",
-    )  # fmt: skip
+    )
     assert data.counts == {"train": 6, "val": 2, "test": 0}
 
 
@@ -325,7 +328,7 @@ def test_what_is_in_the_cache_is_found_and_cleared_unless_it_is_being_made(cache
     assert find_converted() == {}
     data = load_photos(flowers, image_size=32, workers=1)
     growing = cache / "photos-growing"
-    with Spool(growing / UNFINISHED, {}):
+    with PhotoCache(growing / UNFINISHED, {}):
         assert list(find_converted()) == [data.folder, growing]
         assert clear_converted() > 10_000
         assert list(find_converted()) == [growing]

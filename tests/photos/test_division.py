@@ -1,6 +1,6 @@
 """Each split's rows in the order of the shards, the classes mixed, the test split without labels."""
 
-from flowerkit.photos.division import Division, place_rows
+from flowerkit.photos.division import SplitAssignment, place_rows
 from flowerkit.photos.listing import Photo
 
 
@@ -11,7 +11,7 @@ def make_division():
         for number in range(6)
     ]
     splits = ["train"] * 4 + ["val", "test"]
-    return Division(photos, ("lily", "rose"), splits * 2, [], [], {}, [])
+    return SplitAssignment(photos, ("lily", "rose"), splits * 2, [], [], {}, [])
 
 
 def test_every_row_has_one_place_and_its_label():

@@ -18,8 +18,12 @@ def read(tmp_path):
 
 def test_names_may_be_paths_or_names_that_are_there_once_with_or_without_ending(read):
     found = read("file,label\na/x.jpg,rose\ny,lily\nz.jpg,daisy\n./b/x,rose\n")
-    assert found.classes == {"a/x.jpg": "rose", "a/y.png": "lily", "b/z.jpg": "daisy",
-                             "b/x.jpg": "rose"}  # fmt: skip
+    assert found.classes == {
+        "a/x.jpg": "rose",
+        "a/y.png": "lily",
+        "b/z.jpg": "daisy",
+        "b/x.jpg": "rose",
+    }
     assert (found.notes, found.left_out, found.splits) == ([], {}, {})
 
 

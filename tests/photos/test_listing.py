@@ -54,15 +54,24 @@ def test_classes_that_differ_in_case_or_blanks_are_refused(make, one, other):
 
 
 def test_deeper_folders_belong_to_the_top_one_and_it_is_said(make):
-    listing = list_photos(make("rose/2025/may/1.jpg", "rose/2.jpg", "rose/3.jpg", "daisy/1.jpg",
-                               "daisy/2.jpg"))  # fmt: skip
+    listing = list_photos(
+        make("rose/2025/may/1.jpg", "rose/2.jpg", "rose/3.jpg", "daisy/1.jpg", "daisy/2.jpg")
+    )
     assert describe(listing)["rose/2025/may/1.jpg"] == ("rose", None)
     assert listing.notes == ("photos in rose/2025/may/ count as rose",)
 
 
 def test_folders_named_as_splits_that_hold_classes_are_splits(make):
-    listing = list_photos(make("Train/rose/1.jpg", "Train/daisy/1.jpg", "valid/rose/2.jpg",
-                               "valid/daisy/3.jpg", "test/rose/4.jpg", "test/5.jpg"))  # fmt: skip
+    listing = list_photos(
+        make(
+            "Train/rose/1.jpg",
+            "Train/daisy/1.jpg",
+            "valid/rose/2.jpg",
+            "valid/daisy/3.jpg",
+            "test/rose/4.jpg",
+            "test/5.jpg",
+        )
+    )
     assert describe(listing) == {
         "Train/daisy/1.jpg": ("daisy", "train"),
         "Train/rose/1.jpg": ("rose", "train"),
@@ -84,13 +93,30 @@ def test_a_class_may_be_named_train(make):
 
 
 def test_what_is_no_photo_is_counted_and_what_systems_leave_is_not(make):
-    listing = list_photos(make(
-        "rose/1.jpg", "rose/2.jpg", "rose/Thumbs.db", "rose/.DS_Store", "rose/._1.jpg",
-        "rose/notes.txt", "rose/film.mp4", "rose/film2.mp4", "rose/README", "daisy/1.jpg",
-        "daisy/2.jpg", "__MACOSX/rose/1.jpg", "daisy/@eaDir/1.jpg", "empty/desktop.ini",
-    ))  # fmt: skip
-    assert [photo.path for photo in listing.photos] == ["daisy/1.jpg", "daisy/2.jpg", "rose/1.jpg",
-                                                        "rose/2.jpg"]  # fmt: skip
+    listing = list_photos(
+        make(
+            "rose/1.jpg",
+            "rose/2.jpg",
+            "rose/Thumbs.db",
+            "rose/.DS_Store",
+            "rose/._1.jpg",
+            "rose/notes.txt",
+            "rose/film.mp4",
+            "rose/film2.mp4",
+            "rose/README",
+            "daisy/1.jpg",
+            "daisy/2.jpg",
+            "__MACOSX/rose/1.jpg",
+            "daisy/@eaDir/1.jpg",
+            "empty/desktop.ini",
+        )
+    )
+    assert [photo.path for photo in listing.photos] == [
+        "daisy/1.jpg",
+        "daisy/2.jpg",
+        "rose/1.jpg",
+        "rose/2.jpg",
+    ]
     assert listing.notes == (
         "folders without photos of a class: empty",
         "files that are no photos, passed over: 2 .mp4, 1 without an ending, 1 .txt",
@@ -186,7 +212,7 @@ def test_one_class_is_refused_and_the_folder_that_was_meant_is_named(make):
         ValueError,
         match=r"all 1 photos .* of one class, 'rose'\. A classifier needs two classes or more",
     ):
-        list_photos(folder / "flowers", _one_label(folder))  # fmt: skip
+        list_photos(folder / "flowers", _one_label(folder))
 
 
 def _one_label(folder):
@@ -200,7 +226,7 @@ def test_photos_without_class_folders_are_refused(make):
         ValueError,
         match=r"holds 2 photos, but none in a sub folder\. Make a folder for each class, or pass a csv",
     ):
-        list_photos(make("1.jpg", "2.jpg"))  # fmt: skip
+        list_photos(make("1.jpg", "2.jpg"))
 
 
 def test_an_archive_a_file_and_no_folder_are_refused_with_the_way_on(make, tmp_path):

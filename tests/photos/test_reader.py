@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from flowerkit.photos import reader as photo_reader
 from flowerkit.data.duplicates import byte_digest
+from flowerkit.photos import reader as photo_reader
 from flowerkit.photos.reader import UnreadablePhoto, can_read_heic, read_photo
 
 RED, GREEN = (200, 30, 30), (20, 160, 40)

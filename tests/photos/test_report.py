@@ -27,7 +27,7 @@ def test_the_summary_says_how_many_how_fast_and_what_is_missing():
         "unreadable, 4 photos: daisy/0.jpg: 0 bytes; daisy/1.jpg: 0 bytes; daisy/2.jpg: 0 bytes; "
         "and 1 more",
         "left out, 1 photo: x.jpg: it stands in no class folder",
-        "copies or near-copies, 5 photos in 2 groups, 1 of them byte for byte: each group is on one "
+        "copies or near-duplicates, 5 photos in 2 groups, 1 of them byte for byte: each group is on one "
         "side",
         "photos in daisy/may/ count as daisy",
     ]

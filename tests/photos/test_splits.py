@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from flowerkit.photos.splits import assign_splits, check_fractions, settle_copies
+from flowerkit.photos.splits import assign_splits, check_fractions, resolve_duplicates
 
 
 def divide(labels, *, ids=None, given=None, groups=(), val=0.2, test=0.1, seed=0):
@@ -30,7 +30,9 @@ def test_fractions_that_leave_nothing_to_train_on_are_refused():
 
 
 def test_a_picture_in_two_classes_is_left_out_of_both():
-    groups, left_out = settle_copies("aabbc", ["daisy", "rose", "lily", "lily", "rose"], [None] * 5)
+    groups, left_out = resolve_duplicates(
+        "aabbc", ["daisy", "rose", "lily", "lily", "rose"], [None] * 5
+    )
     assert groups == [[0, 1], [2, 3]]
     reason = "the same picture stands in 'daisy' and 'rose'; keep it in one"
     assert left_out == dict.fromkeys((0, 1), reason)
@@ -38,7 +40,7 @@ def test_a_picture_in_two_classes_is_left_out_of_both():
 
 def test_a_picture_given_to_two_splits_stays_in_the_later_one():
     splits = ["train", "test", "val", "train", "val", None, "train"]
-    groups, left_out = settle_copies("aaabbbc", ["daisy"] * 7, splits)
+    groups, left_out = resolve_duplicates("aaabbbc", ["daisy"] * 7, splits)
     assert groups == [[0, 1, 2], [3, 4, 5]]
     assert left_out == {
         0: "the same picture is given to test",
@@ -49,7 +51,7 @@ def test_a_picture_given_to_two_splits_stays_in_the_later_one():
 
 
 def test_an_unlabelled_copy_contradicts_no_label():
-    assert settle_copies("aa", ["daisy", None], ["train", "test"])[1] == {
+    assert resolve_duplicates("aa", ["daisy", None], ["train", "test"])[1] == {
         0: "the same picture is given to test"
     }
 
@@ -66,9 +68,13 @@ def test_small_classes_train_first_then_validate_then_test():
     labels = ["one"] + ["two"] * 2 + ["three"] * 3
     counts = count(labels, divide(labels))
     assert counts == {
-        ("one", "train"): 1, ("two", "train"): 1, ("two", "val"): 1,
-        ("three", "train"): 1, ("three", "val"): 1, ("three", "test"): 1,
-    }  # fmt: skip
+        ("one", "train"): 1,
+        ("two", "train"): 1,
+        ("two", "val"): 1,
+        ("three", "train"): 1,
+        ("three", "val"): 1,
+        ("three", "test"): 1,
+    }
 
 
 def test_train_keeps_a_photo_whatever_the_fractions():

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from test_augment_host import grid
-from test_draws import ALONE, EVERYTHING, OFF, draw, rows_with
+from pipeline.test_augment_host import grid
+from pipeline.test_draws import ALONE, EVERYTHING, OFF, draw, rows_with
 
 from flowerkit.pipeline.augment_device import Augment, augment
 from flowerkit.pipeline.augment_host import augment_images
@@ -33,13 +33,13 @@ def photos():
     return ops.convert_to_numpy(ops.image.resize(rough, (96, 96))).round().astype("uint8")
 
 
-def compute(images, draws, augmentation, **options):
-    def function(images, draws):
-        return augment(images, draws, augmentation, **options)
+def compute(images, params, augmentation, **options):
+    def function(images, params):
+        return augment(images, params, augmentation, **options)
 
     # JAX compiles each operation by itself where nothing compiles the whole: many seconds.
     change = compiled(function) if JAX else function
-    result = change(ops.convert_to_tensor(images), ops.convert_to_tensor(draws))
+    result = change(ops.convert_to_tensor(images), ops.convert_to_tensor(params))
     return ops.convert_to_numpy(ops.cast(result, "float32"))
 
 
@@ -54,19 +54,19 @@ def compiled(function):
     return tf.function(function)
 
 
-def list_operations(augmentation, images, draws) -> str:
+def list_operations(augmentation, images, params) -> str:
     """The program that is traced, as text."""
 
-    def function(images, draws):
-        return augment(images, draws, augmentation)
+    def function(images, params):
+        return augment(images, params, augmentation)
 
     if JAX:
         import jax
 
-        return str(jax.make_jaxpr(function)(images, draws)).lower()
+        return str(jax.make_jaxpr(function)(images, params)).lower()
     import tensorflow as tf
 
-    graph = tf.function(function).get_concrete_function(tf.constant(images), tf.constant(draws))
+    graph = tf.function(function).get_concrete_function(tf.constant(images), tf.constant(params))
     return " ".join(operation.type for operation in graph.graph.get_operations()).lower()
 
 
@@ -100,8 +100,10 @@ def test_a_flip_is_exact(noise):
             [20, 22.5, 27.5, 30],
         ),
         (
-            replace(SHIFT, min_crop_area=0.3), {"crop_left": 0.5},
-            [17.5, 22.5, 27.5, 27.5], [0, 10, 20, 30],
+            replace(SHIFT, min_crop_area=0.3),
+            {"crop_left": 0.5},
+            [17.5, 22.5, 27.5, 27.5],
+            [0, 10, 20, 30],
         ),
         (SHIFT, {"shift_right": 0.25, "shift_down": -0.5}, [10, 0, 10, 20], [20, 30, 20, 10]),
         (SHIFT, {"shift_right": 0.125}, [5, 5, 15, 25], [0, 10, 20, 30]),
@@ -110,7 +112,7 @@ def test_a_flip_is_exact(noise):
         (TURN, {"rotation_degrees": 180}, [30, 20, 10, 0], [30, 20, 10, 0]),
         (TURN, {"shift_right": 0.25, "zoom": 0.5}, [25, 15, 5, 25], [15, 5, 25, 15]),
     ],
-)  # fmt: skip
+)
 def test_geometry_on_a_drawn_grid(augmentation, changes, reds, greens):
     changed = compute(grid(), rows_with(**changes), augmentation)[0]
     np.testing.assert_allclose(changed[..., 0], np.tile(reds, (4, 1)), atol=1e-4)
@@ -119,21 +121,21 @@ def test_geometry_on_a_drawn_grid(augmentation, changes, reds, greens):
 
 
 def test_a_crop_is_the_cut_out_part_resized(noise):
-    draws = rows_with(8, crop_top=0.125, crop_left=0.25, crop_bottom=0.75, crop_right=0.8125)
+    params = rows_with(8, crop_top=0.125, crop_left=0.25, crop_bottom=0.75, crop_right=0.8125)
     part = noise[:, 2:12, 4:13].astype("float32")
     wanted = ops.convert_to_numpy(ops.image.resize(part, (16, 16), interpolation="bilinear"))
-    np.testing.assert_allclose(compute(noise, draws, CROP), wanted, atol=1e-3)
+    np.testing.assert_allclose(compute(noise, params, CROP), wanted, atol=1e-3)
 
 
 def test_keras_flips_and_erases_the_same(noise):
     """Which images it flips, and where it erases, is read off its pictures."""
     layer = keras.layers.RandomFlip("horizontal", seed=2)
     theirs = ops.convert_to_numpy(layer(noise.astype("float32"), training=True))
-    draws = rows_with(8)
+    params = rows_with(8)
     flips = (theirs != noise).any(axis=(1, 2, 3))
-    draws[:, COLUMNS.index("flip")] = flips
+    params[:, COLUMNS.index("flip")] = flips
     assert 0 < flips.sum() < 8
-    np.testing.assert_array_equal(compute(noise, draws, Augmentation()), theirs)
+    np.testing.assert_array_equal(compute(noise, params, Augmentation()), theirs)
 
     layer = keras.layers.RandomErasing((1.0, 1.0), scale=(0.2, 0.2), fill_value=128, seed=2)
     theirs = ops.convert_to_numpy(layer(noise.astype("float32"), training=True))
@@ -141,11 +143,12 @@ def test_keras_flips_and_erases_the_same(noise):
         rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         for edge, place in zip(
             ("top", "left", "bottom", "right"),
-            (rows[0], cols[0], rows[-1] + 1, cols[-1] + 1), strict=True,
-        ):  # fmt: skip
-            draws[row, COLUMNS.index(f"block_{edge}")] = place / 16
-    draws[:, COLUMNS.index("flip")] = 0
-    np.testing.assert_array_equal(compute(noise, draws, replace(OFF, block_out=1)), theirs)
+            (rows[0], cols[0], rows[-1] + 1, cols[-1] + 1),
+            strict=True,
+        ):
+            params[row, COLUMNS.index(f"block_{edge}")] = place / 16
+    params[:, COLUMNS.index("flip")] = 0
+    np.testing.assert_array_equal(compute(noise, params, replace(OFF, random_erasing=1)), theirs)
 
 
 @pytest.mark.parametrize(
@@ -153,20 +156,29 @@ def test_keras_flips_and_erases_the_same(noise):
     [
         # Compared where both see the picture: Keras mirrors around the edge, not around the edge pixels.
         (
-            "RandomTranslation", ((0.25, 0.25), (-0.125, -0.125)), SHIFT,
-            {"shift_down": 0.25, "shift_right": -0.125}, np.s_[:, 4:, :-2],
+            "RandomTranslation",
+            ((0.25, 0.25), (-0.125, -0.125)),
+            SHIFT,
+            {"shift_down": 0.25, "shift_right": -0.125},
+            np.s_[:, 4:, :-2],
         ),
         ("RandomZoom", ((-0.4, -0.4),), ZOOM, {"zoom": 1 / 0.6}, np.s_[:]),
         (
-            "RandomRotation", ((1 / 12, 1 / 12),), TURN,
-            {"rotation_degrees": 30}, np.s_[:, 4:-4, 4:-4],
+            "RandomRotation",
+            ((1 / 12, 1 / 12),),
+            TURN,
+            {"rotation_degrees": 30},
+            np.s_[:, 4:-4, 4:-4],
         ),
         (
-            "RandomBrightness", ((0.2, 0.2),), replace(OFF, max_brightness=0.2),
-            {"brightness": 0.2}, np.s_[:],
+            "RandomBrightness",
+            ((0.2, 0.2),),
+            replace(OFF, max_brightness=0.2),
+            {"brightness": 0.2},
+            np.s_[:],
         ),
     ],
-)  # fmt: skip
+)
 def test_keras_layers_show_the_same_picture(noise, name, factors, augmentation, changes, inside):
     layer = getattr(keras.layers, name)(
         *factors, seed=0
@@ -181,11 +193,11 @@ def test_keras_stretches_contrast_the_same(noise):
     pale = noise // 4 + 90  # so that nothing is clipped, and the gain can be read off
     layer = keras.layers.RandomContrast(0.5, seed=2)
     theirs = ops.convert_to_numpy(layer(pale.astype("float32"), training=True))
-    draws = rows_with(8)
+    params = rows_with(8)
     gains = theirs[..., 0].std(axis=(1, 2)) / pale[..., 0].std(axis=(1, 2))
-    draws[:, COLUMNS.index("contrast")] = gains
+    params[:, COLUMNS.index("contrast")] = gains
     assert len(np.unique(gains.round(3))) == 8
-    ours = compute(pale, draws, replace(OFF, max_contrast=0.5))
+    ours = compute(pale, params, replace(OFF, max_contrast=0.5))
     np.testing.assert_allclose(ours, theirs, atol=0.01)
 
 
@@ -203,12 +215,12 @@ def test_colours_are_clipped():
 )
 def test_host_and_device_show_the_same_picture(photos, augmentation):
     """OpenCV rounds to whole levels after each change, and 4.x resamples in steps of 1/32 px."""
-    draws = draw(augmentation, 8)
-    on_host = augment_images(photos, draws, augmentation)
-    difference = np.abs(compute(photos, draws, augmentation) - on_host)
+    params = draw(augmentation, 8)
+    on_host = augment_images(photos, params, augmentation)
+    difference = np.abs(compute(photos, params, augmentation) - on_host)
     assert difference.mean() < 0.5
     assert difference.max() < 3
-    short = np.abs(compute(photos, draws, augmentation, dtype="bfloat16") - on_host)
+    short = np.abs(compute(photos, params, augmentation, dtype="bfloat16") - on_host)
     assert short.mean() < 0.7
     assert short.max() < 6
     assert augmentation == OFF or (on_host != photos).any()
@@ -219,22 +231,22 @@ def test_one_trace_serves_all_draws(noise, augmentation):
     traces = []
 
     @compiled
-    def step(images, draws):
+    def step(images, params):
         traces.append(1)
-        return augment(images, draws, augmentation)
+        return augment(images, params, augmentation)
 
     for epoch in range(3):
-        draws = draw(augmentation, 8, epoch=epoch)
-        in_step = step(ops.convert_to_tensor(noise), ops.convert_to_tensor(draws))
-        np.testing.assert_allclose(in_step, compute(noise, draws, augmentation), atol=0.01)
+        params = draw(augmentation, 8, epoch=epoch)
+        in_step = step(ops.convert_to_tensor(noise), ops.convert_to_tensor(params))
+        np.testing.assert_allclose(in_step, compute(noise, params, augmentation), atol=0.01)
     assert len(traces) == 1
 
 
 def test_only_what_is_on_is_traced(noise):
-    draws = rows_with(8)
+    params = rows_with(8)
     multiplies, gathers, turns = ("dot_general" if JAX else "einsum"), "gather", "sin"
     kinds = {"off": OFF, "flip": Augmentation(), "crop": CROP, "turn": TURN}
-    operations = {name: list_operations(kind, noise, draws) for name, kind in kinds.items()}
+    operations = {name: list_operations(kind, noise, params) for name, kind in kinds.items()}
     assert multiplies in operations["crop"]
     assert gathers in operations["turn"]
     assert turns in operations["turn"]
@@ -262,13 +274,13 @@ def test_the_layer_keeps_draws_exact_and_adds_nothing_to_a_model(photos, policy)
         keras.Input((len(COLUMNS),), dtype="float32"),
     )
     model = keras.Model(inputs, layer(inputs))
-    draws = draw(augmentation, 8)
-    changed = model.predict_on_batch([photos, draws])
+    params = draw(augmentation, 8)
+    changed = model.predict_on_batch([photos, params])
     wanted = "bfloat16" if policy == "mixed_bfloat16" else "float32"
     assert str(changed.dtype) == model.output.dtype == wanted
     np.testing.assert_allclose(
         changed.astype("float32"),
-        compute(photos, draws, augmentation, dtype=wanted),
+        compute(photos, params, augmentation, dtype=wanted),
         atol=2 if policy == "mixed_bfloat16" else 0.01,  # compiled together, or one by one
     )
     assert model.weights == []
@@ -281,14 +293,14 @@ def test_the_layer_keeps_draws_exact_and_adds_nothing_to_a_model(photos, policy)
 )
 def test_every_number_of_replicas_shows_the_same_pictures(accelerator, augmentation):
     images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype="uint8")
-    draws = draw(augmentation, 16)
-    step = compiled(lambda images, draws: augment(images, draws, augmentation))
+    params = draw(augmentation, 16)
+    step = compiled(lambda images, params: augment(images, params, augmentation))
     if JAX:
         import jax
 
         mesh = jax.sharding.Mesh(jax.devices(), "batch")
         spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-        arrays = jax.device_put((images, draws), spread)
+        arrays = jax.device_put((images, params), spread)
         program = step.lower(*arrays).compile().as_text()
         # Partners lie on one device, so no device waits for another's images.
         assert not [word for word in ("all-gather", "all-to-all", "collective") if word in program]
@@ -305,8 +317,8 @@ def test_every_number_of_replicas_shows_the_same_pictures(accelerator, augmentat
                         np.split(array, count)[context.replica_id_in_sync_group]
                     )
                 )
-                for array in (images, draws)
+                for array in (images, params)
             ]
             changed = strategy.run(step, parts)
         changed = np.concatenate(strategy.experimental_local_results(changed))
-    np.testing.assert_allclose(changed, compute(images, draws, augmentation), atol=0.01)
+    np.testing.assert_allclose(changed, compute(images, params, augmentation), atol=0.01)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_draws import EVERYTHING, OFF, draw, rows_with
+from pipeline.test_draws import EVERYTHING, OFF, draw, rows_with
 
 from flowerkit.pipeline import augment_host
 from flowerkit.pipeline.augment_host import augment_images, is_available
@@ -76,18 +76,18 @@ def test_the_cache_of_decoded_images_stays_as_it_was(noise, augmentation):
 def test_memory_mapped_and_strided_images_serve_too(tmp_path, noise):
     mapped = np.memmap(tmp_path / "images", "uint8", "w+", shape=noise.shape)
     mapped[:] = noise
-    draws = draw(EVERYTHING, 8)
-    wanted = augment_images(noise, draws, EVERYTHING)
-    np.testing.assert_array_equal(augment_images(mapped, draws, EVERYTHING), wanted)
+    params = draw(EVERYTHING, 8)
+    wanted = augment_images(noise, params, EVERYTHING)
+    np.testing.assert_array_equal(augment_images(mapped, params, EVERYTHING), wanted)
     doubled = np.repeat(noise, 2, axis=0)[::2]
-    np.testing.assert_array_equal(augment_images(doubled, draws, EVERYTHING), wanted)
+    np.testing.assert_array_equal(augment_images(doubled, params, EVERYTHING), wanted)
 
 
 def test_a_flip_exchanges_left_and_right_of_the_chosen_images_only():
     images = np.concatenate([grid(), grid()])
-    draws = rows_with(2)
-    draws[1, COLUMNS.index("flip")] = 1
-    changed = augment_images(images, draws, Augmentation())
+    params = rows_with(2)
+    params[1, COLUMNS.index("flip")] = 1
+    changed = augment_images(images, params, Augmentation())
     np.testing.assert_array_equal(changed[0], images[0])
     assert changed[1, :, :, 0].tolist() == [[30, 20, 10, 0]] * 4
     np.testing.assert_array_equal(changed[1, :, :, 1], images[1, :, :, 1])
@@ -97,7 +97,12 @@ def test_a_flip_exchanges_left_and_right_of_the_chosen_images_only():
     ("augmentation", "changes", "reds", "greens"),
     [
         # The right half: columns 2 and 3, nothing of column 1 at its edge.
-        (replace(OFF, min_crop_area=0.5), {"crop_left": 0.5}, [20, 22.5, 27.5, 30], [0, 10, 20, 30]),
+        (
+            replace(OFF, min_crop_area=0.5),
+            {"crop_left": 0.5},
+            [20, 22.5, 27.5, 30],
+            [0, 10, 20, 30],
+        ),
         (
             Augmentation(min_crop_area=0.5),
             {"crop_left": 0.5, "flip": 1},
@@ -117,7 +122,7 @@ def test_a_flip_exchanges_left_and_right_of_the_chosen_images_only():
         (replace(OFF, max_zoom=3), {"zoom": 1 / 3}, [30, 0, 30, 0], [30, 0, 30, 0]),
         (TURN, {"rotation_degrees": 180}, [30, 20, 10, 0], [30, 20, 10, 0]),
     ],
-)  # fmt: skip
+)
 def test_geometry_on_a_drawn_grid(augmentation, changes, reds, greens):
     changed = augment_images(grid(), rows_with(**changes), augmentation)[0].astype(int)
     np.testing.assert_allclose(changed[..., 0], np.tile(reds, (4, 1)), atol=0.51)
@@ -140,8 +145,8 @@ def test_a_shear_leans_the_top_to_the_right():
 
 def test_brightness_is_added_and_contrast_stretches_around_each_channels_mean():
     colours = replace(OFF, max_brightness=0.2, max_contrast=0.5)
-    draws = rows_with(brightness=0.2, contrast=0.5)
-    changed = augment_images(grid(), draws, colours)[0]
+    params = rows_with(brightness=0.2, contrast=0.5)
+    changed = augment_images(grid(), params, colours)[0]
     assert changed[0, :, 0].tolist() == [58, 64, 68, 74]  # 15 + 51 + (-15, -5, 5, 15) / 2, to even
     assert set(changed[..., 2].ravel()) == {58}
     white = np.full((1, 4, 4, 3), 250, "uint8")
@@ -150,35 +155,43 @@ def test_brightness_is_added_and_contrast_stretches_around_each_channels_mean():
 
 
 def test_a_block_is_grey_and_lies_over_changed_colours():
-    augmentation = replace(OFF, block_out=1, max_brightness=1)
-    draws = rows_with(
+    augmentation = replace(OFF, random_erasing=1, max_brightness=1)
+    params = rows_with(
         block_top=0.25, block_left=0.5, block_bottom=0.75, block_right=1, brightness=-1
     )
-    changed = augment_images(grid(), draws, augmentation)[0]
+    changed = augment_images(grid(), params, augmentation)[0]
     assert changed[..., 0].tolist() == [
-        [0, 0, 0, 0], [0, 0, 128, 128], [0, 0, 128, 128], [0, 0, 0, 0],
-    ]  # fmt: skip
+        [0, 0, 0, 0],
+        [0, 0, 128, 128],
+        [0, 0, 128, 128],
+        [0, 0, 0, 0],
+    ]
 
 
 def test_mixup_adds_partners_in_the_shares_that_their_labels_get():
     images = np.repeat(np.array([0, 200, 40, 80], "uint8"), 48).reshape(4, 4, 4, 3)
-    draws = rows_with(4)
-    draws[:, COLUMNS.index("mixup")] = [0.75, 0.5, 1, 0.5]  # the second of each pair does not count
-    changed = augment_images(images, draws, MIXUP)
+    params = rows_with(4)
+    params[:, COLUMNS.index("mixup")] = [
+        0.75,
+        0.5,
+        1,
+        0.5,
+    ]  # the second of each pair does not count
+    changed = augment_images(images, params, MIXUP)
     assert changed[:, 0, 0, 0].tolist() == [50, 150, 40, 80]
-    shares = mix_labels(np.array([0, 1, 0, 1]), draws, MIXUP, num_classes=2, image_size=4)
+    shares = mix_labels(np.array([0, 1, 0, 1]), params, MIXUP, num_classes=2, image_size=4)
     assert (shares @ [0, 200])[:2].tolist() == [50, 150]
 
 
 def test_cutmix_exchanges_a_box_of_exactly_the_area_that_the_labels_say():
     augmentation = replace(OFF, cutmix=1)
-    draws = draw(augmentation, 400)
+    params = draw(augmentation, 400)
     images = np.zeros((400, 37, 37, 3), "uint8")
     images[1::2] = 1
-    changed = augment_images(images, draws, augmentation)
+    changed = augment_images(images, params, augmentation)
     painted = changed.mean(axis=(1, 2, 3))
     labels = np.arange(400) % 2
-    shares = mix_labels(labels, draws, augmentation, num_classes=2, image_size=37)
+    shares = mix_labels(labels, params, augmentation, num_classes=2, image_size=37)
     np.testing.assert_allclose(shares[:, 1], painted, atol=1e-7)
     assert len(np.unique(painted)) > 150
     np.testing.assert_array_equal(changed[::2], 1 - changed[1::2])
@@ -186,7 +199,7 @@ def test_cutmix_exchanges_a_box_of_exactly_the_area_that_the_labels_say():
 
 def test_every_image_gets_its_own_change_and_a_fresh_one_each_epoch(noise):
     images = np.repeat(noise[:1], 64, axis=0)
-    augmentation = Augmentation(min_crop_area=0.3, block_out=1)
+    augmentation = Augmentation(min_crop_area=0.3, random_erasing=1)
     first, again, next_epoch = (
         augment_images(images, draw(augmentation, 64, epoch=epoch), augmentation)
         for epoch in (0, 0, 1)

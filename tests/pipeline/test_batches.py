@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from flowerkit.data.split import load_split
 from flowerkit.pipeline import batches as pipeline
 from flowerkit.pipeline.augment_host import augment_images
-from flowerkit.data.split import load_split
-from flowerkit.pipeline.draws import COLUMNS, draw_augmentations
+from flowerkit.pipeline.draws import COLUMNS, sample_params
 from flowerkit.training.plan import Augmentation
 
 NOTHING = Augmentation(flip=False)
@@ -23,7 +23,7 @@ def test_every_image_comes_once_an_epoch_and_each_epoch_in_another_order(drawn):
             [
                 images.reshape(len(images), -1)
                 for images, _ in take(
-                    pipeline.training_batches(
+                    pipeline.train_batches(
                         split, global_batch=10, seed=3, augmentation=NOTHING, first_epoch=epoch
                     ),
                     5,
@@ -43,16 +43,16 @@ def test_labels_stay_with_their_images(drawn):
     label_of = {
         image.tobytes(): label for image, label in zip(split.images, split.labels, strict=True)
     }
-    batches = pipeline.training_batches(split, global_batch=16, seed=3, augmentation=NOTHING)
+    batches = pipeline.train_batches(split, global_batch=16, seed=3, augmentation=NOTHING)
     for images, labels in take(batches, 6):
         assert [label_of[image.tobytes()] for image in images] == labels.tolist()
 
 
 def test_a_batch_depends_on_seed_and_number_alone(drawn):
     split = load_split(drawn, "train")
-    whole = take(pipeline.training_batches(split, global_batch=16, seed=3), 6)
-    resumed = take(pipeline.training_batches(split, global_batch=16, seed=3, first_epoch=1), 3)
-    other = take(pipeline.training_batches(split, global_batch=16, seed=4), 1)
+    whole = take(pipeline.train_batches(split, global_batch=16, seed=3), 6)
+    resumed = take(pipeline.train_batches(split, global_batch=16, seed=3, first_epoch=1), 3)
+    other = take(pipeline.train_batches(split, global_batch=16, seed=4), 1)
     for (images, labels), (again, labels_again) in zip(whole[3:], resumed, strict=True):
         np.testing.assert_array_equal(images, again)
         np.testing.assert_array_equal(labels, labels_again)
@@ -63,8 +63,8 @@ def test_about_half_of_the_images_are_flipped_and_others_each_epoch(drawn):
     split = load_split(drawn, "train")
     flipped = []
     for epoch in (0, 1):
-        order = pipeline.epoch_order(50, seed=5, epoch=epoch)
-        batches = pipeline.training_batches(split, global_batch=50, seed=5, first_epoch=epoch)
+        order = pipeline.epoch_permutation(50, seed=5, epoch=epoch)
+        batches = pipeline.train_batches(split, global_batch=50, seed=5, first_epoch=epoch)
         images = take(batches, 1)[0][0]
         mirrored = split.images[order][:, :, ::-1]
         changed = [bool((a == b).all()) for a, b in zip(images, mirrored, strict=True)]
@@ -75,16 +75,16 @@ def test_about_half_of_the_images_are_flipped_and_others_each_epoch(drawn):
 
 def test_untouched_images_and_their_draws_come_apart_for_the_device(drawn):
     split = load_split(drawn, "train")
-    strong = Augmentation(min_crop_area=0.5, block_out=1.0)
+    strong = Augmentation(min_crop_area=0.5, random_erasing=1.0)
     how = {"global_batch": 10, "seed": 5, "augmentation": strong}
-    on_host = take(pipeline.training_batches(split, **how), 5)
-    on_device = take(pipeline.training_batches(split, on_host=False, **how), 5)
-    draws = draw_augmentations(strong, 50, seed=5, epoch=0)
-    order = pipeline.epoch_order(50, seed=5, epoch=0)
+    on_host = take(pipeline.train_batches(split, **how), 5)
+    on_device = take(pipeline.train_batches(split, on_host=False, **how), 5)
+    params = sample_params(strong, 50, seed=5, epoch=0)
+    order = pipeline.epoch_permutation(50, seed=5, epoch=0)
     for step, ((images, its_draws), labels) in enumerate(on_device):
         rows = order[10 * step : 10 * step + 10]
         np.testing.assert_array_equal(images, split.images[rows])
-        np.testing.assert_array_equal(its_draws, draws[rows])
+        np.testing.assert_array_equal(its_draws, params[rows])
         assert its_draws.shape == (10, len(COLUMNS))
         np.testing.assert_array_equal(labels, split.labels[rows])
         np.testing.assert_array_equal(on_host[step][0], augment_images(images, its_draws, strong))
@@ -95,11 +95,11 @@ def test_features_come_in_the_order_of_the_images_a_view_an_epoch(drawn):
     arrays = np.arange(2 * 50 * 3, dtype="float32").reshape(2, 50, 3)
     how = {"global_batch": 16, "seed": 5}
     features = take(pipeline.feature_batches(arrays, split.labels, **how), 9)
-    images = take(pipeline.training_batches(split, **how), 9)
+    images = take(pipeline.train_batches(split, **how), 9)
     for step, ((rows, labels), (_, of_images)) in enumerate(zip(features, images, strict=True)):
         np.testing.assert_array_equal(labels, of_images)
         epoch = step // 3
-        order = pipeline.epoch_order(50, seed=5, epoch=epoch)[16 * (step % 3) :][:16]
+        order = pipeline.epoch_permutation(50, seed=5, epoch=epoch)[16 * (step % 3) :][:16]
         np.testing.assert_array_equal(rows, arrays[epoch % 2, order])
         assert rows.dtype == "float32"
     resumed = take(pipeline.feature_batches(arrays, split.labels, first_epoch=2, **how), 3)
@@ -109,7 +109,7 @@ def test_features_come_in_the_order_of_the_images_a_view_an_epoch(drawn):
 
 def test_mixed_labels_keep_their_mass_and_name_both_classes(drawn):
     split = load_split(drawn, "train")
-    batches = pipeline.training_batches(
+    batches = pipeline.train_batches(
         split, global_batch=50, seed=5, augmentation=Augmentation(mixup=1.0), one_hot=4
     )
     _, labels = take(batches, 1)[0]
@@ -122,9 +122,9 @@ def test_mixed_labels_keep_their_mass_and_name_both_classes(drawn):
 def test_the_parts_of_several_hosts_make_up_the_batch_of_one(drawn):
     split = load_split(drawn, "train")
     how = {"global_batch": 12, "seed": 2, "augmentation": Augmentation(min_crop_area=0.5)}
-    whole = take(pipeline.training_batches(split, **how), 5)
+    whole = take(pipeline.train_batches(split, **how), 5)
     parts = [
-        take(pipeline.training_batches(split, process=(index, 3), **how), 5) for index in range(3)
+        take(pipeline.train_batches(split, process=(index, 3), **how), 5) for index in range(3)
     ]
     for step, (images, labels) in enumerate(whole):
         np.testing.assert_array_equal(images, np.concatenate([part[step][0] for part in parts]))
@@ -134,16 +134,16 @@ def test_the_parts_of_several_hosts_make_up_the_batch_of_one(drawn):
 def test_a_batch_that_processes_or_pairs_do_not_divide_is_refused(drawn):
     split = load_split(drawn, "train")
     with pytest.raises(ValueError, match=r"global batch \(10\) must be divisible .* \(4\)"):
-        pipeline.training_batches(split, global_batch=10, seed=0, process=(0, 4))
+        pipeline.train_batches(split, global_batch=10, seed=0, process=(0, 4))
     with pytest.raises(ValueError, match=r"must be even\. Received: 15"):
-        pipeline.training_batches(
+        pipeline.train_batches(
             split, global_batch=15, seed=0, augmentation=Augmentation(mixup=0.2), one_hot=4
         )
 
 
 def test_evaluation_batches_are_full_and_padding_weighs_nothing(drawn):
     split = load_split(drawn, "test")
-    batches = take(pipeline.evaluation_batches(split, global_batch=8), 9)
+    batches = take(pipeline.eval_batches(split, global_batch=8), 9)
     assert [images.shape for images, _, _ in batches] == [(8, 32, 32, 3)] * 3
     assert batches[-1][2].tolist() == [1, 1, 1, 1, 1, 1, 0, 0]
     images = np.concatenate([images for images, _, _ in batches])
@@ -153,5 +153,5 @@ def test_evaluation_batches_are_full_and_padding_weighs_nothing(drawn):
 
 def test_a_batch_larger_than_the_split_is_refused_with_both_numbers():
     with pytest.raises(ValueError, match=r"global batch \(128\) is larger .* \(50 images\)"):
-        pipeline.count_steps(50, 128)
-    assert pipeline.count_steps(50, 16) == 3
+        pipeline.steps_per_epoch(50, 128)
+    assert pipeline.steps_per_epoch(50, 16) == 3

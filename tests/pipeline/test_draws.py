@@ -9,19 +9,27 @@ from flowerkit.pipeline.draws import (
     COLUMNS,
     check_pairs,
     column,
-    draw_augmentations,
     find_box,
     find_maps,
     mix_labels,
     random_stream,
+    sample_params,
 )
 from flowerkit.training.plan import Augmentation
 
 OFF = Augmentation(flip=False)
 EVERYTHING = Augmentation(
-    min_crop_area=0.5, max_shift=0.2, max_zoom=2, max_rotation_degrees=30, max_shear_degrees=10,
-    max_brightness=0.2, max_contrast=0.3, block_out=1, mixup=0.4, cutmix=1,
-)  # fmt: skip
+    min_crop_area=0.5,
+    max_shift=0.2,
+    max_zoom=2,
+    max_rotation_degrees=30,
+    max_shear_degrees=10,
+    max_brightness=0.2,
+    max_contrast=0.3,
+    random_erasing=1,
+    mixup=0.4,
+    cutmix=1,
+)
 # Each change alone, and the columns that it draws.
 ALONE = {
     Augmentation(): ["flip"],
@@ -32,24 +40,28 @@ ALONE = {
     replace(OFF, max_shear_degrees=10): ["shear_degrees"],
     replace(OFF, max_brightness=0.2): ["brightness"],
     replace(OFF, max_contrast=0.3): ["contrast"],
-    replace(OFF, block_out=1): ["block_top", "block_left", "block_bottom", "block_right"],
+    replace(OFF, random_erasing=1): ["block_top", "block_left", "block_bottom", "block_right"],
     replace(OFF, mixup=0.4, cutmix=1): [
-        "mixup", "cutmix_top", "cutmix_left", "cutmix_bottom", "cutmix_right",
+        "mixup",
+        "cutmix_top",
+        "cutmix_left",
+        "cutmix_bottom",
+        "cutmix_right",
     ],
-}  # fmt: skip
+}
 UNCHANGED = [0, 0, 0, 1, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0]
 
 
 def draw(augmentation, num_images=1000, *, seed=1, epoch=2):
-    return draw_augmentations(augmentation, num_images, seed=seed, epoch=epoch)
+    return sample_params(augmentation, num_images, seed=seed, epoch=epoch)
 
 
 def rows_with(num_images=1, **values):
     """Rows that change nothing but what is given."""
-    draws = np.tile(np.array(UNCHANGED, "float32"), (num_images, 1))
+    params = np.tile(np.array(UNCHANGED, "float32"), (num_images, 1))
     for name, value in values.items():
-        draws[:, COLUMNS.index(name)] = value
-    return draws
+        params[:, COLUMNS.index(name)] = value
+    return params
 
 
 def test_order_and_flips_have_streams_of_their_own():
@@ -71,7 +83,7 @@ def test_draws_are_the_same_in_every_process():
     """A resumed run draws what the whole one would have; the literals hold for other machines too."""
     code = (
         "from flowerkit.pipeline.draws import *; from flowerkit.training.plan import Augmentation\n"
-        "draws = draw_augmentations(Augmentation(min_crop_area=0.5, max_zoom=2, mixup=0.4), 12,"
+        "draws = sample_params(Augmentation(min_crop_area=0.5, max_zoom=2, mixup=0.4), 12,"
         " seed=1, epoch=2)\n"
         "print(*column(draws, 'flip').astype(int))\n"
         "print(*(column(draws, 'crop_top')[:3] * 4096).astype(int))\n"
@@ -92,11 +104,11 @@ def test_a_row_depends_on_its_place_and_not_on_how_many_there_are():
 
 
 def test_every_image_has_its_own_draw():
-    draws = draw(EVERYTHING, 5000)
-    assert draws.dtype == np.float32
-    assert draws.shape == (5000, 21)
+    params = draw(EVERYTHING, 5000)
+    assert params.dtype == np.float32
+    assert params.shape == (5000, 21)
     for augmentation, names in ALONE.items():
-        columns = np.stack([column(draws, name) for name in names], axis=1)
+        columns = np.stack([column(params, name) for name in names], axis=1)
         distinct = len(np.unique(columns, axis=0))
         assert distinct == 2 if augmentation.flip else distinct > 4900, names
 
@@ -121,16 +133,21 @@ def test_half_of_the_images_are_flipped():
 
 
 def test_strengths_bound_the_draws_on_both_sides():
-    draws = draw(EVERYTHING, 10_000)
+    params = draw(EVERYTHING, 10_000)
     for name, lowest, highest in [
-        ("shift_right", -0.2, 0.2), ("shift_down", -0.2, 0.2), ("zoom", 0.5, 2), ("contrast", 0.7, 1.3),
-        ("rotation_degrees", -30, 30), ("shear_degrees", -10, 10), ("brightness", -0.2, 0.2),
-    ]:  # fmt: skip
-        values = column(draws, name)
+        ("shift_right", -0.2, 0.2),
+        ("shift_down", -0.2, 0.2),
+        ("zoom", 0.5, 2),
+        ("contrast", 0.7, 1.3),
+        ("rotation_degrees", -30, 30),
+        ("shear_degrees", -10, 10),
+        ("brightness", -0.2, 0.2),
+    ]:
+        values = column(params, name)
         margin = 0.01 * (highest - lowest)
         assert lowest <= values.min() < lowest + margin, name
         assert highest - margin < values.max() <= highest, name
-    assert np.median(column(draws, "zoom")) == pytest.approx(1, abs=0.03)  # as often in as out
+    assert np.median(column(params, "zoom")) == pytest.approx(1, abs=0.03)  # as often in as out
 
 
 def test_crops_keep_the_area_asked_for_and_nearly_the_shape():
@@ -149,9 +166,9 @@ def test_crops_keep_the_area_asked_for_and_nearly_the_shape():
 
 
 def test_blocks_cover_2_to_20_percent_of_as_many_images_as_asked_for():
-    draws = draw(replace(OFF, block_out=0.25), 10_000)
+    params = draw(replace(OFF, random_erasing=0.25), 10_000)
     top, left, bottom, right = (
-        column(draws, f"block_{edge}") for edge in ("top", "left", "bottom", "right")
+        column(params, f"block_{edge}") for edge in ("top", "left", "bottom", "right")
     )
     painted = bottom > top
     assert 0.23 < painted.mean() < 0.27
@@ -164,35 +181,35 @@ def test_blocks_cover_2_to_20_percent_of_as_many_images_as_asked_for():
 
 
 def test_mixing_takes_half_of_the_images_each_where_both_kinds_are_on():
-    draws = draw(EVERYTHING, 10_000)
-    is_mixed, is_cut = column(draws, "mixup") < 1, column(draws, "cutmix_bottom") > 0
+    params = draw(EVERYTHING, 10_000)
+    is_mixed, is_cut = column(params, "mixup") < 1, column(params, "cutmix_bottom") > 0
     assert not (is_mixed & is_cut).any()
     assert 0.48 < is_cut.mean() < 0.52
     # Beta(0.4, 0.4): the mean is a half, the variance 1 / (4 (2 * 0.4 + 1)).
-    shares = column(draws, "mixup")[is_mixed]
+    shares = column(params, "mixup")[is_mixed]
     assert shares.mean() == pytest.approx(0.5, abs=0.02)
     assert shares.var() == pytest.approx(1 / 7.2, abs=0.01)
 
 
 def test_edges_are_multiples_of_a_4096th_so_that_no_device_rounds_them_to_other_pixels():
-    draws = draw(EVERYTHING)
+    params = draw(EVERYTHING)
     for name in COLUMNS:
         if name.startswith(("crop_", "block_", "cutmix_")):
-            edges = column(draws, name) * 4096
+            edges = column(params, name) * 4096
             np.testing.assert_array_equal(edges, np.round(edges))
 
 
 def test_boxes_snap_to_whole_pixels():
-    draws = rows_with(block_top=0.25, block_left=0.5, block_bottom=0.3125, block_right=1)
-    assert [int(edge[0]) for edge in find_box(draws, "block", 8)] == [2, 4, 3, 8]
-    assert [int(edge[0]) for edge in find_box(draws, "block", 224)] == [56, 112, 70, 224]
+    params = rows_with(block_top=0.25, block_left=0.5, block_bottom=0.3125, block_right=1)
+    assert [int(edge[0]) for edge in find_box(params, "block", 8)] == [2, 4, 3, 8]
+    assert [int(edge[0]) for edge in find_box(params, "block", 224)] == [56, 112, 70, 224]
     assert [int(edge[0]) for edge in find_box(rows_with(), "block", 224)] == [0, 0, 0, 0]
     assert [int(edge[0]) for edge in find_box(rows_with(), "crop", 224)] == [0, 0, 224, 224]
 
 
 def test_a_crop_keeps_at_least_one_pixel():
-    draws = rows_with(crop_top=0.9, crop_left=0.6, crop_bottom=1, crop_right=0.7)
-    assert [int(edge[0]) for edge in find_box(draws, "crop", 4)] == [3, 2, 4, 3]
+    params = rows_with(crop_top=0.9, crop_left=0.6, crop_bottom=1, crop_right=0.7)
+    assert [int(edge[0]) for edge in find_box(params, "crop", 4)] == [3, 2, 4, 3]
 
 
 @pytest.mark.parametrize(
@@ -237,23 +254,26 @@ def test_labels_of_unmixed_images_are_one_hot_whatever_their_number():
 
 
 def test_partners_exchange_what_the_first_of_them_has_drawn():
-    draws = rows_with(6)
-    draws[:, COLUMNS.index("mixup")] = [0.75, 0.1, 1, 0.2, 0.5, 1]
+    params = rows_with(6)
+    params[:, COLUMNS.index("mixup")] = [0.75, 0.1, 1, 0.2, 0.5, 1]
     shares = mix_labels(
-        np.array([0, 1, 0, 2, 1, 1]), draws, replace(OFF, mixup=1), num_classes=3, image_size=8
+        np.array([0, 1, 0, 2, 1, 1]), params, replace(OFF, mixup=1), num_classes=3, image_size=8
     )
     assert shares.tolist() == [
-        [0.75, 0.25, 0], [0.25, 0.75, 0],
-        [1, 0, 0], [0, 0, 1],
-        [0, 1, 0], [0, 1, 0],  # partners of one class keep it whole
-    ]  # fmt: skip
+        [0.75, 0.25, 0],
+        [0.25, 0.75, 0],
+        [1, 0, 0],
+        [0, 0, 1],
+        [0, 1, 0],
+        [0, 1, 0],  # partners of one class keep it whole
+    ]
 
 
 def test_the_share_of_a_box_is_counted_in_painted_pixels():
     box = {"cutmix_top": 0.125, "cutmix_left": 0, "cutmix_bottom": 0.4375, "cutmix_right": 0.5}
-    draws = rows_with(2, **box)  # at 8 px: rows 1..3 (3.5 is rounded up), columns 0..3
+    params = rows_with(2, **box)  # at 8 px: rows 1..3 (3.5 is rounded up), columns 0..3
     shares = mix_labels(
-        np.array([0, 1]), draws, replace(OFF, cutmix=1), num_classes=2, image_size=8
+        np.array([0, 1]), params, replace(OFF, cutmix=1), num_classes=2, image_size=8
     )
     assert shares.tolist() == [[1 - 12 / 64, 12 / 64], [12 / 64, 1 - 12 / 64]]
 

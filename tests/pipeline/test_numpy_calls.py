@@ -12,10 +12,10 @@ from flowerkit.pipeline import numpy_calls
 SCRIPT = """
 import numpy as np
 from flowerkit.data.split import Split
-from flowerkit.pipeline.batches import training_batches
+from flowerkit.pipeline.batches import train_batches
 images = np.zeros((256, 224, 224, 3), "uint8")
 split = Split(images, np.zeros(256, "int32"), np.arange(256).astype(str), np.arange(256))
-batches = iter(training_batches(split, global_batch=128, seed=0))
+batches = iter(train_batches(split, global_batch=128, seed=0))
 for _ in range(3):
     next(batches)
 print("taken", flush=True)

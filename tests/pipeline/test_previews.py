@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flowerkit.pipeline import augment_host
 from flowerkit.data.split import load_split
-from flowerkit.pipeline.batches import training_batches
-from flowerkit.training.plan import SMOKE
+from flowerkit.pipeline import augment_host
+from flowerkit.pipeline.batches import train_batches
 from flowerkit.pipeline.previews import preview_batch
+from flowerkit.training.plan import SMOKE
 
 PLAN = dataclasses.replace(
     SMOKE, seed=5, min_crop_area=0.5, max_brightness=0.2, mixup=0.4, cutmix=1.0
@@ -23,10 +23,14 @@ def split(drawn):
 
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_a_preview_is_the_first_batch_of_the_epoch(drawn, split, epoch):
-    batches = training_batches(
-        split, global_batch=10, seed=5, augmentation=PLAN.augmentation(), one_hot=4,
+    batches = train_batches(
+        split,
+        global_batch=10,
+        seed=5,
+        augmentation=PLAN.augmentation(),
+        one_hot=4,
         first_epoch=epoch - 1,
-    )  # fmt: skip
+    )
     images, shares = next(batches.as_numpy_iterator())
     shown = preview_batch(drawn, PLAN, num_images=10, epoch=epoch)
     np.testing.assert_array_equal(shown.changed, images)

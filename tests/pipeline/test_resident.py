@@ -8,12 +8,12 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.pipeline import resident as device_images
 from flowerkit.accelerator.device import Accelerator
 from flowerkit.data.split import load_split
+from flowerkit.pipeline import resident as device_images
 from flowerkit.pipeline.resident import TakeImages, put_on_device
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.training.run import train
+from flowerkit.training.trainer import train
 
 pytestmark = pytest.mark.backends
 
@@ -75,7 +75,7 @@ def test_it_resumes_exactly_and_no_file_holds_the_images(two_epochs, tmp_path):
 
 def test_the_head_learns_on_features_before_the_images_are_needed(two_epochs, caplog):
     with caplog.at_level(logging.INFO, logger="flowerkit"):
-        run = two_epochs("run", keep="device", flip=False, frozen_epochs=1, epochs=1)
+        run = two_epochs("run", keep="device", flip=False, freeze_epochs=1, epochs=1)
     assert [row["phase"] for row in run.history] == [1, 2]
     assert caplog.text.index("phase 2") < caplog.text.index("are in the memory of")
 

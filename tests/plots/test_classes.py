@@ -80,8 +80,8 @@ def test_a_modest_model_is_called_so(ax):
 
 
 def test_the_worst_classes_are_on_top_with_precision_and_recall(ax):
-    labels, guesses = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 0, 1, 0, 2, 1])
-    report = evaluation.class_report(labels, guesses, NAMES)
+    labels, predicted = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 0, 1, 0, 2, 1])
+    report = evaluation.class_report(labels, predicted, NAMES)
     plots.plot_classes(report, k=2, ax=ax)
     assert names_of(ax) == ["iris  (2)", "lotus  (2)"]
     assert [bar.get_width() for bar in ax.containers[0]] == [0.5, pytest.approx(2 / 3)]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowerkit.plots import curves as plots
 from flowerkit.plots import classes as plots_classes
+from flowerkit.plots import curves as plots
 from flowerkit.plots import images as plots_images
 from flowerkit.plots import rates as plots_rates
 from flowerkit.schedules import COMPETITION

@@ -5,10 +5,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from flowerkit.plots import images as plots
-from flowerkit.training.plan import SMOKE
-from flowerkit.plots.rates import GREEN, VERMILION
 from flowerkit.pipeline.previews import preview_batch
+from flowerkit.plots import images as plots
+from flowerkit.plots.rates import GREEN, VERMILION
+from flowerkit.training.plan import SMOKE
 
 NAMES = ["pink primrose", "hard-leaved pocket orchid", "canterbury bells", "cyclamen "]
 
@@ -65,8 +65,10 @@ def test_mixed_images_tell_their_shares(drawn):
     batch = preview_batch(drawn, plan, num_images=6)
     mixed = [ax.get_xlabel().replace("\n", " ") for ax in axes[1]]
     for text, shares in zip(mixed, batch.shares, strict=True):
-        parts = sorted(((share, name) for share, name in zip(shares, drawn.class_names, strict=True)
-                        if share), reverse=True)  # fmt: skip
+        parts = sorted(
+            ((share, name) for share, name in zip(shares, drawn.class_names, strict=True) if share),
+            reverse=True,
+        )
         expected = ", ".join(f"{share:.0%} {name}" for share, name in parts)
         assert text == (expected if len(parts) > 1 else parts[0][1])
     assert any(re.fullmatch(r"\d\d% \w[\w -]*, \d+% \w[\w -]*", text) for text in mixed)

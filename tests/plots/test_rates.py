@@ -4,9 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from flowerkit.cycles import OneCycle
 from flowerkit.plots import curves as plots
 from flowerkit.plots import rates as plots_rates
-from flowerkit.cycles import OneCycle
 from flowerkit.schedules import COMPETITION, NOTEBOOK
 
 pytestmark = pytest.mark.usefixtures("no_screen")
@@ -67,10 +67,13 @@ def search(losses=None, **changed):
     rates = 10.0 ** np.arange(-6, 2)
     smoothed = np.array([4.6, 4.6, 4.4, 3.8, 3.0, 2.5, 3.2, 10.0])
     facts = {
-        "rates": rates, "smoothed": smoothed, "losses": smoothed + 0.1 if losses is None else losses,
+        "rates": rates,
+        "smoothed": smoothed,
+        "losses": smoothed + 0.1 if losses is None else losses,
         "suggestions": {"valley": 1e-3, "steep": 3e-3, "minimum_over_10": 0.01},
-        "stop_reason": "the loss diverged at a rate of 10", "global_batch": 128,
-    }  # fmt: skip
+        "stop_reason": "the loss diverged at a rate of 10",
+        "global_batch": 128,
+    }
     return SimpleNamespace(**(facts | changed))
 
 
@@ -99,8 +102,12 @@ def test_a_range_test_shows_both_losses_and_every_suggestion(ax):
     assert plots_rates.plot_rate_search(search(), ax) is ax
     assert ax.get_xscale() == "log"
     assert labels_of(ax) == [
-        "each batch", "smoothed", "valley: 0.001", "steepest: 0.003", "minimum / 10: 0.01",
-    ]  # fmt: skip
+        "each batch",
+        "smoothed",
+        "valley: 0.001",
+        "steepest: 0.003",
+        "minimum / 10: 0.01",
+    ]
     assert ax.get_title(loc="left") == "Range test: the loss diverged at a rate of 10"
     assert ax.get_xlabel() == "learning rate, for batches of 128"
     marks = [line for line in ax.lines if line.get_markersize() == 9]

@@ -46,7 +46,7 @@ def test_a_blend_is_the_mean_of_what_belongs_to_the_same_id(sure, unsure):
     assert blended.ids.tolist() == ["a", "b"]
     assert blended.probabilities.tolist() == [[0.375, 0.375, 0.25], [0.25, 0.5, 0.25]]
     assert blended.probabilities.dtype == np.float32
-    assert blended.guesses.tolist() == [0, 1]
+    assert blended.predicted.tolist() == [0, 1]
 
 
 def test_the_first_member_gives_the_order_and_whoever_has_them_the_labels(sure, unsure):
@@ -109,18 +109,12 @@ def test_aligned_members_have_the_same_ids_and_labels_row_by_row(sure, unsure):
             r"^run2 and run1 answer for other images: only the one has 4 \('c', 'd', 'e', \.\.\.\), "
             r"only the other 1 \('a'\)\. Blend predictions of the same split\.$",
         ),
-        (
-            member([[1, 0, 0]], ids=["b"]),
-            r"only the one has none, only the other 1 \('a'\)",
-        ),
+        (member([[1, 0, 0]], ids=["b"]), r"only the one has none, only the other 1 \('a'\)"),
         (
             member([[1, 0, 0]] * 2, ids=["b", "a"], labels=[1, 2]),
             r"^run2 and run1 disagree on the labels of 1 images: 'a' is of class 2 and 0\. Blend",
         ),
-        (
-            member([[1, 0, 0]] * 3, ids=["a", "b", "a"]),
-            r"^run2 holds the id 'a' more than once\.$",
-        ),
+        (member([[1, 0, 0]] * 3, ids=["a", "b", "a"]), r"^run2 holds the id 'a' more than once\.$"),
         (
             member([[1, 0, 0], [np.nan, 0, 0]], ids=["a", "b"]),
             r"^run2 holds probabilities that are no numbers for 1 of 2 images \(the first is 'b'\)\. "

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flowerkit.data.split import load_split
+from flowerkit.data.tfrecords import read_records
 from flowerkit.pipeline import augment_host
 from flowerkit.pipeline.augmentation import Augmentation
-from flowerkit.data.split import load_split
-from flowerkit.pipeline.draws import draw_augmentations
+from flowerkit.pipeline.draws import sample_params
 from flowerkit.prediction.predictions import Predictions, predict
-from flowerkit.data.tfrecords import read_records
 
 pytestmark = pytest.mark.backends
 
@@ -78,7 +78,7 @@ def test_a_labelled_split_keeps_its_labels_and_order(drawn, mean_colour):
 
 
 def test_guesses_and_score_are_what_one_computes_by_hand(scored):
-    assert scored.guesses.tolist() == [0, 0, 1]
+    assert scored.predicted.tolist() == [0, 0, 1]
     assert scored.score() == pytest.approx(
         {
             "val_loss": -np.log([0.75, 0.5, 0.75]).mean(),
@@ -135,7 +135,7 @@ def views_by_hand(images, *, seed, num_crops, min_crop_area):
     yield images
     yield images[:, :, ::-1]
     for view in range(2, 2 + num_crops):
-        draws = draw_augmentations(crops, len(images), seed=seed, epoch=view)
+        draws = sample_params(crops, len(images), seed=seed, epoch=view)
         yield augment_host.augment_images(images, draws, crops)
 
 
@@ -218,9 +218,12 @@ def test_no_more_than_a_batch_is_in_memory_however_many_views(left_colour, unlab
 def test_progress_counts_the_images_of_all_views(left_colour, unlabelled):
     told = []
     predict(
-        left_colour, unlabelled, global_batch=GLOBAL_BATCH, tta=2,
+        left_colour,
+        unlabelled,
+        global_batch=GLOBAL_BATCH,
+        tta=2,
         progress=lambda *what: told.append(what),
-    )  # fmt: skip
+    )
     assert told == [("predict", done, 44) for done in (16, 22, 38, 44)]
 
 

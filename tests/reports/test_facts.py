@@ -13,12 +13,12 @@ def test_a_run_folder_is_read_whole(tmp_path):
     assert (run.best["epoch"], run.best["val_f1"]) == (2, 0.6)
     assert run.result["first_step_seconds"] == 7.31
     assert run.global_batch == 256
-    assert run.guesses.tolist() == [0, 2, 2]
+    assert run.predicted.tolist() == [0, 2, 2]
     assert run.confusion.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
 
 
 def test_mistakes_come_worst_first(tmp_path):
-    folder = leave_run(tmp_path, labels=(1, 2, 0, 0), guesses=(0, 0, 0, 1))
+    folder = leave_run(tmp_path, labels=(1, 2, 0, 0), predicted=(0, 0, 0, 1))
     # What is left of 1 after 0.7 and 0.2 is worse than the 0.2 of the class after the guess.
     assert read_facts(folder).worst_mistakes == [1, 3, 0]
 

@@ -2,7 +2,22 @@ import base64
 
 from run_pages import Page
 
-from flowerkit.reports.html import (Html, Picture, bar_cell, element, facts, figures, fold, image, join, name_of, page, scrolling, section, table)
+from flowerkit.reports.html import (
+    Html,
+    Picture,
+    bar_cell,
+    element,
+    facts,
+    figures,
+    fold,
+    image,
+    join,
+    name_of,
+    page,
+    scrolling,
+    section,
+    table,
+)
 from flowerkit.text import clean
 
 
@@ -76,9 +91,6 @@ def test_the_page_asks_for_nothing_and_is_well_formed():
 
 def test_the_strict_reader_does_see_problems():
     """The test above would hold for any page if it saw none."""
-    assert Page("<p><b></p>").problems == [
-        "</p> does not close what is open",
-        "<p> is not closed",
-    ]
+    assert Page("<p><b></p>").problems == ["</p> does not close what is open", "<p> is not closed"]
     assert Page('<img src="https://a.b/c.png">').problems == ["<img> leads to https://a.b/c.png"]
     assert Page("<script></script>").problems == ["<script>"]

@@ -4,8 +4,8 @@ import json
 import pytest
 from run_pages import NAMES, leave_run, read
 
-from flowerkit.reports.plan_section import describe_run, format_seconds
 from flowerkit.reports.facts import read_facts
+from flowerkit.reports.plan_section import describe_run, format_seconds
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_figures_that_were_not_recorded_are_left_out(run):
 
 
 def test_each_phase_has_its_line(run):
-    run = change(run, frozen_epochs=1, frozen_lr=0.01, epochs=9)
+    run = change(run, freeze_epochs=1, freeze_lr=0.01, epochs=9)
     text = read(describe_run(run))
     assert "Phase 1 1 epoch, the head alone: 0.01 throughout Phase 2 9 epochs, the network:" in text
     assert "epoch 2 of at most 10, because" in text
@@ -75,7 +75,7 @@ def test_what_refines_the_optimizer_is_named(run):
 
 
 def test_every_strength_of_augmentation_that_is_on_is_named(run):
-    text = read(describe_run(change(run, flip=False, min_crop_area=0.6, block_out=0.25)))
+    text = read(describe_run(change(run, flip=False, min_crop_area=0.6, random_erasing=0.25)))
     assert "Augmentation min crop area 0.6, block out 0.25" in text
     assert "Augmentation none" in read(describe_run(change(run, flip=False)))
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from run_pages import NAMES, Page, leave_run, read
 
+from flowerkit.reports.facts import read_facts
 from flowerkit.reports.html import Picture
 from flowerkit.reports.sections import (
     describe_calibration,
@@ -17,7 +18,6 @@ from flowerkit.reports.sections import (
     describe_training,
     find_class_counts,
 )
-from flowerkit.reports.facts import read_facts
 
 PICTURE = Picture(b"png", "png", 1500, 900, "a picture")
 
@@ -30,11 +30,11 @@ def run(tmp_path):
 def many_classes(folder, num_classes):
     """Class k has two images; of the first twenty classes, the second is taken for the next class."""
     labels = [k for k in range(num_classes) for _ in range(2)]
-    guesses = [
+    predicted = [
         (k + place) % num_classes if k < 20 else k for k in range(num_classes) for place in (0, 1)
     ]
     names = [f"kind {k}" for k in range(num_classes)]
-    return read_facts(leave_run(folder, names=names, labels=labels, guesses=guesses))
+    return read_facts(leave_run(folder, names=names, labels=labels, predicted=predicted))
 
 
 def record_counts(run, counts):
@@ -157,7 +157,7 @@ def test_without_photos_the_sheet_stands_in(run):
 
 
 def test_a_run_without_mistakes_says_so(tmp_path):
-    run = read_facts(leave_run(tmp_path, guesses=(0, 1, 2)))
+    run = read_facts(leave_run(tmp_path, predicted=(0, 1, 2)))
     assert "There are none in the validation images." in read(describe_mistakes(run, [], PICTURE))
     assert "0 of 3 validation images were taken" in read(describe_confusion(run, PICTURE))
 

@@ -145,8 +145,8 @@ def test_a_model_that_shows_no_places_costs_the_maps_and_not_the_report(run_fold
 def test_a_report_of_104_classes_stays_small(tmp_path):
     names = [f"a flower of kind {k}" for k in range(104)]
     labels = [k for k in range(104) for _ in range(2)]
-    guesses = [(k + place) % 104 for k in range(104) for place in (0, 1)]
-    folder = leave_run(tmp_path, names=names, labels=labels, guesses=guesses)
+    predicted = [(k + place) % 104 for k in range(104) for place in (0, 1)]
+    folder = leave_run(tmp_path, names=names, labels=labels, predicted=predicted)
     images = np.random.default_rng(0).integers(0, 256, (208, 64, 64, 3), "uint8")
     path = write_report(folder, val_images=images)
     assert len(read_page(path).images) == 18
@@ -212,11 +212,24 @@ FRAME = """<!DOCTYPE html><title></title>
 def browse(path, tmp_path):
     """Open a page in headless Chromium: (what the console said, the page as it then stands)."""
     done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-         "--window-size=1200,2000", "--enable-logging=stderr", "--virtual-time-budget=5000",
-         "--dump-dom", f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--window-size=1200,2000",
+            "--enable-logging=stderr",
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     return [line for line in done.stderr.splitlines() if "CONSOLE" in line], done.stdout
 
 

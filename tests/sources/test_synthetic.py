@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
+from flowerkit.data.tfrecords import check_shard, read_records
 from flowerkit.sources.painting import GROUNDS, MARKS
 from flowerkit.sources.synthetic import FORMS, draw_competition, draw_flower, draw_photos, species
-from flowerkit.data.tfrecords import check_shard, read_records
 
 SMALL = {"num_classes": 4, "image_size": 32, "num_train": 70, "num_val": 8, "num_test": 8}
 
@@ -222,14 +222,18 @@ def test_a_folder_that_holds_shards_is_left_alone(drawn):
 def test_photos_are_four_by_three_in_a_folder_for_each_species(tmp_path):
     told = []
     photos = draw_photos(
-        tmp_path / "photos", num_classes=2, photos_per_class=3, image_size=32,
+        tmp_path / "photos",
+        num_classes=2,
+        photos_per_class=3,
+        image_size=32,
         progress=lambda *line: told.append(line),
-    )  # fmt: skip
+    )
     files = sorted(photos.rglob("*.jpg"))
     assert [str(path.relative_to(photos)) for path in files] == [
-        f"{name}/{number}.jpg" for name in ("cream daisy", "white daisy")
+        f"{name}/{number}.jpg"
+        for name in ("cream daisy", "white daisy")
         for number in ("001", "002", "003")
-    ]  # fmt: skip
+    ]
     assert [Image.open(path).size for path in files[:3]] == [(32, 24), (32, 24), (24, 32)]
     assert len({path.read_bytes() for path in files}) == 6
     assert told[-1] == ("drawing photos", 6, 6)

@@ -105,9 +105,13 @@ class Validation:
 def make_clock(deadline_seconds, *, num_val_steps=10, num_test_steps=20, batch_seconds=0.0):
     stopper, validate = steps.Stopper(), Validation()
     clock = steps.WatchClock(
-        time.monotonic() + deadline_seconds, num_val_steps, num_test_steps, validate, stopper,
+        time.monotonic() + deadline_seconds,
+        num_val_steps,
+        num_test_steps,
+        validate,
+        stopper,
         batch_seconds,
-    )  # fmt: skip
+    )
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     for one in (stopper, clock):
         one.set_model(model)

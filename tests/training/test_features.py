@@ -7,11 +7,11 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.training import features
-from flowerkit.models import classifier as models
-from flowerkit.pipeline.augmentation import Augmentation
 from flowerkit.data.cache import list_cached
 from flowerkit.data.split import load_split
+from flowerkit.models import classifier as models
+from flowerkit.pipeline.augmentation import Augmentation
+from flowerkit.training import features
 from flowerkit.training.features import (
     Features,
     check_features,
@@ -104,9 +104,13 @@ def test_images_are_read_batch_by_batch(built, split):
 
     recorder, told = Recorder(split.images), []
     compute_features(
-        built[1], dataclasses.replace(split, images=recorder), global_batch=8, keep="ram",
-        what="val", progress=lambda *step: told.append(step),
-    )  # fmt: skip
+        built[1],
+        dataclasses.replace(split, images=recorder),
+        global_batch=8,
+        keep="ram",
+        what="val",
+        progress=lambda *step: told.append(step),
+    )
     assert recorder.most == 8
     assert told == [("features of val", done, 22) for done in (8, 16, 22)]
 
@@ -155,7 +159,7 @@ def test_without_room_on_disk_they_stay_in_memory_and_without_either_it_is_said(
     assert len(found) == 22
     assert "val: 0.0 MiB of features stay in RAM, and no file of them: " in caplog.text
     monkeypatch.setattr(features, "free_memory_bytes", lambda: 1000)
-    with pytest.raises(MemoryError, match=r"do not fit into 0\.0 MiB .* frozen_views=0 has none"):
+    with pytest.raises(MemoryError, match=r"do not fit into 0\.0 MiB .* feature_views=0 has none"):
         compute_features(built[1], split, global_batch=8)
 
 

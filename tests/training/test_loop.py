@@ -9,15 +9,22 @@ import pytest
 
 from flowerkit.data.split import load_split
 from flowerkit.prediction.predictions import predict
-from flowerkit.training.run import fine_tune, fit_one_cycle, train
+from flowerkit.training.trainer import fine_tune, fit_one_cycle, train
 
 pytestmark = pytest.mark.backends
 
 EVERYTHING = {
-    "min_crop_area": 0.5, "max_shift": 0.1, "max_zoom": 1.2, "max_rotation_degrees": 20.0,
-    "max_shear_degrees": 10.0, "max_brightness": 0.2, "max_contrast": 0.2, "block_out": 0.5,
-    "mixup": 0.4, "cutmix": 1.0,
-}  # fmt: skip
+    "min_crop_area": 0.5,
+    "max_shift": 0.1,
+    "max_zoom": 1.2,
+    "max_rotation_degrees": 20.0,
+    "max_shear_degrees": 10.0,
+    "max_brightness": 0.2,
+    "max_contrast": 0.2,
+    "random_erasing": 0.5,
+    "mixup": 0.4,
+    "cutmix": 1.0,
+}
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def two_epochs(quick_plan, drawn, accelerator, tmp_path):
 
 def test_a_run_on_the_host_and_one_on_the_device_learn_the_same(two_epochs):
     on_host, on_device = (
-        two_epochs(where, augment_on=where, min_crop_area=0.5, block_out=0.5)
+        two_epochs(where, augment_on=where, min_crop_area=0.5, random_erasing=0.5)
         for where in ("host", "device")
     )
     # Within rounding; it grows from step to step.
@@ -95,7 +102,7 @@ def test_the_backbone_rests_while_the_head_learns_and_learns_afterwards(
     quick_plan, drawn, accelerator, tmp_path
 ):
     snapshots = Snapshots()
-    plan = dataclasses.replace(quick_plan, frozen_epochs=2, frozen_lr=2e-3, epochs=1)
+    plan = dataclasses.replace(quick_plan, freeze_epochs=2, freeze_lr=2e-3, epochs=1)
     run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator, callbacks=[snapshots])
     first, second, third = snapshots.taken
     assert not differ(first["backbone"], second["backbone"])
@@ -112,9 +119,13 @@ def test_fine_tune_and_fit_one_cycle_are_plans_in_one_call(
     how = {"plan": quick_plan, "accelerator": accelerator}
     tuned = fine_tune(drawn, 2, base_lr=4e-3, out=tmp_path / "tuned", **how)
     assert [row["phase"] for row in tuned.history] == [1, 2, 2]
-    assert (tuned.plan.frozen_lr, tuned.plan.max_lr, tuned.plan.depth_factor) == (4e-3, 2e-3, 0.01)
-    gentler = fine_tune(drawn, 1, depth_factor=0.3, out=tmp_path / "gentler", **how)
-    assert gentler.plan.depth_factor == 0.3
+    assert (tuned.plan.freeze_lr, tuned.plan.max_lr, tuned.plan.backbone_lr_factor) == (
+        4e-3,
+        2e-3,
+        0.01,
+    )
+    gentler = fine_tune(drawn, 1, backbone_lr_factor=0.3, out=tmp_path / "gentler", **how)
+    assert gentler.plan.backbone_lr_factor == 0.3
     cycle = fit_one_cycle(drawn, 2, 3e-3, out=tmp_path / "cycle", **how)
     assert [row["phase"] for row in cycle.history] == [1, 1]
     assert cycle.history[-1]["learning_rate"] < 3e-3 / 5  # six steps: the last is not quite the end
@@ -129,7 +140,7 @@ def test_a_callback_of_yours_that_stops_a_phase_stops_the_run(
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = True
 
-    plan = dataclasses.replace(quick_plan, frozen_epochs=2)
+    plan = dataclasses.replace(quick_plan, freeze_epochs=2)
     run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator, callbacks=[Stop()])
     assert run.stop_reason == "one of your callbacks stopped it"
     assert [row["phase"] for row in run.history] == [1]
@@ -139,7 +150,7 @@ def test_a_frozen_phase_that_stops_early_gives_way_to_the_next(
     quick_plan, drawn, accelerator, tmp_path
 ):
     plan = dataclasses.replace(
-        quick_plan, frozen_epochs=9, frozen_lr=1e-9, patience=1, monitor="val_accuracy", epochs=1
+        quick_plan, freeze_epochs=9, freeze_lr=1e-9, patience=1, monitor="val_accuracy", epochs=1
     )
     run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator)
     phases = [row["phase"] for row in run.history]
@@ -154,7 +165,7 @@ def test_a_run_resumed_in_its_second_phase_ends_like_the_whole_one(
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = epoch == 2
 
-    plan = dataclasses.replace(quick_plan, frozen_epochs=2, epochs=3, schedule="one-cycle")
+    plan = dataclasses.replace(quick_plan, freeze_epochs=2, epochs=3, schedule="one-cycle")
     whole = train(plan, drawn, out=tmp_path / "whole", accelerator=accelerator)
     train(plan, drawn, out=tmp_path / "parts", accelerator=accelerator, callbacks=[Leave()])
     parts = train(plan, drawn, out=tmp_path / "parts", accelerator=accelerator, resume=True)
@@ -192,7 +203,7 @@ def test_averaged_weights_are_validated_and_kept_beside_the_raw_ones(two_epochs)
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optimizer": "adamw", "weight_decay": 0.01, "depth_factor": 0.1, "clip_norm": 1.0},
+        {"optimizer": "adamw", "weight_decay": 0.01, "backbone_lr_factor": 0.1, "clip_norm": 1.0},
         {"optimizer": "sgd", "schedule": "cosine", "max_lr": 0.05, "label_smoothing": 0.1},
         {"optimizer": "lamb", "schedule": "staircase", "focal_gamma": 2.0},
         {"class_weights": "balanced", "unfreeze_from": 0.5, "freeze_norms": True, "mixup": 0.2},
@@ -209,7 +220,7 @@ def test_the_choices_of_a_plan_go_together(two_epochs, changes):
 
 def test_a_layer_that_is_not_there_is_refused_before_anything_is_trained(two_epochs):
     with pytest.raises(ValueError, match="block9"):
-        two_epochs("run", frozen_epochs=5, unfreeze_from="block9")
+        two_epochs("run", freeze_epochs=5, unfreeze_from="block9")
 
 
 @pytest.fixture

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from flowerkit.data.split import load_split
-from flowerkit.training.features import compute_features
-from flowerkit.training.loop import open_batches
 from flowerkit.models.classifier import build_classifier, split_classifier
-from flowerkit.training.run_folder import load_run
 from flowerkit.schedules import OfEpochAndRate
 from flowerkit.sources.synthetic import draw_competition
-from flowerkit.training.run import train
+from flowerkit.training.features import compute_features
+from flowerkit.training.loop import open_batches
+from flowerkit.training.run_folder import load_run
+from flowerkit.training.trainer import train
 
 pytestmark = pytest.mark.backends
 
-HEAD = {"epochs": 0, "frozen_epochs": 3, "frozen_lr": 1e-2, "schedule": "constant", "flip": False}
+HEAD = {"epochs": 0, "freeze_epochs": 3, "freeze_lr": 1e-2, "schedule": "constant", "flip": False}
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def list_checkpoints(run):
 @pytest.mark.parametrize("head", [pytest.param("notebook", marks=pytest.mark.replicas), "pooled"])
 def test_a_head_learns_on_features_what_it_learns_on_images(run, drawn, head):
     on_images, on_features = (
-        run(str(views), frozen_views=views, head=head, dropout=0.3) for views in (0, 1)
+        run(str(views), feature_views=views, head=head, dropout=0.3) for views in (0, 1)
     )
     for row, other in zip(on_images.history, on_features.history, strict=True):
         for name in ("loss", "val_loss", "val_f1", "learning_rate", "planned_lr"):
@@ -59,7 +59,7 @@ def test_a_head_learns_on_features_what_it_learns_on_images(run, drawn, head):
 
 
 def test_the_network_goes_on_where_the_head_has_ended(run):
-    plans = [{"frozen_views": views, "epochs": 2, "frozen_epochs": 2} for views in (0, 1)]
+    plans = [{"feature_views": views, "epochs": 2, "freeze_epochs": 2} for views in (0, 1)]
     on_images, on_features = (run(str(number), **plan) for number, plan in enumerate(plans))
     assert [row["phase"] for row in on_features.history] == [1, 1, 2, 2]
     for row, other in zip(on_images.history, on_features.history, strict=True):
@@ -67,7 +67,7 @@ def test_the_network_goes_on_where_the_head_has_ended(run):
 
 
 def test_epochs_take_the_views_by_turns_in_the_order_of_the_images(quick_plan, drawn, accelerator):
-    plan = dataclasses.replace(quick_plan, frozen_views=2, min_crop_area=0.5)
+    plan = dataclasses.replace(quick_plan, feature_views=2, min_crop_area=0.5)
     keras.utils.set_random_seed(0)
     with accelerator.scope():
         classifier = build_classifier(4, image_size=32, backbone="tiny", weights=None, head="plain")
@@ -100,20 +100,31 @@ def test_a_tpus_precision_is_kept_in_features(accelerator, quick_plan, drawn, tm
 def test_the_engine_is_the_same_on_features(run):
     """Averaged weights, smoothing, weights for classes, a cycle per step, decay, clipping, views."""
     everything = run(
-        ema=0.9, label_smoothing=0.1, class_weights="balanced", schedule="one-cycle",
-        optimizer="adamw", weight_decay=0.01, clip_norm=1.0, flip=True, mixup=0.2, frozen_views=2,
-        head="concat", depth_factor=0.1,
-    )  # fmt: skip
+        ema=0.9,
+        label_smoothing=0.1,
+        class_weights="balanced",
+        schedule="one-cycle",
+        optimizer="adamw",
+        weight_decay=0.01,
+        clip_norm=1.0,
+        flip=True,
+        mixup=0.2,
+        feature_views=2,
+        head="concat",
+        backbone_lr_factor=0.1,
+    )
     for row in everything.history:
         assert np.isfinite(row["val_loss"])
         assert row["learning_rate"] == pytest.approx(row["planned_lr"], rel=1e-5)
     assert list_checkpoints(everything) == [
-        "best.weights.h5", "best_raw.weights.h5", "last.weights.h5",
-    ]  # fmt: skip
+        "best.weights.h5",
+        "best_raw.weights.h5",
+        "last.weights.h5",
+    ]
 
 
 def test_early_stopping_on_features_keeps_the_best_head(run):
-    stopped = run(frozen_epochs=30, frozen_lr=3.0, patience=2, monitor="val_loss")
+    stopped = run(freeze_epochs=30, freeze_lr=3.0, patience=2, monitor="val_loss")
     assert stopped.stop_reason == "val_loss had not improved for 2 epochs (early stopping)"
     assert stopped.predictions.score()["val_loss"] == pytest.approx(
         stopped.best["val_loss"], rel=1e-5
@@ -123,7 +134,7 @@ def test_early_stopping_on_features_keeps_the_best_head(run):
 
 @pytest.mark.replicas
 def test_a_run_resumed_on_features_ends_like_the_whole_one(run):
-    changes = {"frozen_epochs": 4, "schedule": "one-cycle", "epochs": 1}
+    changes = {"freeze_epochs": 4, "schedule": "one-cycle", "epochs": 1}
     whole = run("whole", **changes)
     run("parts", **changes, options={"callbacks": [LeaveAfter(2)]})
     parts = run("parts", **changes, options={"resume": True})
@@ -168,21 +179,24 @@ def test_features_that_you_have_are_used_and_others_refused(run, drawn, accelera
     with pytest.raises(ValueError, match="are of other data: computed from 22 images of 32 px"):
         run("data", options={"features": compute(quick_plan.seed, "test")})
     with pytest.raises(ValueError, match="hold 1 views of each image, the plan wants 2"):
-        run("views", flip=True, frozen_views=2, options={"features": compute(quick_plan.seed)})
+        run("views", flip=True, feature_views=2, options={"features": compute(quick_plan.seed)})
     with pytest.raises(ValueError, match="were given, but no phase of this plan learns from any"):
-        run("none", frozen_views=0, options={"features": compute(quick_plan.seed)})
+        run("none", feature_views=0, options={"features": compute(quick_plan.seed)})
 
 
 # What is kept, and what steers -------------------------------------------------------------------
 
 
 def test_the_weights_of_every_second_epoch_are_kept_through_a_resume(run, drawn):
-    changes = {"frozen_epochs": 3, "epochs": 2, "checkpoint_every": 2}
+    changes = {"freeze_epochs": 3, "epochs": 2, "checkpoint_every": 2}
     run(**changes, options={"callbacks": [LeaveAfter(2)]})
     resumed = run(**changes, options={"resume": True})
     assert list_checkpoints(resumed) == [
-        "best.weights.h5", "epoch-02.weights.h5", "epoch-04.weights.h5", "last.weights.h5",
-    ]  # fmt: skip
+        "best.weights.h5",
+        "epoch-02.weights.h5",
+        "epoch-04.weights.h5",
+        "last.weights.h5",
+    ]
     val = load_split(drawn, "val")
     scores = []
     for number in (2, 4):
@@ -224,9 +238,13 @@ def test_a_plateaus_waiting_survives_a_resume_and_it_cools_down(run):
                 head.set_weights([0 * kernel, 100.0 * (np.arange(len(bias)) == 0)])
 
     changes = {
-        "frozen_epochs": 7, "plateau_patience": 2, "plateau_cooldown": 1, "patience": None,
-        "monitor": "val_loss", "frozen_lr": 8e-3,
-    }  # fmt: skip
+        "freeze_epochs": 7,
+        "plateau_patience": 2,
+        "plateau_cooldown": 1,
+        "patience": None,
+        "monitor": "val_loss",
+        "freeze_lr": 8e-3,
+    }
     run(**changes, options={"callbacks": [Worsen(), LeaveAfter(2)]})
     resumed = run(**changes, options={"callbacks": [Worsen()], "resume": True})
     assert [row["learning_rate"] for row in resumed.history] == pytest.approx(
@@ -238,7 +256,7 @@ def test_two_classes_are_told_apart_by_one_sigmoid_and_more_are_refused(run, acc
     pair = draw_competition(
         tmp_path / "pair", num_classes=2, image_size=32, num_train=32, num_val=8, num_test=8
     )
-    binary = run(data=pair, binary=True, epochs=1, frozen_epochs=1, schedule="ramp")
+    binary = run(data=pair, binary=True, epochs=1, freeze_epochs=1, schedule="ramp")
     assert binary.model.get_layer("logit").units == 1
     assert binary.predictions.probabilities.shape == (8, 2)
     np.testing.assert_allclose(binary.predictions.probabilities.sum(axis=1), 1, atol=1e-6)

@@ -4,7 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.training.losses import WeightedCrossentropy, build_loss, build_metrics, class_weights_for
+from flowerkit.training.losses import (
+    WeightedCrossentropy,
+    build_loss,
+    build_metrics,
+    class_weights_for,
+)
 
 pytestmark = pytest.mark.backends
 
@@ -129,16 +134,16 @@ def test_what_makes_no_loss_is_refused(num_classes, options, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "labels", "guesses"),
+    ("options", "labels", "predicted"),
     [
         ({}, LABELS, PROBABILITIES),
         ({"one_hot": True}, ONE_HOT, PROBABILITIES),
         ({"one_hot": True}, np.array([[0.6, 0.4, 0], [0, 1, 0], [0.2, 0.8, 0]]), PROBABILITIES),
     ],
 )
-def test_accuracy_is_named_so_and_counted_for_each_kind_of_label(options, labels, guesses):
+def test_accuracy_is_named_so_and_counted_for_each_kind_of_label(options, labels, predicted):
     [metric] = build_metrics(**options)
-    metric.update_state(labels, guesses)
+    metric.update_state(labels, predicted)
     assert metric.name == "accuracy"
     assert float(keras.ops.convert_to_numpy(metric.result())) == pytest.approx(2 / 3)
 

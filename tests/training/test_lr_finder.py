@@ -5,12 +5,12 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.training import step as compiling
-from flowerkit.training import lr_finder as lr_search
 from flowerkit.data.split import load_split
-from flowerkit.training.lr_finder import RateSearch, search_rates
 from flowerkit.models.classifier import build_classifier
-from flowerkit.pipeline.batches import training_batches
+from flowerkit.pipeline.batches import train_batches
+from flowerkit.training import lr_finder as lr_search
+from flowerkit.training import step as compiling
+from flowerkit.training.lr_finder import LRFinderResult, lr_find
 
 pytestmark = pytest.mark.backends
 
@@ -39,7 +39,7 @@ def bytes_of(variables):
 def found(**changes):
     curve = np.array([4.0, 3.0, 2.0])
     suggestions = {"valley": 0.002, "steep": 0.004, "minimum_over_10": 0.001}
-    search = RateSearch(
+    search = LRFinderResult(
         curve, curve, curve, suggestions, "the loss diverged", 32, "max_lr", 0.5, 7.4
     )
     return dataclasses.replace(search, **changes)
@@ -47,7 +47,7 @@ def found(**changes):
 
 def test_a_suggestion_is_a_change_of_the_plan_at_the_plans_own_batch(quick_plan):
     assert found().for_plan() == {"max_lr": 0.004}  # at this batch it is halved
-    assert found(scale=1.0, field="frozen_lr").for_plan("steep") == {"frozen_lr": 0.004}
+    assert found(scale=1.0, field="freeze_lr").for_plan("steep") == {"freeze_lr": 0.004}
     assert dataclasses.replace(quick_plan, **found().for_plan()).max_lr == 0.004
     with pytest.raises(ValueError, match="no suggestion 'steap'.*Did you mean 'steep'"):
         found().for_plan("steap")
@@ -73,10 +73,16 @@ def search(drawn, accelerator, split):
     plan = lr_search.TrainingPlan(
         backbone="tiny", weights=None, per_replica_batch=16 // accelerator.replicas
     )
-    found = search_rates(
-        plan, drawn, accelerator=accelerator, split=split, min_lr=1e-5, max_lr=1e3, num_steps=40,
+    found = lr_find(
+        plan,
+        drawn,
+        accelerator=accelerator,
+        split=split,
+        min_lr=1e-5,
+        max_lr=1e3,
+        num_steps=40,
         progress=lambda *what: told.append(what),
-    )  # fmt: skip
+    )
     return found, told
 
 
@@ -108,17 +114,19 @@ def test_the_losses_are_those_of_single_steps_at_these_rates(
     rates = lr_search.spread_rates(1e-5, 1e-2, STEPS)
     quick_plan = dataclasses.replace(quick_plan, cpu_bfloat16=False)  # which the reference lacks
     how = {"accelerator": accelerator, "classifier": classifier, "split": split}
-    found = search_rates(quick_plan, drawn, min_lr=1e-5, max_lr=1e-2, num_steps=STEPS, **how)
+    found = lr_find(quick_plan, drawn, min_lr=1e-5, max_lr=1e-2, num_steps=STEPS, **how)
     assert bytes_of(classifier.variables) == before
     with accelerator.scope():
         model = compiling.compile_for_training(classifier, quick_plan, accelerator)
-    batches = training_batches(
-        split, global_batch=16, seed=0, augmentation=quick_plan.augmentation()
-    )
+    batches = train_batches(split, global_batch=16, seed=0, augmentation=quick_plan.augmentation())
     history = model.fit(
-        batches, epochs=STEPS, steps_per_epoch=1, verbose=0, shuffle=False,
+        batches,
+        epochs=STEPS,
+        steps_per_epoch=1,
+        verbose=0,
+        shuffle=False,
         callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch, _: rates[epoch])],
-    )  # fmt: skip
+    )
     assert found.rates.tolist() == rates
     assert found.losses == pytest.approx(history.history["loss"], rel=1e-3)
     assert found.losses[0] == pytest.approx(history.history["loss"][0], rel=1e-6)
@@ -136,16 +144,20 @@ def test_a_search_that_fails_in_the_middle_of_a_training_leaves_no_trace(
     with accelerator.scope():
         model = compiling.compile_for_training(classifier, quick_plan, accelerator)
     model.fit(
-        training_batches(split, global_batch=16, seed=0),
-        steps_per_epoch=2, verbose=0, shuffle=False,
-    )  # fmt: skip
+        train_batches(split, global_batch=16, seed=0), steps_per_epoch=2, verbose=0, shuffle=False
+    )
     held = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     before, rate = bytes_of(held), model.optimizer.learning_rate
     with pytest.raises(KeyboardInterrupt):
-        search_rates(
-            quick_plan, drawn, accelerator=accelerator, classifier=classifier, split=split,
-            min_lr=0.1, progress=fail,
-        )  # fmt: skip
+        lr_find(
+            quick_plan,
+            drawn,
+            accelerator=accelerator,
+            classifier=classifier,
+            split=split,
+            min_lr=0.1,
+            progress=fail,
+        )
     assert bytes_of(held) == before
     assert model.optimizer.learning_rate is rate
     pixels = np.zeros((2, 32, 32, 3), "uint8")
@@ -158,7 +170,7 @@ def test_a_loss_that_is_no_number_from_the_start_is_an_error(
     bias = classifier.get_layer("probabilities").bias
     bias.assign(np.full(bias.shape, np.nan, "float32"))
     with pytest.raises(ValueError, match="the loss is nan at the very first step, before any rate"):
-        search_rates(quick_plan, drawn, accelerator=accelerator, classifier=classifier, split=split)
+        lr_find(quick_plan, drawn, accelerator=accelerator, classifier=classifier, split=split)
     assert np.isnan(keras.ops.convert_to_numpy(bias)).all()
 
 
@@ -169,26 +181,36 @@ def test_rates_that_are_too_high_from_the_start_leave_nothing_to_read(
         ValueError,
         match=r"the loss .* after \d+ of 100 steps: too few .* lower min_lr \(it was 100\)",
     ):
-        search_rates(
-            quick_plan, drawn, accelerator=accelerator, classifier=classifier, split=split,
-            min_lr=100.0, max_lr=1e4,
-        )  # fmt: skip
+        lr_find(
+            quick_plan,
+            drawn,
+            accelerator=accelerator,
+            classifier=classifier,
+            split=split,
+            min_lr=100.0,
+            max_lr=1e4,
+        )
 
 
 def test_a_frozen_phase_searches_the_rate_of_the_head(
     quick_plan, drawn, accelerator, split, classifier
 ):
-    plan = dataclasses.replace(quick_plan, frozen_epochs=1, optimizer="sgd", rates_at_batch=32)
+    plan = dataclasses.replace(quick_plan, freeze_epochs=1, optimizer="sgd", lr_reference_batch=32)
     layers = list(classifier._flatten_layers())
     before = [layer.trainable for layer in layers]
     seen = []
-    search = search_rates(
-        plan, drawn, accelerator=accelerator, classifier=classifier, split=split, num_steps=STEPS,
+    search = lr_find(
+        plan,
+        drawn,
+        accelerator=accelerator,
+        classifier=classifier,
+        split=split,
+        num_steps=STEPS,
         progress=lambda *_: seen.append(classifier.get_layer("backbone").trainable),
-    )  # fmt: skip
+    )
     assert set(seen) == {False}
     assert [layer.trainable for layer in layers] == before
-    assert search.field == "frozen_lr"
+    assert search.field == "freeze_lr"
     assert search.scale == 0.5  # with sgd the rate goes with the batch
 
 
@@ -196,31 +218,35 @@ def test_the_heads_rate_is_searched_on_features_too_and_finds_the_same(
     quick_plan, drawn, accelerator, split, classifier
 ):
     plan = dataclasses.replace(
-        quick_plan, epochs=0, frozen_epochs=2, frozen_lr=3e-3, schedule="constant", flip=False
+        quick_plan, epochs=0, freeze_epochs=2, freeze_lr=3e-3, schedule="constant", flip=False
     )
     how = {"accelerator": accelerator, "classifier": classifier, "split": split}
     before, told = bytes_of(classifier.variables), []
     on_images, on_features = (
-        search_rates(
-            dataclasses.replace(plan, frozen_views=views), drawn, phase="frozen", num_steps=STEPS,
-            progress=lambda *step: told.append(step[0]), **how,
+        lr_find(
+            dataclasses.replace(plan, feature_views=views),
+            drawn,
+            phase="frozen",
+            num_steps=STEPS,
+            progress=lambda *step: told.append(step[0]),
+            **how,
         )
         for views in (0, 1)
-    )  # fmt: skip
+    )
     assert bytes_of(classifier.variables) == before
     assert on_features.losses == pytest.approx(on_images.losses, rel=1e-3)
-    assert (on_features.field, on_features.scale) == ("frozen_lr", 1.0)
+    assert (on_features.field, on_features.scale) == ("freeze_lr", 1.0)
     assert set(told) == {"range test", "features of train"}
 
 
 def test_the_networks_rate_is_searched_in_a_plan_with_frozen_epochs(
     quick_plan, drawn, accelerator, split, classifier
 ):
-    plan = dataclasses.replace(quick_plan, epochs=0, frozen_epochs=3)
+    plan = dataclasses.replace(quick_plan, epochs=0, freeze_epochs=3)
     how = {"accelerator": accelerator, "classifier": classifier, "split": split}
-    assert search_rates(plan, drawn, phase="whole", num_steps=STEPS, **how).field == "max_lr"
+    assert lr_find(plan, drawn, phase="whole", num_steps=STEPS, **how).field == "max_lr"
     with pytest.raises(ValueError, match="Received: phase='hole'. Did you mean 'whole'"):
-        search_rates(plan, drawn, phase="hole", **how)
+        lr_find(plan, drawn, phase="hole", **how)
 
 
 def test_rates_are_spread_by_a_constant_factor():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flowerkit.cycles import CosineWarmup, OneCycle, momenta_per_step, rates_per_step
+from flowerkit.schedules import OfEpochAndRate
 from flowerkit.training.optimizers import (
     SGD,
     TableRate,
@@ -14,7 +15,6 @@ from flowerkit.training.optimizers import (
     build_optimizer,
     find_undecayed,
 )
-from flowerkit.schedules import OfEpochAndRate
 
 pytestmark = pytest.mark.backends
 
@@ -204,10 +204,13 @@ def test_without_averages_there_is_nothing_to_put_in(accelerator):
 
 def test_a_model_saved_with_its_optimizer_goes_on_as_if_nothing_had_happened(accelerator, tmp_path):
     options = {
-        "rate": TableRate([0.1, 0.2, 0.4, 0.8]), "weight_decay": 0.5, "ema": 0.5,
-        "multipliers": {"body_dense/kernel": 0.1}, "momentum": TableRate([0.5, 0.6, 0.7, 0.8]),
+        "rate": TableRate([0.1, 0.2, 0.4, 0.8]),
+        "weight_decay": 0.5,
+        "ema": 0.5,
+        "multipliers": {"body_dense/kernel": 0.1},
+        "momentum": TableRate([0.5, 0.6, 0.7, 0.8]),
         "clip_norm": 2.0,
-    }  # fmt: skip
+    }
     model = build_model(accelerator, **options)
     take_steps(model, 2)
     model.save(tmp_path / "model.keras")

@@ -5,8 +5,16 @@ import re
 import pytest
 
 from flowerkit.cycles import OneCycle
-from flowerkit.training.plan import (COMPETITION, NOTEBOOK, PLANS, SMOKE, TrainingPlan, change_plan, load_plan)
-from flowerkit.text import suggest
+from flowerkit.text import did_you_mean
+from flowerkit.training.plan import (
+    COMPETITION,
+    NOTEBOOK,
+    PLANS,
+    SMOKE,
+    TrainingPlan,
+    change_plan,
+    load_plan,
+)
 
 RATES = ("start_lr", "max_lr", "min_lr", "rampup_epochs", "sustain_epochs", "exp_decay")
 
@@ -15,7 +23,7 @@ def test_the_notebooks_plan_has_the_notebooks_values():
     assert [getattr(NOTEBOOK, name) for name in RATES] == [0.001, 0.01, 0.0001, 30, 0, 0.8]
     assert (NOTEBOOK.backbone, NOTEBOOK.head, NOTEBOOK.dropout) == ("DenseNet121", "notebook", 0.2)
     assert NOTEBOOK.patience == 3
-    assert NOTEBOOK.rates_at_batch is None  # the rates are used as they stand
+    assert NOTEBOOK.lr_reference_batch is None  # the rates are used as they stand
     assert NOTEBOOK.schedule_for(global_batch=128)(30) == pytest.approx(0.01)
 
 
@@ -34,7 +42,9 @@ def test_rates_are_scaled_by_the_square_root_of_the_batch():
 
 
 def test_a_constant_schedule_stays_at_max_lr():
-    plan = TrainingPlan(schedule="constant", max_lr=0.003, rates_at_batch=None, plateau_patience=2)
+    plan = TrainingPlan(
+        schedule="constant", max_lr=0.003, lr_reference_batch=None, plateau_patience=2
+    )
     assert [plan.schedule_for(global_batch=8)(epoch) for epoch in (0, 50)] == [0.003, 0.003]
 
 
@@ -59,12 +69,19 @@ def test_a_plan_does_not_change():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("epochs", 0,
-         "epochs must be 1 or more. Received: epochs=0 (0 trains the head alone, for frozen_epochs=0)"),
+        (
+            "epochs",
+            0,
+            "epochs must be 1 or more. Received: epochs=0 (0 trains the head alone, for freeze_epochs=0)",
+        ),
         ("epochs", -1, "epochs must be 1 or more. Received: epochs=-1"),
-        ("frozen_epochs", -1, "frozen_epochs must be 0 or more. Received: frozen_epochs=-1"),
-        ("frozen_views", -1, "frozen_views must be 0 or more. Received: frozen_views=-1"),
-        ("plateau_cooldown", -2, "plateau_cooldown must be 0 or more. Received: plateau_cooldown=-2"),
+        ("freeze_epochs", -1, "freeze_epochs must be 0 or more. Received: freeze_epochs=-1"),
+        ("feature_views", -1, "feature_views must be 0 or more. Received: feature_views=-1"),
+        (
+            "plateau_cooldown",
+            -2,
+            "plateau_cooldown must be 0 or more. Received: plateau_cooldown=-2",
+        ),
         ("checkpoint_every", 0, "checkpoint_every must be 1 or more. Received: checkpoint_every=0"),
         ("binary", 1, "binary must be bool. Received: binary=1"),
         ("epochs", "3", "epochs must be int. Received: epochs='3'"),
@@ -84,11 +101,14 @@ def test_a_plan_does_not_change():
         ("max_minutes", float("nan"), "max_minutes must be above 0. Received: nan"),
         ("seed", -1, "seed must be in 0 <= seed < 2**32. Received: seed=-1"),
         ("seed", 2**32, "seed must be in 0 <= seed < 2**32. Received: seed=4294967296"),
-        ("monitor", "val_f2",
-         "monitor 'val_f2' is not logged by this run; it logs loss, accuracy, val_loss, "
-         "val_accuracy, val_f1. Did you mean 'val_f1'?"),
+        (
+            "monitor",
+            "val_f2",
+            "monitor 'val_f2' is not logged by this run; it logs loss, accuracy, val_loss, "
+            "val_accuracy, val_f1. Did you mean 'val_f1'?",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_value_that_cannot_be_right_is_refused(field, value, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         TrainingPlan(**{field: value})
@@ -112,7 +132,7 @@ def test_two_controllers_of_the_rate_are_refused():
 
 def test_the_head_alone_follows_the_schedule_up_to_its_own_rate():
     plan = TrainingPlan(
-        epochs=0, frozen_epochs=8, frozen_lr=1e-2, schedule="one-cycle", rates_at_batch=None
+        epochs=0, freeze_epochs=8, freeze_lr=1e-2, schedule="one-cycle", lr_reference_batch=None
     )
     assert plan.schedule_for(global_batch=8) == OneCycle(1e-2, 8)
     assert plan.frozen_schedule_for(global_batch=8) == OneCycle(1e-2, 8)
@@ -122,22 +142,22 @@ def test_the_head_alone_follows_the_schedule_up_to_its_own_rate():
 
 
 def test_features_are_the_default_where_nothing_is_augmented():
-    still = TrainingPlan(flip=False, frozen_epochs=1)
-    assert still.feature_views == 1
-    assert dataclasses.replace(still, flip=True).feature_views == 0
-    assert dataclasses.replace(still, frozen_views=0).feature_views == 0
-    assert dataclasses.replace(still, flip=True, frozen_views=4).feature_views == 4
+    still = TrainingPlan(flip=False, freeze_epochs=1)
+    assert still.num_feature_views == 1
+    assert dataclasses.replace(still, flip=True).num_feature_views == 0
+    assert dataclasses.replace(still, feature_views=0).num_feature_views == 0
+    assert dataclasses.replace(still, flip=True, feature_views=4).num_feature_views == 4
 
 
 def test_views_that_are_all_the_same_picture_are_refused():
-    with pytest.raises(ValueError, match="frozen_views=3, but nothing changes an image from view"):
-        TrainingPlan(flip=False, mixup=0.2, frozen_views=3)
-    assert TrainingPlan(mixup=0.2, frozen_views=3).view_augmentation().mixes is False
+    with pytest.raises(ValueError, match="feature_views=3, but nothing changes an image from view"):
+        TrainingPlan(flip=False, mixup=0.2, feature_views=3)
+    assert TrainingPlan(mixup=0.2, feature_views=3).view_augmentation().mixes is False
 
 
 def test_suggest_names_the_nearest_or_nothing():
-    assert suggest("epocs", ["epochs", "seed"]) == " Did you mean 'epochs'?"
-    assert suggest("epocs", ["dropout", "seed"]) == ""
+    assert did_you_mean("epocs", ["epochs", "seed"]) == " Did you mean 'epochs'?"
+    assert did_you_mean("epocs", ["dropout", "seed"]) == ""
 
 
 def test_fields_that_a_file_leaves_out_keep_their_defaults(tmp_path):

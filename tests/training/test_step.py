@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from flowerkit.accelerator.device import Accelerator
 from flowerkit.pipeline import augment_host
 from flowerkit.training import step as compiling
-from flowerkit.accelerator.device import Accelerator
 
 
 def test_augmentation_runs_where_the_device_is(quick_plan, monkeypatch):
@@ -31,7 +31,10 @@ def test_no_tensorflow_is_needed():
         "print('tensorflow' in sys.modules and sys.modules['tensorflow'] is None)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "KERAS_BACKEND": "jax"},
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

@@ -1,4 +1,4 @@
-"""TrainingPlan + FlowerData -> TrainingRun: a trained model, and a folder that says all about it."""
+"""TrainingPlan + FlowerData -> TrainingResult: a trained model, and a folder that says all about it."""
 
 import functools
 import importlib.util
@@ -13,22 +13,22 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator.device import Accelerator, connect
-from flowerkit.training.step import build_planned, compile_for_training
 from flowerkit.data.split import Split, check_leak, load_split
-from flowerkit.metrics import count_classes
-from flowerkit.training.features import Features, describe_data
+from flowerkit.data.tfrecords import FlowerData
 from flowerkit.files import write_json
-from flowerkit.training.loop import Run, Watchers, check_execution, fit, open_feed
-from flowerkit.training.history import best_row
+from flowerkit.metrics import count_classes
 from flowerkit.models.classifier import check_reload, save_classifier
-from flowerkit.training.phases import Phase, explain_rates, find_phases
-from flowerkit.pipeline.batches import count_steps, epoch_order
-from flowerkit.training.plan import COMPETITION, TrainingPlan
+from flowerkit.pipeline.batches import epoch_permutation, steps_per_epoch
 from flowerkit.prediction.predictions import Predictions
-from flowerkit.training.run_folder import check_folder, check_images, read_whole_epochs, write_start
 from flowerkit.schedules import Schedule
 from flowerkit.training.async_steps import ShowSteps
-from flowerkit.data.tfrecords import FlowerData
+from flowerkit.training.features import Features, describe_data
+from flowerkit.training.history import best_row
+from flowerkit.training.loop import Run, Watchers, check_execution, fit, open_feed
+from flowerkit.training.phases import Phase, explain_rates, find_phases
+from flowerkit.training.plan import COMPETITION, TrainingPlan
+from flowerkit.training.run_folder import check_folder, check_images, read_whole_epochs, write_start
+from flowerkit.training.step import build_planned, compile_for_training
 
 _log = logging.getLogger("flowerkit")
 
@@ -36,7 +36,7 @@ FEW_STEPS = 20
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingRun:
+class TrainingResult:
     """What a training run came to; the same stands in its folder.
 
     `model` holds the best weights. `history` has a row (dict) an epoch, see `history.COLUMNS`;
@@ -99,7 +99,7 @@ def train(
     resume: bool = False,
     started: float | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-) -> TrainingRun:
+) -> TrainingResult:
     """Train `plan` on `data` and leave a run folder at `out`.
 
     The folder holds plan.json, environment.json, history.csv, result.json, model.keras (the best
@@ -137,11 +137,19 @@ def train(
     write_start(out, plan, data, accelerator, schedule, class_counts=counts, images=images)
     watchers, first_step_seconds = _train_phases(run, phases, features, callbacks, progress)
     best, reason = _keep_best(run, watchers)
-    trained = TrainingRun(
-        out, plan, run.classifier, run.rows, best, reason,
-        Predictions.load(out / "val_predictions.npz"), run.val.images, accelerator,
-        interrupted=watchers.interrupt.caught, first_step_seconds=first_step_seconds,
-    )  # fmt: skip
+    trained = TrainingResult(
+        out,
+        plan,
+        run.classifier,
+        run.rows,
+        best,
+        reason,
+        Predictions.load(out / "val_predictions.npz"),
+        run.val.images,
+        accelerator,
+        interrupted=watchers.interrupt.caught,
+        first_step_seconds=first_step_seconds,
+    )
     write_json(out / "result.json", trained.to_dict())
     return trained
 
@@ -151,22 +159,28 @@ def fine_tune(
     epochs: int,
     *,
     out: str | os.PathLike,
-    frozen_epochs: int = 1,
+    freeze_epochs: int = 1,
     base_lr: float = 2e-3,
-    depth_factor: float = 0.01,
+    backbone_lr_factor: float = 0.01,
     plan: TrainingPlan = COMPETITION,
     **options,
-) -> TrainingRun:
-    """The head for `frozen_epochs`, then the whole network for `epochs`: fastai's `fine_tune`.
+) -> TrainingResult:
+    """The head for `freeze_epochs`, then the whole network for `epochs`: fastai's `fine_tune`.
 
     One cycle each, up to `base_lr` and then to half of it, with rates that fall towards the first layer
-    to `depth_factor` of the head's; fastai's is a hundredth. The rates are used as they stand. What
+    to `backbone_lr_factor` of the head's; fastai's is a hundredth. The rates are used as they stand. What
     else there is comes from `plan`; `options` are those of `train`, and so is what is raised.
     """
     plan = replace(
-        plan, schedule="one-cycle", frozen_epochs=frozen_epochs, epochs=epochs, frozen_lr=base_lr,
-        max_lr=base_lr / 2, depth_factor=depth_factor, rates_at_batch=None,
-    )  # fmt: skip
+        plan,
+        schedule="one-cycle",
+        freeze_epochs=freeze_epochs,
+        epochs=epochs,
+        freeze_lr=base_lr,
+        max_lr=base_lr / 2,
+        backbone_lr_factor=backbone_lr_factor,
+        lr_reference_batch=None,
+    )
     return train(plan, data, out=out, **options)
 
 
@@ -178,25 +192,28 @@ def fit_one_cycle(
     out: str | os.PathLike,
     plan: TrainingPlan = COMPETITION,
     **options,
-) -> TrainingRun:
+) -> TrainingResult:
     """Train for `epochs` by one cycle up to `max_lr`: fastai's `fit_one_cycle`.
 
     The rate is used as it stands. What else there is comes from `plan`; `options` are those of
     `train`, and so is what is raised.
     """
-    plan = replace(plan, schedule="one-cycle", epochs=epochs, max_lr=max_lr, rates_at_batch=None)
+    plan = replace(
+        plan, schedule="one-cycle", epochs=epochs, max_lr=max_lr, lr_reference_batch=None
+    )
     return train(plan, data, out=out, **options)
 
 
-def _prepare(plan, data: FlowerData, accelerator: Accelerator, phases, out: Path, started,
-             resume: bool) -> Run:  # fmt: skip
+def _prepare(
+    plan, data: FlowerData, accelerator: Accelerator, phases, out: Path, started, resume: bool
+) -> Run:
     """All that can be refused is refused here, and the splits are loaded."""
     # Before the data: a backbone or weights that are not there are said at once.
     classifier = build_planned(plan, data, accelerator)
     _check_choices(classifier, plan, accelerator, phases)
     global_batch = plan.per_replica_batch * accelerator.replicas
     splits = _load_splits(data, plan, phases, out, global_batch)
-    num_steps = count_steps(len(splits[0]), global_batch)
+    num_steps = steps_per_epoch(len(splits[0]), global_batch)
     check_execution(plan, accelerator, num_steps)
     _tell_steps(num_steps, global_batch)
     for line in explain_rates(plan, phases[-1], global_batch=global_batch):
@@ -225,9 +242,14 @@ def _train_phase(run: Run, phase: Phase, features, callbacks, progress) -> Watch
     with run.accelerator.scope():
         feed = open_feed(run, phase, features, progress)
         model = compile_for_training(
-            run.classifier, run.plan, run.accelerator, phase, num_steps=run.num_steps,
-            labels=run.train.labels, images=feed.images,
-        )  # fmt: skip
+            run.classifier,
+            run.plan,
+            run.accelerator,
+            phase,
+            num_steps=run.num_steps,
+            labels=run.train.labels,
+            images=feed.images,
+        )
     watchers = Watchers(run, phase, feed)
     if run.rows and phase.number == run.rows[-1]["phase"]:
         model.load_weights(watchers.checkpoint.last)
@@ -242,8 +264,8 @@ def _train_phase(run: Run, phase: Phase, features, callbacks, progress) -> Watch
 def _check_wanted(features, phases) -> None:
     if features is not None and not any(phase.views for phase in phases):
         raise ValueError(
-            "features were given, but no phase of this plan learns from any: it needs frozen_epochs, "
-            "and frozen_views=1 or more (or no augmentation)."
+            "features were given, but no phase of this plan learns from any: it needs freeze_epochs, "
+            "and feature_views=1 or more (or no augmentation)."
         )
 
 
@@ -253,7 +275,7 @@ def _check_choices(classifier, plan: TrainingPlan, accelerator: Accelerator, pha
         compile_for_training(classifier, plan, accelerator)
     if phases[0].is_frozen and not classifier.get_layer("backbone").weights:
         raise ValueError(
-            f"frozen_epochs={plan.frozen_epochs}, but {plan.backbone} has no weights to freeze."
+            f"freeze_epochs={plan.freeze_epochs}, but {plan.backbone} has no weights to freeze."
         )
 
 
@@ -296,7 +318,7 @@ def _load_splits(
     # The order of the epoch that comes first, so that it can begin before all is decoded. Features
     # are computed row by row, and what is asked for once need not be kept.
     first_epoch = len(read_whole_epochs(out, data.counts["train"] // global_batch))
-    order = functools.partial(epoch_order, seed=plan.seed, epoch=first_epoch)
+    order = functools.partial(epoch_permutation, seed=plan.seed, epoch=first_epoch)
     if phases[0].views and first_epoch < phases[0].epochs:
         order = None
     how = {

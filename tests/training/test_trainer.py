@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from flowerkit.data.split import load_split
+from flowerkit.data.tfrecords import find_shards, read_records, write_shards
+from flowerkit.prediction.predictions import Predictions, predict
+from flowerkit.sources.synthetic import draw_competition
+from flowerkit.submission import check_submission, write_submission
 from flowerkit.training.history import COLUMNS, read_history
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.prediction.predictions import Predictions, predict
 from flowerkit.training.run_folder import load_run
-from flowerkit.submission import check_submission, write_submission
-from flowerkit.sources.synthetic import draw_competition
-from flowerkit.data.tfrecords import find_shards, read_records, write_shards
-from flowerkit.training.run import train
+from flowerkit.training.trainer import train
 
 pytestmark = pytest.mark.backends
 
@@ -29,10 +29,15 @@ def finished(drawn, accelerator, tmp_path_factory):
 
 def make_plan(accelerator, **changes):
     fields = {
-        "backbone": "tiny", "weights": None, "epochs": 2, "rates_at_batch": None,
-        "per_replica_batch": 16 // accelerator.replicas, "rampup_epochs": 1, "start_lr": 1e-3,
+        "backbone": "tiny",
+        "weights": None,
+        "epochs": 2,
+        "lr_reference_batch": None,
+        "per_replica_batch": 16 // accelerator.replicas,
+        "rampup_epochs": 1,
+        "start_lr": 1e-3,
         "max_lr": 2e-3,
-    }  # fmt: skip
+    }
     return TrainingPlan(**(fields | changes))
 
 
@@ -40,12 +45,18 @@ def make_plan(accelerator, **changes):
 def test_a_run_leaves_the_folder_that_was_promised(finished):
     names = {path.name for path in finished.folder.iterdir()}
     assert names == {
-        "plan.json", "environment.json", "history.csv", "result.json", "model.keras",
-        "val_predictions.npz", "checkpoints",
-    }  # fmt: skip
+        "plan.json",
+        "environment.json",
+        "history.csv",
+        "result.json",
+        "model.keras",
+        "val_predictions.npz",
+        "checkpoints",
+    }
     assert {path.name for path in (finished.folder / "checkpoints").iterdir()} == {
-        "best.weights.h5", "last.weights.h5",
-    }  # fmt: skip
+        "best.weights.h5",
+        "last.weights.h5",
+    }
     environment = json.loads((finished.folder / "environment.json").read_text())
     assert environment["accelerator"]["backend"] == keras.config.backend()
     assert environment["data"]["counts"] == {"train": 50, "val": 18, "test": 22}
@@ -90,7 +101,7 @@ def test_the_saved_model_predicts_what_the_run_recorded(finished, drawn):
 def test_the_csv_of_a_run_is_sound_with_a_remainder_over_the_replicas(finished, drawn, tmp_path):
     test = load_split(drawn, "test")
     predictions = predict(finished.model, test, global_batch=finished.global_batch)
-    write_submission(tmp_path / "submission.csv", predictions.ids, predictions.guesses)
+    write_submission(tmp_path / "submission.csv", predictions.ids, predictions.predicted)
     assert check_submission(tmp_path / "submission.csv", test.ids, 4) == []
     alone = keras.ops.convert_to_numpy(finished.model(test.images, training=False))
     np.testing.assert_allclose(predictions.probabilities, alone, atol=1e-5)
@@ -121,9 +132,14 @@ def test_a_run_is_not_resumed_on_other_images(drawn, accelerator, tmp_path):
     train(make_plan(accelerator, epochs=1), drawn, out=out, accelerator=accelerator)
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     other = draw_competition(
-        tmp_path / "other", num_classes=4, image_size=32, num_train=50, num_val=18, num_test=22,
+        tmp_path / "other",
+        num_classes=4,
+        image_size=32,
+        num_train=50,
+        num_val=18,
+        num_test=22,
         seed=2,
-    )  # fmt: skip
+    )
     with pytest.raises(
         ValueError, match=r"began with other images: train was 50 .* in a new folder"
     ):
@@ -209,17 +225,23 @@ def test_a_loss_that_is_never_a_number_leaves_nothing_to_keep(drawn, accelerator
         RuntimeError, match=r"loss became nan in epoch 1, step 1: there are no weights"
     ):
         train(
-            make_plan(accelerator), drawn, out=tmp_path / "run", accelerator=accelerator,
+            make_plan(accelerator),
+            drawn,
+            out=tmp_path / "run",
+            accelerator=accelerator,
             callbacks=[Poison()],
-        )  # fmt: skip
+        )
 
 
 def test_progress_is_told_after_every_step(drawn, accelerator, tmp_path):
     told = []
     train(
-        make_plan(accelerator), drawn, out=tmp_path / "run", accelerator=accelerator,
+        make_plan(accelerator),
+        drawn,
+        out=tmp_path / "run",
+        accelerator=accelerator,
         progress=lambda *step: told.append(step),
-    )  # fmt: skip
+    )
     assert told == [(f"epoch {epoch}/2", step, 3) for epoch in (1, 2) for step in (1, 2, 3)]
 
 
@@ -227,17 +249,22 @@ def test_time_that_is_up_ends_training_with_a_model(drawn, accelerator, tmp_path
     plan = make_plan(accelerator, epochs=500, max_minutes=0.3, patience=None)
     run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator)
     assert run.stop_reason in (
-        "another epoch would not have fitted into the time", "the time was up",
-    )  # fmt: skip
+        "another epoch would not have fitted into the time",
+        "the time was up",
+    )
     assert 1 <= len(run.history) < 500
     assert (run.folder / "model.keras").is_file()
 
 
 def test_a_plateau_lowers_a_constant_rate(drawn, accelerator, tmp_path):
     plan = make_plan(
-        accelerator, epochs=4, schedule="constant", plateau_patience=1, patience=None,
+        accelerator,
+        epochs=4,
+        schedule="constant",
+        plateau_patience=1,
+        patience=None,
         monitor="val_loss",
-    )  # fmt: skip
+    )
     run = train(
         plan, drawn, out=tmp_path / "run", accelerator=accelerator, callbacks=[SpoilAfter(first=2)]
     )
@@ -285,7 +312,7 @@ def test_a_run_folder_one_level_down_is_pointed_at(finished):
 
 
 def test_tensorboard_that_is_not_installed_is_said_before_training(drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr("flowerkit.training.run.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("flowerkit.training.trainer.importlib.util.find_spec", lambda name: None)
     plan = TrainingPlan(tensorboard=True)
     with pytest.raises(ModuleNotFoundError, match="pip install tensorboard, or leave it out"):
         train(plan, drawn, out=tmp_path / "run")
@@ -333,8 +360,11 @@ def test_an_empty_val_split_is_refused(drawn, accelerator, tmp_path):
 
 
 def test_validation_out_of_the_training_split_is_refused(drawn, accelerator, tmp_path):
-    data = dataclasses.replace(drawn, files={**drawn.files, "val": drawn.files["train"]},
-                               counts={**drawn.counts, "val": 50})  # fmt: skip
+    data = dataclasses.replace(
+        drawn,
+        files={**drawn.files, "val": drawn.files["train"]},
+        counts={**drawn.counts, "val": 50},
+    )
     with pytest.raises(ValueError, match="train and val share 50 ids"):
         train(make_plan(accelerator), data, out=tmp_path / "run", accelerator=accelerator)
 

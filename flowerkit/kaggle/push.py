@@ -61,7 +61,7 @@ class Pushed:
 class RunLog:
     """What a run printed: each line told once, live or afterwards, and its device line found."""
 
-    tell: Callable[[str], None]
+    echo: Callable[[str], None]
     text: str = ""
     num_events: int = 0
     device: str | None = None
@@ -93,7 +93,7 @@ class RunLog:
     def _take(self, line: str) -> None:
         self.device = self.device or _find_device([line])
         if line.strip():
-            self.tell(f"  {line.rstrip()}")
+            self.echo(f"  {line.rstrip()}")
 
 
 # Push ---------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def watch(client: Client, kernel: str, *, require: str | None = None) -> RunLog:
     is required.
     """
     split_name(kernel)
-    log = RunLog(lambda line: client.tell(client.scrub(line)))
+    log = RunLog(lambda line: client.echo(client.scrub(line)))
     answer = _follow(client, kernel, log, require)
     text = list_outputs(client, kernel).log or ""
     log.finish("".join(read_events(text)))
@@ -246,10 +246,10 @@ def _follow(client: Client, kernel: str, log: RunLog, require: str | None):
         now, before, status = time.monotonic(), status, answer.status.name
         if status != before:
             since = told = now
-            client.tell(f"{kernel}: {spell_status(status)}")
+            client.echo(f"{kernel}: {spell_status(status)}")
         elif now - told > client.patience.heartbeat_seconds:
             told = now
-            client.tell(
+            client.echo(
                 f"{kernel}: still {spell_status(status)} after {(now - since) / 60:,.0f} min"
             )
         if status == "RUNNING" and log.streams:
@@ -312,7 +312,7 @@ def _listen(client: Client, kernel: str, log: RunLog, require: str | None) -> No
     except RequestException:
         return
     if not log.streams:
-        client.tell(f"{kernel}: no live log here; it will be shown when the run has ended")
+        client.echo(f"{kernel}: no live log here; it will be shown when the run has ended")
 
 
 def _read_event(event) -> str:

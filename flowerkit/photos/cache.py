@@ -156,7 +156,7 @@ def is_in_use(folder: Path) -> bool:
     return False
 
 
-class Spool:
+class PhotoCache:
     """The read photos of one conversion in `folder`, of this process alone while it is open.
 
     `entries` holds what is known by path. Raises FileExistsError if `folder` holds those of another
@@ -235,9 +235,18 @@ class Spool:
     def add(self, photo: Photo, read: ReadPhoto) -> None:
         """Keep what was read of a photo; on the disk when this returns."""
         entry = Entry(
-            photo.path, photo.num_bytes, photo.changed_ns, self._end, len(read.jpeg), read.digest,
-            read.picture_hash, read.width, read.height, read.format, read.notes,
-        )  # fmt: skip
+            photo.path,
+            photo.num_bytes,
+            photo.changed_ns,
+            self._end,
+            len(read.jpeg),
+            read.digest,
+            read.picture_hash,
+            read.width,
+            read.height,
+            read.format,
+            read.notes,
+        )
         self._spool.write(read.jpeg + read.thumbnail.tobytes())
         self._spool.flush()
         self._journal.write(json.dumps([getattr(entry, name) for name in _FIELDS]) + "\n")
@@ -292,7 +301,7 @@ def _parse_entry(line: str) -> Entry | None:
 
 
 def fill(
-    spool: Spool,
+    spool: PhotoCache,
     folder: Path,
     photos: Sequence[Photo],
     *,

@@ -34,10 +34,18 @@ def test_one_command_leads_from_the_checkout_to_a_checked_csv(
         f"submit it with: flowerkit submit {out}/submission.csv",
     ]
     assert fake.calls == [
-        "GetKernel", "SaveKernel", *["GetKernelSessionStatus"] * 2, "stream",
-        "GetKernelSessionStatus", "ListKernelSessionOutput", "ListKernelSessionOutput",
-        "file", "file", "ListKernelSessionOutput", "file",
-    ]  # fmt: skip
+        "GetKernel",
+        "SaveKernel",
+        *["GetKernelSessionStatus"] * 2,
+        "stream",
+        "GetKernelSessionStatus",
+        "ListKernelSessionOutput",
+        "ListKernelSessionOutput",
+        "file",
+        "file",
+        "ListKernelSessionOutput",
+        "file",
+    ]
     assert set(fake.versions_asked) == {"v1"}  # never a run before the push
     assert (out / "submission.csv").read_bytes() == SOUND
     assert (out / f"{NAME}.log").read_text() == f"flowerkit 0.1.0\n{DEVICE}\nepoch 1/2\nepoch 2/2\n"
@@ -151,7 +159,7 @@ def test_a_push_for_a_gpu_must_get_one(command, fake, mine):
     assert fake.pushed[0]["machineShape"] == "NvidiaTeslaT4"
     fake.log[1] = "GPU: 2 replicas, tensorflow, float32 (two GPUs)\n"
     fake.statuses = ["COMPLETE"]
-    status, said, _ = command("push", "--root", mine, "--require", "gpu", "--even-if-unsound")
+    status, said, _ = command("push", "--root", mine, "--require", "gpu", "--force")
     assert f"{KERNEL}/2 is done, on GPU: 2 replicas" in said
 
 
@@ -288,9 +296,9 @@ def test_a_silent_connection_is_given_up_and_a_silent_run_told_again(command, fa
     fake.faults = {"GetKernelSessionStatus": ["hang"], "stream": ["hang", 404]}
     fake.statuses = [*["RUNNING"] * 4, "COMPLETE"]
     code = (
-        "from flowerkit.kaggle.client import Patience, sign_in\n"
-        "from flowerkit.kaggle.round_trip import watch\n"
-        "patience = Patience(poll_seconds=0, retry_seconds=0, silence_seconds=0.3, "
+        "from flowerkit.kaggle.client import RetryPolicy, sign_in\n"
+        "from flowerkit.kaggle.push import watch\n"
+        "patience = RetryPolicy(poll_seconds=0, retry_seconds=0, silence_seconds=0.3, "
         "heartbeat_seconds=0)\n"
         f"watch(sign_in(patience, print), {KERNEL!r}, require='tpu')\n"
     )

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowerkit.photos import spool as photo_spool
+from flowerkit.photos import cache as photo_cache
+from flowerkit.photos.cache import PhotoCache, fill, read_photos
 from flowerkit.photos.listing import list_photos
-from flowerkit.photos.spool import Spool, fill, read_photos
 
 OPTIONS = {"image_size": 16, "fit": "crop"}
 
@@ -61,14 +61,14 @@ def test_a_script_without_a_guard_is_read_by_one_process_and_told_why(folder, tm
         "import logging, sys\n"
         "logging.basicConfig()\n"
         "from flowerkit.photos.listing import list_photos\n"
-        "from flowerkit.photos.spool import is_helper_starting, read_photos\n"
+        "from flowerkit.photos.cache import is_helper_starting, read_photos\n"
         "from pathlib import Path\n"
         "if is_helper_starting():\n"
         "    raise RuntimeError('once more')\n"
         f"folder = Path({str(folder)!r})\n"
         "print(len(list(read_photos(folder, list_photos(folder).photos, 16, 'crop', 2))))\n"
     )
-    environ = os.environ | {"PYTHONPATH": str(Path(photo_spool.__file__).parents[1])}
+    environ = os.environ | {"PYTHONPATH": str(Path(photo_cache.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, timeout=60, env=environ
     )
@@ -93,17 +93,17 @@ def test_a_process_that_dies_later_is_an_error_that_names_where(folder, photos, 
 
         def result(self):
             if self.number == 2:
-                raise photo_spool.BrokenProcessPool("died")
+                raise photo_cache.BrokenProcessPool("died")
             return self.function(*self.args)
 
-    monkeypatch.setattr(photo_spool, "ProcessPoolExecutor", DyingPool)
+    monkeypatch.setattr(photo_cache, "ProcessPoolExecutor", DyingPool)
     with pytest.raises(RuntimeError, match=r"one of 24 photos, .*/class0/32\.png to .*workers=1"):
         list(read_photos(folder, photos, 16, "crop", 2))
 
 
 def test_a_spool_gives_back_what_was_read(folder, photos, tmp_path):
     calls = []
-    with Spool(tmp_path, OPTIONS) as spool:
+    with PhotoCache(tmp_path, OPTIONS) as spool:
         unreadable = fill_some(spool, folder, photos, progress=lambda *call: calls.append(call))
         assert unreadable == {"class0/68.png": "no picture (begins with b'no photo at ', 15 bytes)"}
         read = dict(read_photos(folder, photos[:3], 16, "crop", 1))
@@ -123,15 +123,15 @@ def test_an_interrupted_spool_goes_on_and_reads_nothing_twice(folder, photos, tm
         if done == 30:
             raise KeyboardInterrupt
 
-    with Spool(tmp_path, OPTIONS) as spool, pytest.raises(KeyboardInterrupt):
+    with PhotoCache(tmp_path, OPTIONS) as spool, pytest.raises(KeyboardInterrupt):
         fill_some(spool, folder, photos, progress=stop)
     calls = []
-    with Spool(tmp_path, OPTIONS) as spool:
+    with PhotoCache(tmp_path, OPTIONS) as spool:
         assert len(spool.entries) == 30
         fill_some(spool, folder, photos, progress=lambda *call: calls.append(call))
         assert len(spool.entries) == 69
     assert calls[0] == ("photos", 30, 70)
-    with Spool(tmp_path / "whole", OPTIONS) as whole, Spool(tmp_path, OPTIONS) as spool:
+    with PhotoCache(tmp_path / "whole", OPTIONS) as whole, PhotoCache(tmp_path, OPTIONS) as spool:
         fill_some(whole, folder, photos)
         for path in whole.entries:
             assert spool.read_jpeg(path) == whole.read_jpeg(path)
@@ -139,66 +139,66 @@ def test_an_interrupted_spool_goes_on_and_reads_nothing_twice(folder, photos, tm
 
 @pytest.mark.parametrize("broken", ["journal.jsonl", "spool"])
 def test_what_a_crash_cut_off_is_read_again(folder, photos, tmp_path, broken):
-    with Spool(tmp_path, OPTIONS) as spool:
+    with PhotoCache(tmp_path, OPTIONS) as spool:
         fill_some(spool, folder, photos[:10])
     file = tmp_path / broken
     file.write_bytes(file.read_bytes()[:-5])
-    with Spool(tmp_path, OPTIONS) as spool:
+    with PhotoCache(tmp_path, OPTIONS) as spool:
         assert list(spool.entries) == [photo.path for photo in photos[:9]]
         fill_some(spool, folder, photos[:10])
         assert len({spool.read_jpeg(photo.path) for photo in photos[:10]}) == 10
-    with Spool(tmp_path, OPTIONS) as spool:
+    with PhotoCache(tmp_path, OPTIONS) as spool:
         assert len(spool.entries) == 10
 
 
 def test_a_photo_that_changed_is_read_again(folder, photos, tmp_path):
-    with Spool(tmp_path / "spool", OPTIONS) as spool:
+    with PhotoCache(tmp_path / "spool", OPTIONS) as spool:
         fill_some(spool, folder, photos[:2])
         before = spool.read_jpeg(photos[0].path)
         other = tmp_path / photos[0].path
         other.parent.mkdir()
         Image.new("RGB", (30, 30), "red").save(other)
         status = other.stat()
-        changed = photo_spool.dataclasses.replace(
+        changed = photo_cache.dataclasses.replace(
             photos[0], num_bytes=status.st_size, changed_ns=status.st_mtime_ns
         )
         assert spool.knows(photos[0])
         assert not spool.knows(changed)
         fill_some(spool, tmp_path, [changed])
-    with Spool(tmp_path / "spool", OPTIONS) as spool:
+    with PhotoCache(tmp_path / "spool", OPTIONS) as spool:
         assert spool.knows(changed)
         assert spool.read_jpeg(changed.path) != before
 
 
 def test_bytes_that_changed_on_the_disk_are_never_handed_on(folder, photos, tmp_path):
-    with Spool(tmp_path, OPTIONS) as spool:
+    with PhotoCache(tmp_path, OPTIONS) as spool:
         fill_some(spool, folder, photos[:2])
     data = bytearray((tmp_path / "spool").read_bytes())
     data[100] ^= 1
     (tmp_path / "spool").write_bytes(data)
     with (
-        Spool(tmp_path, OPTIONS) as spool,
+        PhotoCache(tmp_path, OPTIONS) as spool,
         pytest.raises(RuntimeError, match="is damaged on the disk. Remove"),
     ):
-        spool.read_jpeg(photos[0].path)  # fmt: skip
+        spool.read_jpeg(photos[0].path)
 
 
 def test_other_options_do_not_go_on_with_it(tmp_path):
-    Spool(tmp_path / "out", OPTIONS).close()
+    PhotoCache(tmp_path / "out", OPTIONS).close()
     with pytest.raises(
         FileExistsError, match=r"unfinished conversion with fit='crop'\. Go on with"
     ):
-        Spool(tmp_path / "out", OPTIONS | {"fit": "pad"})
+        PhotoCache(tmp_path / "out", OPTIONS | {"fit": "pad"})
     assert json.loads((tmp_path / "out" / "options.json").read_text())["fit"] == "crop"
 
 
-@pytest.mark.skipif(photo_spool.fcntl is None, reason="Windows locks otherwise")
+@pytest.mark.skipif(photo_cache.fcntl is None, reason="Windows locks otherwise")
 def test_a_spool_is_of_one_process(tmp_path):
     code = (
-        "from pathlib import Path\nfrom flowerkit.photos.spool import Spool\n"
-        f"Spool(Path({str(tmp_path)!r}), {OPTIONS})"
+        "from pathlib import Path\nfrom flowerkit.photos.cache import PhotoCache\n"
+        f"PhotoCache(Path({str(tmp_path)!r}), {OPTIONS})"
     )
-    with Spool(tmp_path, OPTIONS):
+    with PhotoCache(tmp_path, OPTIONS):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "FileExistsError: another process is converting into" in done.stderr
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
