@@ -4,13 +4,12 @@ Importing flowerkit loads no framework. It only chooses the Keras backend, becau
 `KERAS_BACKEND` once, at its first import. The names below arrive from their modules when first used.
 """
 
-import importlib
-
 from flowerkit.accelerator import device as _device
+from flowerkit.lazy import lazy
 
 __version__ = "0.1.0"
 
-_HOME = {
+_HOMES = {
     "connect": "accelerator.device",
     "find_data": "sources.finder",
     "load_photos": "photos.conversion",
@@ -42,17 +41,7 @@ _HOME = {
     "Classifier": "deploy.classifier",
     "load_classifier": "deploy.classifier",
 }
-__all__ = ["__version__", *sorted(_HOME)]
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'flowerkit' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"flowerkit.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
-
+__getattr__, __dir__, __all__ = lazy(__name__, _HOMES)
+__all__ += ["__version__"]
 
 _device.choose_backend()

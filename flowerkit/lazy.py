@@ -1,0 +1,23 @@
+"""Names of a package that load their module at first use, so that importing flowerkit stays cheap."""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+
+
+def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable, list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` for a package whose names live in its modules.
+
+    `homes` maps each name to the module that defines it, relative to `package`. A package writes
+    `__getattr__, __dir__, __all__ = lazy(__name__, {"TrainingPlan": "plan"})`.
+    """
+    names = sorted(homes)
+
+    def get(name: str):
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        setattr(sys.modules[package], name, value)  # the next use costs nothing
+        return value
+
+    return get, lambda: names, names
