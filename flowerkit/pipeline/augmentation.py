@@ -1,6 +1,12 @@
 """How strongly training images are changed: one frozen, validated value. Pure Python."""
 
+import dataclasses
 from dataclasses import dataclass
+
+
+def setting(default, help: str):
+    """A dataclass field with a default and the help of its command-line option."""
+    return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -20,17 +26,19 @@ class Augmentation:
     Raises ValueError for strengths out of range.
     """
 
-    flip: bool = True
-    min_crop_area: float = 1.0
-    max_shift: float = 0.0
-    max_zoom: float = 1.0
-    max_rotation_degrees: float = 0.0
-    max_shear_degrees: float = 0.0
-    max_brightness: float = 0.0
-    max_contrast: float = 0.0
-    random_erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    flip: bool = setting(True, "mirror half of the training images")
+    min_crop_area: float = setting(
+        1.0, "keep a random part of each, from this fraction of its area up (1: all of it)"
+    )
+    max_shift: float = setting(0.0, "shift by up to this fraction of the side")
+    max_zoom: float = setting(1.0, "zoom in or out by up to this factor (1: not)")
+    max_rotation_degrees: float = setting(0.0, "turn by up to so much, either way")
+    max_shear_degrees: float = setting(0.0, "shear by up to so much, either way")
+    max_brightness: float = setting(0.0, "brighter or darker by up to this fraction of the range")
+    max_contrast: float = setting(0.0, "more or less contrast by up to this fraction")
+    random_erasing: float = setting(0.0, "how often a grey rectangle hides a part (0..1)")
+    mixup: float = setting(0.0, "alpha of mixup (0: off)")
+    cutmix: float = setting(0.0, "alpha of cutmix (0: off)")
 
     def __post_init__(self) -> None:
         check_between("min_crop_area", self.min_crop_area, 0.05, 1)

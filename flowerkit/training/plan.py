@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flowerkit import cycles, schedules
 from flowerkit.files import read_json
-from flowerkit.pipeline.augmentation import Augmentation, check_between
+from flowerkit.pipeline.augmentation import Augmentation, check_between, setting
 from flowerkit.text import did_you_mean
 
 # What a run logs every epoch, with the direction that is better.
@@ -82,44 +82,79 @@ class TrainingPlan:
     0.0002
     """
 
-    backbone: str = "DenseNet121"
-    weights: str | None = "imagenet"
-    head: str = "notebook"
-    dropout: float | None = None
-    binary: bool = False
-    image_size: int | None = None
-    input_size: int | None = None
-    epochs: int = 20
-    freeze_epochs: int = 0
-    freeze_lr: float | None = None
-    feature_views: int | None = None
-    unfreeze_from: str | float | None = None
-    freeze_norms: bool = False
-    backbone_lr_factor: float | None = None
-    per_replica_batch: int = 16
-    steps_per_execution: int = 1
-    schedule: str = "ramp"
-    start_lr: float = schedules.COMPETITION.start_lr
-    max_lr: float = schedules.COMPETITION.max_lr
-    min_lr: float = schedules.COMPETITION.min_lr
-    rampup_epochs: float = schedules.COMPETITION.rampup_epochs
-    sustain_epochs: float = schedules.COMPETITION.sustain_epochs
-    exp_decay: float = schedules.COMPETITION.exp_decay
-    stair_epochs: int = 10
-    lr_reference_batch: int | None = 128
-    plateau_patience: int | None = None
-    plateau_factor: float = 0.5
-    plateau_cooldown: int = 0
-    optimizer: str = "adam"
-    weight_decay: float | None = None
-    momentum: float = 0.9
-    clip_norm: float | None = None
-    ema: float | None = None
-    label_smoothing: float = 0.0
-    focal_gamma: float | None = None
-    class_weights: str | None = None
-    monitor: str = "val_f1"
-    patience: int | None = 3
+    backbone: str = setting("DenseNet121", "a Keras Applications name, tiny, or a .keras file")
+    weights: str | None = setting("imagenet", "imagenet, a weights file, or none")
+    head: str = setting(
+        "notebook",
+        "notebook (as in the competition's), pooled (the usual one), plain, concat or flatten",
+    )
+    dropout: float | None = setting(None, "the fraction of the features left out while training")
+    binary: bool = setting(False, "tell two classes apart by one sigmoid")
+    image_size: int | None = setting(
+        None, "which of the stored sizes, in px (none: 224 if it is there, or the only one)"
+    )
+    input_size: int | None = setting(
+        None, "what the backbone sees, in px; images are resized (none: as stored)"
+    )
+    epochs: int = setting(20, "the most epochs to train (0: the frozen ones are all)")
+    freeze_epochs: int = setting(0, "epochs before them in which the head alone learns")
+    freeze_lr: float | None = setting(None, "learning rate of those (none: max_lr)")
+    feature_views: int | None = setting(
+        None,
+        "from features of so many views of an image, computed once (0: from images; none: 1 "
+        "where nothing is augmented)",
+    )
+    unfreeze_from: str | float | None = setting(
+        None, "then learn from this layer or stage on, or this last part of them (none: all)"
+    )
+    freeze_norms: bool = setting(False, "the backbone's normalisation neither learns nor updates")
+    backbone_lr_factor: float | None = setting(
+        None, "rate of the backbone's first layer over the head's (none: the same)"
+    )
+    per_replica_batch: int = setting(16, "images a step on each replica (a chip, a GPU)")
+    steps_per_execution: int = setting(1, "steps that TensorFlow runs between two looks by Python")
+    schedule: str = setting(
+        "ramp", "ramp (up, hold, decay), cosine, staircase, one-cycle or constant"
+    )
+    start_lr: float = setting(
+        schedules.COMPETITION.start_lr, "learning rate at the start of the ramp"
+    )
+    max_lr: float = setting(
+        schedules.COMPETITION.max_lr, "learning rate at its top, and the constant one"
+    )
+    min_lr: float = setting(schedules.COMPETITION.min_lr, "learning rate that the decay ends at")
+    rampup_epochs: float = setting(
+        schedules.COMPETITION.rampup_epochs, "epochs from start_lr to max_lr"
+    )
+    sustain_epochs: float = setting(schedules.COMPETITION.sustain_epochs, "epochs at max_lr")
+    exp_decay: float = setting(schedules.COMPETITION.exp_decay, "factor an epoch after that")
+    stair_epochs: int = setting(10, "epochs between two stairs of exp_decay")
+    lr_reference_batch: int | None = setting(
+        128, "the global batch the rates are meant for (none: use them as they stand)"
+    )
+    plateau_patience: int | None = setting(
+        None, "epochs without a better one until a constant rate falls (none: never)"
+    )
+    plateau_factor: float = setting(0.5, "by this factor")
+    plateau_cooldown: int = setting(0, "epochs after a fall that do not count towards the next")
+    optimizer: str = setting("adam", "adam, adamw, sgd or lamb")
+    weight_decay: float | None = setting(
+        None, "of each weight, in the rate's units (adamw, sgd, lamb; none: off)"
+    )
+    momentum: float = setting(0.9, "of sgd, or beta_1 of the others")
+    clip_norm: float | None = setting(None, "the longest the gradient may be (none: off)")
+    ema: float | None = setting(
+        None, "keep an average of the weights, this part of it each step (none: off)"
+    )
+    label_smoothing: float = setting(0.0, "the part of each label that is spread over all classes")
+    focal_gamma: float | None = setting(None, "of the focal loss (none: off)")
+    class_weights: str | None = setting(None, "balanced, or none")
+    monitor: str = setting(
+        "val_f1", "what decides which epoch is best: val_f1, val_accuracy, val_loss ..."
+    )
+    patience: int | None = setting(
+        3, "epochs after the ramp without a better one until training stops (none: never)"
+    )
     flip: bool = True
     min_crop_area: float = 1.0
     max_shift: float = 0.0
@@ -131,14 +166,21 @@ class TrainingPlan:
     random_erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    augment_on: str = "auto"
-    keep: str = "auto"
-    checkpoint_every: int | None = None
-    seed: int = 0
-    max_minutes: float | None = None
-    on_corrupt: str = "raise"
-    tensorboard: bool = False
-    cpu_bfloat16: bool = False
+    augment_on: str = setting(
+        "auto", "device, host (the input's threads) or auto (the host, if the device is a CPU)"
+    )
+    keep: str = setting(
+        "auto",
+        "decoded images stay in ram, on disk, in none, on the device, or auto: ram, disk or none",
+    )
+    checkpoint_every: int | None = setting(
+        None, "keep the weights of every so many epochs, beside best and last (none: not)"
+    )
+    seed: int = setting(0, "of weights, order, flips and dropout")
+    max_minutes: float | None = setting(None, "end in time to predict and write (none: no limit)")
+    on_corrupt: str = setting("raise", "raise or skip, at a bad record")
+    tensorboard: bool = setting(False, "write logs for TensorBoard")
+    cpu_bfloat16: bool = setting(False, "train in bfloat16 on a CPU that has it")
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
