@@ -35,7 +35,7 @@ def run_convert_beam(
         args.photos,
         args.out,
         image_size=args.image_size,
-        fit=args.fit,
+        resize=args.resize,
         val_fraction=args.val_fraction,
         test_fraction=args.test_fraction,
         seed=args.seed,

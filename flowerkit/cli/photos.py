@@ -23,7 +23,7 @@ def add_convert_options(parser: argparse.ArgumentParser) -> None:
         help="the folder to make; where it was interrupted, it goes on",
     )
     parser.add_argument(
-        "--fit",
+        "--resize",
         choices=("crop", "pad", "squish"),
         default="crop",
         help="the square in the middle; all of it and black bars; or all of it, distorted [crop]",
@@ -59,7 +59,7 @@ def run_convert(
             args.photos,
             args.out,
             image_size=args.image_size,
-            fit=args.fit,
+            resize=args.resize,
             val_fraction=args.val_fraction,
             test_fraction=args.test_fraction,
             seed=args.seed,

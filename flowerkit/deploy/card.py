@@ -84,8 +84,8 @@ def check_names(names: Sequence[str], *, where: str) -> tuple[str, ...]:
 def read_run_card(run: str | os.PathLike) -> ModelCard | None:
     """The card of the model in a run folder, from what the run wrote down; None where it is none.
 
-    The photos' `fit` is in the data that was trained on, if that is still there. Images that are
-    squares already, as the competition's, were not fitted, so "crop" it is.
+    `fit` is how the photos that it was trained on were resized. Images that are squares already, as
+    the competition's, were not resized, so "crop" it is.
     """
     run = Path(run)
     if not (run / "environment.json").is_file():
@@ -97,14 +97,8 @@ def read_run_card(run: str | os.PathLike) -> ModelCard | None:
     return ModelCard(
         check_names(data["class_names"], where=f"{run}/environment.json"),
         data["image_size"],
-        data.get("fit") or _find_fit(Path(data["folder"])),
+        data.get("resize") or "crop",
         score if score is not None and math.isfinite(score) else None,
         Path(backbone).stem if backbone else None,
         data["origin"],
     )
-
-
-def _find_fit(data: Path) -> str:
-    conversion = data / "conversion.json"
-    fit = read_json(conversion).get("fit") if conversion.is_file() else None
-    return fit if fit in FITS else "crop"

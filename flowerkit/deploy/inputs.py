@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flowerkit.photos.reader import SUFFIXES
+from flowerkit.photos import SUFFIXES
 
 # What a PNG holds as it is; a TIFF holds CMYK too, and what is left is turned into RGB.
 _PNG_MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "I", "I;16")

@@ -42,7 +42,7 @@ def convert_with_beam(
     out: str | os.PathLike,
     *,
     image_size: int = 224,
-    fit: str = "crop",
+    resize: str = "crop",
     val_fraction: float = 0.2,
     test_fraction: float = 0.1,
     seed: int = 0,
@@ -63,7 +63,7 @@ def convert_with_beam(
         Path(photos).expanduser().resolve(),
         Path(out).expanduser().resolve(),
         image_size,
-        fit,
+        resize,
         val_fraction,
         test_fraction,
         seed,
@@ -151,7 +151,9 @@ def _build(pipeline, request: Request, listing: Listing) -> None:
 
 def _read(element: tuple[int, Photo], request: Request) -> tuple[int, ReadPhoto | str]:
     number, photo = element
-    ((_, read),) = read_photos(request.source, [photo], request.image_size, request.fit, workers=1)
+    ((_, read),) = read_photos(
+        request.source, [photo], request.image_size, request.resize, workers=1
+    )
     return number, read
 
 

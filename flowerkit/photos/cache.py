@@ -62,7 +62,7 @@ class Entry:
 
 
 def read_photos(
-    folder: Path, photos: Sequence[Photo], image_size: int, fit: str, workers: int
+    folder: Path, photos: Sequence[Photo], image_size: int, resize: str, workers: int
 ) -> Iterator[tuple[Photo, ReadPhoto | str]]:
     """Each photo with what was read, or with the reason why it could not be; in their order.
 
@@ -74,33 +74,33 @@ def read_photos(
     paths = [str(folder / photo.path) for photo in photos]
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     if workers == 1 or len(photos) < _FEW:
-        results = (_read_chunk(chunk, image_size, fit) for chunk in chunks)
+        results = (_read_chunk(chunk, image_size, resize) for chunk in chunks)
     else:
-        results = _read_in_processes(chunks, image_size, fit, min(workers, len(chunks)))
+        results = _read_in_processes(chunks, image_size, resize, min(workers, len(chunks)))
     yield from zip(photos, itertools.chain.from_iterable(results), strict=True)
 
 
-def _read_chunk(paths: list[str], image_size: int, fit: str) -> list[ReadPhoto | str]:
-    return [_read_one(path, image_size, fit) for path in paths]
+def _read_chunk(paths: list[str], image_size: int, resize: str) -> list[ReadPhoto | str]:
+    return [_read_one(path, image_size, resize) for path in paths]
 
 
-def _read_one(path: str, image_size: int, fit: str) -> ReadPhoto | str:
+def _read_one(path: str, image_size: int, resize: str) -> ReadPhoto | str:
     try:
-        return read_photo(path, image_size, fit)
+        return read_photo(path, image_size, resize)
     except OSError as error:
         return f"cannot be opened ({error.strerror or error})"
     except ValueError as error:
         return str(error)
 
 
-def _read_in_processes(chunks: list, image_size: int, fit: str, workers: int) -> Iterator[list]:
+def _read_in_processes(chunks: list, image_size: int, resize: str, workers: int) -> Iterator[list]:
     # Fork would copy the threads' locks of a TensorFlow that is already loaded, and hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupts)
     waiting, done = deque(), 0
     try:
         for chunk in chunks:
-            waiting.append((chunk, pool.submit(_read_chunk, chunk, image_size, fit)))
+            waiting.append((chunk, pool.submit(_read_chunk, chunk, image_size, resize)))
             if len(waiting) > workers * _CHUNKS_AHEAD:
                 yield waiting.popleft()[1].result()
                 done += 1
@@ -116,7 +116,7 @@ def _read_in_processes(chunks: list, image_size: int, fit: str, workers: int) ->
             'the call under `if __name__ == "__main__":`.'
         )
         for chunk in chunks:
-            yield _read_chunk(chunk, image_size, fit)
+            yield _read_chunk(chunk, image_size, resize)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -306,7 +306,7 @@ def fill(
     photos: Sequence[Photo],
     *,
     image_size: int,
-    fit: str,
+    resize: str,
     workers: int,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> dict[str, str]:
@@ -315,7 +315,7 @@ def fill(
     known, unreadable = len(photos) - len(new), {}
     if known and new:
         _log.info(f"{known:,} of {len(photos):,} photos were read before")
-    for done, (photo, read) in enumerate(read_photos(folder, new, image_size, fit, workers)):
+    for done, (photo, read) in enumerate(read_photos(folder, new, image_size, resize, workers)):
         progress("photos", known + done, len(photos))
         if isinstance(read, str):
             unreadable[photo.path] = read

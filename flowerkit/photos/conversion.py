@@ -24,7 +24,6 @@ from flowerkit.data.tfrecords import (
     find_shards,
     write_shards,
 )
-from flowerkit.files import read_json
 from flowerkit.photos.cache import PhotoCache, fill, is_helper_starting, is_in_use
 from flowerkit.photos.division import SplitAssignment, divide_photos, place_rows
 from flowerkit.photos.folder import (
@@ -35,12 +34,11 @@ from flowerkit.photos.folder import (
     show_folder,
     write_beside,
 )
-from flowerkit.photos.listing import Listing, list_photos
-from flowerkit.photos.reader import FITS, HEIC_SUFFIXES, JPEG_QUALITY, can_read_heic, check_request
-from flowerkit.photos.report import Conversion
+from flowerkit.photos.listing import HEIC_SUFFIXES, Listing, list_photos
+from flowerkit.photos.reader import JPEG_QUALITY, can_read_heic, check_request
+from flowerkit.photos.report import Conversion, load_conversion
 
 __all__ = [
-    "FITS",
     "Conversion",
     "clear_converted",
     "convert_photos",
@@ -61,7 +59,7 @@ def convert_photos(
     out: str | os.PathLike,
     *,
     image_size: int = 224,
-    fit: str = "crop",
+    resize: str = "crop",
     val_fraction: float = 0.2,
     test_fraction: float = 0.1,
     seed: int = 0,
@@ -71,14 +69,14 @@ def convert_photos(
 ) -> tuple[FlowerData, Conversion]:
     """Convert the folder `photos` into shards in the new folder `out`.
 
-    `image_size` in px and `fit` are `read_photo`'s. Val and test get their fraction of each class,
+    `image_size` in px and `resize` are `read_photo`'s. Val and test get their fraction of each class,
     drawn by `seed`; folders train/, val/ and test/ or a csv's column `split` go over that. `workers`
     are processes, by default one a core. `out` gets the shards, classes.json, sample_submission.csv,
     test_labels.csv (the test shards carry no class, as in the competition), and the report as
     conversion.md, conversion.json and photos.csv.
 
     Raises what `list_photos` raises; FileExistsError if `out` is in use, unless by this conversion,
-    interrupted: then it goes on; ValueError for fractions, fit or size that make no sense, or if
+    interrupted: then it goes on; ValueError for fractions, a resize or a size that make no sense, or if
     fewer than two classes are left; OSError if `out` cannot be written.
     """
     if is_helper_starting():
@@ -87,7 +85,7 @@ def convert_photos(
         Path(photos).expanduser(),
         Path(out).expanduser(),
         image_size,
-        fit,
+        resize,
         val_fraction,
         test_fraction,
         seed,
@@ -156,7 +154,7 @@ def load_photos(
     folder: str | os.PathLike,
     *,
     image_size: int = 224,
-    fit: str = "crop",
+    resize: str = "crop",
     val_fraction: float = 0.2,
     test_fraction: float = 0.1,
     seed: int = 0,
@@ -171,18 +169,20 @@ def load_photos(
     """
     options = {
         "image_size": image_size,
-        "fit": fit,
+        "resize": resize,
         "val_fraction": val_fraction,
         "test_fraction": test_fraction,
         "seed": seed,
     }
-    check_request(image_size, fit)
+    check_request(image_size, resize)
     listing = list_photos(folder, labels_csv)
     out = cache_folder() / f"{_PREFIX}{_make_key(Path(folder), listing, options)}"
-    if (out / "conversion.json").is_file() and not (out / UNFINISHED).exists():
-        names = read_json(out / "conversion.json", what="a conversion")["class_names"]
+    conversion = load_conversion(out)
+    if conversion and not (out / UNFINISHED).exists():
         _log.info(f"the photos of {folder} were converted before, into {out}")
-        return find_shards(out, image_size=image_size, class_names=names, origin="folder")
+        return find_shards(
+            out, image_size=image_size, class_names=conversion.class_names, origin="folder"
+        )
     _log.info(f"converting {len(listing.photos):,} photos of {folder} into {out}")
     data, conversion = convert_photos(
         folder, out, **options, labels_csv=labels_csv, workers=workers, progress=progress

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowerkit.data.tfrecords import FlowerData, find_shards
-from flowerkit.files import read_json, write_json
+from flowerkit.files import write_json
 from flowerkit.photos.cache import PhotoCache
 from flowerkit.photos.division import SplitAssignment, place_rows
 from flowerkit.photos.listing import Listing, spell
 from flowerkit.photos.reader import JPEG_QUALITY, check_request
-from flowerkit.photos.report import Conversion, write_conversion
+from flowerkit.photos.report import Conversion, load_conversion, write_conversion
 from flowerkit.photos.splits import check_fractions
 from flowerkit.submission import write_submission
 from flowerkit.text import pluralize
@@ -24,27 +24,27 @@ TEST_LABELS = "test_labels.csv"
 
 @dataclass(frozen=True)
 class Request:
-    """What a conversion is asked for: the folders, the size and fit of the pictures, and the division.
+    """What a conversion is asked for: the folders, the size and shape of the pictures, and the division.
 
-    Raises ValueError for a size, a fit or fractions that make no sense.
+    Raises ValueError for a size, a resize or fractions that make no sense.
     """
 
     source: Path
     out: Path
     image_size: int
-    fit: str
+    resize: str
     val_fraction: float
     test_fraction: float
     seed: int
 
     def __post_init__(self) -> None:
-        check_request(self.image_size, self.fit)
+        check_request(self.image_size, self.resize)
         check_fractions(self.val_fraction, self.test_fraction)
 
     @property
     def reading(self) -> dict:
         """What the pictures depend on."""
-        return {"image_size": self.image_size, "fit": self.fit}
+        return {"image_size": self.image_size, "resize": self.resize}
 
     @property
     def dividing(self) -> dict:
@@ -100,11 +100,9 @@ def claim_folder(request: Request) -> None:
 
 
 def _name_content(out: Path, held: list[str]) -> str:
-    file = out / "conversion.json"
-    if not file.is_file():
-        return held[0]
-    source = read_json(file, what="a conversion").get("source")
-    return f"a conversion of {source}, whole: train on it with --data {out}"
+    if conversion := load_conversion(out):
+        return f"a conversion of {conversion.source}, whole: train on it with --data {out}"
+    return held[0]
 
 
 def describe_conversion(
@@ -127,7 +125,9 @@ def describe_conversion(
             counts[photo.class_name][split] = counts[photo.class_name].get(split, 0) + 1
     return Conversion(
         source=str(request.source.resolve()),
-        options=request.reading | request.dividing | {"jpeg_quality": JPEG_QUALITY},
+        **request.reading,
+        **request.dividing,
+        jpeg_quality=JPEG_QUALITY,
         class_names=division.class_names,
         counts=counts,
         num_unlabelled=unlabelled,
@@ -144,7 +144,7 @@ def describe_conversion(
 def _note_enlarged(request: Request, division: SplitAssignment, spool: PhotoCache) -> list[str]:
     entries = [spool.entries[photo.path] for photo in division.photos]
     # A photo that is padded is as large as its longer side, another as its shorter.
-    measure = max if request.fit == "pad" else min
+    measure = max if request.resize == "pad" else min
     num = sum(measure(entry.width, entry.height) < request.image_size for entry in entries)
     if not num:
         return []

@@ -14,8 +14,22 @@ from pathlib import Path
 
 from flowerkit.data.tfrecords import find_sizes
 from flowerkit.photos.labels import SPLIT_NAMES, read_labels
-from flowerkit.photos.reader import SUFFIXES
 
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".avif",
+    *HEIC_SUFFIXES,
+)
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 _QUIET_FILES = ("thumbs.db", "desktop.ini")
 _QUIET_FOLDERS = ("__macosx", "@eadir")

@@ -17,24 +17,9 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from flowerkit.data.duplicates import byte_digest, picture_hash, thumbnail
+from flowerkit.photos.report import RESIZE_METHODS
 
 JPEG_QUALITY = 92
-FITS = ("crop", "pad", "squish")
-HEIC_SUFFIXES = (".heic", ".heif", ".hif")
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".avif",
-    *HEIC_SUFFIXES,
-)
 
 # Pillow would also open PostScript, and start Ghostscript for it.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
@@ -81,32 +66,34 @@ class ReadPhoto:
     notes: tuple[str, ...]
 
 
-def read_photo(photo: str | os.PathLike | bytes, image_size: int, fit: str = "crop") -> ReadPhoto:
+def read_photo(
+    photo: str | os.PathLike | bytes, image_size: int, resize: str = "crop"
+) -> ReadPhoto:
     """Read a file, or its bytes, as a JPEG of image_size x image_size px.
 
-    `fit`: "crop" takes the square in the middle, "pad" keeps all and adds black, "squish" keeps all
+    `resize`: "crop" takes the square in the middle, "pad" keeps all and adds black, "squish" keeps all
     and distorts. A JPEG that is already of that size, without EXIF or profile, is taken byte for byte.
 
     Raises UnreadablePhoto, a ValueError, for a file that is empty, cut off, damaged, no picture,
-    too large, or HEIC without pillow-heif; ValueError for another `fit` or a size below 8; OSError
+    too large, or HEIC without pillow-heif; ValueError for another `resize` or a size below 8; OSError
     if the file cannot be opened.
     """
-    check_request(image_size, fit)
+    check_request(image_size, resize)
     if isinstance(photo, bytes):
-        return _read_file(io.BytesIO(photo), len(photo), image_size, fit)
+        return _read_file(io.BytesIO(photo), len(photo), image_size, resize)
     with open(photo, "rb") as file:
-        return _read_file(file, os.fstat(file.fileno()).st_size, image_size, fit)
+        return _read_file(file, os.fstat(file.fileno()).st_size, image_size, resize)
 
 
-def check_request(image_size: int, fit: str) -> None:
-    """Refuse a size or a fit that `read_photo` cannot make, with ValueError."""
-    if fit not in FITS:
-        raise ValueError(f"fit={fit!r} is unknown. Pass one of {', '.join(FITS)}.")
+def check_request(image_size: int, resize: str) -> None:
+    """Refuse a size or a resize that `read_photo` cannot make, with ValueError."""
+    if resize not in RESIZE_METHODS:
+        raise ValueError(f"resize={resize!r} is unknown. Pass one of {', '.join(RESIZE_METHODS)}.")
     if image_size < 8:
         raise ValueError(f"image_size={image_size} px is too small. Pass 8 or more; 224 is usual.")
 
 
-def _read_file(file, num_bytes: int, image_size: int, fit: str) -> ReadPhoto:
+def _read_file(file, num_bytes: int, image_size: int, resize: str) -> ReadPhoto:
     if num_bytes == 0:
         raise UnreadablePhoto("0 bytes")
     can_read_heic()
@@ -115,7 +102,7 @@ def _read_file(file, num_bytes: int, image_size: int, fit: str) -> ReadPhoto:
             # Pillow warns of large and of slightly broken pictures that it reads all the same.
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_known_formats()) as image:
-                return _convert(image, file, image_size, fit)
+                return _convert(image, file, image_size, resize)
     except Exception as error:  # decoders raise whatever they tripped over, SyntaxError included
         raise UnreadablePhoto(_describe(error, file, num_bytes)) from None
 
@@ -160,13 +147,13 @@ def _describe(error: Exception, file, num_bytes: int) -> str:
 # Pixels -------------------------------------------------------------------------------------------
 
 
-def _convert(image: Image.Image, file, image_size: int, fit: str) -> ReadPhoto:
+def _convert(image: Image.Image, file, image_size: int, resize: str) -> ReadPhoto:
     format, notes = image.format, []
     if getattr(image, "is_animated", False) and format != "MPO":  # an MPO holds a preview
         notes.append(f"the first of {image.n_frames} frames")
     as_it_is = _is_ready(image, image_size)
     width, height = image.size  # before it is decoded at a half
-    box, size = _choose_part(image.size, image_size, fit)
+    box, size = _choose_part(image.size, image_size, resize)
     box = _shrink_while_decoding(image, box, size)
     image.load()
     orientation = image.getexif().get(_ORIENTATION, 1)
@@ -204,7 +191,7 @@ def _is_ready(image: Image.Image, image_size: int) -> bool:
 
 
 def _choose_part(
-    size: tuple[int, int], image_size: int, fit: str
+    size: tuple[int, int], image_size: int, resize: str
 ) -> tuple[tuple[float, ...], tuple[int, int]]:
     """Which part of a picture of `size` (width, height) is kept, and the size it gets, both in px.
 
@@ -216,12 +203,12 @@ def _choose_part(
     ((0.0, 0.0, 400.0, 300.0), (224, 224))
     """
     width, height = size
-    if fit == "crop":
+    if resize == "crop":
         side = min(size)
         left, top = (width - side) / 2, (height - side) / 2
         return (left, top, left + side, top + side), (image_size, image_size)
     whole = (0.0, 0.0, float(width), float(height))
-    if fit == "squish":
+    if resize == "squish":
         return whole, (image_size, image_size)
     scale = image_size / max(size)
     return whole, (max(1, round(width * scale)), max(1, round(height * scale)))

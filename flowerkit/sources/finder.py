@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flowerkit.accelerator.machine import cache_folder
 from flowerkit.data.tfrecords import FlowerData, check_counts, find_shards, find_sizes, read_records
+from flowerkit.photos import load_conversion
 from flowerkit.sources import competition
 from flowerkit.submission import read_ids
 
@@ -145,11 +146,8 @@ def _draw_into(folder: Path, image_size: int) -> None:
 def _read_class_names(folder: Path) -> tuple[str, ...]:
     path = folder / "classes.json"
     if not path.exists():
-        if (folder / "conversion.json").exists():  # other labels than the competition's
-            raise FileNotFoundError(
-                f"{path} is missing, which names the classes of these photos. Convert them again."
-            )
-        return competition.CLASS_NAMES
+        conversion = load_conversion(folder)
+        return conversion.class_names if conversion else competition.CLASS_NAMES
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -12,6 +12,7 @@ from flowerkit.accelerator.device import Accelerator, versions
 from flowerkit.data.tfrecords import FlowerData
 from flowerkit.files import read_json, write_json
 from flowerkit.models.classifier import load_model
+from flowerkit.photos import load_conversion
 from flowerkit.schedules import Schedule
 from flowerkit.training.history import read_history
 from flowerkit.training.plan import TrainingPlan, change_plan
@@ -51,12 +52,6 @@ def check_images(out: Path, images: Mapping[str, str]) -> None:
         )
 
 
-def _find_photos(folder: Path) -> str | None:
-    """The folder that somebody knows, where its shards lie in one that was made from it."""
-    file = folder / "conversion.json"
-    return read_json(file, what="a conversion").get("source") if file.is_file() else None
-
-
 def write_start(
     out: Path,
     plan: TrainingPlan,
@@ -72,6 +67,7 @@ def write_start(
     `class_counts`: how many images each class has, in each split that is known. `images`: what
     `features.describe_data` says of the splits; a run that is resumed with others is refused.
     """
+    conversion = load_conversion(data.folder)
     write_json(out / "plan.json", plan.to_dict())
     write_json(
         out / "environment.json",
@@ -84,7 +80,8 @@ def write_start(
             "data": {
                 "folder": str(data.folder.resolve()),
                 "origin": data.origin,
-                "photos": _find_photos(data.folder),
+                "photos": conversion.source if conversion else None,
+                "resize": conversion.resize if conversion else None,
                 "image_size": data.image_size,
                 "counts": dict(data.counts),
                 "class_names": list(data.class_names),

@@ -23,10 +23,10 @@ def test_options_of_beam_are_collected():
         3,
         "--beam-option=--runner=FlinkRunner",
         "--beam-option=--parallelism=4",
-        "--fit",
+        "--resize",
         "pad",
     )
-    assert (args.seed, args.fit) == (3, "pad")
+    assert (args.seed, args.resize) == (3, "pad")
     assert args.beam_option == ["--runner=FlinkRunner", "--parallelism=4"]
     assert parse("photos", "out").beam_option == []
 

@@ -44,7 +44,7 @@ def test_it_says_what_became_of_the_photos_and_what_comes_next(convert, own, tmp
         0.25,
         "--test-fraction",
         0,
-        "--fit",
+        "--resize",
         "pad",
         "--workers",
         1,
@@ -59,7 +59,7 @@ def test_the_usual_options_are_those_of_the_function(own, tmp_path):
     parser = argparse.ArgumentParser()
     add_convert_options(parser)
     args = vars(parser.parse_args([str(own), str(tmp_path)]))
-    assert (args["image_size"], args["fit"], args["seed"]) == (224, "crop", 0)
+    assert (args["image_size"], args["resize"], args["seed"]) == (224, "crop", 0)
     assert (args["val_fraction"], args["test_fraction"], args["workers"]) == (0.2, 0.1, None)
 
 

@@ -58,8 +58,5 @@ def test_a_runs_card_is_what_the_run_wrote_down(tmp_path):
     assert read_run_card(tmp_path / "none") is None
 
 
-def test_photos_are_fitted_as_the_conversion_of_the_data_says(tmp_path):
-    run = write_run(tmp_path)
-    write_json(tmp_path / "conversion.json", {"fit": "squish"})
-    assert read_run_card(run).fit == "squish"
-    assert read_run_card(write_run(tmp_path, fit="pad")).fit == "pad"  # what the run says counts
+def test_photos_are_resized_as_the_run_says(tmp_path):
+    assert read_run_card(write_run(tmp_path, resize="pad")).fit == "pad"

@@ -15,7 +15,7 @@ from flowerkit.photos import cache as photo_cache
 from flowerkit.photos.cache import PhotoCache, fill, read_photos
 from flowerkit.photos.listing import list_photos
 
-OPTIONS = {"image_size": 16, "fit": "crop"}
+OPTIONS = {"image_size": 16, "resize": "crop"}
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +186,10 @@ def test_bytes_that_changed_on_the_disk_are_never_handed_on(folder, photos, tmp_
 def test_other_options_do_not_go_on_with_it(tmp_path):
     PhotoCache(tmp_path / "out", OPTIONS).close()
     with pytest.raises(
-        FileExistsError, match=r"unfinished conversion with fit='crop'\. Go on with"
+        FileExistsError, match=r"unfinished conversion with resize='crop'\. Go on with"
     ):
-        PhotoCache(tmp_path / "out", OPTIONS | {"fit": "pad"})
-    assert json.loads((tmp_path / "out" / "options.json").read_text())["fit"] == "crop"
+        PhotoCache(tmp_path / "out", OPTIONS | {"resize": "pad"})
+    assert json.loads((tmp_path / "out" / "options.json").read_text())["resize"] == "crop"
 
 
 @pytest.mark.skipif(photo_cache.fcntl is None, reason="Windows locks otherwise")

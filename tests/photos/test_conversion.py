@@ -138,7 +138,7 @@ def test_the_report_is_there_to_read_and_to_compute_with(converted):
     assert "files that are no photos, passed over: 1 .txt" in text
     found = json.loads((data.folder / "conversion.json").read_text(encoding="utf-8"))
     assert found["unreadable"] == conversion.unreadable == {"lily/empty.jpg": "0 bytes"}
-    assert found["options"]["jpeg_quality"] == 92
+    assert found["jpeg_quality"] == 92
     row = read_rows(data)["lily/04 larger.jpg"]
     assert (row["class"], row["width"], row["height"]) == ("lily", "90", "90")
     assert not (data.folder / ".converting").exists()
@@ -273,7 +273,7 @@ def test_photos_that_leave_one_class_are_refused_with_the_first_reason(tmp_path)
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"fit": "zoom"}, "fit='zoom' is unknown"),
+        ({"resize": "zoom"}, "resize='zoom' is unknown"),
         ({"image_size": 4}, "image_size=4 px is too small"),
         ({"val_fraction": 1.0}, "val_fraction=1.0 must be from 0 to below 1"),
         ({"workers": 0}, "workers=0 must be 1 or more, or None"),

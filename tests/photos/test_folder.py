@@ -4,7 +4,9 @@ import os
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
+from flowerkit.photos import convert_photos
 from flowerkit.photos.folder import Request, claim_folder
 
 
@@ -20,7 +22,7 @@ def request_of(tmp_path):
     ("change", "reason"),
     [
         ({"image_size": 4}, "image_size=4 px is too small"),
-        ({"fit": "zoom"}, "fit='zoom' is unknown"),
+        ({"resize": "zoom"}, "resize='zoom' is unknown"),
         ({"test_fraction": 0.8}, "leave nothing to train on"),
     ],
 )
@@ -48,10 +50,17 @@ def test_a_folder_in_use_and_a_file_are_refused(request_of, tmp_path):
 
 
 def test_a_whole_conversion_says_how_to_train_on_it(request_of, tmp_path):
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "conversion.json").write_text('{"source": "/my/photos"}')
-    with pytest.raises(FileExistsError, match="conversion of /my/photos, whole: .* --data .*used"):
-        claim_folder(request_of(tmp_path / "used"))
+    for number in range(4):
+        for name in "ab":
+            save_noise(tmp_path / "own" / name / f"{number}.png")
+    data, _ = convert_photos(tmp_path / "own", tmp_path / "used", image_size=32, workers=1)
+    with pytest.raises(FileExistsError, match="conversion of .*own, whole: .* --data .*used"):
+        claim_folder(request_of(data.folder))
+
+
+def save_noise(path):
+    path.parent.mkdir(exist_ok=True)
+    Image.frombytes("RGB", (32, 32), os.urandom(3 * 32 * 32)).save(path)
 
 
 def test_an_out_inside_the_photos_is_refused(request_of, tmp_path):

@@ -27,8 +27,8 @@ def encode(image, format="PNG", **options):
     return file.getvalue()
 
 
-def read_pixels(data, *, size=32, fit="crop"):
-    pixels = np.asarray(Image.open(io.BytesIO(read_photo(data, size, fit).jpeg)))
+def read_pixels(data, *, size=32, resize="crop"):
+    pixels = np.asarray(Image.open(io.BytesIO(read_photo(data, size, resize).jpeg)))
     assert pixels.shape == (size, size, 3)
     return pixels.astype(int)
 
@@ -121,8 +121,8 @@ def test_an_animation_gives_its_first_frame(halves):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("fit", ["crop", "pad", "squish"])
-def test_every_exif_orientation_stands_upright(orientation, fit):
+@pytest.mark.parametrize("resize", ["crop", "pad", "squish"])
+def test_every_exif_orientation_stands_upright(orientation, resize):
     rng = np.random.default_rng(0)
     scene = Image.fromarray(rng.integers(0, 255, (3, 4, 3), "uint8")).resize((320, 240), 0)
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose by its number
@@ -130,9 +130,9 @@ def test_every_exif_orientation_stands_upright(orientation, fit):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(stored, "JPEG", quality=98, subsampling=0, exif=exif)
-    wanted = read_pixels(encode(scene), size=64, fit=fit)
-    assert np.abs(read_pixels(data, size=64, fit=fit) - wanted).mean() < 4
-    photo = read_photo(data, 64, fit)
+    wanted = read_pixels(encode(scene), size=64, resize=resize)
+    assert np.abs(read_pixels(data, size=64, resize=resize) - wanted).mean() < 4
+    photo = read_photo(data, 64, resize)
     assert (photo.width, photo.height) == (320, 240)
     assert (photo.notes == ("turned as its EXIF says",)) == (orientation > 1)
 
@@ -183,30 +183,30 @@ def test_crop_keeps_the_middle(stripes):
 
 
 def test_pad_keeps_all_between_black_bars(stripes):
-    pixels = read_pixels(encode(stripes), size=100, fit="pad")
+    pixels = read_pixels(encode(stripes), size=100, resize="pad")
     assert pixels[:20].max() < 10
     assert pixels[80:].max() < 10
     assert are_near(pixels[50, [5, 50, 95]], [(0, 0, 255), (0, 255, 0), (0, 0, 255)], 40)
 
 
 def test_squish_keeps_all_distorted(stripes):
-    pixels = read_pixels(encode(stripes), size=100, fit="squish")
+    pixels = read_pixels(encode(stripes), size=100, resize="squish")
     assert are_near(pixels[[2, 97], [5, 95]], [(0, 0, 255), (0, 0, 255)], 40)
     assert are_near(pixels[50, 50], (0, 255, 0), 40)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 9), (31, 33)])
-@pytest.mark.parametrize("fit", ["crop", "pad", "squish"])
-def test_photos_of_any_shape_become_squares(size, fit):
-    assert read_pixels(encode(Image.new("RGB", size, RED)), fit=fit).shape == (32, 32, 3)
+@pytest.mark.parametrize("resize", ["crop", "pad", "squish"])
+def test_photos_of_any_shape_become_squares(size, resize):
+    assert read_pixels(encode(Image.new("RGB", size, RED)), resize=resize).shape == (32, 32, 3)
 
 
 def test_a_large_jpeg_decoded_at_an_eighth_looks_as_if_decoded_whole():
     scene = np.random.default_rng(1).integers(0, 255, (12, 16, 3), "uint8")
     large = Image.fromarray(scene).resize((1600, 1200), Image.Resampling.BICUBIC)
     jpeg, png = (encode(large, "JPEG", quality=95), encode(large, "PNG"))
-    for fit in ("crop", "pad", "squish"):
-        error = read_pixels(jpeg, size=64, fit=fit) - read_pixels(png, size=64, fit=fit)
+    for resize in ("crop", "pad", "squish"):
+        error = read_pixels(jpeg, size=64, resize=resize) - read_pixels(png, size=64, resize=resize)
         assert np.abs(error).mean() < 1.5
 
 
@@ -270,7 +270,9 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded():
 
 
 def test_a_fit_or_size_that_cannot_be_made_is_refused(halves):
-    with pytest.raises(ValueError, match=r"fit='zoom' is unknown\. Pass one of crop, pad, squish"):
+    with pytest.raises(
+        ValueError, match=r"resize='zoom' is unknown\. Pass one of crop, pad, squish"
+    ):
         read_photo(encode(halves), 32, "zoom")
     with pytest.raises(ValueError, match=r"image_size=4 px is too small\. Pass 8 or more"):
         read_photo(encode(halves), 4)

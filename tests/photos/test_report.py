@@ -2,11 +2,18 @@
 
 import json
 
-from flowerkit.photos.report import Conversion, describe, write_conversion
+import pytest
+
+from flowerkit.photos.report import Conversion, describe, load_conversion, write_conversion
 
 CONVERSION = Conversion(
     source="own",
-    options={"image_size": 32, "fit": "crop"},
+    image_size=32,
+    resize="pad",
+    val_fraction=0.2,
+    test_fraction=0.1,
+    seed=0,
+    jpeg_quality=92,
     class_names=("daisy", "장미"),
     counts={"daisy": {"train": 1200, "val": 3}, "장미": {"train": 5, "val": 1, "test": 1}},
     num_unlabelled=2,
@@ -35,7 +42,12 @@ def test_the_summary_says_how_many_how_fast_and_what_is_missing():
 
 def test_the_page_lists_classes_reasons_and_groups():
     lines = describe(CONVERSION)
-    assert lines[:3] == ["# Converted photos", "", "From own (image_size 32, fit crop)."]
+    assert lines[:3] == [
+        "# Converted photos",
+        "",
+        "From own (image_size 32, resize pad, val_fraction 0.2, "
+        "test_fraction 0.1, seed 0, jpeg_quality 92).",
+    ]
     assert "| daisy | 1,200 | 3 | 0 |" in lines
     assert "- daisy/3.jpg: 0 bytes" in lines
     assert lines[-1] == "- 장미/1.jpg, 장미/2.jpg, 장미/3.jpg"
@@ -56,3 +68,31 @@ def test_the_files_hold_everything_in_utf8_even_paths_that_are_none(tmp_path):
         'id,path,class,split,width,height,notes\n"장미/1, 2.jpg",장미,장미,val,4,3,\n'
     )
     assert "장미" in (tmp_path / "conversion.md").read_text(encoding="utf-8")
+
+
+def test_a_conversion_comes_back_as_it_was_saved(tmp_path):
+    CONVERSION.save(tmp_path)
+    assert load_conversion(tmp_path) == CONVERSION
+
+
+def test_a_folder_that_no_conversion_made_has_none(tmp_path):
+    assert load_conversion(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: text[:100], "is damaged"),
+        (lambda text: "[]", "is damaged"),
+        (lambda text: text.replace('"resize"', '"fit"'), "lacks 'resize'"),
+        (lambda text: text.replace('"pad"', '"zoom"'), "resize='zoom'"),
+    ],
+)
+def test_a_damaged_conversion_is_named_with_its_remedy(tmp_path, change, reason):
+    CONVERSION.save(tmp_path)
+    file = tmp_path / "conversion.json"
+    file.write_text(change(file.read_text("utf-8")), "utf-8")
+    with pytest.raises(
+        ValueError, match=rf"conversion\.json .*{reason}.* Convert the photos again"
+    ):
+        load_conversion(tmp_path)

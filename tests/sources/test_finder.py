@@ -116,13 +116,6 @@ def test_a_folder_has_the_competitions_names_without_its_own(tmp_path):
     assert find_data(str(tmp_path / "data")).folder == tmp_path / "data"
 
 
-def test_converted_photos_are_never_taken_for_the_competitions(tmp_path):
-    write_folder(tmp_path)
-    (tmp_path / "conversion.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="classes.json is missing, .* Convert them again"):
-        find_data(tmp_path)
-
-
 def test_a_folder_has_the_names_of_its_classes_json(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "classes.json").write_text('["daisy", "Gänseblümchen"]', encoding="utf-8")
