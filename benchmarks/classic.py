@@ -1,11 +1,9 @@
-"""The classic notebook's code: what thousands of notebooks of this competition do, written from its
-description, and as fast as they have it (AUTOTUNE everywhere, order given up for speed).
+"""The peer: what thousands of notebooks of this competition do, as fast as they have it.
 
-Every image is decoded again each epoch, cast to float32 in 0..1 and flipped alone; the cast pictures
-are what is shuffled, batched and, in the variant with a cache, kept.
+AUTOTUNE everywhere, order given up for speed. Every image is decoded again each epoch, cast to
+float32 in 0..1 and flipped alone; the cast images are shuffled, batched and perhaps cached.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,15 +25,15 @@ def load_dataset(files: Sequence[str], size: int, *, labelled: bool = True, orde
         return tf.reshape(image, [size, size, 3])
 
     def read_record(example):
-        other = "class" if labelled else "id"
-        kind = tf.int64 if labelled else tf.string
+        key, dtype = ("class", tf.int64) if labelled else ("id", tf.string)
         features = {
             "image": tf.io.FixedLenFeature([], tf.string),
-            other: tf.io.FixedLenFeature([], kind),
+            key: tf.io.FixedLenFeature([], dtype),
         }
         record = tf.io.parse_single_example(example, features)
-        image = decode_image(record["image"])
-        return image, tf.cast(record[other], tf.int32) if labelled else record[other]
+        return decode_image(record["image"]), (
+            tf.cast(record[key], tf.int32) if labelled else record[key]
+        )
 
     options = tf.data.Options()
     options.deterministic = ordered
@@ -47,19 +45,15 @@ def training_dataset(files: Sequence[str], size: int, batch: int, *, cached: boo
     """Endless batches for fit; `cached` keeps the float images, as the careful notebooks do."""
     import tensorflow as tf
 
+    def flip(image, label):
+        return tf.image.random_flip_left_right(image), label
+
     dataset = load_dataset(files, size)
     if cached:
         dataset = dataset.cache()
-    dataset = dataset.map(flip_one, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.map(flip, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.repeat().shuffle(SHUFFLE_BUFFER).batch(batch)
     return dataset.prefetch(tf.data.AUTOTUNE)
-
-
-def flip_one(image, label):
-    """The notebooks' augmentation: one image, mirrored or not."""
-    import tensorflow as tf
-
-    return tf.image.random_flip_left_right(image), label
 
 
 def validation_dataset(files: Sequence[str], size: int, batch: int):
@@ -69,29 +63,21 @@ def validation_dataset(files: Sequence[str], size: int, batch: int):
     return load_dataset(files, size).batch(batch).cache().prefetch(tf.data.AUTOTUNE)
 
 
-def test_dataset(files: Sequence[str], size: int, batch: int):
-    """(images, ids) in a fixed order: the notebooks walk through it twice."""
-    import tensorflow as tf
-
-    dataset = load_dataset(files, size, labelled=False, ordered=True)
-    return dataset.batch(batch).prefetch(tf.data.AUTOTUNE)
-
-
-def build_model(num_classes: int, size: int, *, backbone: str = "DenseNet121", weights=None):
-    """Backbone, BatchNormalization, Dropout, GlobalAveragePooling2D, Dense; compiled with Adam.
+def build_model(num_classes: int, size: int, *, backbone: str = "DenseNet121"):
+    """Fresh backbone, BatchNormalization, Dropout, GlobalAveragePooling2D, Dense; compiled with Adam.
 
     It takes float32 images in 0..1. "tiny" is flowerkit's small backbone under the same head.
     """
     import keras
 
     if backbone == "tiny":
-        from flowerkit.models.classifier import build_classifier
+        import flowerkit
 
-        body = build_classifier(2, image_size=size, backbone="tiny", weights=None)
-        body = body.get_layer("backbone")
+        classifier = flowerkit.build_classifier(2, image_size=size, backbone="tiny", weights=None)
+        body = classifier.get_layer("backbone")
     else:
         build = getattr(keras.applications, backbone)
-        body = build(weights=weights, include_top=False, input_shape=(size, size, 3))
+        body = build(weights=None, include_top=False, input_shape=(size, size, 3))
     model = keras.Sequential(
         [
             body,
@@ -102,25 +88,25 @@ def build_model(num_classes: int, size: int, *, backbone: str = "DenseNet121", w
         ]
     )
     model.compile(
-        optimizer=keras.optimizers.Adam(),
+        optimizer="adam",
         loss="sparse_categorical_crossentropy",
         metrics=["sparse_categorical_accuracy"],
     )
     return model
 
 
-def fit(model, dataset, *, steps: int, epochs: int, rate: float = 1e-3, callbacks=(), **options):
+def fit(model, dataset, *, steps: int, epochs: int, callbacks=(), validation_data=None):
     """`fit` as the notebooks call it: a LearningRateScheduler, no progress bar."""
     import keras
 
-    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: rate, verbose=0)
+    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 1e-3)
     return model.fit(
         dataset,
         steps_per_epoch=steps,
         epochs=epochs,
         callbacks=[scheduler, *callbacks],
+        validation_data=validation_data,
         verbose=0,
-        **options,
     )
 
 
@@ -128,11 +114,11 @@ def write_submission(model, files: Sequence[str], size: int, batch: int, path: P
     """Predict the images, then read everything once more for the ids, and write both."""
     import numpy as np
 
-    dataset = test_dataset(files, size, batch)
+    dataset = load_dataset(files, size, labelled=False, ordered=True).batch(batch)
     images = dataset.map(lambda image, image_id: image)
     labels = np.argmax(model.predict(images, verbose=0), axis=-1)
-    ids_of = dataset.map(lambda image, image_id: image_id).unbatch()
-    ids = np.concatenate([part.numpy() for part in ids_of.batch(4096)]).astype("U")
+    ids = dataset.map(lambda image, image_id: image_id).unbatch()
+    ids = np.concatenate([part.numpy() for part in ids.batch(4096)]).astype("U")
     np.savetxt(
         path,
         np.rec.fromarrays([ids, labels]),
@@ -141,13 +127,3 @@ def write_submission(model, files: Sequence[str], size: int, batch: int, path: P
         header="id,label",
         comments="",
     )
-
-
-def steps_per_epoch(num_images: int, batch: int) -> int:
-    """Training steps an epoch, as the notebooks count them."""
-    return num_images // batch
-
-
-def count_batches(num_images: int, batch: int) -> int:
-    """Evaluation batches, the last one perhaps smaller."""
-    return math.ceil(num_images / batch)
