@@ -55,7 +55,7 @@ def open_batches(args, data):
     from flowerkit.pipeline.batches import train_batches
 
     split = load_split(data, "train")
-    return train_batches(split, global_batch=args.batch, seed=0, on_host=False)
+    return train_batches(split, global_batch=args.batch, seed=0)
 
 
 def deliver(batches, backend: str):

@@ -35,7 +35,7 @@ from flowerkit.data.tfrecords import (
 )
 from flowerkit.text import format_bytes
 
-KEEP = ("auto", "ram", "disk", "none", "device")
+KEEP = ("auto", "ram", "disk", "none")
 # Of the memory that is free: the rest is for the model, its gradients and the batches in flight.
 RAM_FRACTION = 0.6
 
@@ -77,8 +77,7 @@ def load_split(
 
     `keep` says where decoded images stay: "ram"; "disk", a file that the next run finds again; or
     "none", decoded each time they are asked for. "auto" is the first of them that has room, and a
-    level that fails gives way to the next, with a line in the log; "device" is "auto" here, see
-    `device_images` for the rest. `order` answers the number of
+    level that fails gives way to the next, with a line in the log. `order` answers the number of
     images with the rows in the order in which they will be wanted first, as `epoch_permutation` does.
 
     With on_corrupt="skip" every image is decoded here, and bad records are left out, and logged.
@@ -270,7 +269,7 @@ def _scan_sound_records(data: FlowerData, name: str, faults: dict) -> _Scan:
 
 def _keep_images(scan: _Scan, data: FlowerData, name: str, keep: str, order) -> DecodedImages:
     """The first of RAM, file and nothing that has room, from `keep` on; said in one line."""
-    reader, keep = scan.reader, "auto" if keep == "device" else keep
+    reader = scan.reader
     num_bytes = int(np.prod(reader.shape, dtype="int64"))
     rows = _check_order(np.arange(len(reader)) if order is None else order(len(reader)), reader)
     free = max(0, free_memory_bytes() - reserved_bytes())

@@ -1,22 +1,29 @@
-"""Splits to batches: every order drawn from (seed, epoch), evaluation batches padded and weighted."""
+"""Splits to batches of tf.data: every order drawn from (seed, epoch), evaluation batches padded."""
 
+import atexit
 import functools
+import threading
+import time
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from flowerkit.accelerator.machine import num_cores
-from flowerkit.data.reader import trace_as_it_stands
 from flowerkit.data.split import Split
-from flowerkit.pipeline.augment_host import augment_images
+from flowerkit.pipeline.augment_params import (
+    PARAMS,
+    check_pairs,
+    mix_labels,
+    random_stream,
+    sample_params,
+)
 from flowerkit.pipeline.augmentation import Augmentation
-from flowerkit.pipeline.buffers import BatchMemory, look_at_rows, take_rows
-from flowerkit.pipeline.draws import COLUMNS, check_pairs, mix_labels, random_stream, sample_params
-from flowerkit.pipeline.numpy_calls import call_numpy
 
-_ORDER = 0  # the stream of random numbers that the order draws from
+_ORDER = 0  # the stream of random numbers that the order comes from
 _FLIP = Augmentation()
 _MAX_THREADS = 16
+_MAX_EXIT_SECONDS = 5.0
 
 
 def steps_per_epoch(num_images: int, global_batch: int) -> int:
@@ -27,7 +34,7 @@ def steps_per_epoch(num_images: int, global_batch: int) -> int:
     if global_batch > num_images:
         raise ValueError(
             f"the global batch ({global_batch}) is larger than the train split ({num_images} "
-            f"images). Pass a smaller per_replica_batch."
+            f"images). Pass a smaller per_replica_batch (--per-replica-batch)."
         )
     return num_images // global_batch
 
@@ -43,20 +50,15 @@ def train_batches(
     global_batch: int,
     seed: int,
     augmentation: Augmentation = _FLIP,
-    on_host: bool = True,
-    rows_only: bool = False,
     one_hot: int | None = None,
     first_epoch: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
-    """Endless batches of `split`; `steps_per_epoch` of them are an epoch.
+    """Endless batches ((images, params), labels) of `split`; `steps_per_epoch` of them are an epoch.
 
-    With `on_host` they are (images, labels), changed by `augmentation` already; else ((images,
-    draws), labels), untouched, with what `augment.augment` needs to change them inside the step.
-    With `rows_only` there is (rows (global_batch,) int32, draws) in its place, for
-    `device_images.TakeImages`.
-    images (global_batch, size, size, 3) uint8; draws (global_batch, len(COLUMNS)) float32; labels
-    (global_batch,) int32, or with `one_hot` classes (global_batch, one_hot) float32, rows sum to 1.
+    images (global_batch, size, size, 3) uint8 as stored; params (global_batch, len(PARAMS)) float32,
+    with which `Augment` changes them inside the step; labels (global_batch,) int32, or with `one_hot`
+    classes (global_batch, one_hot) float32, rows sum to 1.
 
     Batch k depends on the seed and k alone, not on the device, the number of replicas, or where a
     run was resumed (`first_epoch`, from 0). `process` (index, count) takes one host's equal part of
@@ -66,36 +68,28 @@ def train_batches(
     """
     steps = steps_per_epoch(len(split), global_batch)
     part = _part_of_batch(global_batch, process, pairs=augmentation.mixes)
-    shape = (part.stop - part.start, *split.images.shape[1:])
-    memory = BatchMemory(shape)
-    plan_epoch = functools.lru_cache(maxsize=2)(
-        functools.partial(_plan_epoch, len(split), seed, augmentation)
-    )
+    num_rows, size = part.stop - part.start, split.images.shape[1]
 
-    def take_batch(number):
-        epoch, step = divmod(int(number), steps)
-        order, params = plan_epoch(epoch)
+    @functools.lru_cache(maxsize=2)
+    def sample_epoch(epoch):
+        order = epoch_permutation(len(split), seed=seed, epoch=epoch)
+        return order, sample_params(augmentation, len(split), seed=seed, epoch=epoch)
+
+    def make_batch(number):
+        epoch, step = divmod(number, steps)
+        order, params = sample_epoch(epoch)
         rows = order[step * global_batch : (step + 1) * global_batch][part]
         labels, params = split.labels[rows], params[rows]
-        if rows_only:
-            images = rows.astype("int32")
-        elif on_host and not augmentation.is_off:
-            images = augment_images(
-                look_at_rows(split.images, rows), params, augmentation, memory.get()
-            )
-        else:
-            images = take_rows(split.images, rows, memory.get())
         if one_hot:
-            labels = mix_labels(
-                labels, params, augmentation, num_classes=one_hot, image_size=shape[1]
-            )
-        return images, params, labels
+            labels = mix_labels(labels, params, augmentation, num_classes=one_hot, image_size=size)
+        return (split.images[rows], params), labels
 
-    labels = (tf.float32, (shape[0], one_hot)) if one_hot else (tf.int32, shape[:1])
-    images = (tf.int32, shape[:1]) if rows_only else (tf.uint8, shape)
-    kinds = images, (tf.float32, (shape[0], len(COLUMNS))), labels
-    arrange = _on_host if on_host and not rows_only else _on_device
-    return _endless(take_batch, kinds, first_epoch * steps, arrange)
+    images = tf.TensorSpec((num_rows, size, size, 3), tf.uint8)
+    params = tf.TensorSpec((num_rows, len(PARAMS)), tf.float32)
+    labels = tf.TensorSpec((num_rows,), tf.int32)
+    if one_hot:
+        labels = tf.TensorSpec((num_rows, one_hot), tf.float32)
+    return _dataset(make_batch, ((images, params), labels), _endless(first_epoch * steps))
 
 
 def feature_batches(
@@ -109,41 +103,44 @@ def feature_batches(
     Raises ValueError if a batch does not fit.
     """
     steps = steps_per_epoch(len(labels), global_batch)
-    memory = BatchMemory((global_batch, *arrays.shape[2:]), arrays.dtype)
-    order_of = functools.lru_cache(maxsize=2)(
-        lambda epoch: epoch_permutation(len(labels), seed=seed, epoch=epoch)
-    )
 
-    def take_batch(number):
-        epoch, step = divmod(int(number), steps)
+    @functools.lru_cache(maxsize=2)
+    def order_of(epoch):
+        return epoch_permutation(len(labels), seed=seed, epoch=epoch)
+
+    def make_batch(number):
+        epoch, step = divmod(number, steps)
         rows = order_of(epoch)[step * global_batch : (step + 1) * global_batch]
-        return take_rows(arrays[epoch % len(arrays)], rows, memory.get()), labels[rows]
+        return arrays[epoch % len(arrays)][rows], labels[rows]
 
-    kinds = (tf.float32, memory.shape), (tf.int32, (global_batch,))
-    return _endless(take_batch, kinds, first_epoch * steps, lambda *batch: batch)
-
-
-def _on_host(images, params, labels):
-    return images, labels
+    features = tf.TensorSpec((global_batch, *arrays.shape[2:]), tf.float32)
+    spec = features, tf.TensorSpec((global_batch,), tf.int32)
+    return _dataset(make_batch, spec, _endless(first_epoch * steps))
 
 
-def _on_device(images, params, labels):
-    return (images, params), labels
+def eval_batches(split: Split, *, global_batch: int) -> tf.data.Dataset:
+    """Every image once, in order: (images, labels, weights), full batches only.
 
+    The last batch is filled up with black images of weight 0, so that shapes never change and no
+    replica is left without images; trim what you compute to `len(split)` rows. Labels are 0 where
+    there are none. Shapes (global_batch, size, size, 3) uint8, (global_batch,) int32 and float32.
+    """
+    labels = np.zeros(len(split), "int32") if split.labels is None else split.labels
 
-def _endless(take_batch, kinds, first: int, arrange) -> tf.data.Dataset:
-    """`arrange(*take_batch(number))` for every number from `first` on; `kinds`: dtypes with shapes."""
+    def make_batch(number):
+        rows = slice(number * global_batch, (number + 1) * global_batch)
+        missing = global_batch - len(labels[rows])
+        images = np.asarray(split.images[rows])
+        weights = np.ones(len(images), "float32")
+        return tuple(_pad(array, missing) for array in (images, labels[rows], weights))
 
-    @trace_as_it_stands
-    def batch(number):
-        tensors = call_numpy(take_batch, [number], [dtype for dtype, _ in kinds])
-        for tensor, (_, shape) in zip(tensors, kinds, strict=True):
-            tensor.set_shape(shape)
-        return arrange(*tensors)
-
-    numbers = tf.data.Dataset.range(first, np.iinfo("int64").max)
-    threads = min(num_cores(), _MAX_THREADS)
-    return _steady(numbers.map(batch, num_parallel_calls=threads, deterministic=True).prefetch(2))
+    spec = (
+        tf.TensorSpec((global_batch, *split.images.shape[1:]), tf.uint8),
+        tf.TensorSpec((global_batch,), tf.int32),
+        tf.TensorSpec((global_batch,), tf.float32),
+    )
+    numbers = tf.data.Dataset.range(-(-len(split) // global_batch))
+    return _dataset(make_batch, spec, numbers, threads=1)
 
 
 def _part_of_batch(global_batch: int, process: tuple[int, int], *, pairs: bool) -> slice:
@@ -158,49 +155,61 @@ def _part_of_batch(global_batch: int, process: tuple[int, int], *, pairs: bool) 
     return slice(index * num_rows, (index + 1) * num_rows)
 
 
-def _plan_epoch(
-    num_images: int, seed: int, augmentation: Augmentation, epoch: int
-) -> tuple[np.ndarray, np.ndarray]:
-    order = epoch_permutation(num_images, seed=seed, epoch=epoch)
-    return order, sample_params(augmentation, num_images, seed=seed, epoch=epoch)
-
-
-def eval_batches(split: Split, *, global_batch: int) -> tf.data.Dataset:
-    """Every image once, in order: (images, labels, weights), full batches only.
-
-    The last batch is filled up with black images of weight 0, so that shapes never change and no
-    replica is left without images; trim what you compute to `len(split)` rows. Labels are 0 where
-    there are none. Shapes (global_batch, size, size, 3) uint8, (global_batch,) int32 and float32.
-    """
-    num_batches = -(-len(split) // global_batch)
-    labels = np.zeros(len(split), "int32") if split.labels is None else split.labels
-
-    def take_batch(number):
-        rows = slice(number * global_batch, (number + 1) * global_batch)
-        missing = global_batch - len(labels[rows])
-        images = np.asarray(split.images[rows])
-        weights = np.ones(len(images), "float32")
-        return tuple(_pad(array, missing) for array in (images, labels[rows], weights))
-
-    @trace_as_it_stands
-    def batch(number):
-        tensors = call_numpy(take_batch, [number], (tf.uint8, tf.int32, tf.float32))
-        tensors[0].set_shape((global_batch, *split.images.shape[1:]))
-        for tensor in tensors[1:]:
-            tensor.set_shape((global_batch,))
-        return tuple(tensors)
-
-    numbers = tf.data.Dataset.range(num_batches)
-    return _steady(numbers.map(batch, num_parallel_calls=1).prefetch(2))
-
-
 def _pad(array: np.ndarray, missing: int) -> np.ndarray:
     return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
 
 
-def _steady(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Without autotuning, whose end can block for seconds, and without sharding by file."""
+# The adapter to tf.data ---------------------------------------------------------------------------
+
+
+def _endless(first: int) -> tf.data.Dataset:
+    return tf.data.Dataset.range(first, np.iinfo("int64").max)
+
+
+def _dataset(
+    make_batch: Callable, spec, numbers: tf.data.Dataset, *, threads: int | None = None
+) -> tf.data.Dataset:
+    """`make_batch(number)` for each of `numbers`, in their order: NumPy arrays shaped as `spec`."""
+    specs = tf.nest.flatten(spec)
+
+    def make(number):
+        me = threading.get_ident()
+        _threads_in_python.add(me)
+        try:
+            return tf.nest.flatten(make_batch(int(number)))
+        finally:
+            _threads_in_python.discard(me)
+
+    @tf.autograph.experimental.do_not_convert
+    def batch(number):
+        tensors = tf.numpy_function(make, [number], [one.dtype for one in specs])
+        for tensor, one in zip(tensors, specs, strict=True):
+            tensor.set_shape(one.shape)
+        return tf.nest.pack_sequence_as(spec, tensors)
+
+    _wait_at_exit()
+    threads = threads or min(num_cores(), _MAX_THREADS)
+    dataset = numbers.map(batch, num_parallel_calls=threads, deterministic=True).prefetch(2)
     options = tf.data.Options()
-    options.autotune.enabled = False
+    options.autotune.enabled = False  # its end can block for seconds
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.with_options(options)
+
+
+# An iterator that is still alive when Python ends waits for its threads, and these for Python's lock,
+# which is no longer given: the program hangs or is aborted. A variable of a script is enough, or the
+# traceback of an interrupted training. So the exit waits until no thread is in Python: by then no
+# batches are taken, and the prefetch buffers are soon full.
+_threads_in_python: set[int] = set()
+
+
+@functools.cache
+def _wait_at_exit() -> None:
+    atexit.register(_wait_until_quiet)
+
+
+def _wait_until_quiet() -> None:
+    quiet, end = 0, time.monotonic() + _MAX_EXIT_SECONDS
+    while quiet < 5 and time.monotonic() < end:  # a thread that waits for the lock shows late
+        time.sleep(0.01)
+        quiet = 0 if _threads_in_python else quiet + 1

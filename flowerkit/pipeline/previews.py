@@ -7,9 +7,8 @@ import numpy as np
 
 from flowerkit.data.split import Split, load_split
 from flowerkit.data.tfrecords import FlowerData
-from flowerkit.pipeline import augment_host
+from flowerkit.pipeline.augment_params import mix_labels, sample_params
 from flowerkit.pipeline.batches import epoch_permutation
-from flowerkit.pipeline.draws import mix_labels, sample_params
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +74,9 @@ def _open(
 def _change(originals: np.ndarray, params: np.ndarray, augmentation) -> np.ndarray:
     if augmentation.is_off:
         return originals
-    if augment_host.is_available():
-        return augment_host.augment_images(originals, params, augmentation)
     from keras import ops
 
-    from flowerkit.pipeline.augment_device import augment
+    from flowerkit.pipeline.augment_layer import augment
 
     changed = ops.convert_to_numpy(augment(originals, params, augmentation))
     return np.rint(np.clip(changed, 0, 255)).astype("uint8")

@@ -13,11 +13,10 @@ import numpy as np
 from flowerkit import metrics as evaluation
 from flowerkit.data.split import Split
 from flowerkit.files import replacing
-from flowerkit.pipeline import augment_host
-from flowerkit.pipeline.augment_device import augment
+from flowerkit.pipeline.augment_layer import augment
+from flowerkit.pipeline.augment_params import sample_params
 from flowerkit.pipeline.augmentation import Augmentation
 from flowerkit.pipeline.batches import eval_batches
-from flowerkit.pipeline.draws import sample_params
 
 # What NumPy raises for a file that is empty, cut off, damaged inside, or another kind of file.
 _DAMAGE = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
@@ -154,9 +153,7 @@ class _View:
         images = np.asarray(self._images[rows])
         if self._draws is None:
             return np.ascontiguousarray(images[:, :, ::-1])
-        if augment_host.is_available():
-            return augment_host.augment_images(images, self._draws[rows], self._crops)
-        # Rounded, as OpenCV does: with uint8 the model needs no second compilation.
+        # Rounded: with uint8 the model needs no second compilation.
         changed = keras.ops.convert_to_numpy(augment(images, self._draws[rows], self._crops))
         return np.rint(changed).astype("uint8")
 

@@ -19,20 +19,19 @@ import numpy as np
 from flowerkit.accelerator.machine import free_memory_bytes
 from flowerkit.data import cache as decode_cache
 from flowerkit.data.split import RAM_FRACTION, Split
-from flowerkit.pipeline.augment_device import Augment
-from flowerkit.pipeline.augment_host import augment_images
+from flowerkit.pipeline.augment_layer import Augment
+from flowerkit.pipeline.augment_params import PARAMS, sample_params
 from flowerkit.pipeline.augmentation import Augmentation
 from flowerkit.pipeline.batches import eval_batches
-from flowerkit.pipeline.draws import COLUMNS, sample_params
 from flowerkit.prediction.predictions import Predictions, split_over
 from flowerkit.text import format_bytes
 
 _log = logging.getLogger("flowerkit")
 
 # Part of every key: features computed otherwise never meet the files of this way.
-_FORMAT = 1
+_FORMAT = 2
 _DTYPE = "float32"
-_KEEP_FILES = ("auto", "disk", "device")  # "device" is for images
+_KEEP_FILES = ("auto", "disk")
 # Rows that one call of the head is given: enough to hide the call, few enough to be no burden.
 _ANSWER_BYTES = 64 * 2**20
 
@@ -66,7 +65,6 @@ def compute_features(
     global_batch: int,
     views: int = 1,
     augmentation: Augmentation | None = None,
-    on_host: bool = True,
     seed: int = 0,
     keep: str = "auto",
     what: str = "images",
@@ -75,7 +73,7 @@ def compute_features(
     """What `body` says of every image of `split`, in its order, in `views` views.
 
     View 0 is of the images as they are, view v > 0 is changed by `augmentation` as drawn for
-    (seed, v): with `on_host` by OpenCV, else inside the compiled step. `keep`: "auto" or "disk": a
+    (seed, v), inside the compiled step. `keep`: "auto" or "disk": a
     file that the next run finds by what the body and the data are, and memory where there is no room
     for one; "ram" or "none": memory. Images are read batch by batch; `global_batch` is a multiple of
     the replicas. `progress("features of " + what, done, total)` is called after every batch.
@@ -86,13 +84,13 @@ def compute_features(
     _check_views(body, split, views, augmentation)
     start = time.perf_counter()
     body_key, data_key = describe_body(body), describe_data(split)
-    drawn = f"{augmentation} {seed} {on_host}" if views > 1 else ""
+    drawn = f"{augmentation} {seed}" if views > 1 else ""
     key = sha256(f"{_FORMAT} {body_key} {data_key} {views} {drawn}".encode()).hexdigest()[:16]
     shape = (views * len(split), *body.output_shape[1:])
     array, seconds = _find_kept(key, shape, what) if keep in _KEEP_FILES else None, 0.0
     if array is None:
         store = _Store.open(key, shape, keep, what)
-        answers = _answer_views(body, split, global_batch, views, augmentation, on_host, seed)
+        answers = _answer_views(body, split, global_batch, views, augmentation, seed)
         array = store.fill(answers, f"features of {what}", progress)
         seconds = time.perf_counter() - start
         _log.info(f"features of {what}: {len(array):,} of {_name_shape(shape)} in {seconds:.1f} s")
@@ -289,23 +287,18 @@ def _check_views(body, split: Split, views: int, augmentation: Augmentation | No
         )
 
 
-def _answer_views(body, split, global_batch, views, augmentation, on_host, seed):
+def _answer_views(body, split, global_batch, views, augmentation, seed):
     """The body's answers, batch by batch, view after view, without the padding of the last batch."""
     yield from _trimmed(stream_outputs(body, _image_batches(split, global_batch)), len(split))
     if views == 1:
         return
-    if not on_host:
-        pixels = keras.Input(body.input_shape[1:], dtype="uint8")
-        params = keras.Input((len(COLUMNS),), dtype="float32")
-        body = keras.Model((pixels, params), body(Augment(augmentation)((pixels, params))))
+    pixels = keras.Input(body.input_shape[1:], dtype="uint8")
+    params = keras.Input((len(PARAMS),), dtype="float32")
+    body = keras.Model((pixels, params), body(Augment(augmentation)((pixels, params))))
     for view in range(1, views):
         drawn = sample_params(augmentation, len(split), seed=seed, epoch=view)
         pairs = zip(_image_batches(split, global_batch), _padded(drawn, global_batch), strict=True)
-        if on_host:
-            batches = (augment_images(images, params, augmentation) for images, params in pairs)
-        else:
-            batches = pairs
-        yield from _trimmed(stream_outputs(body, batches), len(split))
+        yield from _trimmed(stream_outputs(body, pairs), len(split))
 
 
 def _image_batches(split: Split, global_batch: int) -> Iterator[np.ndarray]:

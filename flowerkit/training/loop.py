@@ -12,7 +12,6 @@ from flowerkit.cycles import rates_per_step
 from flowerkit.data.split import Split
 from flowerkit.models.classifier import split_classifier
 from flowerkit.pipeline.batches import feature_batches, steps_per_epoch, train_batches
-from flowerkit.pipeline.resident import TakeImages, put_on_device
 from flowerkit.prediction.predictions import Predictions, predict
 from flowerkit.training import async_steps as steps
 from flowerkit.training import callbacks as own
@@ -20,7 +19,6 @@ from flowerkit.training.features import Features, check_features, compute_featur
 from flowerkit.training.optimizers import averaged_weights
 from flowerkit.training.phases import Phase
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.training.step import augments_on_host
 
 
 def check_execution(plan: TrainingPlan, accelerator: Accelerator, num_steps: int) -> None:
@@ -65,25 +63,17 @@ class Run:
         """Training steps in an epoch."""
         return steps_per_epoch(len(self.train), self.global_batch)
 
-    @cached_property
-    def device_images(self) -> TakeImages | None:
-        """The images of train in the device's memory, if the plan has them there and there is room."""
-        if self.plan.keep != "device":
-            return None
-        return put_on_device(self.train.images, self.accelerator)
-
 
 @dataclass(frozen=True, eq=False)
 class Feed:
     """What a phase learns from and is judged by: images and the classifier, or features and its head.
 
     `open` gives train and val, when they are first asked for: a phase that was finished before, in a
-    run that is resumed, needs no features. `images` are those of train, where the device holds them.
+    run that is resumed, needs no features.
     """
 
     model: keras.Model
     open: Callable[[], tuple[Split | Features, Split | Features]]
-    images: TakeImages | None = None
 
     @cached_property
     def sources(self) -> tuple[Split | Features, Split | Features]:
@@ -217,7 +207,6 @@ def open_batches(
     *,
     num_classes: int,
     first_epoch: int = 0,
-    rows_only: bool = False,
 ) -> Iterable:
     """Endless training batches, as the model of `compile_for_training` takes them."""
     how = {
@@ -231,9 +220,7 @@ def open_batches(
     return train_batches(
         source,
         augmentation=augmentation,
-        on_host=augments_on_host(plan, accelerator),
         one_hot=num_classes if augmentation.mixes else None,
-        rows_only=rows_only,
         **how,
     )
 
@@ -255,7 +242,6 @@ def extract_features(
         global_batch=plan.per_replica_batch * accelerator.replicas,
         views=views,
         augmentation=plan.view_augmentation(),
-        on_host=augments_on_host(plan, accelerator),
         seed=plan.seed,
         keep=plan.keep,
         what=what,
@@ -274,7 +260,7 @@ def open_feed(
     Call it within the accelerator's scope. Raises ValueError for features of another model or data.
     """
     if not phase.views:
-        return Feed(run.classifier, lambda: (run.train, run.val), run.device_images)
+        return Feed(run.classifier, lambda: (run.train, run.val))
     body, head = split_classifier(run.classifier)
     if features is not None:
         for of_split, split in zip(features, (run.train, run.val), strict=True):
@@ -312,7 +298,6 @@ def fit(
         feed.sources[0],
         num_classes=run.classifier.output_shape[-1],
         first_epoch=first_epoch,
-        rows_only=feed.images is not None,
     )
     callbacks = [*watchers.callbacks, *callbacks]
     watchers.hooks.listen(callbacks)

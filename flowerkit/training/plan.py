@@ -69,10 +69,9 @@ class TrainingPlan:
     off, because depthwise convolutions (EfficientNet, MobileNet) become slower. Try it for others.
     monitor: what decides which epoch is best. patience: epochs without a better one, counted from
     the end of the ramp, after which training stops; None: it never stops early.
-    flip ... cutmix: the changes to training images, see `Augmentation`; `augment_on`: "device" (inside
-    the compiled step), "host" (in the input's threads), or "auto": the host if the device is a CPU.
+    flip ... cutmix: the changes to training images, see `Augmentation`.
     keep: where decoded images stay, "ram", "disk", "none" (decoded every epoch), or "auto": the first
-    of these that they fit into. "device": those of train in its own memory; the first step waits.
+    of these that they fit into.
     checkpoint_every: beside the best and the last weights keep those of every so many epochs, as
     checkpoints/epoch-NN.weights.h5 (1: of all; None: of none).
     seed: weights, order, augmentation, dropout. max_minutes: end in time to predict and write.
@@ -166,12 +165,8 @@ class TrainingPlan:
     random_erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    augment_on: str = setting(
-        "auto", "device, host (the input's threads) or auto (the host, if the device is a CPU)"
-    )
     keep: str = setting(
-        "auto",
-        "decoded images stay in ram, on disk, in none, on the device, or auto: ram, disk or none",
+        "auto", "decoded images stay in ram, on disk, in none, or auto: the first with room"
     )
     checkpoint_every: int | None = setting(
         None, "keep the weights of every so many epochs, beside best and last (none: not)"
@@ -198,13 +193,7 @@ class TrainingPlan:
             check_between("backbone_lr_factor", self.backbone_lr_factor, 1e-6, 1)
         _check_fraction("label_smoothing", self.label_smoothing)
         _check_choice("on_corrupt", self.on_corrupt, ("raise", "skip"))
-        _check_choice("augment_on", self.augment_on, ("auto", "host", "device"))
-        _check_choice("keep", self.keep, ("auto", "ram", "disk", "none", "device"))
-        if self.keep == "device" and self.augment_on == "host":
-            raise ValueError(
-                "keep='device' leaves the host no image to change. Pass augment_on='auto' "
-                "(--augment-on auto)."
-            )
+        _check_choice("keep", self.keep, ("auto", "ram", "disk", "none"))
         if self.augmentation().mixes and self.per_replica_batch % 2:
             raise ValueError(
                 f"mixup and cutmix pair neighbours: per_replica_batch must be even. "

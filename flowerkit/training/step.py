@@ -13,32 +13,12 @@ from flowerkit.models.classifier import (
     freeze_backbone,
     split_classifier,
 )
-from flowerkit.pipeline import augment_host
-from flowerkit.pipeline.augment_device import Augment
-from flowerkit.pipeline.draws import COLUMNS
-from flowerkit.pipeline.resident import TakeImages
+from flowerkit.pipeline.augment_layer import Augment
+from flowerkit.pipeline.augment_params import PARAMS
 from flowerkit.training.losses import build_loss, build_metrics, class_weights_for
 from flowerkit.training.optimizers import TableRate, build_optimizer
 from flowerkit.training.phases import Phase
 from flowerkit.training.plan import TrainingPlan
-
-
-def augments_on_host(plan: TrainingPlan, accelerator: Accelerator) -> bool:
-    """Whether training images are changed in the input's threads; else inside the compiled step.
-
-    "auto" is the host where the device is a CPU: there OpenCV is several times faster than what XLA
-    makes of matrix products.
-    """
-    if plan.keep == "device":
-        return False
-    if plan.augment_on == "auto":
-        return accelerator.kind == "cpu" and augment_host.is_available()
-    if plan.augment_on == "host" and not augment_host.is_available():
-        raise ModuleNotFoundError(
-            "augment_on='host' needs a package that is not here: pip install opencv-python-headless, "
-            "or pass augment_on='device' (--augment-on device)"
-        )
-    return plan.augment_on == "host"
 
 
 def build_planned(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) -> keras.Model:
@@ -65,15 +45,13 @@ def compile_for_training(
     *,
     num_steps: int = 1,
     labels: np.ndarray | None = None,
-    images: TakeImages | None = None,
 ) -> keras.Model:
     """A model of training batches around `classifier`, whose weights it shares.
 
     It takes `pipeline.train_batches`, or in a phase on features `feature_batches`: then it is of the
     head alone. What is done to training images alone is in here, and so in no file. `phase` (None: the
     plan's last, at its first rate) says which layers learn and how fast in its `num_steps` an epoch;
-    `labels` (n,) are counted for balanced class weights. With `images` it takes batches of their rows.
-    Call it within the accelerator's scope.
+    `labels` (n,) are counted for balanced class weights. Call it within the accelerator's scope.
     """
     if phase.is_frozen if phase else not plan.epochs:
         freeze_backbone(classifier)
@@ -84,7 +62,7 @@ def compile_for_training(
         classifier.predict_function = None
     on_features = phase is not None and phase.views > 0
     one_hot = plan.augmentation().mixes and not on_features
-    model = _wrap_head(classifier) if on_features else _wrap(classifier, plan, accelerator, images)
+    model = _wrap_head(classifier) if on_features else _wrap(classifier, plan)
     # XLA takes minutes to compile a convolution net for a CPU under TensorFlow, and crashes there
     # under MirroredStrategy; JAX has no other way.
     on_cpu = accelerator.kind == "cpu" and accelerator.backend == "tensorflow"
@@ -99,18 +77,12 @@ def compile_for_training(
     return model
 
 
-def _wrap(classifier, plan, accelerator, images: TakeImages | None) -> keras.Model:
-    """Images or the rows of `images`, changed here if the host does not, into the classifier."""
-    inputs = pixels = keras.Input(classifier.input_shape[1:], dtype="uint8", name="training_pixels")
-    if images is not None:
-        inputs = keras.Input((), dtype="int32", name="rows")
-        pixels = images(inputs)
-    changed = pixels
-    if not augments_on_host(plan, accelerator):
-        params = keras.Input((len(COLUMNS),), dtype="float32", name="draws")
-        inputs = (inputs, params)
-        changed = Augment(plan.augmentation(), name="augment")((pixels, params))
-    return keras.Model(inputs, classifier(changed), name="training")
+def _wrap(classifier, plan: TrainingPlan) -> keras.Model:
+    """(images, params) -> augmented images -> the classifier's probabilities."""
+    pixels = keras.Input(classifier.input_shape[1:], dtype="uint8", name="training_pixels")
+    params = keras.Input((len(PARAMS),), dtype="float32", name="params")
+    changed = Augment(plan.augmentation(), name="augment")((pixels, params))
+    return keras.Model((pixels, params), classifier(changed), name="training")
 
 
 def _wrap_head(classifier) -> keras.Model:

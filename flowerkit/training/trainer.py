@@ -248,7 +248,6 @@ def _train_phase(run: Run, phase: Phase, features, callbacks, progress) -> Watch
             phase,
             num_steps=run.num_steps,
             labels=run.train.labels,
-            images=feed.images,
         )
     watchers = Watchers(run, phase, feed)
     if run.rows and phase.number == run.rows[-1]["phase"]:

@@ -9,9 +9,9 @@ from PIL import Image
 
 from flowerkit.data.split import load_split
 from flowerkit.data.tfrecords import read_records
-from flowerkit.pipeline import augment_host
+from flowerkit.pipeline.augment_layer import augment
+from flowerkit.pipeline.augment_params import sample_params
 from flowerkit.pipeline.augmentation import Augmentation
-from flowerkit.pipeline.draws import sample_params
 from flowerkit.prediction.predictions import Predictions, predict
 
 pytestmark = pytest.mark.backends
@@ -136,7 +136,7 @@ def views_by_hand(images, *, seed, num_crops, min_crop_area):
     yield images[:, :, ::-1]
     for view in range(2, 2 + num_crops):
         draws = sample_params(crops, len(images), seed=seed, epoch=view)
-        yield augment_host.augment_images(images, draws, crops)
+        yield np.rint(keras.ops.convert_to_numpy(augment(images, draws, crops)))
 
 
 @pytest.mark.replicas
@@ -176,17 +176,6 @@ def test_further_views_compile_nothing(left_colour, unlabelled):
     assert traces > 0
     predict(left_colour, unlabelled, global_batch=GLOBAL_BATCH, tta=5)
     assert _Counting.traces == traces
-
-
-def test_without_opencv_the_crops_are_made_on_the_device(left_colour, unlabelled, monkeypatch):
-    def look(tta):
-        answers = predict(left_colour, unlabelled, global_batch=GLOBAL_BATCH, tta=tta)
-        return answers.probabilities
-
-    with_opencv = {tta: look(tta) for tta in (2, 3)}
-    monkeypatch.setattr(augment_host, "_load_cv2", lambda: None)
-    np.testing.assert_array_equal(look(2), with_opencv[2])
-    np.testing.assert_allclose(look(3), with_opencv[3], atol=0.01)
 
 
 class _Watched:

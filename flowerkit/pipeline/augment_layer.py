@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
+from flowerkit.pipeline.augment_params import ERASED_GREY, check_pairs, column, find_box, find_maps
 from flowerkit.pipeline.augmentation import Augmentation
-from flowerkit.pipeline.draws import ERASED_GREY, check_pairs, column, find_box, find_maps
 
 
 def augment(images, params, augmentation: Augmentation, *, dtype: str = "float32"):

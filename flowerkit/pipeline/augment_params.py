@@ -25,8 +25,8 @@ _UNCHANGED = {
     "mixup": 1.0,
     **{f"cutmix_{edge}": 0.0 for edge in _EDGES},
 }
-COLUMNS = tuple(_UNCHANGED)
-_PLACES = {name: place for place, name in enumerate(COLUMNS)}
+PARAMS = tuple(_UNCHANGED)
+_PLACES = {name: place for place, name in enumerate(PARAMS)}
 
 # Every change has random numbers of its own, so that switching one on leaves the others' draws
 # alone. The order of the images has stream 0 (`pipeline.epoch_permutation`).
@@ -63,9 +63,9 @@ def random_stream(seed: int, epoch: int, stream: int) -> np.random.Generator:
 def sample_params(
     augmentation: Augmentation, num_images: int, *, seed: int, epoch: int
 ) -> np.ndarray:
-    """What happens to each image in `epoch`: (num_images, len(COLUMNS)) float32, a row an image.
+    """What happens to each image in `epoch`: (num_images, len(PARAMS)) float32, a row an image.
 
-    Row i depends on the seed, the epoch and i alone. `COLUMNS` names the columns.
+    Row i depends on the seed, the epoch and i alone. `PARAMS` names the columns.
 
     >>> draws = sample_params(Augmentation(), 4, seed=1, epoch=2)
     >>> column(draws, "flip")

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flowerkit.pipeline.draws import (
-    COLUMNS,
+from flowerkit.pipeline.augment_params import (
+    PARAMS,
     check_pairs,
     column,
     find_box,
@@ -60,7 +60,7 @@ def rows_with(num_images=1, **values):
     """Rows that change nothing but what is given."""
     params = np.tile(np.array(UNCHANGED, "float32"), (num_images, 1))
     for name, value in values.items():
-        params[:, COLUMNS.index(name)] = value
+        params[:, PARAMS.index(name)] = value
     return params
 
 
@@ -76,13 +76,13 @@ def test_draws_depend_on_seed_and_epoch_and_on_nothing_else():
     for other in (draw(EVERYTHING, epoch=3), draw(EVERYTHING, seed=2)):
         fresh = (other != first).mean(axis=0)
         assert fresh.min() > 0.4  # half of the flips, and of the boxes of cutmix, are not fresh
-        assert fresh[COLUMNS.index("zoom")] > 0.99
+        assert fresh[PARAMS.index("zoom")] > 0.99
 
 
 def test_draws_are_the_same_in_every_process():
     """A resumed run draws what the whole one would have; the literals hold for other machines too."""
     code = (
-        "from flowerkit.pipeline.draws import *; from flowerkit.training.plan import Augmentation\n"
+        "from flowerkit.pipeline.augment_params import *; from flowerkit.training.plan import Augmentation\n"
         "draws = sample_params(Augmentation(min_crop_area=0.5, max_zoom=2, mixup=0.4), 12,"
         " seed=1, epoch=2)\n"
         "print(*column(draws, 'flip').astype(int))\n"
@@ -121,11 +121,11 @@ def test_nothing_is_drawn_where_everything_is_off():
 @pytest.mark.parametrize("augmentation", ALONE, ids=lambda augmentation: ALONE[augmentation][0])
 def test_switching_one_change_on_leaves_the_draws_of_the_others_alone(augmentation):
     alone, all_on = draw(augmentation), draw(EVERYTHING)
-    for name in COLUMNS:
+    for name in PARAMS:
         if name in ALONE[augmentation]:
             np.testing.assert_array_equal(column(alone, name), column(all_on, name))
         else:
-            assert set(column(alone, name)) == {UNCHANGED[COLUMNS.index(name)]}
+            assert set(column(alone, name)) == {UNCHANGED[PARAMS.index(name)]}
 
 
 def test_half_of_the_images_are_flipped():
@@ -193,7 +193,7 @@ def test_mixing_takes_half_of_the_images_each_where_both_kinds_are_on():
 
 def test_edges_are_multiples_of_a_4096th_so_that_no_device_rounds_them_to_other_pixels():
     params = draw(EVERYTHING)
-    for name in COLUMNS:
+    for name in PARAMS:
         if name.startswith(("crop_", "block_", "cutmix_")):
             edges = column(params, name) * 4096
             np.testing.assert_array_equal(edges, np.round(edges))
@@ -255,7 +255,7 @@ def test_labels_of_unmixed_images_are_one_hot_whatever_their_number():
 
 def test_partners_exchange_what_the_first_of_them_has_drawn():
     params = rows_with(6)
-    params[:, COLUMNS.index("mixup")] = [0.75, 0.1, 1, 0.2, 0.5, 1]
+    params[:, PARAMS.index("mixup")] = [0.75, 0.1, 1, 0.2, 0.5, 1]
     shares = mix_labels(
         np.array([0, 1, 0, 2, 1, 1]), params, replace(OFF, mixup=1), num_classes=3, image_size=8
     )
