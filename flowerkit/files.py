@@ -6,8 +6,11 @@ import os
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -45,22 +48,48 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | os.PathLike, *, what: str = "a JSON object") -> dict:
-    """The JSON object in a file; `what` it should be is told in errors.
+def read_json(path: str | os.PathLike, *, what: str = "a JSON object", remedy: str = "") -> dict:
+    """The JSON object in a file. Errors name the file, `what` it should hold, and the remedy.
 
-    A byte order mark, which editors on Windows put in front, is passed over. Raises
-    FileNotFoundError, or ValueError for text that is no JSON, or JSON that is no object.
+    A byte order mark, which editors on Windows put in front, is skipped. Raises FileNotFoundError, or
+    ValueError for text that is not JSON, or JSON that is no object.
     """
-    path = Path(path)
+    path, remedy = Path(path), f". {remedy}" if remedy else ""
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}")
+        raise FileNotFoundError(f"there is no {path}{remedy}")
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}{remedy}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold {what}, not {reprlib.repr(value)}")
+        raise ValueError(f"{path} must hold {what}, not {reprlib.repr(value)}{remedy}")
     return value
+
+
+def write_dataclass(path: str | os.PathLike, value: Any) -> None:
+    """Write the fields of a dataclass as a JSON object, see `write_json`."""
+    write_json(path, asdict(value))
+
+
+def read_dataclass(path: str | os.PathLike, kind: type[T], *, remedy: str) -> T:
+    """The dataclass `kind` whose fields are in a JSON file; fields with a default may be missing.
+
+    Raises FileNotFoundError, or ValueError, naming the file and the remedy, for a file that is
+    damaged, lacks a field or holds a value that `kind` refuses. Unknown keys are skipped.
+    """
+    values = read_json(path, remedy=remedy)
+    known = [field for field in fields(kind) if field.init]
+    missing = [
+        field.name
+        for field in known
+        if field.name not in values and field.default is field.default_factory is MISSING
+    ]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}. {remedy}")
+    try:
+        return kind(**{field.name: values[field.name] for field in known if field.name in values})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}. {remedy}") from error
 
 
 def find_free_folder(parent: str | os.PathLike, name: str) -> Path:

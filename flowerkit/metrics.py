@@ -1,8 +1,8 @@
-"""Numbers from labels and probabilities, computed on the host from full predictions.
+"""Macro F1, confusion, per-class report, calibration and the paired bootstrap, from full predictions.
 
-`labels` and `guesses` are (n,) integer class ids, `probabilities` (n, num_classes) floats whose
+`labels` and `predicted` are (n,) integer class ids, `probabilities` (n, num_classes) floats whose
 rows sum to 1. Everything here raises ValueError for arrays that do not fit each other, are empty,
-or hold NaN or ids that are no class: a score of such arrays would be a number all the same.
+or hold NaN or ids outside the classes: a score of such arrays would look like any other.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-# Keras's epsilon: the loss of a certain and wrong guess is 16.1, not infinite.
-SMALLEST_PROBABILITY = 1e-7
+SMALLEST_PROBABILITY = 1e-7  # Keras' epsilon: a certain and wrong prediction loses 16.1, not inf
+DRAWS = 2000
+_BLOCK = 250  # draws at a time: with 50,000 images their weights take 100 MB
 
 
 def predicted_labels(probabilities: np.ndarray) -> np.ndarray:
@@ -27,10 +28,10 @@ def predicted_labels(probabilities: np.ndarray) -> np.ndarray:
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     """The mean F1 over the classes that occur in `labels`, 0..1.
 
-    The competition's metric, where all 104 occur. A guess of a class that does not occur costs the
+    The competition's metric, where all 104 occur. Predicting a class that does not occur costs the
     true class its recall but adds no class of its own, so a 5-class set scores the same under a
-    head of 5 or of 104. scikit-learn's default averages over guessed classes as well; ours equals
-    `f1_score(labels, guesses, labels=np.unique(labels), average="macro")`.
+    head of 5 or of 104. scikit-learn's default averages over predicted classes as well; this equals
+    `f1_score(labels, predicted, labels=np.unique(labels), average="macro")`.
 
     >>> round(macro_f1(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 7])), 4)
     0.8333
@@ -45,7 +46,7 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """The fraction of guesses that are right, 0..1.
+    """The fraction of predictions that are right, 0..1.
 
     >>> accuracy(np.array([0, 1, 2, 2]), np.array([0, 1, 2, 0]))
     0.75
@@ -66,7 +67,7 @@ def class_report(
     """A row for each class that occurs in `labels`: name, precision, recall, f1, support.
 
     In the order of the class ids. The mean of the column `f1` is `macro_f1`; a class that is never
-    guessed has precision 0.
+    predicted has precision 0.
 
     >>> rows = class_report(np.array([0, 1, 1]), np.array([0, 1, 0]), ["rose", "iris", "lotus"])
     >>> [(row["name"], row["precision"], row["recall"], row["support"]) for row in rows]
@@ -92,22 +93,21 @@ def class_report(
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """How often class i (the row) was guessed as class j: (num_classes, num_classes) int64.
+    """How often class i (the row) was predicted as class j: (num_classes, num_classes) int64.
 
     >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 1, 0]), 2)
     array([[1, 0],
            [1, 1]])
     """
-    from sklearn.metrics import confusion_matrix
-
     labels, predicted = _checked_pair(labels, predicted, num_classes=num_classes)
-    return confusion_matrix(labels, predicted, labels=np.arange(num_classes)).astype(np.int64)
+    counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
 
 
 def most_confused(
     counts: np.ndarray, class_names: Sequence[str], k: int
 ) -> list[tuple[str, str, int]]:
-    """The k most frequent mistakes as (true name, guessed name, count), most frequent first.
+    """The k most frequent mistakes as (true name, predicted name, count), most frequent first.
 
     `counts` comes from `confusion_matrix`. Pairs that never happened are left out, so the list may
     be shorter than k; equal counts come in the order of the class ids.
@@ -125,9 +125,9 @@ def most_confused(
     order = np.argsort(-mistakes, axis=None, kind="stable")[: max(k, 0)]
     pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
     return [
-        (class_names[true], class_names[guess], int(mistakes[true, guess]))
-        for true, guess in pairs
-        if mistakes[true, guess] > 0
+        (class_names[true], class_names[predicted], int(mistakes[true, predicted]))
+        for true, predicted in pairs
+        if mistakes[true, predicted] > 0
     ]
 
 
@@ -167,11 +167,11 @@ class Calibration:
 
 
 def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> Calibration:
-    """Whether a guess made with 80 % probability is right in 80 % of cases.
+    """Whether predictions with 80 % probability are right in 80 % of cases.
 
-    Bins of equal width over the probability of the guess, as in Guo et al. 2017, arXiv:1706.04599
-    (their figures use 15). With few images a bin the error is too large by chance: a calibrated
-    model of 500 images shows about 0.03.
+    Bins of equal width over the highest probability, as in Guo et al. 2017, arXiv:1706.04599 (their
+    figures use 15). With few images a bin the error is too large by chance: a calibrated model of
+    500 images shows about 0.03.
 
     >>> found = calibration(np.array([0, 0]), np.array([[0.9, 0.1], [0.3, 0.7]]), bins=2)
     >>> found.counts, round(found.error, 3), round(found.overconfidence, 3)
@@ -202,6 +202,79 @@ def count_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.bincount(ids, minlength=num_classes).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A difference in macro F1 (a - b, -1..1) with its 95 % interval.
+
+    `num_images`: how many were resampled; `num_seeds`: the runs of a and of b.
+    """
+
+    difference: float
+    low: float
+    high: float
+    num_images: int
+    num_seeds: tuple[int, int]
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the interval holds 0: chance alone could have made the difference."""
+        return self.low <= 0 <= self.high
+
+
+def bootstrap_difference(
+    labels: np.ndarray,
+    predicted_a: Sequence[np.ndarray],
+    predicted_b: Sequence[np.ndarray],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """The difference between the mean macro F1 of a's runs and that of b's, with its 95 % interval.
+
+    `labels` (n,) are true class ids; each array of `predicted_a` and `predicted_b` (n,) holds the
+    predicted ids of one run (a seed), row by row for the same images. The paired bootstrap (Efron and
+    Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 8): images are drawn with
+    replacement, the same for both sides, and both are scored. The interval is the basic one (Davison
+    and Hinkley, "Bootstrap Methods and their Application", 1997, section 5.2), mirrored at the
+    difference found: where classes have few images a draw exaggerates differences in macro F1, and
+    the plain percentile interval doubles that (100 classes of 12 images: it held a true difference of
+    0.2 in 87 of 100 cases, the basic one in 95).
+
+    With several runs a side the variance of seeds is added: the pooled standard deviation of the
+    scores times sqrt(1/num_a + 1/num_b) times a draw of Student's t with num_a + num_b - 2 degrees
+    of freedom. With one run each it is unknown and left out.
+
+    Raises ValueError for arrays that do not fit, and fewer than 100 draws.
+
+    >>> labels = np.repeat([0, 1], 50)
+    >>> interval = bootstrap_difference(labels, [labels], [np.zeros(100, int)])
+    >>> round(interval.difference, 3), interval.is_noise
+    (0.667, False)
+    """
+    if draws < 100:
+        raise ValueError(f"an interval needs 100 draws or more. Received: draws={draws}")
+    if not len(predicted_a) or not len(predicted_b):
+        raise ValueError("each experiment needs at least one run.")
+    runs = [_checked_pair(labels, run)[1] for run in (*predicted_a, *predicted_b)]
+    rng = np.random.default_rng(seed)
+    # Images of one class that every run predicts alike are drawn together, as one cell.
+    cells, counts = np.unique(np.stack([labels, *runs]), axis=1, return_counts=True)
+    sides = np.repeat(
+        [1 / len(predicted_a), -1 / len(predicted_b)], [len(predicted_a), len(predicted_b)]
+    )
+    scores = _score_draws(cells, counts[None].astype(np.float64))[:, 0]
+    differences = np.concatenate(
+        [
+            sides @ _score_draws(cells, _draw_weights(rng, counts, min(_BLOCK, draws - done)))
+            for done in range(0, draws, _BLOCK)
+        ]
+    )
+    differences += _draw_seeds(rng, scores[: len(predicted_a)], scores[len(predicted_a) :], draws)
+    found = float(sides @ scores)
+    low, high = (2 * found - float(edge) for edge in np.percentile(differences, [97.5, 2.5]))
+    return Interval(found, low, high, len(labels), (len(predicted_a), len(predicted_b)))
+
+
 def _true_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     probabilities = _checked_probabilities(probabilities)
     num_images, num_classes = probabilities.shape
@@ -215,9 +288,11 @@ def _checked_pair(
     labels: np.ndarray, predicted: np.ndarray, num_classes: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     labels = _checked_ids("labels", labels, num_classes)
-    predicted = _checked_ids("guesses", predicted, num_classes)
+    predicted = _checked_ids("predicted", predicted, num_classes)
     if len(labels) != len(predicted):
-        raise ValueError(f"{len(labels)} labels but {len(predicted)} guesses. Score equal numbers.")
+        raise ValueError(
+            f"{len(labels)} labels but {len(predicted)} predictions. Score equal numbers."
+        )
     return labels, predicted
 
 
@@ -244,7 +319,7 @@ def _checked_probabilities(probabilities: np.ndarray) -> np.ndarray:
             "probabilities must have shape (n, num_classes) with n of at least 1; "
             f"got {probabilities.shape}."
         )
-    # argmax would answer with the place of the NaN, and every score would look like a score.
+    # argmax would return the place of the NaN.
     broken = np.isnan(probabilities).any(axis=1)
     if broken.any():
         raise ValueError(
@@ -252,3 +327,36 @@ def _checked_probabilities(probabilities: np.ndarray) -> np.ndarray:
             f"row {int(broken.argmax())}). Did training diverge? Take the best checkpoint."
         )
     return probabilities
+
+
+def _draw_weights(rng: np.random.Generator, counts: np.ndarray, draws: int) -> np.ndarray:
+    """How often each cell was drawn in each draw of as many images as there are: (draws, cells)."""
+    num_images = counts.sum()
+    return rng.multinomial(num_images, counts / num_images, size=draws).astype(np.float32)
+
+
+def _score_draws(cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The macro F1 of each run in each draw, (runs, draws); cells are (1 + runs, cells) class ids."""
+    labels, *runs = cells
+    classes = np.unique(labels)
+    true = labels[:, None] == classes
+    # Counts below 2**24 are exact in float32, and their products twice as fast.
+    support = weights @ true.astype(np.float32)
+    occurs = support > 0
+    scores = []
+    for predicted in runs:
+        predicted = predicted[:, None] == classes
+        right = weights @ (true & predicted).astype(np.float32)
+        total = support + weights @ predicted.astype(np.float32)
+        f1 = 2 * right / np.where(occurs, total, 1)
+        scores.append(np.sum(f1 * occurs, axis=1, dtype=np.float64) / occurs.sum(axis=1))
+    return np.stack(scores)
+
+
+def _draw_seeds(rng: np.random.Generator, a: np.ndarray, b: np.ndarray, draws: int) -> np.ndarray:
+    """The differences that other seeds could have made, (draws,): see `bootstrap_difference`."""
+    freedom = len(a) + len(b) - 2
+    if freedom == 0:
+        return np.zeros(draws)
+    pooled = np.sqrt((np.sum((a - a.mean()) ** 2) + np.sum((b - b.mean()) ** 2)) / freedom)
+    return pooled * np.sqrt(1 / len(a) + 1 / len(b)) * rng.standard_t(freedom, draws)

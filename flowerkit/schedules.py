@@ -1,46 +1,66 @@
-"""Learning rates as plain functions of the epoch: frozen, validated, printable. Pure Python.
+"""Every learning-rate schedule: epoch -> rate; frozen, validated, printable. Pure Python.
 
-The first epoch is 0, as Keras counts it, and fractions are allowed, so that the same schedule can
-be asked every epoch or every step. A schedule takes exactly one argument: Keras's
-`LearningRateScheduler` first tries `schedule(epoch, current_rate)`, and a schedule with a second
-parameter would silently train at another rate than it plots.
-
-Here are the schedules that hold their rate through an epoch; those that move within one are in
-`cycles`.
+The first epoch is 0, as in Keras; fractions are allowed, so that a schedule can set the rate every
+epoch or every step. A schedule takes exactly one argument: Keras' `LearningRateScheduler` first
+tries `schedule(epoch, current_rate)`, and a schedule with a second parameter would silently train
+at another rate than it plots.
 """
 
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Real
-from typing import ClassVar, Protocol
+from typing import ClassVar, Self
 
-
-class Schedule(Protocol):
-    """Any schedule, of here or of `cycles`.
-
-    `per_step` says whether the rate is meant to move within an epoch; if not, it is set once an
-    epoch, at its start.
-    """
-
-    per_step: ClassVar[bool]
-
-    def __call__(self, epoch: float, /) -> float:
-        """The rate at `epoch`, 0 being the first."""
-
-    def scaled(self, factor: float) -> "Schedule":
-        """The same shape with every rate multiplied by `factor`."""
+from flowerkit.text import format_epochs
 
 
 @dataclass(frozen=True)
-class RampSustainDecay:
+class Schedule:
+    """What all schedules share. Each raises ValueError for values that make no schedule.
+
+    `per_step`: the rate moves within an epoch; otherwise it is set once, at the epoch's start.
+    """
+
+    per_step: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.type is not Callable:
+                _check_number(field.name, getattr(self, field.name))
+        rates = self._rates()
+        peak = "lr" if "lr" in rates else "max_lr"
+        if rates.get(peak) == 0:
+            raise ValueError(f"{peak} is 0, so nothing would be learned. Give a positive rate.")
+        for name, rate in rates.items():
+            if peak in rates and rate > rates[peak]:
+                raise ValueError(
+                    f"{name} is {rate:g}, above {peak} {rates[peak]:g}. Raise {peak}, or use "
+                    "Constant for a rate that never moves."
+                )
+
+    def __call__(self, epoch: float, /) -> float:
+        """The rate at `epoch`, 0 being the first. Raises ValueError before 0."""
+        if not 0 <= epoch < math.inf:  # written so that NaN fails too
+            raise ValueError(f"epoch is {epoch!r}; the first epoch is 0.")
+        return float(self._rate(epoch))
+
+    def scaled(self, factor: float) -> Self:
+        """The same shape with every rate multiplied by `factor`."""
+        return replace(self, **{name: rate * factor for name, rate in self._rates().items()})
+
+    def _rates(self) -> dict[str, float]:
+        names = [field.name for field in fields(self)]
+        return {name: getattr(self, name) for name in names if name == "lr" or name[-3:] == "_lr"}
+
+
+@dataclass(frozen=True)
+class RampSustainDecay(Schedule):
     """A linear ramp, a plateau and an exponential decay, with the competition notebook's names.
 
     `start_lr` climbs to `max_lr` over `rampup_epochs`, stays for `sustain_epochs`, and then the
     part above `min_lr` is multiplied by `exp_decay` every epoch. Durations may be fractions or 0.
-    Raises ValueError for rates that are negative or out of order, and for values that are no
-    numbers.
 
     >>> schedule = RampSustainDecay(0.001, 0.01, 0.0001, 30, 0, 0.8)
     >>> [round(schedule(epoch), 6) for epoch in (0, 15, 30, 31)]
@@ -55,38 +75,19 @@ class RampSustainDecay:
     rampup_epochs: float
     sustain_epochs: float
     exp_decay: float
-    per_step: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        check_rates(self, "start_lr", "min_lr")
-        if not 0 < self.exp_decay <= 1:
-            raise ValueError(
-                f"exp_decay is {self.exp_decay:g}; it is the factor kept per epoch, so it must be "
-                "above 0 and at most 1 (1: no decay)."
-            )
+        super().__post_init__()
+        _check_factor("exp_decay", self.exp_decay)
 
-    def __call__(self, epoch: float, /) -> float:
-        """The rate at `epoch`, 0 being the first. Raises ValueError before 0."""
-        check_epoch(epoch)
+    def _rate(self, epoch: float) -> float:
         if epoch < self.rampup_epochs:
-            return float(self.start_lr + (self.max_lr - self.start_lr) * epoch / self.rampup_epochs)
-        epochs_of_decay = epoch - self.rampup_epochs - self.sustain_epochs
-        if epochs_of_decay <= 0:
-            return float(self.max_lr)
-        return float((self.max_lr - self.min_lr) * self.exp_decay**epochs_of_decay + self.min_lr)
-
-    def scaled(self, factor: float) -> "RampSustainDecay":
-        """The same shape with every rate multiplied by `factor`."""
-        rates = {name: getattr(self, name) * factor for name in ("start_lr", "max_lr", "min_lr")}
-        return RampSustainDecay(**{**asdict(self), **rates})
+            return _ramp(self, epoch)
+        epochs_of_decay = max(0, epoch - self.rampup_epochs - self.sustain_epochs)
+        return (self.max_lr - self.min_lr) * self.exp_decay**epochs_of_decay + self.min_lr
 
     def __str__(self) -> str:
-        parts = [f"{self.max_lr:.3g}"]
-        if self.rampup_epochs:
-            parts = [
-                f"{self.start_lr:.3g} to {self.max_lr:.3g} over {format_epochs(self.rampup_epochs)}"
-            ]
+        parts = [_format_ramp(self)]
         if self.exp_decay == 1:
             return f"{parts[0]}, then held"
         if self.sustain_epochs:
@@ -96,40 +97,108 @@ class RampSustainDecay:
 
 
 @dataclass(frozen=True)
-class Constant:
-    """The same rate at every epoch. Raises ValueError unless `lr` is above 0.
+class CosineWarmup(Schedule):
+    """A linear ramp from `start_lr` to `max_lr`, then half a cosine down to `min_lr` at `epochs`.
 
-    >>> Constant(0.0004)(12.5)
-    0.0004
+    The ramp takes `rampup_epochs` of the `epochs`; after them the rate stays at `min_lr`.
+    Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2016
+    (arXiv:1608.03983), without the restarts.
+
+    >>> schedule = CosineWarmup(0.0, 0.01, 0.001, rampup_epochs=2, epochs=10)
+    >>> [round(schedule(epoch), 6) for epoch in (0, 1, 2, 6, 10, 12)]
+    [0.0, 0.005, 0.01, 0.0055, 0.001, 0.001]
+    >>> print(schedule)
+    0 to 0.01 over 2 epochs, then a half-cosine to 0.001 at 10 epochs
     """
 
-    lr: float
-    per_step: ClassVar[bool] = False
+    start_lr: float
+    max_lr: float
+    min_lr: float
+    rampup_epochs: float
+    epochs: float
+    per_step: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        if self.lr == 0:
-            raise ValueError("lr is 0, so nothing would be learned. Give a positive rate.")
+        super().__post_init__()
+        if self.rampup_epochs >= self.epochs:
+            raise ValueError(
+                f"rampup_epochs is {self.rampup_epochs:g} of {format_epochs(self.epochs)}: nothing is "
+                "left for the cosine. Shorten the ramp, or train longer."
+            )
 
-    def __call__(self, epoch: float, /) -> float:
-        """`lr`. Raises ValueError before epoch 0."""
-        check_epoch(epoch)
-        return float(self.lr)
-
-    def scaled(self, factor: float) -> "Constant":
-        """The rate multiplied by `factor`."""
-        return Constant(self.lr * factor)
+    def _rate(self, epoch: float) -> float:
+        if epoch < self.rampup_epochs:
+            return _ramp(self, epoch)
+        done = (epoch - self.rampup_epochs) / (self.epochs - self.rampup_epochs)
+        return _half_cosine(self.max_lr, self.min_lr, min(1.0, done))
 
     def __str__(self) -> str:
-        return f"{self.lr:.3g} throughout"
+        end = f"{self.min_lr:.3g} at {format_epochs(self.epochs)}"
+        return f"{_format_ramp(self)}, then a half-cosine to {end}"
 
 
 @dataclass(frozen=True)
-class Staircase:
-    """`max_lr`, multiplied by `factor` every `every_epochs` epochs, but never under `min_lr`.
+class OneCycle(Schedule):
+    """One cycle over all `epochs`: half a cosine up to `max_lr`, half a cosine down to almost 0.
 
-    Raises ValueError for rates that are negative or out of order, a factor outside (0, 1] and
-    steps that are not a whole number of epochs.
+    The rates of fastai's `fit_one_cycle`: from max_lr / `div` to max_lr in the first `pct_start` (a
+    fraction) of the epochs, then to max_lr / `div_final`, where it stays. Smith and Topin,
+    "Super-Convergence", 2017 (arXiv:1708.07120).
+
+    >>> schedule = OneCycle(max_lr=0.01, epochs=8)
+    >>> [round(schedule(epoch), 6) for epoch in (0, 1, 2, 5, 8)]
+    [0.0004, 0.0052, 0.01, 0.005, 0.0]
+    >>> print(schedule)
+    one cycle: 0.0004 to 0.01 over 2 epochs, then down to 1e-07 at 8 epochs
+    """
+
+    max_lr: float
+    epochs: float
+    pct_start: float = 0.25
+    div: float = 25.0
+    div_final: float = 1e5
+    per_step: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs == 0:
+            raise ValueError("epochs is 0; a cycle needs at least one epoch.")
+        if not 0 < self.pct_start < 1:
+            raise ValueError(
+                f"pct_start is {self.pct_start:g}; the fraction of the epochs in which the rate "
+                "climbs must lie between 0 and 1."
+            )
+        if self.div < 1 or self.div_final < 1:
+            raise ValueError(
+                f"div is {self.div:g} and div_final {self.div_final:g}; max_lr is divided by them, "
+                "and is the highest rate, so they must be 1 or more."
+            )
+
+    def _rate(self, epoch: float) -> float:
+        done = min(1.0, epoch / self.epochs)
+        if done < self.pct_start:
+            return _half_cosine(self.max_lr / self.div, self.max_lr, done / self.pct_start)
+        done = (done - self.pct_start) / (1 - self.pct_start)
+        return _half_cosine(self.max_lr, self.max_lr / self.div_final, done)
+
+    def momentum(self, epoch: float, /) -> float:  # goes when the optimizers' momentum tables go
+        """fastai's momentum at `epoch`."""
+        done = min(1.0, epoch / self.epochs)
+        if done < self.pct_start:
+            return _half_cosine(0.95, 0.85, done / self.pct_start)
+        return _half_cosine(0.85, 0.95, (done - self.pct_start) / (1 - self.pct_start))
+
+    def __str__(self) -> str:
+        climb = format_epochs(self.pct_start * self.epochs)
+        return (
+            f"one cycle: {self.max_lr / self.div:.3g} to {self.max_lr:.3g} over {climb}, then down to "
+            f"{self.max_lr / self.div_final:.3g} at {format_epochs(self.epochs)}"
+        )
+
+
+@dataclass(frozen=True)
+class Staircase(Schedule):
+    """`max_lr`, multiplied by `factor` every `every_epochs` epochs, but never under `min_lr`.
 
     >>> schedule = Staircase(max_lr=0.01, factor=0.5, every_epochs=10, min_lr=0.001)
     >>> [schedule(epoch) for epoch in (0, 9, 10, 20, 100)]
@@ -142,29 +211,17 @@ class Staircase:
     factor: float
     every_epochs: int
     min_lr: float = 0.0
-    per_step: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        check_rates(self, "min_lr")
-        if not 0 < self.factor <= 1:
-            raise ValueError(
-                f"factor is {self.factor:g}; the rate is multiplied by it at each stair, so it must "
-                "be above 0 and at most 1 (1: no decay)."
-            )
+        super().__post_init__()
+        _check_factor("factor", self.factor)
         if self.every_epochs < 1 or self.every_epochs != int(self.every_epochs):
             raise ValueError(
                 f"every_epochs is {self.every_epochs:g}; a stair is a whole number of epochs, 1 or more."
             )
 
-    def __call__(self, epoch: float, /) -> float:
-        """The rate at `epoch`, 0 being the first. Raises ValueError before 0."""
-        check_epoch(epoch)
-        return float(max(self.min_lr, self.max_lr * self.factor ** (epoch // self.every_epochs)))
-
-    def scaled(self, factor: float) -> "Staircase":
-        """The same stairs with both rates multiplied by `factor`."""
-        return replace(self, max_lr=self.max_lr * factor, min_lr=self.min_lr * factor)
+    def _rate(self, epoch: float) -> float:
+        return max(self.min_lr, self.max_lr * self.factor ** (epoch // self.every_epochs))
 
     def __str__(self) -> str:
         every = "epoch" if self.every_epochs == 1 else f"{self.every_epochs:g} epochs"
@@ -172,21 +229,34 @@ class Staircase:
         return f"{self.max_lr:.3g}, then x {self.factor:g} every {every}{floor}"
 
 
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same rate at every epoch.
+
+    >>> Constant(0.0004)(12.5)
+    0.0004
+    """
+
+    lr: float
+
+    def _rate(self, epoch: float) -> float:
+        return self.lr
+
+    def __str__(self) -> str:
+        return f"{self.lr:.3g} throughout"
+
+
 @dataclass(frozen=True, repr=False)
-class OfEpochAndRate:
+class OfEpochAndRate(Schedule):
     """Your own step function `f(epoch, lr) -> lr`, from the rate `start_lr` before the first epoch.
 
-    The rate of epoch k is what Keras's LearningRateScheduler would set: f(0, start_lr), of which
-    f(1, ...) is taken, and so on up to f(k, ...). Each epoch is asked once, in order, and kept, so
-    that the schedule gives the same rate whenever it is asked. Fractions of an epoch take the rate
-    of the epoch. `factor` multiplies what comes out; the function does not see it.
+    The rate of epoch k is what Keras' LearningRateScheduler would set: f(0, start_lr), of which
+    f(1, ...) is taken, and so on up to f(k, ...). The function is called once an epoch, in order, so
+    the schedule gives the same rate whenever it is called. A function is not data: repr and str name
+    it (module:name), but its code is in no plan and no file.
 
-    A function is not data: repr and str name it (module:name), but its code is in no plan and no
-    file, and `asdict` holds the function itself.
-
-    Raises ValueError for a function that cannot be called with (epoch, rate), and for one whose
-    second parameter has a default. Asked for a rate, it raises ValueError if the function
-    returned anything but a finite number of 0 or more.
+    Raises ValueError for a function that cannot be called with (epoch, rate), for one whose second
+    parameter has a default, and, when called, for a result that is no finite number of 0 or more.
 
     >>> def halve(epoch, lr):
     ...     return lr if epoch < 2 else lr / 2
@@ -195,77 +265,61 @@ class OfEpochAndRate:
     [0.01, 0.01, 0.005, 0.0025]
     """
 
-    function: Callable[[int, float], float]
+    function: Callable
     start_lr: float
-    factor: float = 1.0
-    per_step: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_numbers(self, "start_lr", "factor")
+        super().__post_init__()
         _check_step_function(self.function)
-        object.__setattr__(self, "_rates", [])  # what was asked for already; not a field
+        object.__setattr__(self, "_known", [])  # the rates of the first epochs; not a field
 
-    def __call__(self, epoch: float, /) -> float:
-        """The rate at `epoch`, 0 being the first. Raises ValueError, see above."""
-        check_epoch(epoch)
-        while len(self._rates) <= epoch:
-            last = self._rates[-1] if self._rates else float(self.start_lr)
-            self._rates.append(self._ask(len(self._rates), last))
-        return self._rates[int(epoch)] * self.factor
+    def _rate(self, epoch: float) -> float:
+        while len(self._known) <= epoch:
+            last = self._known[-1] if self._known else float(self.start_lr)
+            self._known.append(self._next_rate(len(self._known), last))
+        return self._known[int(epoch)]
 
-    def _ask(self, epoch: int, rate: float) -> float:
-        answer = self.function(epoch, rate)
-        try:  # a tensor of one number is a number; True is none
-            number = math.nan if isinstance(answer, bool | str) else float(answer)
+    def _next_rate(self, epoch: int, rate: float) -> float:
+        result = self.function(epoch, rate)
+        try:  # a tensor of one number is a number; True is not
+            number = math.nan if isinstance(result, bool | str) else float(result)
         except (TypeError, ValueError):
             number = math.nan
         if not 0 <= number < math.inf:
             raise ValueError(
-                f"{_name(self.function)} returned {answer!r} for epoch {epoch} and rate {rate:g}; "
+                f"{_name(self.function)} returned {result!r} for epoch {epoch} and rate {rate:g}; "
                 "a learning rate is a finite number, 0 or more."
             )
         return number
 
-    def scaled(self, factor: float) -> "OfEpochAndRate":
-        """The same rates multiplied by `factor`; the function goes on as before."""
-        return replace(self, factor=self.factor * factor)
-
     def __repr__(self) -> str:
-        name, factor = _name(self.function), f", factor={self.factor!r}"
-        return f"OfEpochAndRate({name}, start_lr={self.start_lr!r}{factor * (self.factor != 1)})"
+        return f"OfEpochAndRate({_name(self.function)}, start_lr={self.start_lr!r})"
 
     def __str__(self) -> str:
-        scaled = "" if self.factor == 1 else f", x {self.factor:g}"
-        return f"{self.start_lr:.3g}, then as {_name(self.function)} says every epoch{scaled}"
+        return f"{self.start_lr:.3g}, then {_name(self.function)} every epoch"
 
 
-def _name(function: Callable) -> str:
-    kind = function if hasattr(function, "__qualname__") else type(function)
-    return f"{kind.__module__}:{kind.__qualname__}"
+def rates_per_step(schedule: Schedule, *, epochs: int, steps_per_epoch: int) -> list[float]:
+    """The rate of each of the epochs * steps_per_epoch steps: at step s, schedule(s / steps_per_epoch).
+
+    A schedule that is not `per_step` keeps the rate of the epoch's start through the epoch. Raises
+    ValueError unless both counts are at least 1.
+
+    >>> rates_per_step(Staircase(0.1, 0.5, every_epochs=1), epochs=2, steps_per_epoch=3)
+    [0.1, 0.1, 0.1, 0.05, 0.05, 0.05]
+    """
+    for name, count in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
+        if not count >= 1:
+            raise ValueError(f"{name} is {count!r}; it must be 1 or more.")
+    steps = range(epochs * steps_per_epoch)
+    if schedule.per_step:
+        return [schedule(step / steps_per_epoch) for step in steps]
+    return [schedule(step // steps_per_epoch) for step in steps]
 
 
-def _check_step_function(function: Callable) -> None:
-    if not callable(function):
-        raise ValueError(f"function is {function!r}; it must be callable as f(epoch, lr).")
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some built-in functions tell nothing
-        return
-    try:
-        signature.bind(0, 0.1)
-    except TypeError as error:
-        raise ValueError(
-            f"{_name(function)}{signature} cannot be called with (epoch, lr): {error}."
-        ) from None
-    second = [*signature.parameters.values()][1:2]
-    if second and second[0].default is not inspect.Parameter.empty:
-        # The competition's tutorial: its start_lr is replaced by the current rate, silently.
-        name = second[0].name
-        raise ValueError(
-            f"the second parameter of {_name(function)}{signature} has a default, but it gets the "
-            f"current rate every epoch, whatever {name} was to be. If the function is of the epoch "
-            f"alone, pass lambda epoch, lr: {getattr(function, '__name__', 'function')}(epoch)."
-        )
+def momenta_per_step(cycle: OneCycle, *, epochs: int, steps_per_epoch: int) -> list[float]:
+    """The momentum of each step."""
+    return [cycle.momentum(step / steps_per_epoch) for step in range(epochs * steps_per_epoch)]
 
 
 def scale_for_batch(global_batch: int, reference_batch: int = 128) -> float:
@@ -284,44 +338,65 @@ def scale_for_batch(global_batch: int, reference_batch: int = 128) -> float:
     return math.sqrt(global_batch / reference_batch)
 
 
-def check_numbers(schedule: Schedule, *names: str) -> None:
-    """Raise ValueError unless the named fields (none: all) are finite numbers, 0 or more."""
-    for name in names or [field.name for field in fields(schedule)]:
-        value = getattr(schedule, name)
-        # bool is a number to Python; in a plan file it is a slip.
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-            raise ValueError(
-                f"{name} is {value!r} ({type(value).__name__}); it must be a finite number."
-            )
-        if value < 0:
-            raise ValueError(f"{name} is {value:g}; it must be 0 or more.")
+def _ramp(schedule: RampSustainDecay | CosineWarmup, epoch: float) -> float:
+    climb = schedule.max_lr - schedule.start_lr
+    return schedule.start_lr + climb * epoch / schedule.rampup_epochs
 
 
-def check_rates(schedule: Schedule, *names: str) -> None:
-    """Raise ValueError unless max_lr is above 0, and not below the named rates."""
-    if schedule.max_lr == 0:
-        raise ValueError("max_lr is 0, so nothing would be learned. Give a positive rate.")
-    for name in names:
-        if getattr(schedule, name) > schedule.max_lr:
-            raise ValueError(
-                f"{name} is {getattr(schedule, name):g}, above max_lr {schedule.max_lr:g}. "
-                "Raise max_lr, or use Constant for a rate that never moves."
-            )
+def _format_ramp(schedule: RampSustainDecay | CosineWarmup) -> str:
+    top = f"{schedule.max_lr:.3g}"
+    if not schedule.rampup_epochs:
+        return top
+    return f"{schedule.start_lr:.3g} to {top} over {format_epochs(schedule.rampup_epochs)}"
 
 
-def check_epoch(epoch: float) -> None:
-    """Raise ValueError for an epoch before the first, which is 0."""
-    if not 0 <= epoch < math.inf:  # written so that NaN fails too
-        raise ValueError(f"epoch is {epoch!r}; the first epoch is 0.")
+def _half_cosine(start: float, end: float, done: float) -> float:
+    left = (1 + math.cos(math.pi * done)) / 2  # exactly 1, then exactly 0: so are the ends
+    return start * left + end * (1 - left)
 
 
-def format_epochs(count: float) -> str:
-    """The number with its noun.
+def _check_number(name: str, value: float) -> None:
+    # bool is a number to Python; in a plan file it is a slip.
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(
+            f"{name} is {value!r} ({type(value).__name__}); it must be a finite number."
+        )
+    if value < 0:
+        raise ValueError(f"{name} is {value:g}; it must be 0 or more.")
 
-    >>> format_epochs(1), format_epochs(2.5)
-    ('1 epoch', '2.5 epochs')
-    """
-    return f"{count:g} epoch" if count == 1 else f"{count:g} epochs"
+
+def _check_factor(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} is {value:g}; it must be above 0 and at most 1 (1: no decay).")
+
+
+def _name(function: Callable) -> str:
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _check_step_function(function: Callable) -> None:
+    if not callable(function):
+        raise ValueError(f"function is {function!r}; it must be callable as f(epoch, lr).")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return
+    try:
+        signature.bind(0, 0.1)
+    except TypeError as error:
+        raise ValueError(
+            f"{_name(function)}{signature} cannot be called with (epoch, lr): {error}."
+        ) from None
+    second = [*signature.parameters.values()][1:2]
+    if second and second[0].default is not inspect.Parameter.empty:
+        # The competition's tutorial: its start_lr would be replaced by the current rate, silently.
+        name = second[0].name
+        raise ValueError(
+            f"the second parameter of {_name(function)}{signature} has a default, but it gets the "
+            f"current rate every epoch, not {name}. If the function is of the epoch alone, pass "
+            f"lambda epoch, lr: {getattr(function, '__name__', 'function')}(epoch)."
+        )
 
 
 # The competition's tutorial as printed. In fewer than 30 epochs it never leaves the ramp.
@@ -329,7 +404,7 @@ NOTEBOOK = RampSustainDecay(
     start_lr=0.001, max_lr=0.01, min_lr=0.0001, rampup_epochs=30, sustain_epochs=0, exp_decay=0.8
 )
 
-# A peak that fine-tuning bears at global batch 128, reached early enough to decay within 20 epochs.
+# A peak that suits fine-tuning at global batch 128, reached early enough to decay within 20 epochs.
 COMPETITION = RampSustainDecay(
     start_lr=1e-5, max_lr=4e-4, min_lr=1e-5, rampup_epochs=4, sustain_epochs=0, exp_decay=0.8
 )

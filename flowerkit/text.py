@@ -17,6 +17,15 @@ def pluralize(num: int, noun: str) -> str:
     return f"{num:,} {noun}{'s' * (num != 1)}"
 
 
+def format_epochs(count: float) -> str:
+    """The number of epochs and its noun.
+
+    >>> format_epochs(1), format_epochs(2.5)
+    ('1 epoch', '2.5 epochs')
+    """
+    return f"{count:g} epoch" if count == 1 else f"{count:g} epochs"
+
+
 def format_bytes(num_bytes: float) -> str:
     """In GiB, or in MiB where that would begin with a zero.
 
@@ -32,7 +41,7 @@ def format_bytes(num_bytes: float) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ " Did you mean 'x'?" with the nearest of the known names, or nothing.
 
-    >>> suggest("val_f2", ["val_f1", "loss"])
+    >>> did_you_mean("val_f2", ["val_f1", "loss"])
     " Did you mean 'val_f1'?"
     """
     near = difflib.get_close_matches(str(name), list(known), n=1)

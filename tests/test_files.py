@@ -2,10 +2,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
-from flowerkit.files import find_free_folder, read_json, replacing, write_json, write_text
+from flowerkit.files import (
+    find_free_folder,
+    read_dataclass,
+    read_json,
+    replacing,
+    write_dataclass,
+    write_json,
+    write_text,
+)
 
 # The kernel refuses to let any file grow past the limit, as a full disk would.
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
@@ -96,15 +105,44 @@ def test_json_is_read_back_with_the_mark_that_windows_editors_put_in_front(tmp_p
         (json.dumps([0] * 9999).encode(), r"must hold a plan, not \[0, 0, 0, 0, 0, 0, \.\.\.\]$"),
     ],
 )
-def test_what_is_no_json_object_is_told_with_its_file(tmp_path, content, sentence):
+def test_what_is_no_json_object_is_named_with_its_file(tmp_path, content, sentence):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=sentence):
         read_json(tmp_path / "a.json", what="a plan")
 
 
-def test_a_json_file_that_is_missing_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no .*a\.json$"):
-        read_json(tmp_path / "a.json")
+@dataclass(frozen=True)
+class Card:
+    name: str
+    petals: int = 5
+
+    def __post_init__(self):
+        if self.petals < 0:
+            raise ValueError(f"petals is {self.petals}")
+
+
+def test_a_dataclass_comes_back_and_unknown_keys_are_skipped(tmp_path):
+    write_dataclass(tmp_path / "card.json", Card("rose", 7))
+    assert read_dataclass(tmp_path / "card.json", Card, remedy="") == Card("rose", 7)
+    write_json(tmp_path / "card.json", {"name": "rose", "colour": "red"})
+    assert read_dataclass(tmp_path / "card.json", Card, remedy="") == Card("rose")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, r"there is no .*card\.json\. Draw it again\.$"),
+        ("{", r"card\.json is not JSON: .*\. Draw it again\.$"),
+        ('{"petals": 5}', r"card\.json lacks name\. Draw it again\.$"),
+        ('{"name": "a", "petals": -1}', r"card\.json is damaged: petals is -1\. Draw it again\.$"),
+        ('{"name": "a", "petals": "x"}', r"card\.json is damaged: .*\. Draw it again\.$"),
+    ],
+)
+def test_a_file_that_makes_no_dataclass_is_named_with_the_remedy(tmp_path, content, sentence):
+    if content:
+        (tmp_path / "card.json").write_text(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=sentence):
+        read_dataclass(tmp_path / "card.json", Card, remedy="Draw it again.")
 
 
 def test_a_free_folder_has_the_next_number_and_is_not_made(tmp_path):

@@ -1,7 +1,7 @@
 import functools
 import math
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
@@ -9,15 +9,29 @@ from flowerkit.schedules import (
     COMPETITION,
     NOTEBOOK,
     Constant,
+    CosineWarmup,
     OfEpochAndRate,
+    OneCycle,
     RampSustainDecay,
     Staircase,
+    rates_per_step,
     scale_for_batch,
 )
 
 SHORT = RampSustainDecay(
     start_lr=0.1, max_lr=0.5, min_lr=0.1, rampup_epochs=4, sustain_epochs=2, exp_decay=0.5
 )
+COSINE = CosineWarmup(start_lr=0.1, max_lr=0.5, min_lr=0.1, rampup_epochs=2, epochs=6)
+CYCLE = OneCycle(max_lr=1.0, epochs=8, pct_start=0.25, div=5, div_final=100)
+STAIRS = Staircase(max_lr=0.8, factor=0.5, every_epochs=3, min_lr=0.15)
+
+
+def keep_two_then_halve(epoch, lr):
+    return lr if epoch < 2 else lr / 2
+
+
+OWN = OfEpochAndRate(keep_two_then_halve, 0.1)
+ALL = (SHORT, COSINE, CYCLE, STAIRS, Constant(0.1), OWN)
 
 
 @pytest.mark.parametrize(
@@ -55,49 +69,108 @@ def test_without_a_ramp_the_first_rate_is_the_peak():
     assert [schedule(0), schedule(1)] == pytest.approx([0.5, 0.3])
 
 
-def test_a_second_argument_is_refused_so_that_keras_cannot_replace_start_lr():
+def test_a_staircase_multiplies_the_rate_every_n_epochs_down_to_its_floor():
+    rates = [STAIRS(epoch) for epoch in (0, 1, 2.9, 3, 5, 6, 8, 9, 10, 999)]
+    assert rates == [0.8, 0.8, 0.8, 0.4, 0.4, 0.2, 0.2, 0.15, 0.15, 0.15]
+    assert Staircase(1.0, 0.5, 1)(10) == 0.0009765625
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [
+        (0, 0.1),
+        (1, 0.3),
+        (1.5, 0.4),
+        (2, 0.5),
+        (3, 0.3 + 0.2 * math.sqrt(0.5)),
+        (4, 0.3),
+        (5, 0.3 - 0.2 * math.sqrt(0.5)),
+        (6, 0.1),
+        (60, 0.1),
+    ],
+)
+def test_the_rate_ramps_and_follows_half_a_cosine(epoch, rate):
+    assert COSINE(epoch) == pytest.approx(rate, abs=1e-12)
+
+
+def test_the_peak_and_the_end_of_the_cosine_are_exact():
+    odd = CosineWarmup(0.0, 0.0123, 0.00045, rampup_epochs=3, epochs=20)
+    assert (odd(3), odd(20), odd(21)) == (0.0123, 0.00045, 0.00045)
+    assert CosineWarmup(0.0, 0.5, 0.1, rampup_epochs=0, epochs=4)(0) == 0.5
+
+
+def fastai_cycle(pos, pct_start, start, middle, end):
+    """fastai's combined_cos and SchedCos, written out; pos is the fraction of the training done."""
+    if pos < pct_start:
+        start, end, pos = start, middle, pos / pct_start
+    else:
+        start, end, pos = middle, end, (pos - pct_start) / (1 - pct_start)
+    return start + (1 + math.cos(math.pi * (1 - pos))) * (end - start) / 2
+
+
+@pytest.mark.parametrize("epochs", [1, 5, 8])
+def test_one_cycle_is_fastais(epochs):
+    cycle = OneCycle(max_lr=0.002, epochs=epochs)
+    for step in range(40):
+        pos = step / 40
+        rate = fastai_cycle(pos, 0.25, 0.002 / 25, 0.002, 0.002 / 1e5)
+        assert cycle(pos * epochs) == pytest.approx(rate, rel=1e-9)
+
+
+def test_one_cycle_has_its_literal_values():
+    rates = [CYCLE(epoch) for epoch in (0, 1, 2, 5, 8, 9)]
+    assert rates == pytest.approx([0.2, 0.6, 1.0, 0.505, 0.01, 0.01], abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ALL, ids=lambda schedule: type(schedule).__name__)
+def test_a_schedule_takes_one_epoch_from_0_and_nothing_else(schedule):
     # Keras calls schedule(epoch, rate) first; only a TypeError makes it try schedule(epoch).
-    of_both = OfEpochAndRate(keep_two_then_halve, 0.1)
-    for schedule in (NOTEBOOK, Constant(0.1), STAIRS, of_both):
-        with pytest.raises(TypeError):
-            schedule(0, 0.001)
-
-
-@pytest.mark.parametrize("epoch", [-1, -0.001, float("nan"), float("inf")])
-def test_an_epoch_before_the_first_is_refused(epoch):
-    for schedule in (SHORT, Constant(0.1), STAIRS, OfEpochAndRate(keep_two_then_halve, 0.1)):
+    with pytest.raises(TypeError):
+        schedule(0, 0.001)
+    for epoch in (-1, -0.001, math.nan, math.inf):
         with pytest.raises(ValueError, match="the first epoch is 0"):
             schedule(epoch)
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("schedule", "changed", "message"),
     [
-        ({"start_lr": -0.1}, "start_lr is -0.1; it must be 0 or more."),
-        ({"max_lr": 0.0, "start_lr": 0.0, "min_lr": 0.0}, "max_lr is 0, so nothing"),
-        ({"start_lr": 0.6}, "start_lr is 0.6, above max_lr 0.5. Raise max_lr"),
-        ({"min_lr": 0.7}, "min_lr is 0.7, above max_lr 0.5. Raise max_lr"),
-        ({"rampup_epochs": -3}, "rampup_epochs is -3; it must be 0 or more."),
-        ({"exp_decay": 0}, "exp_decay is 0; it is the factor kept per epoch"),
-        ({"exp_decay": 1.1}, "exp_decay is 1.1; it is the factor kept per epoch"),
-        ({"max_lr": "0.01"}, "max_lr is '0.01' (str); it must be a finite number."),
-        ({"max_lr": float("inf")}, "max_lr is inf (float); it must be a finite number."),
-        ({"sustain_epochs": True}, "sustain_epochs is True (bool); it must be a finite number."),
-        ({"sustain_epochs": None}, "sustain_epochs is None (NoneType)"),
+        (SHORT, {"start_lr": -0.1}, "start_lr is -0.1; it must be 0 or more."),
+        (SHORT, {"start_lr": 0.6}, "start_lr is 0.6, above max_lr 0.5. Raise max_lr"),
+        (SHORT, {"min_lr": 0.7}, "min_lr is 0.7, above max_lr 0.5. Raise max_lr"),
+        (SHORT, {"rampup_epochs": -3}, "rampup_epochs is -3; it must be 0 or more."),
+        (SHORT, {"exp_decay": 0}, "exp_decay is 0; it must be above 0"),
+        (SHORT, {"exp_decay": 1.1}, "exp_decay is 1.1; it must be above 0"),
+        (SHORT, {"max_lr": "0.01"}, "max_lr is '0.01' (str); it must be a finite number."),
+        (SHORT, {"max_lr": math.inf}, "max_lr is inf (float); it must be a finite number."),
+        (SHORT, {"sustain_epochs": True}, "sustain_epochs is True (bool)"),
+        (SHORT, {"sustain_epochs": None}, "sustain_epochs is None (NoneType)"),
+        (COSINE, {"epochs": 0, "rampup_epochs": 0}, "nothing is left for the cosine."),
+        (COSINE, {"rampup_epochs": 6}, "rampup_epochs is 6 of 6 epochs"),
+        (COSINE, {"max_lr": 0, "start_lr": 0, "min_lr": 0}, "max_lr is 0, so nothing"),
+        (CYCLE, {"epochs": 0}, "epochs is 0; a cycle needs at least one epoch"),
+        (CYCLE, {"max_lr": 0}, "max_lr is 0, so nothing would be learned."),
+        (CYCLE, {"pct_start": 0}, "pct_start is 0; the fraction of the epochs"),
+        (CYCLE, {"pct_start": 25}, "pct_start is 25; the fraction of the epochs"),
+        (CYCLE, {"div_final": 0.5}, "div_final 0.5; max_lr is divided by them"),
+        (STAIRS, {"factor": 0}, "factor is 0; it must be above 0"),
+        (STAIRS, {"every_epochs": 0}, "every_epochs is 0; a stair is a whole number of epochs"),
+        (STAIRS, {"every_epochs": 2.5}, "every_epochs is 2.5; a stair is a whole number"),
+        (STAIRS, {"min_lr": 0.9}, "min_lr is 0.9, above max_lr 0.8."),
+        (Constant(0.1), {"lr": 0}, "lr is 0, so nothing would be learned"),
+        (OWN, {"start_lr": -1}, "start_lr is -1; it must be 0 or more"),
     ],
 )
-def test_values_that_make_no_schedule_are_refused(changed, message):
+def test_values_that_make_no_schedule_are_refused(schedule, changed, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        replace(SHORT, **changed)
-
-
-def test_a_constant_of_zero_is_refused():
-    with pytest.raises(ValueError, match="lr is 0, so nothing would be learned"):
-        Constant(0)
+        replace(schedule, **changed)
 
 
 def test_scaling_multiplies_the_rates_and_leaves_the_epochs():
     assert SHORT.scaled(2) == RampSustainDecay(0.2, 1.0, 0.2, 4, 2, 0.5)
+    assert COSINE.scaled(2) == CosineWarmup(0.2, 1.0, 0.2, 2, 6)
+    assert CYCLE.scaled(0.5) == replace(CYCLE, max_lr=0.5)
+    assert STAIRS.scaled(2) == Staircase(1.6, 0.5, 3, 0.3)
     assert Constant(0.25).scaled(2) == Constant(0.5)
 
 
@@ -108,48 +181,21 @@ def test_scaling_multiplies_the_rates_and_leaves_the_epochs():
         (SHORT, "0.1 to 0.5 over 4 epochs, held for 2 epochs, then x 0.5 per epoch towards 0.1"),
         (RampSustainDecay(0, 0.5, 0.1, 0, 0, 0.5), "0.5, then x 0.5 per epoch towards 0.1"),
         (RampSustainDecay(0, 0.5, 0.1, 1, 0, 1), "0 to 0.5 over 1 epoch, then held"),
+        (COSINE, "0.1 to 0.5 over 2 epochs, then a half-cosine to 0.1 at 6 epochs"),
+        (replace(COSINE, rampup_epochs=0), "0.5, then a half-cosine to 0.1 at 6 epochs"),
+        (CYCLE, "one cycle: 0.2 to 1 over 2 epochs, then down to 0.01 at 8 epochs"),
+        (STAIRS, "0.8, then x 0.5 every 3 epochs, never under 0.15"),
+        (Staircase(0.1, 0.9, 1), "0.1, then x 0.9 every epoch"),
         (Constant(0.0004), "0.0004 throughout"),
+        (OWN, f"0.1, then {__name__}:keep_two_then_halve every epoch"),
     ],
 )
 def test_a_schedule_prints_as_a_phrase(schedule, text):
     assert str(schedule) == text
 
 
-STAIRS = Staircase(max_lr=0.8, factor=0.5, every_epochs=3, min_lr=0.15)
-
-
-def test_a_staircase_multiplies_the_rate_every_n_epochs_down_to_its_floor():
-    rates = [STAIRS(epoch) for epoch in (0, 1, 2.9, 3, 5, 6, 8, 9, 10, 999)]
-    assert rates == [0.8, 0.8, 0.8, 0.4, 0.4, 0.2, 0.2, 0.15, 0.15, 0.15]
-    assert Staircase(1.0, 0.5, 1)(10) == 0.0009765625
-
-
-def test_a_staircase_prints_scales_and_goes_into_a_file():
-    assert str(STAIRS) == "0.8, then x 0.5 every 3 epochs, never under 0.15"
-    assert str(Staircase(0.1, 0.9, 1)) == "0.1, then x 0.9 every epoch"
-    assert STAIRS.scaled(2) == Staircase(1.6, 0.5, 3, 0.3)
-    assert Staircase(**asdict(STAIRS)) == STAIRS
-    assert asdict(STAIRS) == {"max_lr": 0.8, "factor": 0.5, "every_epochs": 3, "min_lr": 0.15}
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"factor": 0}, "factor is 0; the rate is multiplied by it at each stair"),
-        ({"factor": 1.5}, "factor is 1.5; the rate is multiplied by it at each stair"),
-        ({"every_epochs": 0}, "every_epochs is 0; a stair is a whole number of epochs"),
-        ({"every_epochs": 2.5}, "every_epochs is 2.5; a stair is a whole number of epochs"),
-        ({"min_lr": 0.9}, "min_lr is 0.9, above max_lr 0.8."),
-        ({"max_lr": 0, "min_lr": 0}, "max_lr is 0, so nothing would be learned."),
-    ],
-)
-def test_values_that_make_no_stairs_are_refused(changed, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        replace(STAIRS, **changed)
-
-
-def keep_two_then_halve(epoch, lr):
-    return lr if epoch < 2 else lr / 2
+def test_a_step_function_is_named_not_shown():
+    assert repr(OWN) == f"OfEpochAndRate({__name__}:keep_two_then_halve, start_lr=0.1)"
 
 
 def test_a_step_function_is_asked_once_an_epoch_in_order_whatever_epoch_is_wanted_first():
@@ -164,26 +210,11 @@ def test_a_step_function_is_asked_once_an_epoch_in_order_whatever_epoch_is_wante
     assert asked == [(0, 1.0), (1, 1.0), (2, 2.0), (3, 4.0)]
 
 
-def test_a_scaled_step_function_sees_the_rates_it_was_written_for():
-    schedule = OfEpochAndRate(keep_two_then_halve, 0.4).scaled(10)
-    assert [schedule(epoch) for epoch in range(4)] == [4.0, 4.0, 2.0, 1.0]
-
-
-def test_a_step_function_is_named_and_not_serialised():
-    schedule = OfEpochAndRate(keep_two_then_halve, 0.4)
-    name = f"{__name__}:keep_two_then_halve"
-    assert repr(schedule) == f"OfEpochAndRate({name}, start_lr=0.4)"
-    assert repr(schedule.scaled(2)) == f"OfEpochAndRate({name}, start_lr=0.4, factor=2.0)"
-    assert str(schedule) == f"0.4, then as {name} says every epoch"
-    assert str(schedule.scaled(2)) == f"0.4, then as {name} says every epoch, x 2"
-    assert asdict(schedule)["function"] is keep_two_then_halve
-
-
-@pytest.mark.parametrize("answer", [None, math.nan, math.inf, -0.1, True, "0.1", [0.1]])
-def test_an_answer_that_is_no_rate_is_an_error_that_names_the_epoch(answer):
-    schedule = OfEpochAndRate(lambda epoch, lr: answer if epoch == 2 else lr, 0.5)
+@pytest.mark.parametrize("result", [None, math.nan, math.inf, -0.1, True, "0.1", [0.1]])
+def test_a_result_that_is_no_rate_is_an_error_that_names_the_epoch(result):
+    schedule = OfEpochAndRate(lambda epoch, lr: result if epoch == 2 else lr, 0.5)
     assert schedule(1) == 0.5
-    message = f"returned {answer!r} for epoch 2 and rate 0.5; a learning rate is a finite number"
+    message = f"returned {result!r} for epoch 2 and rate 0.5; a learning rate is a finite number"
     with pytest.raises(ValueError, match=re.escape(message)):
         schedule(2)
 
@@ -192,7 +223,7 @@ def test_a_function_that_would_not_get_what_it_was_written_for_is_refused():
     def tutorial(epoch, start_lr=0.001, max_lr=0.01):
         return start_lr
 
-    with pytest.raises(ValueError, match=r"second parameter .*tutorial.* whatever start_lr was"):
+    with pytest.raises(ValueError, match=r"second parameter .*tutorial.* not start_lr"):
         OfEpochAndRate(tutorial, 0.001)
     with pytest.raises(ValueError, match=r"pass lambda epoch, lr: tutorial\(epoch\)"):
         OfEpochAndRate(tutorial, 0.001)
@@ -202,13 +233,6 @@ def test_a_function_that_would_not_get_what_it_was_written_for_is_refused():
         OfEpochAndRate(functools.partial(tutorial, start_lr=0.1), 0.001)
     with pytest.raises(ValueError, match="function is 0.1; it must be callable"):
         OfEpochAndRate(0.1, 0.001)
-    with pytest.raises(ValueError, match="start_lr is -1; it must be 0 or more"):
-        OfEpochAndRate(keep_two_then_halve, -1)
-
-
-def test_these_schedules_hold_their_rate_through_an_epoch():
-    of_both = OfEpochAndRate(keep_two_then_halve, 0.1)
-    assert not any(one.per_step for one in (NOTEBOOK, Constant(0.1), STAIRS, of_both))
 
 
 def test_the_rate_grows_with_the_square_root_of_the_batch():
@@ -217,3 +241,19 @@ def test_the_rate_grows_with_the_square_root_of_the_batch():
     assert scale_for_batch(1024, reference_batch=16) == 8.0
     with pytest.raises(ValueError, match="global_batch is 0; a batch holds at least 1 image"):
         scale_for_batch(0)
+
+
+def test_a_schedule_that_moves_within_the_epoch_gives_each_step_its_own_rate():
+    assert [one.per_step for one in ALL] == [False, True, True, False, False, False]
+    rates = rates_per_step(COSINE, epochs=1, steps_per_epoch=4)
+    assert rates == pytest.approx([0.1, 0.15, 0.2, 0.25])
+    assert len(rates_per_step(CYCLE, epochs=8, steps_per_epoch=5)) == 40
+    assert rates_per_step(CYCLE, epochs=8, steps_per_epoch=5)[10] == 1.0
+
+
+def test_a_schedule_of_whole_epochs_keeps_its_rate_through_the_epoch():
+    assert rates_per_step(SHORT, epochs=2, steps_per_epoch=3) == [0.1, 0.1, 0.1, 0.2, 0.2, 0.2]
+    stairs = Staircase(0.8, 0.5, every_epochs=1)
+    assert rates_per_step(stairs, epochs=2, steps_per_epoch=2) == [0.8, 0.8, 0.4, 0.4]
+    with pytest.raises(ValueError, match="steps_per_epoch is 0"):
+        rates_per_step(CYCLE, epochs=5, steps_per_epoch=0)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowerkit.bootstrap import Interval, bootstrap_difference
 from flowerkit.experiments.compared import FIGURES, ComparedRun, read_compared, was_interrupted
+from flowerkit.metrics import Interval, bootstrap_difference
 from flowerkit.training.run_folder import describe_difference
 
 
@@ -66,7 +66,7 @@ def compare_runs(folders: Sequence[str | os.PathLike]) -> Comparison:
     """Compare finished runs; those that differ in nothing but the seed are one experiment.
 
     Device and data count like fields of the plan. Where all runs of two experiments were validated on
-    the same images of the same classes, `bootstrap.bootstrap_difference` says whether the difference
+    the same images of the same classes, `metrics.bootstrap_difference` says whether the difference
     between them is noise.
 
     Raises FileNotFoundError for a folder that holds no run, ValueError for no folder, one that is given

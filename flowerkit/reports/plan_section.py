@@ -9,7 +9,7 @@ from flowerkit import metrics as evaluation
 from flowerkit.pipeline.augmentation import Augmentation
 from flowerkit.reports.facts import SavedRun
 from flowerkit.reports.html import Html, element, facts, figures, fold, table
-from flowerkit.schedules import format_epochs
+from flowerkit.text import format_epochs
 from flowerkit.training.phases import Phase, find_phases
 from flowerkit.training.plan import TrainingPlan
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import keras
 
 from flowerkit.accelerator.device import Accelerator
-from flowerkit.cycles import rates_per_step
 from flowerkit.data.split import Split
 from flowerkit.models.classifier import split_classifier
 from flowerkit.pipeline.batches import feature_batches, steps_per_epoch, train_batches
 from flowerkit.prediction.predictions import Predictions, predict
+from flowerkit.schedules import rates_per_step
 from flowerkit.training import async_steps as steps
 from flowerkit.training import callbacks as own
 from flowerkit.training.features import Features, check_features, compute_features, predict_features

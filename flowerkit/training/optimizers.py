@@ -25,7 +25,7 @@ NORMS = tuple(
 class TableRate(keras.optimizers.schedules.LearningRateSchedule):
     """A rate for every step, looked up inside the compiled step by the optimizer's count of steps.
 
-    `rates` are the values of steps 0, 1, ... (`cycles.rates_per_step`); after the last it stays.
+    `rates` are the values of steps 0, 1, ... (`schedules.rates_per_step`); after the last it stays.
     A batch callback that sets `optimizer.learning_rate` instead works on JAX only if it reaches the
     optimizer through its own `self.model`, which takes the whole state out of the training loop and
     back each time; through any other reference what it sets is lost. A resumed run goes on where it

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from flowerkit.schedules import Schedule, format_epochs
-from flowerkit.text import did_you_mean
+from flowerkit.schedules import Schedule
+from flowerkit.text import did_you_mean, format_epochs
 from flowerkit.training.plan import TrainingPlan
 
 

@@ -6,7 +6,7 @@ import typing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from flowerkit import cycles, schedules
+from flowerkit import schedules
 from flowerkit.files import read_json
 from flowerkit.pipeline.augmentation import Augmentation, check_between, setting
 from flowerkit.text import did_you_mean
@@ -56,7 +56,7 @@ class TrainingPlan:
     by powers; None: all alike.
     schedule: "ramp" (start_lr -> max_lr over rampup_epochs, sustain_epochs, then exp_decay an epoch
     towards min_lr), "cosine" (the same ramp, then half a cosine to min_lr), "staircase" (exp_decay
-    every stair_epochs), "one-cycle" (`cycles.OneCycle`) or "constant" (max_lr). plateau_patience:
+    every stair_epochs), "one-cycle" (`schedules.OneCycle`) or "constant" (max_lr). plateau_patience:
     epochs without a better one (by monitor) after which a constant rate is multiplied by
     plateau_factor; the next plateau_cooldown epochs do not count. None: never.
     lr_reference_batch: the global batch that the rates are meant for; at another one they are scaled by
@@ -259,7 +259,7 @@ class TrainingPlan:
             return self.schedule_for(global_batch=global_batch)
         rate = self.max_lr if self.freeze_lr is None else self.freeze_lr
         if self.schedule == "one-cycle":  # as fastai's fine_tune: up nearly to the end
-            return self._scaled(cycles.OneCycle(rate, self.freeze_epochs, 0.99), global_batch)
+            return self._scaled(schedules.OneCycle(rate, self.freeze_epochs, 0.99), global_batch)
         return self._scaled(schedules.Constant(rate), global_batch)
 
     def _planned(self) -> schedules.Schedule:
@@ -269,12 +269,12 @@ class TrainingPlan:
         if self.schedule == "ramp":
             return of_kind(schedules.RampSustainDecay)
         if self.schedule == "cosine":
-            return of_kind(cycles.CosineWarmup)
+            return of_kind(schedules.CosineWarmup)
         if self.schedule == "staircase":
             return schedules.Staircase(self.max_lr, self.exp_decay, self.stair_epochs, self.min_lr)
         if self.schedule == "one-cycle":  # fastai's figures, for fine_tune and for fit_one_cycle
             shape = (0.3, 5.0) if self.freeze_epochs else (0.25, 25.0)
-            return cycles.OneCycle(self.max_lr, self.epochs, *shape)
+            return schedules.OneCycle(self.max_lr, self.epochs, *shape)
         return schedules.Constant(self.max_lr)
 
     def _scaled(self, planned: schedules.Schedule, global_batch: int) -> schedules.Schedule:

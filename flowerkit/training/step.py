@@ -4,7 +4,6 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator.device import Accelerator
-from flowerkit.cycles import OneCycle, momenta_per_step, rates_per_step
 from flowerkit.data.tfrecords import FlowerData
 from flowerkit.models.classifier import (
     build_classifier,
@@ -15,6 +14,7 @@ from flowerkit.models.classifier import (
 )
 from flowerkit.pipeline.augment_layer import Augment
 from flowerkit.pipeline.augment_params import PARAMS
+from flowerkit.schedules import OneCycle, momenta_per_step, rates_per_step
 from flowerkit.training.losses import build_loss, build_metrics, class_weights_for
 from flowerkit.training.optimizers import TableRate, build_optimizer
 from flowerkit.training.phases import Phase

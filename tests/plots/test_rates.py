@@ -4,10 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from flowerkit.cycles import OneCycle
 from flowerkit.plots import curves as plots
 from flowerkit.plots import rates as plots_rates
-from flowerkit.schedules import COMPETITION, NOTEBOOK
+from flowerkit.schedules import COMPETITION, NOTEBOOK, OneCycle
 
 pytestmark = pytest.mark.usefixtures("no_screen")
 

@@ -6,8 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.cycles import CosineWarmup, OneCycle, momenta_per_step, rates_per_step
-from flowerkit.schedules import OfEpochAndRate
+from flowerkit.schedules import (
+    CosineWarmup,
+    OfEpochAndRate,
+    OneCycle,
+    momenta_per_step,
+    rates_per_step,
+)
 from flowerkit.training.optimizers import (
     SGD,
     TableRate,

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flowerkit.cycles import OneCycle
-from flowerkit.schedules import Constant, OfEpochAndRate, RampSustainDecay
+from flowerkit.schedules import Constant, OfEpochAndRate, OneCycle, RampSustainDecay
 from flowerkit.training.phases import explain_rates, find_phase, find_phases
 from flowerkit.training.plan import TrainingPlan
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from flowerkit.cycles import OneCycle
+from flowerkit.schedules import OneCycle
 from flowerkit.text import did_you_mean
 from flowerkit.training.plan import (
     COMPETITION,
