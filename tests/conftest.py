@@ -5,6 +5,7 @@ KERAS_BACKEND and FLOWERKIT_VIRTUAL_CPUS.
 """
 
 import os
+import shutil
 import tempfile
 
 import pytest
@@ -34,7 +35,7 @@ def accelerator():
     return flowerkit.connect()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def quick_plan(accelerator):
     """Two epochs of a tiny network at a global batch of 16, on one or eight replicas."""
     return TrainingPlan(
@@ -47,6 +48,21 @@ def quick_plan(accelerator):
         start_lr=1e-3,
         max_lr=2e-3,
     )
+
+
+@pytest.fixture(scope="session")
+def finished_run(drawn, quick_plan, accelerator, tmp_path_factory):
+    """A `TrainingResult`: `quick_plan` on `drawn`, trained once. Its `folder` is for reading only."""
+    from flowerkit.training.trainer import train
+
+    folder = tmp_path_factory.mktemp("finished") / "petals"
+    return train(quick_plan, drawn, out=folder, accelerator=accelerator)
+
+
+@pytest.fixture
+def run_copy(finished_run, tmp_path):
+    """A copy of the folder of `finished_run` to write into."""
+    return shutil.copytree(finished_run.folder, tmp_path / "petals")
 
 
 @pytest.fixture
