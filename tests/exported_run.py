@@ -1,45 +1,75 @@
-"""A run folder as training leaves it, made without training, and its exports, each made once."""
+"""Runs on converted photos whose borders decide the class, and their exports, each made once.
+
+The middle square of every photo is grey: a classifier that crops cannot tell the classes apart.
+"""
 
 import functools
 import tempfile
 from pathlib import Path
 
-from flowerkit.files import write_json
+import numpy as np
+import pytest
+from PIL import Image
 
-CLASSES = ("iris", "rose", "수국", "tulip")
+COLOURS = {"iris": (255, 0, 0), "rose": (0, 255, 0), "tulip": (255, 255, 0), "수국": (0, 0, 255)}
+CLASSES = tuple(COLOURS)
 _FOLDER = tempfile.TemporaryDirectory(prefix="flowerkit-exports-")
+_MODULES = {"onnx": ("onnx", "tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
+
+
+def draw_photo(class_name, seed=0):
+    """A photo of 96 x 32 px."""
+    pixels = np.empty((32, 96, 3))
+    pixels[:] = COLOURS[class_name]
+    pixels[:, 32:64] = 128
+    pixels += np.random.default_rng(seed).normal(0, 10, pixels.shape)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
 
 
 @functools.cache
-def make_run():
-    """The folder; its model is sure of itself, as a trained one is, so that differences show."""
-    import keras
+def train_on_photos(resize):
+    """The folder of a run, after photos were drawn and converted with `resize`."""
+    import flowerkit
+    from flowerkit.training.trainer import train
 
-    from flowerkit.models.classifier import build_classifier, save_classifier
-
-    keras.utils.set_random_seed(0)
-    folder = Path(_FOLDER.name) / "run"
-    model = build_classifier(4, image_size=32, backbone="tiny", weights=None)
-    kernel, bias = model.get_layer("probabilities").get_weights()
-    model.get_layer("probabilities").set_weights([25 * kernel, bias])
-    save_classifier(model, folder / "model.keras")
-    data = {"class_names": CLASSES, "image_size": 32, "origin": "drawn", "folder": str(folder)}
-    write_json(folder / "environment.json", {"data": data})
-    write_json(folder / "plan.json", {"backbone": "tiny"})
-    write_json(folder / "result.json", {"val_f1": 0.75})
-    return folder
+    folder = Path(_FOLDER.name) / resize
+    for name in CLASSES:
+        (folder / "photos" / name).mkdir(parents=True)
+        for number in range(16):
+            draw_photo(name, number).save(folder / "photos" / name / f"{number}.png")
+    data, _ = flowerkit.convert_photos(
+        folder / "photos",
+        folder / "data",
+        image_size=32,
+        resize=resize,
+        val_fraction=0.25,
+        test_fraction=0,
+        workers=1,
+    )
+    accelerator = flowerkit.connect()
+    plan = flowerkit.TrainingPlan(
+        backbone="tiny",
+        weights=None,
+        epochs=6,
+        per_replica_batch=8 // accelerator.replicas,
+        lr_reference_batch=None,
+        rampup_epochs=1,
+        start_lr=1e-3,
+        max_lr=5e-3,
+    )
+    train(plan, data, out=folder / "run", accelerator=accelerator)
+    return folder / "run"
 
 
 @functools.cache
 def export(format):
-    """What `export_model` answers for the run."""
-    from flowerkit.deploy.exports import export_model
+    """The `Export` of the padded run, beside its model."""
+    from flowerkit.deploy import export_model
 
-    return export_model(make_run(), format=format)
+    return export_model(train_on_photos("pad"), format=format)
 
 
-def needed(format):
-    """The modules that tests of a format skip without."""
-    return {"onnx": ("onnx", "tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}.get(
-        format, ()
-    )
+def skip_without(format):
+    """Skip the test where a library of the format is missing."""
+    for module in _MODULES.get(format, ()):
+        pytest.importorskip(module)

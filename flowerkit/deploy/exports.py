@@ -1,32 +1,31 @@
-"""A trained run, exported: one file or folder that holds the model, its classes and its contract."""
+"""A trained run becomes one file or folder that holds the model, its classes and its contract."""
 
 import contextlib
+import io
 import os
-import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from flowerkit.deploy.card import ModelCard, check_names, read_run_card
-from flowerkit.deploy.conversion import convert
-from flowerkit.deploy.formats import Format, check_libraries, find_format
-from flowerkit.deploy.keras_file import read_keras_card, read_precisions, rewrite_keras
-from flowerkit.deploy.runtimes import open_runtime, run_keras
-from flowerkit.files import replacing
-from flowerkit.models.classifier import load_model, save_classifier
+from flowerkit.deploy.card import ModelCard
+from flowerkit.deploy.formats import FORMATS, Format, detect_format, load_model_file
+from flowerkit.deploy.keras_file import rewrite_keras
+from flowerkit.text import did_you_mean
 
 NUM_CHECKED = 6
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was exported: where, its size, and how far it is from the run's model.
+    """An export: its place, its size, and its distance from the run's model.
 
-    `difference` is the largest one of probabilities on `NUM_CHECKED` pictures. `num_bytes` counts all
+    `difference` is the largest one of probabilities on `NUM_CHECKED` images. `num_bytes` counts all
     files of a folder.
     """
 
@@ -47,152 +46,116 @@ class Export:
 
 
 def export_model(
-    source: "str | os.PathLike | keras.Model",
-    out: str | os.PathLike | None = None,
-    format: str = "onnx",
-    *,
-    class_names: Sequence[str] | None = None,
-    fit: str | None = None,
-    tolerance: float = 1e-4,
+    source: str | os.PathLike, out: str | os.PathLike | None = None, format: str = "onnx"
 ) -> Export:
-    """Export a run (its folder, or a TrainingResult), a `.keras` file, or a Keras model.
+    """Export a run (its folder, or a TrainingResult) or a `.keras` file.
 
-    `format`: "keras" (a file that Keras 3.10 to 3.15 load, without flowerkit too), "savedmodel",
-    "onnx" or "litert". `out`: the file, or for "savedmodel" the folder; None: in the run folder, see
-    `export_formats.FORMATS`. An older export there is replaced once the new one is whole and checked.
-    `class_names` and `fit` ("crop", "pad" or "squish") say what the source does not: a run knows both.
+    `format`: "keras" (a file that Keras 3.10 to 3.15 load, also without flowerkit), "savedmodel",
+    "onnx" or "litert". `out`: the file, or the folder for "savedmodel"; None: beside the model, see
+    `FORMATS`. An older export there is replaced once the new one is whole and checked.
 
-    Every export takes float32 pixels 0..255 (n, size, size, 3) and gives probabilities (n, classes).
-    A model of mixed precision is exported in float32, and compared with itself in float32; as "keras"
-    it stays as it is.
+    Every export maps float32 pixels 0..255 (n, size, size, 3) to probabilities (n, classes). A model
+    of mixed precision is exported in float32, and compared with itself in float32; as "keras" it stays
+    as it is.
 
-    Raises FileNotFoundError if there is no model, ValueError for a damaged one, one without class
-    names, or another format, FileExistsError when `out` is something else, RuntimeError when a
-    library is missing or does not fit, and when the export's probabilities differ by more than
-    `tolerance`.
+    Raises FileNotFoundError if there is no model, ValueError for a damaged one, one that is no
+    classifier of flowerkit, or another format, FileExistsError if `out` is something else,
+    RuntimeError if a library is missing or the probabilities differ by more than `TOLERANCE`.
     """
-    kind = find_format(format)
-    with tempfile.TemporaryDirectory() as folder:
-        saved, run = _find_saved(source, Path(folder))
-        model = load_model(saved)
-        card = _settle_card(saved, run, model, class_names, fit)
-        target = _settle_target(out, run, kind)
-        check_libraries(kind, to_write=True)
-        was_mixed = kind.name != "keras" and read_precisions(saved) > {"float32"}
-        plain = Path(folder) / "plain.keras"
-        rewrite_keras(saved, plain, card=card, float32=was_mixed)
-        expected = _answer(load_model(plain) if was_mixed else model)
-        with _replacing(target, kind) as temporary:
-            _write(plain, temporary, kind, card)
-            difference = _check(temporary, target, expected, tolerance)
+    if format not in FORMATS:
+        raise ValueError(
+            f"format must be one of {', '.join(FORMATS)}. Received: format={format!r}."
+            f"{did_you_mean(format, FORMATS)}"
+        )
+    kind = FORMATS[format]
+    path = Path(getattr(source, "folder", source))  # a TrainingResult has one
+    if detect_format(path) is not FORMATS["keras"]:
+        raise ValueError(f"{path} is an export already. Pass its run folder or .keras file.")
+    saved = path / "model.keras" if path.is_dir() else path
+    target = _check_target(Path(out) if out else saved.parent / kind.file, kind)
+    kind.check_libraries(to_write=True)
+    original = load_model_file(saved)
+    card = original.card
+    images = _draw_images(card.image_size)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+        portable, written = Path(folder) / "portable.keras", Path(folder) / kind.file
+        was_mixed = rewrite_keras(saved, portable, card=card, float32=kind.name != "keras")
+        _convert(portable, written, kind)
+        kind.add_card(written, card)
+        expected = (load_model_file(portable) if was_mixed else original).run(images)
+        difference = float(np.abs(load_model_file(written).run(images) - expected).max())
+        if not difference <= TOLERANCE:  # also if it is nan
+            raise RuntimeError(
+                f"{target} would not predict as the run does: probabilities differ by "
+                f"{difference:.2g} (tolerance {TOLERANCE:g}), so it was not kept. Export it as another "
+                f"format, and report the backbone."
+            )
+        if target.is_dir():
+            target.rename(Path(folder) / "older")
+        written.replace(target)
     return Export(target, kind.name, card, _count_bytes(target), difference, was_mixed)
 
 
-def _find_saved(source, folder: Path) -> tuple[Path, Path | None]:
-    """The `.keras` file of `source`, and the run folder that it belongs to, if any."""
-    source = getattr(source, "folder", source)  # a TrainingResult
-    if isinstance(source, keras.Model):
-        save_classifier(source, folder / "model.keras")
-        return folder / "model.keras", None
-    path = Path(source)
-    file = path / "model.keras" if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(f"no model {file}. Pass a run of `flowerkit train`.")
-    if file.suffix != ".keras":
-        raise ValueError(
-            f"{file} is an export already. Pass the run or the .keras file it is from."
-        )
-    return file, file.parent
-
-
-def _settle_card(saved: Path, run: Path | None, model, class_names, fit) -> ModelCard:
-    card = read_keras_card(saved) or (read_run_card(run) if run else None)
-    changes = {"fit": fit} if fit else {}
-    if class_names is not None:
-        changes["class_names"] = check_names(class_names, where="the export")
-    size, num_classes = model.input_shape[1], model.output_shape[-1]
-    if card is None and class_names is None:
-        raise ValueError(
-            f"{saved} does not say what its {num_classes} classes are called. Pass its run folder, or "
-            f"class_names=[...] in the order of its outputs."
-        )
-    known = vars(card) if card else {}
-    card = ModelCard(**known | {"image_size": size} | changes)
-    if len(card.class_names) != num_classes:
-        raise ValueError(
-            f"{len(card.class_names)} class names for a model of {num_classes} outputs. Pass one for "
-            f"each, in order."
-        )
-    return card
-
-
-def _settle_target(out: str | os.PathLike | None, run: Path | None, kind: Format) -> Path:
-    if out is None:
-        if run is None:
-            raise ValueError("out is needed for a model that is in no run folder.")
-        out = run / kind.file
-    out, suffix = Path(out), Path(kind.file).suffix
+def _check_target(out: Path, kind: Format) -> Path:
+    suffix = Path(kind.file).suffix
     if out.suffix != suffix and not kind.is_folder:
-        raise ValueError(f"{out}: an export of the format {kind.name!r} ends in {suffix}.")
-    ours = not out.exists() or (out / "saved_model.pb").is_file()
-    if (kind.is_folder and not ours) or (not kind.is_folder and out.is_dir()):
-        raise FileExistsError(f"{out} is there and no older export. Pass another --out.")
+        raise ValueError(f"{out}: an export in the format {kind.name!r} ends in {suffix}.")
+    is_older = (out / "saved_model.pb").is_file() if kind.is_folder else out.is_file()
+    if out.exists() and not is_older:
+        raise FileExistsError(
+            f"{out} exists and is not an older export. Pass another --out (out=)."
+        )
     return out
 
 
-def _write(plain: Path, target: Path, kind: Format, card: ModelCard) -> None:
-    if kind.name == "keras":
-        shutil.copyfile(plain, target)
-    else:
-        convert(plain, target, kind.name, card)
-
-
-def _pictures(size: int) -> np.ndarray:
-    """(NUM_CHECKED, size, size, 3) float32, whole numbers 0..255: spots of colour, some with noise."""
+def _draw_images(size: int) -> np.ndarray:
+    """(NUM_CHECKED, size, size, 3) float32, whole numbers 0..255: patches of colour, with noise."""
     rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:size, :size] / size
-    pictures = []
-    for _ in range(NUM_CHECKED):
-        x, y, width = rng.uniform(0.2, 0.8, 3)
-        spot = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (0.3 * width) ** 2)[..., None]
-        plain = spot * rng.uniform(0, 255, 3) + (1 - spot) * rng.uniform(0, 255, 3)
-        pictures.append(plain + rng.normal(0, rng.uniform(0, 30), plain.shape))
-    return np.clip(np.round(pictures), 0, 255).astype("float32")
-
-
-def _answer(model: keras.Model) -> np.ndarray:
-    return run_keras(model, _pictures(model.input_shape[1]))
-
-
-def _check(export: Path, target: Path, expected: np.ndarray, tolerance: float) -> float:
-    runtime = open_runtime(export)
-    found = runtime.run(_pictures(runtime.input_shape[0]))
-    difference = float(np.abs(found - expected).max())
-    if not difference <= tolerance:  # nan is not, either
-        raise RuntimeError(
-            f"{target} would predict otherwise than the run: probabilities differ by "
-            f"{difference:.2g} (tolerance {tolerance:g}), so it was not kept. Export it as another "
-            f"format, and report the backbone."
-        )
-    return difference
-
-
-@contextlib.contextmanager
-def _replacing(target: Path, kind: Format) -> Iterator[Path]:
-    """`files.replacing`, for folders too."""
-    if not kind.is_folder:
-        with replacing(target) as temporary:
-            yield temporary
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as beside:
-        temporary = Path(beside) / "new"
-        yield temporary
-        if target.exists():
-            os.replace(target, Path(beside) / "old")
-        os.replace(temporary, target)
+    patch = np.arange(size) * 4 // size
+    images = rng.uniform(0, 255, (NUM_CHECKED, 4, 4, 3))[:, patch][:, :, patch]
+    images += rng.normal(0, 20, images.shape)
+    return np.clip(np.round(images), 0, 255).astype("float32")
 
 
 def _count_bytes(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _convert(source: Path, target: Path, kind: Format) -> None:
+    """Convert the `.keras` file `source`; on JAX in a process that runs Keras on TensorFlow.
+
+    Raises RuntimeError, with the last line of the converter's error.
+    """
+    import keras
+
+    try:
+        if "tensorflow" in kind.writers and keras.backend.backend() != "tensorflow":
+            _convert_in_child(source, target, kind)
+        else:
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # NumPy's, about Keras's calls of tf2onnx
+                kind.convert(source, target)
+    except Exception as error:  # each converter has its own
+        lines = str(getattr(error, "stderr", error)).strip().splitlines() or [type(error).__name__]
+        raise RuntimeError(
+            f"the model does not convert to {kind.name!r}: {lines[-1]}. Export it as another format."
+        ) from error
+
+
+def _convert_in_child(source: Path, target: Path, kind: Format) -> None:
+    code = (
+        "import sys, pathlib; from flowerkit.deploy import FORMATS; "
+        "FORMATS[sys.argv[1]].convert(*map(pathlib.Path, sys.argv[2:]))"
+    )
+    # The accelerator belongs to this process; the conversion needs none.
+    settings = {
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "FLOWERKIT_VIRTUAL_CPUS": "",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    command = [sys.executable, "-c", code, kind.name, str(source), str(target)]
+    subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)

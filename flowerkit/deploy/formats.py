@@ -1,161 +1,316 @@
-"""The formats that a classifier is exported to: their names, and the libraries that each wants."""
+"""The formats of a model file: how each is recognised, written and opened, and its libraries.
+
+A library is imported where its format is used: an ONNX file needs neither TensorFlow nor Keras.
+"""
 
 import importlib
+import json
+import os
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from packaging.requirements import Requirement
+from flowerkit.deploy.card import CARD_FILE, ModelCard, find_run_card
+from flowerkit.deploy.keras_file import read_keras_card
 
-from flowerkit.text import did_you_mean
+_LABELS_FILE = "labels.txt"
+_METADATA_KEY = "flowerkit"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model file, opened. `run` maps pixels 0..255 float32 (n, size, size, 3) to float32 (n, classes).
+
+    `model` is the Keras model, None for the other formats. Raises ValueError for a model that is no
+    classifier of flowerkit.
+    """
+
+    path: Path
+    format: str
+    run: Callable
+    input_shape: tuple[int | None, ...]
+    num_classes: int
+    card: ModelCard
+    model: Any = None
+
+    def __post_init__(self) -> None:
+        if self.card is None:
+            raise ValueError(
+                f"{self.path} has no model card, so its classes have no names. Pass a run folder, or a "
+                f"file that `flowerkit export` wrote."
+            )
+        size, num_names = self.card.image_size, len(self.card.class_names)
+        if self.input_shape != (size, size, 3) or self.num_classes != num_names:
+            raise ValueError(
+                f"{self.path} takes input of shape {self.input_shape} and has "
+                f"{self.num_classes} outputs, but its model card describes {size} px and {num_names} "
+                f"classes. Export the model again."
+            )
+
+
 class Format:
-    """One format: what its file is called, and the modules that write and that read it.
+    """A format: the name of its file, and the modules that write and read it.
 
-    `packages` are what pip calls the ones that flowerkit itself does not require.
+    `packages` are pip's names of those that flowerkit itself does not require.
     """
 
     name: str
     file: str
-    writers: tuple[str, ...]
-    readers: tuple[str, ...]
+    writers: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
 
     @property
     def is_folder(self) -> bool:
-        """Whether an export is a folder and not one file."""
+        """Whether a model is a folder instead of a file."""
         return not Path(self.file).suffix
 
+    def convert(self, source: Path, target: Path) -> None:
+        """Write the model of the `.keras` file `source`; all but "keras" need Keras on TensorFlow."""
+        raise NotImplementedError
 
-FORMATS = {
-    one.name: one
-    for one in (
-        Format("keras", "classifier.keras", (), ("keras",)),
-        Format("savedmodel", "classifier-savedmodel", ("tensorflow",), ("tensorflow",)),
-        Format(
-            "onnx",
-            "classifier.onnx",
-            ("tensorflow", "onnx", "tf2onnx", "onnxruntime"),
-            ("onnxruntime",),
-            ("onnx", "tf2onnx", "onnxruntime"),
-        ),
-        Format(
-            "litert",
-            "classifier.tflite",
-            ("tensorflow", "ai_edge_litert.interpreter"),
-            ("ai_edge_litert.interpreter",),
-            ("ai-edge-litert",),
-        ),
-    )
-}
-_ALSO = {"saved_model": "savedmodel", "tf": "savedmodel", "tflite": "litert", "lite": "litert"}
-_TENSORFLOWS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
+    def add_card(self, target: Path, card: ModelCard) -> None:
+        """Put the card, and the labels where other tools look for them, into a written model."""
+        raise NotImplementedError
 
+    def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
+        """The `run`, `input_shape` and `num_classes` of `LoadedModel`, and the JSON of the card."""
+        raise NotImplementedError
 
-def find_format(name: str) -> Format:
-    """The format of that name; ValueError for another, with what was perhaps meant.
+    def open(self, path: Path) -> LoadedModel:
+        """Open a model.
 
-    >>> find_format("tflite").file
-    'classifier.tflite'
-    """
-    name = _ALSO.get(name, name)
-    if name not in FORMATS:
-        raise ValueError(
-            f"format must be one of {', '.join(FORMATS)}. Received: format={name!r}."
-            f"{did_you_mean(name, [*FORMATS, *_ALSO])}"
-        )
-    return FORMATS[name]
-
-
-def detect_format(path: Path) -> Format:
-    """What the model at `path` is, by its suffix, a folder by what lies in it.
-
-    Raises FileNotFoundError if nothing is there or nothing of a model is in the folder, and
-    ValueError for another kind of file.
-    """
-    if path.is_dir():
-        if (path / "saved_model.pb").is_file():
-            return FORMATS["savedmodel"]
-        if (path / "model.keras").is_file():
-            return FORMATS["keras"]
-        raise FileNotFoundError(
-            f"{path} is no model: it has neither a model.keras (a run of `flowerkit train`) nor a "
-            f"saved_model.pb. Pass a run folder, or a file that `flowerkit export` wrote."
-        )
-    if not path.exists():
-        raise FileNotFoundError(f"no model {path}. Pass a run folder, or an export of one.")
-    for one in FORMATS.values():
-        if Path(one.file).suffix == path.suffix and not one.is_folder:
-            return one
-    kinds = ", ".join(Path(one.file).suffix for one in FORMATS.values() if not one.is_folder)
-    raise ValueError(f"{path} is no model ({kinds}, a run folder or a SavedModel folder are).")
-
-
-def check_libraries(one: Format, *, to_write: bool) -> None:
-    """Import what writes or reads a format. Raises RuntimeError with the line for pip.
-
-    A library that is there but does not import, as onnx beside another protobuf than it was made for,
-    is an error too, with what the installed packages say they want.
-    """
-    for module in one.writers if to_write else one.readers:
+        Raises RuntimeError (with the line for pip) without the library, ValueError for a damaged file.
+        """
+        self.check_libraries(to_write=False)
         try:
-            importlib.import_module(module)
-        except Exception as error:  # protobuf raises errors of its own for a version that fits not
-            raise RuntimeError(_explain(one, module, error, to_write=to_write)) from error
+            run, input_shape, num_classes, text = self.read(path)
+        except Exception as error:  # each library has its own, one for each kind of damage
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(
+                f"{path} does not open as {self.name!r}: {lines[0][:300]} It is damaged or of another "
+                f"version: export the model again, or train again."
+            ) from error
+        card = ModelCard.from_json(text, source=path) if text else None
+        return LoadedModel(path, self.name, run, tuple(input_shape), num_classes, card)
+
+    def check_libraries(self, *, to_write: bool) -> None:
+        """Import what writes or reads the format. Raises RuntimeError with the line for pip."""
+        for module in self.writers if to_write else self.readers:
+            try:
+                importlib.import_module(module)
+            except Exception as error:  # onnx raises others beside another protobuf than it needs
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                raise RuntimeError(
+                    f"{'writing' if to_write else 'reading'} the format {self.name!r} needs {module}, "
+                    f"which does not import ({reason[0]}). Install it: pip install "
+                    f"{' '.join(self._list_packages())}. `pip check` lists versions that do not fit."
+                ) from error
+
+    def _list_packages(self) -> list[str]:
+        """What pip has to install; TensorFlow as it is, or pip chooses an onnx that breaks it."""
+        names = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
+        installed = (found for name in names for found in metadata.distributions(name=name))
+        pins = [f"'{found.name}=={found.version}'" for found in installed]
+        return [*(self.packages or self.readers), *pins]
 
 
-def _explain(one: Format, module: str, error: Exception, *, to_write: bool) -> str:
-    work = f"{'writing' if to_write else 'reading'} the format {one.name!r}"
-    remedy = f"pip install {' '.join(_list_packages(one))}"
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    package = module.split(".")[0]
-    if isinstance(error, ModuleNotFoundError) and error.name and error.name.startswith(package):
-        return f"{work} needs {package}, which is not installed. Install it: {remedy}"
-    declared = "; ".join(find_conflicts(["tensorflow", *one.packages]))
-    conflicts = f" Versions that do not fit: {declared}." if declared else ""
-    return f"{work} needs {package}, which does not import: {first}.{conflicts} Try: {remedy}"
+class _Keras(Format):
+    name, file = "keras", "classifier.keras"
+    readers = ("keras",)
+
+    def convert(self, source: Path, target: Path) -> None:
+        shutil.copyfile(source, target)
+
+    def add_card(self, target: Path, card: ModelCard) -> None:
+        pass  # `rewrite_keras` put it there
+
+    def open(self, path: Path) -> LoadedModel:
+        self.check_libraries(to_write=False)
+        from flowerkit.models.classifier import load_model  # it explains a damaged file itself
+
+        file = path / "model.keras" if path.is_dir() else path
+        model = load_model(file)
+        card = read_keras_card(file) or find_run_card(file.parent)
+        shape, num_classes = model.input_shape[1:], model.output_shape[-1]
+        return LoadedModel(path, self.name, _keras_runner(model), shape, num_classes, card, model)
 
 
-def _list_packages(one: Format) -> list[str]:
-    """What pip is to install; TensorFlow as it is, or pip would choose an onnx that breaks it."""
-    pins = [f"'{name}=={metadata.version(name)}'" for name in _TENSORFLOWS if _is_installed(name)]
-    return [*(one.packages or one.readers), *pins[:1]]
+def _keras_runner(model: Any) -> Callable:
+    import keras
+    import numpy as np
+
+    distribution = keras.distribution.distribution()  # JAX: its devices take equal shares
+    devices = distribution.device_mesh.devices.size if distribution else 1
+
+    def run(pixels):
+        padded = np.pad(pixels, [(0, -len(pixels) % devices), (0, 0), (0, 0), (0, 0)])
+        # Not model(pixels): JAX would compile each operation by itself, which takes minutes.
+        return keras.ops.convert_to_numpy(model.predict_on_batch(padded))[: len(pixels)]
+
+    return run
 
 
-def find_conflicts(packages: Iterable[str]) -> list[str]:
-    """What the installed `packages` want and do not have: "a 1.0 needs b>=2, 1.5 is installed"."""
-    conflicts = []
-    for package in filter(_is_installed, packages):
-        for text in metadata.requires(package) or ():
-            wanted = Requirement(text)
-            if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
-                continue
-            found = metadata.version(wanted.name) if _is_installed(wanted.name) else "nothing"
-            if found == "nothing" or not wanted.specifier.contains(found, prereleases=True):
-                conflicts.append(
-                    f"{package} {metadata.version(package)} needs {wanted.name}{wanted.specifier}, "
-                    f"{found} is installed"
-                )
-    return conflicts
+class _SavedModel(Format):
+    name, file = "savedmodel", "classifier-savedmodel"
+    writers = readers = ("tensorflow",)
+
+    def convert(self, source: Path, target: Path) -> None:
+        _load_for_export(source).export(target, format="tf_saved_model", verbose=False)
+
+    def add_card(self, target: Path, card: ModelCard) -> None:
+        extra = target / "assets.extra"  # TensorFlow's place for what is not in the graph
+        extra.mkdir(exist_ok=True)
+        (extra / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+        (extra / _LABELS_FILE).write_text(_list_labels(card), encoding="utf-8")
+
+    def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
+        import tensorflow as tf
+
+        loaded = tf.saved_model.load(str(path))
+        signature = loaded.signatures["serving_default"]
+        (name, spec), *_ = signature.structured_input_signature[1].items()
+        ((output, output_spec),) = signature.structured_outputs.items()
+
+        def run(pixels):
+            # `loaded` holds the weights: a signature alone would lose them.
+            predict = loaded.signatures["serving_default"]
+            return predict(**{name: tf.constant(pixels)})[output].numpy()
+
+        file = path / "assets.extra" / CARD_FILE
+        text = file.read_bytes() if file.is_file() else None
+        return run, spec.shape[1:], output_spec.shape[-1], text
 
 
-def _is_installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+class _Onnx(Format):
+    name, file = "onnx", "classifier.onnx"
+    writers = ("tensorflow", "onnx", "tf2onnx", "onnxruntime")
+    readers = ("onnxruntime",)
+    packages = ("onnx", "tf2onnx", "onnxruntime")
+
+    def convert(self, source: Path, target: Path) -> None:
+        import numpy as np
+
+        model = _load_for_export(source)
+        model(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports only a called model
+        model.export(target, format="onnx", verbose=False)
+
+    def add_card(self, target: Path, card: ModelCard) -> None:
+        import onnx
+
+        model = onnx.load(str(target))
+        names = json.dumps(card.class_names, ensure_ascii=False)
+        properties = {_METADATA_KEY: card.to_json(), "class_names": names}
+        onnx.helper.set_model_props(model, properties)
+        target.write_bytes(model.SerializeToString())
+
+    def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        inputs, outputs = session.get_inputs()[0], session.get_outputs()[0]
+
+        def run(pixels):
+            return session.run([outputs.name], {inputs.name: pixels})[0]
+
+        text = session.get_modelmeta().custom_metadata_map.get(_METADATA_KEY)
+        return run, inputs.shape[1:], outputs.shape[-1], text
 
 
-def damaged(path: Path, what: str, error: Exception) -> ValueError:
-    """The error for a model file that its own library does not read."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    kind = " It is cut off." if isinstance(error, zipfile.BadZipFile) else ""
-    return ValueError(
-        f"{path} is not read by {what}: {lines[0][:200]}.{kind} It is damaged or of another version: "
-        f"export it again."
+class _LiteRT(Format):
+    name, file = "litert", "classifier.tflite"
+    writers = ("tensorflow", "ai_edge_litert.interpreter")
+    readers = ("ai_edge_litert.interpreter",)
+    packages = ("ai-edge-litert",)
+
+    def convert(self, source: Path, target: Path) -> None:
+        import tensorflow as tf
+
+        # By way of a SavedModel: from a function and its model the converter leaves the weights
+        # outside, and the file loads and predicts NaN.
+        with tempfile.TemporaryDirectory() as folder:
+            FORMATS["savedmodel"].convert(source, Path(folder))
+            target.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+
+    def add_card(self, target: Path, card: ModelCard) -> None:
+        with zipfile.ZipFile(target, "a") as archive:  # TFLite's tools look there for labels.txt
+            archive.writestr(_LABELS_FILE, _list_labels(card))
+            archive.writestr(CARD_FILE, card.to_json())
+
+    def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(path), num_threads=os.cpu_count())
+        interpreter.allocate_tensors()
+        inputs, outputs = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+
+        def run(pixels):
+            interpreter.resize_tensor_input(inputs["index"], pixels.shape)
+            interpreter.allocate_tensors()  # does nothing if the shape is as before
+            interpreter.set_tensor(inputs["index"], pixels)
+            interpreter.invoke()
+            return interpreter.get_tensor(outputs["index"])
+
+        text = None
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                text = archive.read(CARD_FILE) if CARD_FILE in archive.namelist() else None
+        return run, inputs["shape"][1:].tolist(), int(outputs["shape"][-1]), text
+
+
+FORMATS: dict[str, Format] = {
+    format.name: format for format in (_Keras(), _SavedModel(), _Onnx(), _LiteRT())
+}
+
+
+def detect_format(path: str | os.PathLike) -> Format:
+    """The format of the model at `path`, from its suffix, or from what a folder holds.
+
+    Raises FileNotFoundError if nothing is there, ValueError for something else than a model.
+    """
+    path = Path(path)
+    if (path / "saved_model.pb").is_file():
+        return FORMATS["savedmodel"]
+    if (path / "model.keras").is_file():
+        return FORMATS["keras"]
+    if not path.exists():
+        raise FileNotFoundError(f"no model {path}. Pass a run folder, or an export of a run.")
+    for format in FORMATS.values():
+        if path.is_file() and path.suffix == Path(format.file).suffix != "":
+            return format
+    raise ValueError(
+        f"{path} is not a model. Pass a run folder with its model.keras, or an export of a run: a file "
+        f"that ends in .keras, .onnx or .tflite, or a SavedModel folder."
     )
+
+
+def load_model_file(path: str | os.PathLike) -> LoadedModel:
+    """Open a run folder, a `.keras`, `.onnx` or `.tflite` file, or a SavedModel folder.
+
+    Raises FileNotFoundError if it is none of them, and what `Format.open` raises.
+    """
+    return detect_format(path).open(Path(path))
+
+
+def _load_for_export(source: Path) -> Any:
+    """The model as it predicts, however it is called.
+
+    Exporters call it without `training`, and a layer such as Keras's Resizing then switches all layers
+    after it to training: norms would learn from the images to classify.
+    """
+    import keras
+
+    from flowerkit.models.classifier import load_model
+
+    model = load_model(source)
+    pixels = keras.Input(model.input_shape[1:], name="pixels")
+    return keras.Model(pixels, model(pixels, training=False), name="classifier")
+
+
+def _list_labels(card: ModelCard) -> str:
+    return "".join(f"{name}\n" for name in card.class_names)

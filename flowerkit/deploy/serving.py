@@ -1,20 +1,20 @@
-"""A page on this machine where one drops a photo and sees its classes and where the model looks.
+"""A page on this machine where a user drops a photo and sees its classes and its class activation map.
 
-It is Gradio's, which by itself tells its makers of each start and takes fonts and scripts from
-elsewhere. Here it does neither: analytics are off, fonts are the machine's own, and a Content Security
-Policy forbids the browser whatever is not on this server.
+It is a Gradio page. By default Gradio reports each start to its makers and loads fonts and scripts from
+other hosts. Here analytics are off, fonts are the machine's own, and a Content Security Policy forbids
+the browser everything that is not on this server.
 """
 
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flowerkit.deploy.classifier import Classifier, Prediction
+from flowerkit.deploy.classifier import Classifier
 
 HOST = "127.0.0.1"
 _POLICY = (
@@ -22,100 +22,104 @@ _POLICY = (
     "frame-ancestors 'none'"
 )
 _KEPT_SECONDS = 3600
+_MAX_FILE_SIZE = "100mb"
 _DARKEST = 0.2
 
 
 def build_page(classifier: Classifier, *, top: int = 3) -> Any:
     """The page for `classifier`, a `gradio.Blocks`, which shows the `top` most probable classes.
 
-    With a Keras model it shows the attention map too: what does not speak for the class is dark.
-    Raises RuntimeError where Gradio is not installed or does not import.
+    With a Keras model that has a feature map it shows the class activation map too: what does not
+    speak for the class is dark. Raises RuntimeError if Gradio does not import.
     """
     gradio = import_gradio()
+    find_cams = find_cams_of(classifier)
     title = f"{len(classifier.class_names)} classes"
+    val_f1 = classifier.card.val_f1
+    score = "" if val_f1 is None else f"Its macro F1 on val was {val_f1:.3f}. "
     with gradio.Blocks(
         analytics_enabled=False,
         title=f"flowerkit: {title}",
         delete_cache=(_KEPT_SECONDS, _KEPT_SECONDS),
     ) as page:
-        gradio.Markdown(f"## {classifier.path.resolve().name}: {title}\n{_describe(classifier)}")
+        gradio.Markdown(
+            f"## {classifier.path.resolve().name}: {title}\n{score}Nothing leaves this machine."
+        )
         photo = gradio.File(label="Drop a photo here", elem_id="photo")
         message = gradio.Markdown(elem_id="message")
         with gradio.Row():
             label = gradio.Label(label="Classes", num_top_classes=top, elem_id="classes")
             picture = gradio.Image(
-                label="Where it looks" if classifier.model is not None else "What it sees",
+                label="Where it looks" if find_cams else "What it sees",
                 elem_id="picture",
                 interactive=False,
                 buttons=[],
             )
         photo.change(
-            lambda file: show(classifier, file),
+            lambda file: show(classifier, find_cams, file),
             photo,
             [label, picture, message],
-            concurrency_limit=1,  # an interpreter of LiteRT does one thing at a time
+            concurrency_limit=1,  # a LiteRT interpreter runs one call at a time
             api_visibility="private",
         )
     return page
 
 
-def _describe(classifier: Classifier) -> str:
-    score = classifier.card.val_f1
-    told = "" if score is None else f"Its macro F1 on val was {score:.3f}. "
-    return f"{told}Nothing leaves this machine."
+def show(
+    classifier: Classifier, find_cams: Callable | None, file: str | None
+) -> tuple[dict | None, np.ndarray | None, str]:
+    """Probabilities by name, the picture, and a message, for the photo in `file`.
 
-
-def show(classifier: Classifier, file: str | None) -> tuple[dict | None, np.ndarray | None, str]:
-    """Probabilities by name, the picture, and a message, for the photo in `file`."""
+    The picture is darkened by the map of `find_cams`, see `models.cam.build_attention`.
+    """
     if not file:
         return None, None, ""
-    answer = classifier.predict(file)[0]
+    prediction = classifier.predict(file)[0]
     name = Path(file).name
-    if answer.problem is not None:
-        return None, None, f"`{name}` cannot be read: {answer.problem}. Try another photo."
-    picture, note = _draw(classifier, file, answer)
-    return dict(answer.classes), picture, f"`{name}`: {answer.name}{note}"
+    if prediction.problem is not None:
+        return None, None, f"`{name}` cannot be read: {prediction.problem}. Try another photo."
+    picture = classifier.prepare(file)
+    if find_cams:
+        shown = classifier.class_names.index(prediction.name)
+        light = _DARKEST + (1 - _DARKEST) * find_cams(picture[None], np.array([shown]))[0]
+        picture = (picture * light[..., None]).round().astype("uint8")
+    return dict(prediction.classes), picture, f"`{name}`: {prediction.name}"
 
 
-def _draw(classifier: Classifier, file: str, answer: Prediction) -> tuple[np.ndarray, str]:
-    square = classifier.prepare(file)
+def find_cams_of(classifier: Classifier) -> Callable | None:
+    """The function that maps images to class activation maps; None if the model has none."""
     if classifier.model is None:
-        return square, ""
+        return None
+    from flowerkit.models.cam import build_attention
+
     try:
-        attention = classifier.find_attention(file, answer.name)
-    except ValueError as error:  # a dense network has no feature map
-        return square, f" (no map: {error})"
-    light = _DARKEST + (1 - _DARKEST) * attention[..., None]
-    return (square * light).round().astype("uint8"), ""
+        return build_attention(classifier.model, batch_size=1)
+    except ValueError:  # a dense network has no feature map
+        return None
 
 
 def check_port(port: int) -> None:
-    """Raise OSError, naming a free port, when something on this machine listens on `port` already."""
+    """Raise OSError, naming a free port, if `port` is in use; ValueError if it is not a port."""
     if port > 65535:
-        raise ValueError(f"port {port} is none: they go from 1 to 65535.")
-    if _is_free(port):
-        return
-    free = next((other for other in range(port + 1, 65536) if _is_free(other)), None)
-    remedy = f" Pass --port {free}, which is free." if free else " Pass another --port."
-    raise OSError(f"port {port} of {HOST} is taken, or not yours to use.{remedy}")
-
-
-def _is_free(port: int) -> bool:
+        raise ValueError(f"port {port} does not exist. Pass --port 1 to 65535.")
     with socket.socket() as probe:
-        # As servers do, or a page that ended a minute ago would still seem to be there.
+        # As servers do, or the port of a page that ended a minute ago would seem in use.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            probe.bind((HOST, 0))
+            free = probe.getsockname()[1]
+            raise OSError(
+                f"port {port} of {HOST} is in use ({error.strerror}). Pass --port {free}, which is free."
+            ) from error
 
 
 @contextlib.contextmanager
-def serve(page: Any, *, port: int, max_mb: int = 20) -> Iterator[str]:
+def serve(page: Any, *, port: int) -> Iterator[str]:
     """Serve `page` on 127.0.0.1 until the block ends; gives its address.
 
-    Files over `max_mb` are refused. Raises OSError when the port is taken.
+    Raises OSError if the port is in use.
     """
     check_port(port)
     gradio = import_gradio()
@@ -125,17 +129,12 @@ def serve(page: Any, *, port: int, max_mb: int = 20) -> Iterator[str]:
             server_name=HOST,
             server_port=port,
             share=False,
-            inbrowser=False,
             quiet=True,
             prevent_thread_lock=True,
-            ssr_mode=False,
             theme=theme,
             footer_links=[],
-            max_file_size=f"{max_mb}mb",
+            max_file_size=_MAX_FILE_SIZE,
             app_kwargs={"middleware": _list_middleware()},
-            enable_monitoring=False,
-            pwa=False,
-            mcp_server=False,
         )
         yield url
     finally:
@@ -147,14 +146,14 @@ def _list_middleware() -> list:
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     return [
-        # Else a web page elsewhere could reach this one by a name of its own for 127.0.0.1.
+        # Otherwise a web page elsewhere could reach this one by its own name for 127.0.0.1.
         Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
-        Middleware(_StayHere),
+        Middleware(_PolicyMiddleware),
     ]
 
 
-class _StayHere:
-    """Puts the policy on every answer; plain ASGI, for streams pass through it as they come."""
+class _PolicyMiddleware:
+    """Adds the policy to every response; plain ASGI, so that streams pass through as they come."""
 
     def __init__(self, app):
         self.app = app
@@ -170,8 +169,8 @@ class _StayHere:
 
 
 def import_gradio() -> Any:
-    """The module; nothing is sent to its makers. Raises RuntimeError, with the line for pip."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+    """The module, with its reports to its makers off. Raises RuntimeError, with the line for pip."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it at its import
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         import gradio

@@ -1,62 +1,75 @@
-"""model_card: what is written inside an export, read back, and made from a run."""
+"""card: written into exports and read back, and made from a run through every writer before it."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+from exported_run import CLASSES, draw_photo, train_on_photos
 
-from flowerkit.deploy.card import ModelCard, check_names, read_run_card
-from flowerkit.files import write_json
+from flowerkit.deploy import ModelCard, export_model, load_classifier
+from flowerkit.deploy.card import find_run_card
 
 CARD = ModelCard(("rose", "수국"), 224, "pad", 0.91, "tiny", "drawn")
 
 
-def write_run(folder, **data):
-    known = {"class_names": ["iris", "rose"], "image_size": 64, "origin": "folder"}
-    write_json(folder / "environment.json", {"data": known | {"folder": str(folder)} | data})
-    return folder
+@pytest.mark.parametrize("resize", ["pad", "squish"])
+def test_photos_are_resized_for_the_classifier_as_for_training(resize, tmp_path):
+    run = train_on_photos(resize)
+    exported = export_model(run, tmp_path / "m.keras", "keras")
+    assert find_run_card(run).resize == exported.card.resize == resize
+    for path in (run, exported.path):
+        classifier = load_classifier(path)
+        square = classifier.prepare(draw_photo("rose"))
+        assert square[16, 1].argmax() == 1  # the green border, which a crop would lose
+        assert (square[2] < 30).all() == (resize == "pad")  # black bars above and below
+        predicted = classifier.predict([draw_photo(name, 100) for name in CLASSES])
+        assert [prediction.name for prediction in predicted] == list(CLASSES)
+    cropping = replace(classifier, card=replace(classifier.card, resize="crop"))
+    probabilities = [p.probabilities for p in cropping.predict(list(map(draw_photo, CLASSES)))]
+    assert np.ptp(probabilities, axis=0).max() < 0.05  # it sees the same grey in all photos
 
 
-def test_a_card_comes_back_as_it_was_written():
-    assert ModelCard.from_json(CARD.to_json(), where="x") == CARD
+def test_the_card_of_a_run_is_what_the_run_recorded(tmp_path):
+    card = find_run_card(train_on_photos("pad"))
+    assert card.class_names == CLASSES
+    assert (card.image_size, card.backbone, card.trained_on) == (32, "tiny", "folder")
+    assert card.val_f1 > 0.9
+    assert find_run_card(tmp_path) is None
 
 
-def test_a_card_says_the_contract_in_words():
-    assert '"input": "RGB pixels 0..255, float32 (n, image_size, image_size, 3)"' in CARD.to_json()
-    assert "수국" in CARD.to_json()
+def test_a_run_on_square_images_crops(finished_run, tmp_path):
+    exported = export_model(finished_run, tmp_path / "m.keras", "keras")
+    assert exported.card == find_run_card(finished_run.folder)
+    assert exported.card.resize == "crop"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"class_names": ["a", "b"]}'])
-def test_what_is_no_card_is_refused_with_its_place(text):
-    with pytest.raises(ValueError, match=r"model in m\.onnx cannot be read .*Export it again"):
-        ModelCard.from_json(text, where="m.onnx")
-
-
-def test_a_way_to_fit_that_is_not_known_is_refused():
-    text = CARD.to_json().replace('"pad"', '"letterbox"')
-    with pytest.raises(ValueError, match="fitted by 'letterbox' to 224 px.*Install flowerkit 0"):
-        ModelCard.from_json(text, where="m.onnx")
+def test_a_card_is_read_as_it_was_written():
+    text = CARD.to_json()
+    assert ModelCard.from_json(text, source="m.onnx") == CARD
+    assert '"input": "RGB pixels 0..255, float32 (n, image_size, image_size, 3)"' in text
+    assert "수국" in text
 
 
 @pytest.mark.parametrize(
-    ("names", "fault"),
+    ("before", "after", "reason"),
     [
-        ("ab", "must be a list of names"),
-        ([1, 2], "must be a list"),
-        (["a"], "each once: there are 1"),
-        (["a", "b", "a"], "each once: 'a' stands twice"),
+        ('"resize"', '"fit"', "no 'resize'"),
+        ('"pad"', '"letterbox"', "resize='letterbox'"),
+        ("224", "-1", "image_size=-1"),
+        ('"수국"', '"rose"', "'rose' is there twice"),
+        ("{", "[", "Expecting"),
     ],
 )
-def test_names_are_two_or_more_each_once(names, fault):
-    with pytest.raises(ValueError, match=fault):
-        check_names(names, where="x")
+def test_a_damaged_card_is_refused_with_its_file_and_the_reason(before, after, reason):
+    text = CARD.to_json().replace(before, after)
+    with pytest.raises(ValueError, match=rf"m\.onnx .*{reason}.* Export the model again"):
+        ModelCard.from_json(text, source="m.onnx")
 
 
-def test_a_runs_card_is_what_the_run_wrote_down(tmp_path):
-    run = write_run(tmp_path)
-    assert read_run_card(run) == ModelCard(("iris", "rose"), 64, trained_on="folder")
-    write_json(run / "result.json", {"val_f1": 0.5})
-    write_json(run / "plan.json", {"backbone": "weights/lite0.keras"})
-    assert read_run_card(run) == ModelCard(("iris", "rose"), 64, "crop", 0.5, "lite0", "folder")
-    assert read_run_card(tmp_path / "none") is None
-
-
-def test_photos_are_resized_as_the_run_says(tmp_path):
-    assert read_run_card(write_run(tmp_path, resize="pad")).fit == "pad"
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [("ab", "list of names"), ([1, 2], "list of names"), (["a"], "there are 1")],
+)
+def test_class_names_are_two_or_more(names, reason):
+    with pytest.raises(ValueError, match=reason):
+        ModelCard(names, 32, "crop")

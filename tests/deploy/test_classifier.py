@@ -1,155 +1,176 @@
-"""classifier: photos of every kind in, names and probabilities out; bad files answered with a line."""
+"""classifier: photos of every kind in, names and probabilities out; problems of unreadable files."""
+
+import io
 
 import numpy as np
 import pytest
-from exported_run import CLASSES, export, make_run, needed
+from exported_run import CLASSES, draw_photo, train_on_photos
 from PIL import Image
 
-from flowerkit.deploy.classifier import Classifier, Prediction
+from flowerkit.deploy import ModelCard, Prediction, load_classifier
+from flowerkit.deploy.classifier import _encode, _flatten
+from flowerkit.deploy.keras_file import rewrite_keras
 from flowerkit.models.classifier import load_model
+
+GREY = np.full((20, 30), 128, "uint8")
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    return Classifier.load(make_run())
+    return load_classifier(train_on_photos("pad"))
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Five photos of other shapes than the model's, a 0-byte file, and one that is no picture."""
+    """Four photos, an empty file, and a file that is not an image."""
     folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for number in range(5):
-        pixels = rng.integers(0, 256, (6, 8, 3), "uint8")
-        Image.fromarray(pixels).resize((80, 60)).save(folder / f"{number}.png")
+    for number, name in enumerate(CLASSES):
+        draw_photo(name).save(folder / f"{number}.png")
     (folder / "1b.jpg").touch()
-    (folder / "3b.jpg").write_text("not a photo")
+    (folder / "2b.jpg").write_text("not a photo")
     return folder
 
 
-def test_answers_are_sorted_and_equals_keep_the_order_of_the_classes():
-    answer = Prediction("a.jpg", CLASSES, np.array([0.2, 0.3, 0.3, 0.2]))
-    assert answer.classes == [("rose", 0.3), ("수국", 0.3), ("iris", 0.2), ("tulip", 0.2)]
-    assert answer.name == "rose"
-    assert str(answer) == "a.jpg: rose 30.0 %, 수국 30.0 %, iris 20.0 %"
+def test_classes_are_sorted_and_ties_keep_the_order_of_the_class_names():
+    prediction = Prediction("a.jpg", CLASSES, np.array([0.2, 0.3, 0.2, 0.3]))
+    assert prediction.classes == [("rose", 0.3), ("수국", 0.3), ("iris", 0.2), ("tulip", 0.2)]
+    assert prediction.name == "rose"
+    assert str(prediction) == "a.jpg: rose 30.0 %, 수국 30.0 %, iris 20.0 %"
 
 
-def test_an_answer_without_a_photo_says_why():
-    answer = Prediction("a.jpg", CLASSES, None, "0 bytes")
-    assert answer.describe() == "a.jpg: 0 bytes"
+def test_a_prediction_without_a_photo_has_a_problem():
+    prediction = Prediction("a.jpg", CLASSES, None, "0 bytes")
+    assert prediction.describe() == "a.jpg: 0 bytes"
     with pytest.raises(ValueError, match=r"a\.jpg: 0 bytes"):
-        _ = answer.name
+        _ = prediction.name
 
 
 def test_a_run_is_opened_with_its_names_and_its_model(classifier):
     assert classifier.class_names == CLASSES
-    assert str(classifier).endswith("(keras): 4 classes, 32 px, fit 'crop', macro F1 0.7500 on val")
-    assert classifier.model.count_params() == load_model(make_run()).count_params()
+    assert "(keras): 4 classes, 32 px, resize 'pad', macro F1 " in str(classifier)
+    assert classifier.model.count_params() == load_model(train_on_photos("pad")).count_params()
 
 
-def test_a_folder_is_answered_in_order_and_bad_files_with_a_line(classifier, photos):
-    told = []
-    predictions = classifier.predict(photos, batch_size=2, progress=lambda *step: told.append(step))
-    assert [answer.source for answer in predictions] == [
-        str(photos / name)
-        for name in ("0.png", "1.png", "1b.jpg", "2.png", "3.png", "3b.jpg", "4.png")
-    ]
-    assert [answer.problem for answer in predictions if answer.problem] == [
-        "0 bytes",
-        "no picture (begins with b'not a photo', 11 bytes)",
-    ]
-    for answer in predictions:
-        if answer.problem is None:
-            assert answer.probabilities.sum() == pytest.approx(1, abs=1e-12)
-    assert told[-1] == ("classifying", 7, 7)
-    alone = classifier.predict(photos / "4.png")[0]
+def test_a_folder_is_predicted_in_order_and_unreadable_files_get_their_problem(classifier, photos):
+    steps = []
+    predictions = classifier.predict(
+        photos, batch_size=2, progress=lambda *step: steps.append(step)
+    )
+    names = ["0.png", "1.png", "1b.jpg", "2.png", "2b.jpg", "3.png"]
+    assert [prediction.source for prediction in predictions] == [str(photos / n) for n in names]
+    problems = [prediction.problem for prediction in predictions]
+    assert problems[2] == "0 bytes"
+    assert problems[4].startswith("no picture")
+    readable = [prediction for prediction in predictions if prediction.problem is None]
+    assert [prediction.name for prediction in readable] == list(CLASSES)
+    for prediction in readable:
+        assert prediction.probabilities.sum() == pytest.approx(1, abs=1e-12)
+    assert steps[-1] == ("classifying", 6, 6)
+    alone = classifier.predict(photos / "3.png")[0]
     np.testing.assert_allclose(alone.probabilities, predictions[-1].probabilities, atol=1e-5)
 
 
 @pytest.mark.replicas
-def test_answers_are_the_models_own_over_any_number_of_devices(classifier, photos, accelerator):
+def test_predictions_are_the_models_own_over_any_number_of_devices(classifier, photos, accelerator):
     names = ["0.png", "1.png", "2.png"]
     predictions = classifier.predict([photos / name for name in names])
     squares = np.stack([classifier.prepare(photos / name) for name in names]).astype("float32")
     expected = np.asarray(classifier.model(squares, training=False))
-    np.testing.assert_allclose([one.probabilities for one in predictions], expected, atol=1e-5)
-    np.testing.assert_allclose(classifier.predict_pixels(squares), expected, atol=1e-5)
+    np.testing.assert_allclose([p.probabilities for p in predictions], expected, atol=1e-5)
 
 
-def test_pictures_and_arrays_are_answered_as_files_are(classifier, photos):
+def test_images_and_arrays_are_predicted_as_files_are(classifier, photos):
     with Image.open(photos / "0.png") as image:
         image.load()
-    several = classifier.predict(
-        [photos / "0.png", image, np.asarray(image), np.asarray(image) * 0.999]
-    )
-    for answer in several[1:]:
-        np.testing.assert_array_equal(answer.probabilities, several[0].probabilities)
-    assert [answer.source for answer in several[1:]] == ["photo 2", "photo 3", "photo 4"]
+    pixels = np.asarray(image)
+    predictions = classifier.predict([photos / "0.png", image, pixels, pixels * 0.999])
+    for prediction in predictions[1:]:
+        np.testing.assert_array_equal(prediction.probabilities, predictions[0].probabilities)
+    assert [p.source for p in predictions[1:]] == ["photo 2", "photo 3", "photo 4"]
+    assert classifier.predict([]) == []
 
 
-def test_a_square_of_the_models_size_is_taken_as_it_is(classifier):
+def test_a_square_of_the_models_size_stays_as_it_is(classifier):
     square = np.random.default_rng(0).integers(0, 256, (32, 32, 3), "uint8")
     np.testing.assert_array_equal(classifier.prepare(square), square)
     np.testing.assert_array_equal(classifier.prepare(Image.fromarray(square)), square)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA"])
-def test_photos_of_every_mode_are_answered(classifier, tmp_path, mode):
-    name = "a.tif" if mode == "CMYK" else "a.png"
-    Image.new(mode, (50, 40)).save(tmp_path / name)
-    assert classifier.predict(tmp_path / name)[0].problem is None
-
-
-def test_a_turned_photo_is_turned_back_and_the_fit_is_the_cards(tmp_path):
+def test_a_photo_is_turned_as_its_exif_says(classifier, tmp_path):
     pixels = np.zeros((64, 32, 3), "uint8")
     pixels[:32] = 255  # white above, black below
-    turned = Image.fromarray(np.rot90(pixels))  # as a camera held sideways keeps it
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned.save(tmp_path / "a.png", exif=exif)
-    crop, pad = (Classifier.load(make_run(), fit=fit) for fit in ("crop", "pad"))
+    Image.fromarray(np.rot90(pixels)).save(tmp_path / "a.png", exif=exif)
     for photo in (tmp_path / "a.png", Image.open(tmp_path / "a.png")):
-        square = crop.prepare(photo)
+        square = classifier.prepare(photo)
         assert square[2, 16].mean() > 200 > 50 > square[29, 16].mean()
-        assert pad.prepare(photo)[:, :6].mean() < 20  # the black bars at the sides
 
 
-def test_nothing_to_classify_is_no_answer(classifier):
-    assert classifier.predict([]) == []
-    assert classifier.predict_pixels(np.zeros((0, 32, 32, 3))).shape == (0, 4)
-    with pytest.raises(ValueError, match=r"must be \(n, 32, 32, 3\), not \(1, 16, 16, 3\)"):
-        classifier.predict_pixels(np.zeros((1, 16, 16, 3)))
+def test_a_model_without_a_card_is_refused(tmp_path):
+    load_model(train_on_photos("pad")).save(tmp_path / "bare.keras")
+    with pytest.raises(ValueError, match=r"bare\.keras has no model card.* run folder"):
+        load_classifier(tmp_path / "bare.keras")
 
 
-def test_attention_is_there_for_keras_models(classifier, photos):
-    attention = classifier.find_attention(photos / "0.png", "rose")
-    assert attention.shape == (32, 32)
-    assert 0 <= attention.min() <= attention.max() <= 1
-    with pytest.raises(ValueError, match="'dandelion' is none of the 4 classes"):
-        classifier.find_attention(photos / "0.png", "dandelion")
+def test_a_card_of_another_model_is_refused(tmp_path):
+    card = ModelCard(("a", "b"), 64, "crop")
+    rewrite_keras(train_on_photos("pad") / "model.keras", tmp_path / "m.keras", card=card)
+    with pytest.raises(ValueError, match=r"\(32, 32, 3\) and has 4 outputs.* 64 px and 2 classes"):
+        load_classifier(tmp_path / "m.keras")
 
 
-def test_attention_of_another_format_is_refused(photos):
-    for module in needed("onnx"):
-        pytest.importorskip(module)
-    other = Classifier.load(export("onnx").path)
-    assert other.model is None
-    with pytest.raises(ValueError, match="is onnx, which gives no gradients"):
-        other.find_attention(photos / "0.png")
+# Photos -------------------------------------------------------------------------------------------
 
 
-def test_a_model_without_names_needs_them(tmp_path):
-    load_model(make_run()).save(tmp_path / "bare.keras")
-    with pytest.raises(ValueError, match=r"bare\.keras does not say what its 4 classes are called"):
-        Classifier.load(tmp_path / "bare.keras")
-    assert Classifier.load(tmp_path / "bare.keras", class_names=list("abcd")).class_names[0] == "a"
-    with pytest.raises(ValueError, match="has 4 outputs and 2 class names"):
-        Classifier.load(tmp_path / "bare.keras", class_names=["a", "b"])
+def test_a_folder_is_its_photos_in_order_without_hidden_and_other_files(tmp_path):
+    for name in ("b.JPG", "a.png", "sub/c.webp", ".hidden.jpg", ".cache/d.jpg", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    a, b, c = (tmp_path / name for name in ("a.png", "b.JPG", "sub/c.webp"))
+    assert _flatten(tmp_path) == [a, b, c]
+    assert _flatten([b, str(tmp_path)]) == [b, a, b, c]
 
 
-def test_a_model_of_something_else_is_refused(tmp_path):
-    import keras
+def test_an_empty_folder_a_missing_path_and_other_things_are_refused(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"no photos in .*\(1 other files\).*\.jpg"):
+        _flatten(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no photo .*none\.jpg"):
+        _flatten(str(tmp_path / "none.jpg"))
+    with pytest.raises(ValueError, match="Received: int"):
+        _flatten(7)
 
-    keras.Sequential([keras.Input((7,)), keras.layers.Dense(2)]).save(tmp_path / "m.keras")
-    with pytest.raises(ValueError, match=r"takes input of shape \(7,\), not squares"):
-        Classifier.load(tmp_path / "m.keras", class_names=["a", "b"])
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((2, 2, 5)), r"shape \(2, 2, 5\) is not an image"),
+        (np.zeros(7), "is not an image"),
+        (np.zeros((0, 4, 3)), "is not an image"),
+        (np.full((4, 4), np.nan), "has nan or inf"),
+        (np.zeros((4, 4), complex), "this array is complex128"),
+        (np.full((4, 4), 0.5), r"up to 0\.5 only; pass 0\.\.255"),
+        (np.full((4, 4), 300), "from 300 to 300"),
+        (np.full((4, 4), -1.0), "from -1 to -1"),
+    ],
+)
+def test_an_array_that_is_not_an_image_is_refused(array, reason):
+    with pytest.raises(ValueError, match=reason):
+        _flatten(array)
+
+
+def test_arrays_become_images():
+    assert [image.mode for image in _flatten([GREY, GREY[..., None]])] == ["L", "L"]
+    assert len(_flatten(np.zeros((3, 8, 8, 3)))) == 3
+    (image,) = _flatten(np.full((4, 4, 4), 254.6))
+    assert image.mode == "RGBA"
+    assert np.asarray(image)[0, 0].tolist() == [255] * 4
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "I;16", "F", "HSV"])
+def test_an_image_of_any_mode_is_read_as_a_file(classifier, mode):
+    image = Image.new(mode, (9, 5))
+    with Image.open(io.BytesIO(_encode(image))) as encoded:
+        assert encoded.mode == {"HSV": "RGB", "F": "RGB"}.get(mode, mode)
+    assert classifier.prepare(image).shape == (32, 32, 3)

@@ -3,7 +3,7 @@
 Measured on 2026-11-22 with files of Keras 3.15.1 (TensorFlow): DenseNet121, EfficientNetV2B0,
 MobileNetV3Small, ConvNeXtTiny, VGG16, EfficientNet-Lite0, `tiny` with a resize and a sigmoid, and a
 dense network. As Keras wrote them, none loaded in 3.10.0 or 3.13.2. Rewritten, all loaded in 3.10.0
-(TensorFlow 2.18) with the same answers. In 3.13.2 (JAX 0.7.2) ConvNeXtTiny, VGG16, `tiny` and the
+(TensorFlow 2.18) with the same predictions. In 3.13.2 (JAX 0.7.2) ConvNeXtTiny, VGG16, `tiny` and the
 dense network were tried: within 1e-6.
 """
 
@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 from flowerkit.deploy.card import ModelCard
-from flowerkit.deploy.keras_file import read_keras_card, read_precisions, rewrite_keras
+from flowerkit.deploy.keras_file import read_keras_card, rewrite_keras
 from flowerkit.models.classifier import build_classifier, load_model, save_classifier
 
-CARD = ModelCard(("iris", "수국"), 32)
+CARD = ModelCard(("iris", "수국"), 32, "crop")
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
 
 
-def own_loss(true, found):
-    return keras.ops.mean(found)
+def custom_loss(true, predicted):
+    return keras.ops.mean(predicted)
 
 
 def build(**options):
@@ -32,9 +32,9 @@ def build(**options):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A model with operations (a resize, a pad), compiled with a loss of its own."""
+    """A model with operations (a resize, a pad), compiled with a custom loss."""
     model = build(binary=True, input_size=48)
-    model.compile("adam", own_loss)
+    model.compile("adam", custom_loss)
     path = tmp_path_factory.mktemp("saved") / "model.keras"
     save_classifier(model, path)
     return path
@@ -45,21 +45,21 @@ def read_config(path):
         return archive.read("config.json").decode()
 
 
-def test_the_card_travels_inside_and_keras_loads_the_file_all_the_same(saved, tmp_path):
+def test_keras_loads_a_file_with_a_card_inside(saved, tmp_path):
     assert read_keras_card(saved) is None
     rewrite_keras(saved, tmp_path / "out.keras", card=CARD)
     assert read_keras_card(tmp_path / "out.keras") == CARD
-    model = keras.saving.load_model(tmp_path / "out.keras")  # as one without flowerkit would
+    model = keras.saving.load_model(tmp_path / "out.keras")  # as a program without flowerkit does
     assert not model.compiled
-    ours, theirs = (np.asarray(one(PIXELS)) for one in (load_model(saved), model))
+    ours, theirs = (np.asarray(loaded(PIXELS)) for loaded in (load_model(saved), model))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_arguments_that_do_nothing_and_that_older_keras_refuses_are_left_out(saved, tmp_path):
-    rewrite_keras(saved, tmp_path / "out.keras")
+def test_arguments_without_effect_that_an_older_keras_refuses_are_left_out(saved, tmp_path):
+    rewrite_keras(saved, tmp_path / "out.keras", card=CARD)
     text = read_config(tmp_path / "out.keras")
-    for word in ("renorm", "input_axes", "quantization_config", "compile_config"):
-        assert f'"{word}' not in text
+    for name in ("renorm", "input_axes", "quantization_config", "compile_config"):
+        assert f'"{name}' not in text
     assert '"momentum": 0.9' in text
 
     def check(config):
@@ -73,16 +73,16 @@ def test_arguments_that_do_nothing_and_that_older_keras_refuses_are_left_out(sav
     assert operations == ["Resize", "Pad"]
 
 
-def test_an_argument_that_does_something_stays(saved, tmp_path):
-    """Then the file does not load in an older Keras, and must not: it would answer otherwise."""
+def test_an_argument_with_an_effect_stays(saved, tmp_path):
+    """The file then does not load in an older Keras, where it would predict something else."""
     with zipfile.ZipFile(saved) as old, zipfile.ZipFile(tmp_path / "m.keras", "w") as new:
-        for name in old.namelist():
-            data = old.read(name)
-            if name == "config.json":
+        for member in old.namelist():
+            data = old.read(member)
+            if member == "config.json":
                 data = data.replace(b'"center": true', b'"center": true, "renorm_momentum": 0.5')
                 data = data.replace(b'"renorm_momentum": 0.99', b'"renorm_momentum": 0.5')
-            new.writestr(name, data)
-    rewrite_keras(tmp_path / "m.keras", tmp_path / "out.keras")
+            new.writestr(member, data)
+    rewrite_keras(tmp_path / "m.keras", tmp_path / "out.keras", card=CARD)
     assert '"renorm_momentum": 0.5' in read_config(tmp_path / "out.keras")
 
 
@@ -93,28 +93,23 @@ def test_mixed_precision_is_found_and_undone(tmp_path):
         save_classifier(build(), tmp_path / "mixed.keras")
     finally:
         keras.config.set_dtype_policy(before)
-    assert read_precisions(tmp_path / "mixed.keras") == {"float32", "mixed_bfloat16"}
-    rewrite_keras(tmp_path / "mixed.keras", tmp_path / "plain.keras", float32=True)
-    assert read_precisions(tmp_path / "plain.keras") == {"float32"}
-    plain = load_model(tmp_path / "plain.keras")
-    assert plain.get_layer("backbone").layers[1].compute_dtype == "float32"
+    mixed, plain = tmp_path / "mixed.keras", tmp_path / "plain.keras"
+    assert rewrite_keras(mixed, plain, card=CARD, float32=True)
+    assert not rewrite_keras(plain, tmp_path / "again.keras", card=CARD, float32=True)
+    assert "mixed_bfloat16" not in read_config(plain)
+    assert load_model(plain).get_layer("backbone").layers[1].compute_dtype == "float32"
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])
-def test_a_damaged_file_is_told(tmp_path, content):
+def test_a_damaged_file_is_refused(tmp_path, content):
     (tmp_path / "m.keras").write_bytes(content)
-    with pytest.raises(ValueError, match=r"m\.keras is no whole \.keras file .*copy it again"):
-        rewrite_keras(tmp_path / "m.keras", tmp_path / "out.keras")
+    with pytest.raises(ValueError, match=r"m\.keras is not a whole \.keras file .*copy it again"):
+        rewrite_keras(tmp_path / "m.keras", tmp_path / "out.keras", card=CARD)
     assert not (tmp_path / "out.keras").exists()
 
 
-def test_a_zip_of_something_else_is_told(tmp_path):
+def test_a_zip_of_something_else_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
         archive.writestr("readme.txt", "no model")
     with pytest.raises(ValueError, match="There is no item named 'metadata.json'"):
         read_keras_card(tmp_path / "m.keras")
-
-
-def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no model .*none\.keras"):
-        read_keras_card(tmp_path / "none.keras")
