@@ -234,12 +234,6 @@ def run_check(args) -> int:
     return int(bool(report_problems(args.csv, data, _echo)))
 
 
-def run_kaggle(args) -> int:
-    from flowerkit.cli.kaggle import run_kaggle_command
-
-    return run_kaggle_command(args, _echo)
-
-
 def _echo(line: str) -> None:
     print(line, flush=True)  # some runs take hours: a line when it comes
 
@@ -272,7 +266,11 @@ COMMANDS = {
     "export": _from_module("cli.models", "run_export"),
     "classify": _from_module("cli.models", "run_classify"),
     "serve": _from_module("cli.models", "run_serve"),
-    **dict.fromkeys(("bundle", "push", "watch", "pull", "submit"), run_kaggle),
+    "bundle": _from_module("cli.kaggle", "run_bundle"),
+    "push": _from_module("cli.kaggle", "run_push"),
+    "watch": _from_module("cli.kaggle", "run_watch"),
+    "pull": _from_module("cli.kaggle", "run_pull"),
+    "submit": _from_module("cli.kaggle", "run_submit"),
 }
 
 # Around them --------------------------------------------------------------------------------------

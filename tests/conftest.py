@@ -9,7 +9,6 @@ import shutil
 import tempfile
 
 import pytest
-from fake_kaggle import checkout, command, fake, five_images, mine  # noqa: F401 - fixtures
 
 import flowerkit
 from flowerkit.sources.synthetic import draw_competition

@@ -1,24 +1,28 @@
 """A small Kaggle on loopback, which the real `kaggle` client talks to as if to its proxy.
 
-With KAGGLE_API_ENVIRONMENT=LOCALHOST the client asks http://localhost, and with HTTP_PROXY it asks
-this server for it, in absolute form. Everything else fails at once: HTTPS goes to a closed port, and
-each address that a program tries is recorded.
+With KAGGLE_API_ENVIRONMENT=LOCALHOST the client calls http://localhost, and with HTTP_PROXY it sends
+that to this server, in absolute form. Everything else fails at once: HTTPS goes to a closed port, and
+each address that a test tries to reach is recorded.
 """
 
 import base64
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from flowerkit.kaggle.metadata import SOURCE, write_bundle
+from flowerkit import kaggle
+from flowerkit.__main__ import main
+from flowerkit.kaggle.bundle import SOURCE
+from flowerkit.kaggle.client import sign_in
+from flowerkit.kaggle.metadata import write_bundle
 from flowerkit.sources.competition import CLASS_NAMES
 
 USER, KEY, TOKEN = "flora", "0123456789abcdef-secret-key", "KGAT_secret_access_token"
@@ -28,19 +32,19 @@ NAME = "petals-to-the-metal-flowerkit"
 KERNEL = f"{USER}/{NAME}"
 DEVICE = "TPU: 8 replicas, jax, mixed_bfloat16 (a TPU is attached)"
 
-ROOT = Path(__file__).parents[1]
-QUICK = ["--poll-seconds", "0.01", "--retry-seconds", "0.01", "--tries", "3"]
 IDS = [f"{number:09x}" for number in range(5)]
-SOUND = b"id,label\n" + b"".join(f"{name},3\n".encode() for name in IDS)
+VALID_CSV = b"id,label\n" + b"".join(f"{name},3\n".encode() for name in IDS)
+SECRETS = (KEY, TOKEN, base64.b64encode(f"{USER}:{KEY}".encode()).decode(), "sesame")
 
-_AUDIT = """
-import os, sys
-def note(event, args):
+_sockets = []  # every address that a program tries to reach
+
+
+def _note_socket(event, args):
     if event == "socket.connect" and isinstance(args[1], tuple):
-        with open(os.environ["SEEN_SOCKETS"], "a") as file:
-            print(*args[1][:2], file=file)
-sys.addaudithook(note)
-"""
+        _sockets.append(args[1][:2])
+
+
+sys.addaudithook(_note_socket)
 
 
 class FakeKaggle(ThreadingHTTPServer):
@@ -50,6 +54,7 @@ class FakeKaggle(ThreadingHTTPServer):
 
     def __init__(self, folder: Path):
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.closing = threading.Event()
         self.folder = folder
         self.calls, self.foreign, self.leaks, self.versions_asked = [], [], [], []
         self.faults = {}  # call -> what happens to its first, second ... time; None: nothing
@@ -58,7 +63,7 @@ class FakeKaggle(ThreadingHTTPServer):
         self.log = ["flowerkit 0.1.0\n", f"{DEVICE}\n", "epoch 1/2\nepoch", " 2/2\n"]
         self.outputs, self.page_size = {}, 2
         self.submissions, self.uploads, self.submit_answer = [], [], None
-        self.tells_number = True
+        self.returns_number = True
         self.submission_statuses = ["PENDING", "COMPLETE"]
 
     def __enter__(self):
@@ -66,24 +71,20 @@ class FakeKaggle(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *_):
+        self.closing.set()
         self.shutdown()
         self.server_close()
 
     def handle_error(self, request, client_address):
         """A client that hangs up is no news."""
 
-    def make_environ(self) -> dict[str, str]:
-        """Nothing of this machine's Kaggle, and no way to the real one."""
-        home = self.folder / "home"
-        home.mkdir(exist_ok=True)
-        (home / "sitecustomize.py").write_text(_AUDIT)
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("KAGGLE_", "XDG_")) and not name.lower().endswith("_proxy")
-        }
+    def patch_environment(self, monkeypatch) -> None:
+        """Nothing of this machine's Kaggle, no way to the real one, and no waiting."""
+        for name in os.environ:
+            if name.startswith(("KAGGLE_", "XDG_")) or name.lower().endswith("_proxy"):
+                monkeypatch.delenv(name)
         address = f"http://127.0.0.1:{self.server_address[1]}"
-        return kept | {
+        for name, value in {
             "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
             "KAGGLE_USERNAME": USER,
             "KAGGLE_KEY": KEY,
@@ -91,20 +92,10 @@ class FakeKaggle(ThreadingHTTPServer):
             "http_proxy": address,
             "HTTPS_PROXY": "http://127.0.0.1:9",
             "https_proxy": "http://127.0.0.1:9",
-            "HOME": str(home),
-            "PYTHONPATH": os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")]),
-            "SEEN_SOCKETS": str(self.folder / "sockets"),
-        }
-
-    def find_strange_sockets(self) -> list[str]:
-        """The addresses that programs tried to reach and that are not this server."""
-        seen = self.folder / "sockets"
-        mine = f"127.0.0.1 {self.server_address[1]}"
-        return (
-            [line for line in seen.read_text().splitlines() if line != mine]
-            if seen.exists()
-            else []
-        )
+            "HOME": str(self.folder),
+        }.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
     def find_seen(self, *dull: str) -> list[str]:
         """The calls in their order, without those named `dull`."""
@@ -171,7 +162,7 @@ class FakeKaggle(ThreadingHTTPServer):
         if self.submit_answer:
             return self.submit_answer
         self.submissions.append({"ref": len(self.submissions) + 41, "description": description})
-        number = {"ref": self.submissions[-1]["ref"]} if self.tells_number else {}
+        number = {"ref": self.submissions[-1]["ref"]} if self.returns_number else {}
         return {"message": "Successfully submitted"} | number
 
     def on_ListSubmissions(self, body):
@@ -179,8 +170,8 @@ class FakeKaggle(ThreadingHTTPServer):
             status = self.submission_statuses.pop(0)
         else:
             status = self.submission_statuses[0]
-        told = {"status": status, "publicScore": "0.97", "errorDescription": "wrong ids"}
-        return {"submissions": [one | told for one in self.submissions]}
+        result = {"status": status, "publicScore": "0.97", "errorDescription": "wrong ids"}
+        return {"submissions": [entry | result for entry in self.submissions]}
 
 
 def _name(body: dict) -> str:
@@ -224,14 +215,18 @@ class _Handler(BaseHTTPRequestHandler):
         if call in ("file", "PUT"):
             if signed_in:
                 fake.leaks.append(self.path)
-        elif signed_in not in (_basic(), f"Bearer {TOKEN}") and call != "IntrospectToken":
+        elif (
+            signed_in not in (f"Basic {SECRETS[2]}", f"Bearer {TOKEN}")
+            and call != "IntrospectToken"
+        ):
             return self._send(401, refuse(401, "Unauthenticated"))
         faults = fake.faults.get(call, [])
         fault = faults.pop(0) if faults else None
         if fault in ("drop", "lose", "hang"):
             if fault == "lose":  # it arrives, its answer does not
                 answer()
-            time.sleep(30 if fault == "hang" else 0)
+            if fault == "hang":
+                fake.closing.wait(30)
             self.close_connection = True
             return None
         if isinstance(fault, int):
@@ -276,73 +271,74 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
 
-def _basic() -> str:
-    return "Basic " + base64.b64encode(f"{USER}:{KEY}".encode()).decode()
+# Fixtures -----------------------------------------------------------------------------------------
 
 
-# Fixtures, which conftest.py gives to the tests ---------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """What a push needs of the repository, freshly bundled, its owner not filled in."""
-    root = tmp_path_factory.mktemp("checkout")
-    (root / "flowerkit").mkdir()
-    for file in (ROOT / "flowerkit").glob("*.py"):
-        shutil.copy(file, root / "flowerkit")
+@pytest.fixture
+def checkout(tmp_path):
+    """What a push needs of the repository, made small and freshly bundled, without an owner."""
+    root = tmp_path / "checkout"
+    (root / "flowerkit").mkdir(parents=True)
+    (root / "flowerkit/__init__.py").write_text('__version__ = "0.1.0"\n', encoding="utf-8")
     (root / SOURCE).parent.mkdir()
-    shutil.copy(ROOT / SOURCE, root / SOURCE)
+    shutil.copy(Path(__file__).parents[1] / SOURCE, root / SOURCE)
     write_bundle(root)
     return root
 
 
 @pytest.fixture
-def mine(checkout, tmp_path):
-    """A checkout that a test may spoil."""
-    return shutil.copytree(checkout, tmp_path / "checkout")
-
-
-@pytest.fixture
 def five_images(tmp_path):
-    """The folder of data with five test images, as far as a csv's check looks at it."""
+    """A folder of data with five test images, as far as the check of a csv reads it."""
     folder = tmp_path / "data"
     shard = folder / "tfrecords-jpeg-32x32" / "test" / "00-32x32-5.tfrec"
     shard.parent.mkdir(parents=True)
     shard.touch()
     (folder / "classes.json").write_text(json.dumps(CLASS_NAMES[:4]))
-    (folder / "sample_submission.csv").write_bytes(SOUND.replace(b",3", b",0"))
+    (folder / "sample_submission.csv").write_bytes(VALID_CSV.replace(b",3", b",0"))
     return folder
 
 
 @pytest.fixture
-def fake(tmp_path):
-    """A Kaggle whose run leaves a sound csv; afterwards, that nothing else was ever asked."""
-    with FakeKaggle(tmp_path) as fake:
-        fake.outputs = {"submission.csv": SOUND, "history.csv": b"epoch\n", "run/plan.json": b"{}"}
+def fake(tmp_path, monkeypatch):
+    """A Kaggle whose run left a valid csv; afterwards, that no other address was ever asked."""
+    home = tmp_path / "home"
+    home.mkdir()
+    _sockets.clear()
+    with FakeKaggle(home) as fake:
+        fake.patch_environment(monkeypatch)
+        fake.outputs = {
+            "submission.csv": VALID_CSV,
+            "history.csv": b"epoch\n",
+            "run/plan.json": b"{}",
+        }
         yield fake
     assert fake.foreign == []
-    assert fake.find_strange_sockets() == []
+    assert [address for address in _sockets if address != fake.server_address] == []
     assert fake.leaks == []
 
 
 @pytest.fixture
-def command(fake, tmp_path):
-    """Runs a command in a process of its own; no output may ever hold credentials or signatures."""
+def lines():
+    """The lines that `client` echoed."""
+    return []
 
-    def run(*words, **environ):
-        program = ["-m", "flowerkit"] if words[0] != "-c" else []
-        words = [*program, *map(str, words)]
-        if {"push", "watch", "pull", "submit"} & set(words):
-            words += QUICK
-        known = {name: value for name, value in environ.items() if value is not None}
-        kept = {k: v for k, v in fake.make_environ().items() if k not in environ} | known
-        command = [sys.executable, *words]
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, env=kept, timeout=60, check=False
-        )
-        for secret in (KEY, TOKEN, _basic(), _basic()[6:], "sesame"):
-            assert secret not in done.stdout + done.stderr
-        assert "Traceback" not in done.stdout + done.stderr or "--debug" in words
-        return done.returncode, done.stdout, done.stderr
+
+@pytest.fixture
+def client(fake, lines):
+    """The real client, signed in at the fake server, without waiting."""
+    return sign_in(lines.append, poll_seconds=0, backoff_seconds=0)
+
+
+@pytest.fixture
+def command(fake, monkeypatch, capsys, caplog, tmp_path):
+    """Runs a command without waiting; no output may ever hold credentials or signatures."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kaggle, "sign_in", partial(sign_in, poll_seconds=0, backoff_seconds=0))
+
+    def run(*arguments):
+        status = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert not [secret for secret in SECRETS if secret in out + err + caplog.text]
+        return status, out, err
 
     return run

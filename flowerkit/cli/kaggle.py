@@ -1,234 +1,206 @@
-"""The Kaggle commands of the command line; what they say goes to `tell`, a line at a time."""
+"""Kaggle: bundle the notebook, push it, watch its run, fetch its outputs, submit its csv."""
 
 import contextlib
 import shlex
 import tempfile
-from collections.abc import Callable
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from flowerkit import kaggle
 from flowerkit.files import find_free_folder
-from flowerkit.kaggle.bundle import BUNDLE, SOURCE, check_bundle
-from flowerkit.kaggle.client import Client, KaggleError, RetryPolicy, sign_in, split_name
-from flowerkit.kaggle.metadata import find_device, lint, read_metadata, write_bundle
-from flowerkit.kaggle.push import NotReady, RunFailed, find_version, push, watch
-from flowerkit.kaggle.results import (
-    CSV,
-    SUBMISSIONS,
-    check_csv,
-    check_folder,
-    find_csv,
-    pull,
-    refuse_unfinished,
-    submit_file,
-    submit_version,
-    wait_for_score,
-)
-from flowerkit.sources.competition import SLUG
+from flowerkit.text import pluralize
 
 Echo = Callable[[str], None]
 
-
-def run_kaggle_command(args, echo: Echo) -> int:
-    """Run bundle, push, watch, pull or submit; the exit status: 0 done, 1 problems were found."""
-    try:
-        return _COMMANDS[args.command](args, echo)
-    except NotReady as error:
-        for problem in error.problems:
-            echo(str(problem))
-        raise
-    except RunFailed as error:
-        if error.tail:
-            echo("the last lines of its log:")
-        for line in error.tail:
-            echo(f"  {line}")
-        raise
+# bundle -------------------------------------------------------------------------------------------
 
 
-def _run_bundle(args, echo: Echo) -> int:
+def add_bundle_options(parser: ArgumentParser) -> None:
+    _add_root(parser)
+    parser.add_argument("--owner", metavar="OWNER", help="your Kaggle user name, into the metadata")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if the committed bundle is stale"
+    )
+
+
+def run_bundle(args, echo: Echo, progress) -> int:
     if args.check:
-        problems = check_bundle(args.root)
-        for problem in problems:
-            echo(str(problem))
-        if not problems:
-            echo(f"{args.root / BUNDLE} is in step with flowerkit/ and {SOURCE}")
+        problems = kaggle.check_bundle(args.root)
+        for line in problems or [f"the bundle in {args.root} is up to date"]:
+            echo(line)
         return int(bool(problems))
-    for path in write_bundle(args.root, owner=args.owner):
+    for path in kaggle.write_bundle(args.root, owner=args.owner):
         echo(f"wrote {path} ({path.stat().st_size:,} bytes)")
-    problems = lint(args.root)
+    problems = kaggle.lint(args.root)
     for problem in problems:
         echo(f"before a push: {problem}")
     if not problems:
-        echo(
-            "ready: push it with `flowerkit push`, or with the plain client, `kaggle kernels push`"
-        )
+        echo("ready: push it with `flowerkit push` or the plain client's `kaggle kernels push`")
     return 0
 
 
-def _run_push(args, echo: Echo) -> int:
-    client = _sign_in(args, echo)
-    data = _find_measure(args)  # before the hours of a run: a slip in an option is known now
-    if args.out:
-        check_folder(args.out)
-    pushed = push(client, args.root, owner=args.owner, require=args.require)
-    version = f" version {pushed.version}" if pushed.version else ""
-    echo(f"pushed {pushed.kernel}{version}: {pushed.url}")
-    require = args.require or _find_wish(args.root)
-    follow = f"flowerkit watch {pushed.run}" + (f" --require {require}" if require else "")
-    if args.no_watch:
-        echo(f"follow it with: {follow}")
-        return 0
-    with _telling(client, f"the run goes on; follow it with: {follow}"):
-        _watch(client, pushed.run, require)
-    out = args.out or find_free_folder("runs", "kaggle")
-    with _telling(client, f"fetch it with: flowerkit pull {pushed.run} {shlex.quote(str(out))}"):
-        files = pull(client, pushed.run, out)
-    return _check_pulled(client, find_csv(pushed.run, files), data, args, submit=args.submit)
+# push, watch, pull --------------------------------------------------------------------------------
 
 
-def _run_watch(args, echo: Echo) -> int:
-    kernel, client = _read_kernel(args.kernel), _sign_in(args, echo)
-    try:
-        _watch(client, kernel, args.require)
-    except KeyboardInterrupt:
-        require = f" --require {args.require}" if args.require else ""
-        echo(f"the run goes on; follow it with: flowerkit watch {kernel}{require}")
-        raise
-    echo(f"fetch what it made with: flowerkit pull {kernel} OUT")
-    return 0
-
-
-def _run_pull(args, echo: Echo) -> int:
-    kernel, client = _read_kernel(args.kernel), _sign_in(args, echo)
-    data = _find_measure(args)
-    refuse_unfinished(client, kernel)
-    files = pull(client, kernel, args.out)
-    return _check_pulled(client, find_csv(kernel, files), data, args, submit=False)
-
-
-def _run_submit(args, echo: Echo) -> int:
-    if args.what.is_dir():
-        inside = args.what / CSV
-        known = (
-            f"its csv: {inside}" if inside.is_file() else "a csv file, or OWNER/NAME of a notebook"
-        )
-        raise ValueError(f"{args.what} is a folder. Pass {known}.")
-    if args.what.is_file() or args.what.suffix == ".csv":
-        if args.version:
-            raise ValueError(f"--version {args.version} is of a notebook, {args.what} is a file.")
-        if _check(args.what, _find_measure(args), echo) and not _is_forced(args, echo):
-            return 1
-        return _submit(_sign_in(args, echo), args.what, args)
-    kernel = _read_kernel(str(args.what))
-    return _submit_version(_sign_in(args, echo), kernel, args)
-
-
-def _sign_in(args, echo: Echo) -> Client:
-    patience = RetryPolicy(
-        poll_seconds=args.poll_seconds, retry_seconds=args.retry_seconds, max_tries=args.tries
+def add_push_options(parser: ArgumentParser) -> None:
+    _add_root(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for the outputs [the next free runs/kaggle-N]"
     )
-    return sign_in(patience, echo)
+    parser.add_argument("--submit", action="store_true", help="submit the csv if it is valid")
+    _add_require(parser)
+    _add_submission(parser)
 
 
-def _read_kernel(text: str) -> str:
-    """OWNER/NAME or OWNER/NAME/VERSION, also of a whole address."""
-    return "/".join(str(part) for part in split_name(text) if part is not None)
+def run_push(args, echo: Echo, progress) -> int:
+    client = kaggle.sign_in(echo)
+    data = _find_data(args)  # a mistake in an option is reported before the hours of a run
+    if args.out:
+        kaggle.make_folder(args.out)
+    with _explain(echo):
+        run = kaggle.push_notebook(client, args.root, require=args.require)
+    echo(f"pushed {run}: {run.url}")
+    require = kaggle.KernelMetadata.load(args.root).device
+    _watch(client, run, require)
+    out = args.out or find_free_folder("runs", "kaggle")
+    with _explain(echo, f"fetch it with: flowerkit pull {run} {shlex.quote(str(out))}"):
+        csv = kaggle.pull_outputs(client, run, out)
+    if args.submit:
+        return _check_and_submit(client, csv, csv, data, args, echo)
+    return _check(csv, data, echo)
 
 
-def _find_measure(args):
-    """The data whose ids a csv must hold; None where none is named."""
+def add_watch_options(parser: ArgumentParser) -> None:
+    _add_run(parser)
+    _add_require(parser)
+
+
+def run_watch(args, echo: Echo, progress) -> int:
+    run, client = kaggle.KernelRun.parse(args.run), kaggle.sign_in(echo)
+    _watch(client, run, args.require)
+    echo(f"fetch its outputs with: flowerkit pull {run} OUT")
+    return 0
+
+
+def _watch(client, run, require: str | None) -> None:
+    options = f" --require {require}" if require else ""
+    hint = f"the run goes on; follow it with: flowerkit watch {run}{options}"
+    with _explain(client.echo, hint):
+        log = kaggle.watch_run(client, run, require=require)
+    client.echo(f"{run} is done, on {log.device or 'a device that its log does not name'}")
+
+
+def add_pull_options(parser: ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder for its outputs")
+    _add_data(parser)
+
+
+def run_pull(args, echo: Echo, progress) -> int:
+    run, client = kaggle.KernelRun.parse(args.run), kaggle.sign_in(echo)
+    data = _find_data(args)
+    return _check(kaggle.pull_outputs(client, run, args.out), data, echo)
+
+
+# submit -------------------------------------------------------------------------------------------
+
+
+def add_submit_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="CSV|RUN",
+        help="a csv file; or OWNER/NAME[/VERSION] of a notebook, whose submission.csv Kaggle takes",
+    )
+    _add_submission(parser)
+
+
+def run_submit(args, echo: Echo, progress) -> int:
+    path = Path(args.source)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Pass its csv, for example {path}/submission.csv.")
+    if path.is_file() or path.suffix == ".csv":
+        return _check_and_submit(None, path, path, _find_data(args), args, echo)
+    run, data, client = kaggle.KernelRun.parse(args.source), _find_data(args), kaggle.sign_in(echo)
+    run = kaggle.resolve_version(client, run)
+    with tempfile.TemporaryDirectory(prefix="flowerkit-") as folder:
+        csv = kaggle.pull_outputs(client, run, folder, csv_only=True)
+        return _check_and_submit(client, csv, run, data, args, echo)
+
+
+def _check_and_submit(client, csv: Path, source, data, args, echo: Echo) -> int:
+    """Submit `source`, a csv or a run, if its csv is valid or --force is given."""
+    if _check(csv, data, echo, hint=False) and not args.force:
+        echo("not submitted. Correct it, or pass --force")
+        return 1
+    client = client or kaggle.sign_in(echo)
+    number = kaggle.submit(client, source, message=args.message)
+    echo(f"submission {number} is in; waiting for its score")
+    score = kaggle.wait_for_score(client, number)
+    echo(f"submission {number}: {f'public score {score}' if score else 'no score yet'}")
+    return 0
+
+
+def _check(csv: Path, data, echo: Echo, *, hint: bool = True) -> int:
+    problems = kaggle.check_csv(csv, data)
+    if problems:
+        echo(f"{csv}: {pluralize(len(problems), 'problem')}")
+        for problem in problems:
+            echo(f"  {problem}")
+        return 1
+    checked = "every id of the data once" if data else "its form; --data checks the ids"
+    echo(f"{csv}: valid ({checked})")
+    if hint:
+        echo(f"submit it with: flowerkit submit {shlex.quote(str(csv))}")
+    return 0
+
+
+# Shared -------------------------------------------------------------------------------------------
+
+
+def _add_root(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--root", type=Path, default=Path(), help="the checkout of flowerkit [this folder]"
+    )
+
+
+def _add_run(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "run", metavar="RUN", help="OWNER/NAME of a notebook, or OWNER/NAME/VERSION"
+    )
+
+
+def _add_require(parser: ArgumentParser) -> None:
+    parser.add_argument("--require", choices=("tpu", "gpu", "cpu"), help="refuse any other device")
+
+
+def _add_data(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        help="the folder of the data, whose ids the csv must have [only its form is checked]",
+    )
+
+
+def _add_submission(parser: ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument("--message", metavar="TEXT", help="the submission's name on Kaggle")
+    parser.add_argument("--force", action="store_true", help="submit a csv that fails its check")
+
+
+def _find_data(args):
     from flowerkit.sources.finder import find_data
 
     return find_data(args.data) if args.data else None
 
 
-def _find_wish(root: Path) -> str | None:
-    """The accelerator that the metadata asks for, and that the run must then have got."""
-    device = find_device(read_metadata(root))
-    return None if device == "cpu" else device
-
-
 @contextlib.contextmanager
-def _telling(client: Client, hint: str):
-    """How to go on, where the way to Kaggle fails or the user has seen enough."""
+def _explain(echo: Echo, hint: str | None = None) -> Iterator[None]:
+    """Show the details of an error, and how to go on where the run does."""
     try:
         yield
-    except RunFailed:  # it does not go on
+    except (KeyboardInterrupt, kaggle.KaggleError) as error:
+        for line in getattr(error, "details", ()):
+            echo(line)
+        if hint and not isinstance(error, kaggle.RunFailed):
+            echo(hint)
         raise
-    except (KeyboardInterrupt, KaggleError):
-        client.echo(hint)
-        raise
-
-
-def _watch(client: Client, kernel: str, require: str | None) -> None:
-    log = watch(client, kernel, require=require)
-    client.echo(f"{kernel} is done, on {log.device or 'a device that its log does not name'}")
-
-
-def _check_pulled(client: Client, csv: Path, data, args, *, submit: bool) -> int:
-    problems = _check(csv, data, client.echo)
-    if submit and (not problems or _is_forced(args, client.echo)):
-        return _submit(client, csv, args)
-    if not problems and not submit:
-        client.echo(f"submit it with: flowerkit submit {shlex.quote(str(csv))}")
-    return int(bool(problems))
-
-
-def _check(csv: Path, data, echo: Echo) -> list[str]:
-    problems = check_csv(csv, data)
-    if problems:
-        noun = "problem" if len(problems) == 1 else "problems"
-        echo("\n  ".join([f"{csv}: {len(problems):,} {noun}", *problems]))
-    else:
-        measure = "every id of the data once" if data is not None else "its form; ids need --data"
-        echo(f"{csv}: sound ({measure})")
-    return problems
-
-
-def _is_forced(args, echo: Echo) -> bool:
-    if args.even_if_unsound:
-        echo("submitting it all the same, as --force says")
-        return True
-    echo("not submitted. Mend it, or pass --force")
-    return False
-
-
-def _submit(client: Client, csv: Path, args) -> int:
-    return _report_score(client, submit_file(client, csv, message=args.message))
-
-
-def _submit_version(client: Client, kernel: str, args) -> int:
-    """What Kaggle would take is fetched and checked first."""
-    data = _find_measure(args)
-    owner, name, version = split_name(kernel)
-    kernel = f"{owner}/{name}"
-    newest = find_version(client, kernel)
-    version = args.version or version or newest
-    if not newest:
-        raise KaggleError(f"Kaggle knows no version of {kernel}. Check the name, or push it first.")
-    if version > newest:
-        raise KaggleError(f"{kernel} has no version {version}; the newest is {newest}.")
-    run = f"{kernel}/{version}"
-    refuse_unfinished(client, run)
-    client.echo(f"fetching the csv of {run}, to check it")
-    with tempfile.TemporaryDirectory(prefix="flowerkit-") as folder:
-        csv = find_csv(run, pull(client, run, folder, only=CSV))
-        if _check(csv, data, client.echo) and not _is_forced(args, client.echo):
-            return 1
-    return _report_score(client, submit_version(client, kernel, version, message=args.message))
-
-
-def _report_score(client: Client, number: int) -> int:
-    client.echo(f"submission {number} to {SLUG} is in; waiting for its score")
-    score = wait_for_score(client, number)
-    known = f"public score {score}" if score else f"no score yet; it will stand at {SUBMISSIONS}"
-    client.echo(f"submission {number}: {known}")
-    return 0
-
-
-_COMMANDS = {
-    "bundle": _run_bundle,
-    "push": _run_push,
-    "watch": _run_watch,
-    "pull": _run_pull,
-    "submit": _run_submit,
-}

@@ -6,9 +6,16 @@ from pathlib import Path
 
 from flowerkit import __version__
 from flowerkit.cli.beam import add_convert_beam_options
+from flowerkit.cli.kaggle import (
+    add_bundle_options,
+    add_pull_options,
+    add_push_options,
+    add_submit_options,
+    add_watch_options,
+)
 from flowerkit.cli.leaks import add_check_data_options
 from flowerkit.cli.models import add_classify_options, add_export_options, add_serve_options
-from flowerkit.cli.option_kinds import at_least_one, at_least_zero
+from flowerkit.cli.option_kinds import at_least_one
 from flowerkit.cli.photos import add_convert_options
 from flowerkit.cli.plan_options import add_plan_fields
 from flowerkit.cli.predict import add_predict_options
@@ -161,64 +168,6 @@ def _add_check(check: Parser) -> None:
     )
 
 
-def _add_bundle(bundle: Parser) -> None:
-    _add_root(bundle)
-    bundle.add_argument("--owner", metavar="OWNER", help="your Kaggle user name, into the metadata")
-    bundle.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; fail if the committed notebook is stale",
-    )
-
-
-def _add_push(push: Parser) -> None:
-    _add_root(push)
-    push.add_argument(
-        "--owner", metavar="OWNER", help="user name where the metadata has none [the credentials']"
-    )
-    push.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="for what the run makes [the next free runs/kaggle-N]",
-    )
-    push.add_argument("--no-watch", action="store_true", help="end when Kaggle has taken it")
-    push.add_argument("--submit", action="store_true", help="submit the csv if it is sound")
-    _add_require(push)
-    _add_submission(push)
-    _add_patience(push)
-
-
-def _add_watch(watch: Parser) -> None:
-    _add_kernel(watch)
-    _add_require(watch)
-    _add_patience(watch)
-
-
-def _add_pull(pull: Parser) -> None:
-    _add_kernel(pull)
-    pull.add_argument("out", type=Path, metavar="OUT", help="the folder for its outputs")
-    _add_measure(pull)
-    _add_patience(pull)
-
-
-def _add_submit(submit: Parser) -> None:
-    submit.add_argument(
-        "what",
-        type=Path,
-        metavar="CSV|KERNEL",
-        help="a csv file; or OWNER/NAME, whose submission.csv Kaggle takes",
-    )
-    submit.add_argument(
-        "--version",
-        type=at_least_one,
-        metavar="N",
-        help="which version of the notebook [the newest]",
-    )
-    _add_submission(submit)
-    _add_patience(submit)
-
-
 _COMMANDS = {
     "demo": (_add_demo, "draw flowers, train a small network, write a checked csv"),
     "doctor": (_add_doctor, "device, versions, data, weights, and what is missing"),
@@ -240,58 +189,12 @@ _COMMANDS = {
     "export": (add_export_options, "a run as ONNX, SavedModel, LiteRT or one .keras file"),
     "classify": (add_classify_options, "name what is on photos"),
     "serve": (add_serve_options, "a local page that names what is on a photo"),
-    "bundle": (_add_bundle, "write the notebook for Kaggle, with the package inside"),
-    "push": (_add_push, "push it, watch its run, fetch and check the csv"),
-    "watch": (_add_watch, "follow a run on Kaggle to its end"),
-    "pull": (_add_pull, "fetch what it made, check the csv"),
-    "submit": (_add_submit, "check and submit a csv, or that of a notebook's version"),
+    "bundle": (add_bundle_options, "write the notebook for Kaggle, with the package inside"),
+    "push": (add_push_options, "push it, watch its run, fetch and check the csv"),
+    "watch": (add_watch_options, "follow a run on Kaggle to its end"),
+    "pull": (add_pull_options, "fetch what it made, check the csv"),
+    "submit": (add_submit_options, "check and submit a csv, or that of a notebook's version"),
 }
-
-
-def _add_root(parser: Parser) -> None:
-    parser.add_argument(
-        "--root",
-        type=Path,
-        default=Path(),
-        metavar="FOLDER",
-        help="the checkout of flowerkit [the folder you are in]",
-    )
-
-
-def _add_kernel(parser: Parser) -> None:
-    parser.add_argument(
-        "kernel", metavar="KERNEL", help="OWNER/NAME of a notebook, or OWNER/NAME/VERSION"
-    )
-
-
-def _add_measure(parser: Parser) -> None:
-    parser.add_argument(
-        "--data",
-        help="the folder of the data, to check the csv's ids against [its form alone is checked]",
-    )
-
-
-def _add_submission(parser: Parser) -> None:
-    _add_measure(parser)
-    parser.add_argument("--message", metavar="TEXT", help="what the submission is called on Kaggle")
-    parser.add_argument("--force", action="store_true", help="submit a csv that fails its check")
-
-
-def _add_patience(parser: Parser) -> None:
-    group = parser.add_argument_group("patience")
-    for option, kind, value, metavar, help in (
-        ("--poll-seconds", at_least_zero, 20.0, "X", "between two looks at a run"),
-        (
-            "--retry-seconds",
-            at_least_zero,
-            2.0,
-            "X",
-            "before the second try; doubled before later ones",
-        ),
-        ("--tries", at_least_one, 6, "N", "of each question, on a bad connection"),
-    ):
-        help = f"{help} [{value:g}]"
-        group.add_argument(option, type=kind, default=value, metavar=metavar, help=help)
 
 
 def _add_debug(parser: Parser, *, default) -> None:

@@ -1,222 +1,213 @@
-"""The `kaggle` client, asked with patience: signed in, retried within bounds, its errors explained.
+"""The `kaggle` client with time limits, retries and errors that name a remedy.
 
-The client forgets time limits, takes its own exit status for success and prints credentials when
-VERBOSE is set. Here every question has a limit, a failure is an exception with a remedy, and what
-the client prints is dropped.
+The client waits without limit, exits with status 0 after an error, and prints credentials when VERBOSE
+is set. Here every request has a limit, a failure is a KaggleError, and what the client prints is
+dropped.
 """
 
 import base64
 import contextlib
 import importlib.metadata
 import io
+import logging
 import os
 import re
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
-from flowerkit.sources.competition import SLUG, has_kaggle_token
+from packaging.version import Version
 
-MIN_VERSION = (2, 2, 4)  # read and run; before it the live log or the version of a run is missing
-SETTINGS = "https://www.kaggle.com/settings"
+from flowerkit.sources.competition import SLUG
+
+MIN_VERSION = "2.2.5"  # an older one loses the version of a run and stores error pages as outputs
 RULES = f"https://www.kaggle.com/competitions/{SLUG}/rules"
-PASSING = (429, 500, 502, 503, 504)  # answers that may be better a moment later
 
 _TOKEN_REMEDY = (
-    f"Make a token at {SETTINGS} (API), then `export KAGGLE_API_TOKEN=...`, or save it as "
-    "~/.kaggle/access_token"
+    "Make a token at https://www.kaggle.com/settings (API), then `export KAGGLE_API_TOKEN=...`, or "
+    "save it as ~/.kaggle/access_token"
 )
-
-# A path in the place of an address has one slash fewer.
-_NAME = re.compile(
+_REMEDIES = {
+    401: f"The credentials may have expired. {_TOKEN_REMEDY}",
+    403: "Check the name and its owner: a private notebook must be yours, and the competition's rules "
+    f"accepted at {RULES}",
+    404: "Check the name at the end of the notebook's address, kaggle.com/code/OWNER/NAME",
+    429: "Kaggle limits the rate of requests. Wait some minutes, then try again",
+}
+_RETRIED = (429, 500, 502, 503, 504)
+# A request that changes something must not be repeated: it may have arrived, only its response be
+# lost. A log that is silent is read again when the run's status is known.
+_SENT_ONCE = re.compile(r"/(SaveKernel|CreateSubmission|CreateCodeSubmission|logs/stream/.*)$")
+# A path instead of an address has one slash fewer.
+_RUN = re.compile(
     r"(?:(?:https?:/{1,2})?(?:www\.)?kaggle\.com/code/)?([\w-]+)/([\w-]+)(?:/v?(\d{1,9}))?/?"
 )
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
 
 class KaggleError(RuntimeError):
-    """Kaggle, or the way to it, failed; the message says what to do. It holds no credentials."""
+    """Kaggle or the network failed; the message names a remedy and holds no credentials.
+
+    `details` are lines to show before it: problems of a checkout, or the end of a log.
+    """
+
+    def __init__(self, message: str, details: list[str] | None = None):
+        super().__init__(message)
+        self.details = details or []
 
 
 @dataclass(frozen=True)
-class RetryPolicy:
-    """How often Kaggle is asked, and how long for; seconds are real ones."""
+class KernelRun:
+    """A version of a notebook on Kaggle, or its newest one where `version` is None."""
 
-    poll_seconds: float = 20.0  # between two looks at a run
-    retry_seconds: float = 2.0  # before the second try; doubled before each later one
-    max_retry_seconds: float = 60.0
-    max_tries: int = 6
-    connect_seconds: float = 15.0
-    silence_seconds: float = 120.0  # the longest wait for the next byte of an answer
-    heartbeat_seconds: float = 300.0  # a run of which nothing new is heard is told again
-    num_score_polls: int = 15
+    owner: str
+    name: str
+    version: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From OWNER/NAME, OWNER/NAME/VERSION or the notebook's address; else ValueError.
+
+        >>> str(KernelRun.parse("https://www.kaggle.com/code/flora/petals/3"))
+        'flora/petals/3'
+        """
+        found = _RUN.fullmatch(text)
+        if not found:
+            raise ValueError(
+                f"{text!r} is no OWNER/NAME of a notebook. Take it from the end of the notebook's "
+                "address, kaggle.com/code/OWNER/NAME; a version may follow: OWNER/NAME/3."
+            )
+        return cls(found[1], found[2], int(found[3]) if found[3] else None)
+
+    @property
+    def kernel(self) -> str:
+        """OWNER/NAME."""
+        return f"{self.owner}/{self.name}"
+
+    @property
+    def url(self) -> str:
+        return f"https://www.kaggle.com/code/{self.kernel}"
+
+    def __str__(self) -> str:
+        return f"{self.kernel}/{self.version}" if self.version else self.kernel
 
 
-@dataclass
+@dataclass(frozen=True)
 class Client:
-    """A signed-in client. `ask` puts a question to Kaggle; `api` is the client's own KaggleApi."""
+    """A signed-in client: `api` is the kaggle package's KaggleApi, `echo` takes lines of progress."""
 
-    patience: RetryPolicy
+    api: Any
     echo: Callable[[str], None]
-    api: Any = None
-    _secrets: list[str] = field(default_factory=list, repr=False)
+    poll_seconds: float
 
     @property
     def username(self) -> str | None:
-        """The Kaggle user name that the credentials belong to, as far as the client knows it."""
+        """The Kaggle user name of the credentials, as far as the client knows it."""
         return self.api.config_values.get(self.api.CONFIG_NAME_USER)
 
-    def ask(
+    def call(
         self,
-        what: str,
-        question: Callable[[], Answer],
+        action: str,
+        request: Callable[[], Response],
         *,
-        arrived: Callable[[], Answer | None] | None = None,
-    ) -> Answer:
-        """What `question()` returns, tried again after failures that pass; `what` is told in errors.
+        find_result: Callable[[], Response | None] | None = None,
+    ) -> Response:
+        """What `request()` returns; `action` names it in errors. Raises KaggleError.
 
-        A question that changes something on Kaggle needs `arrived`: an answer may get lost though
-        the question arrived, and asked twice it would be done twice. It returns the answer that
-        was lost, or None. Raises KaggleError.
+        A request that changes something on Kaggle needs `find_result`: its response may get lost
+        although it arrived. It returns what the response would have held, or None.
         """
-        for attempt in range(1, self.patience.max_tries + 1):
-            try:
-                with hushed():
-                    return question()
-            except KaggleError:
-                raise
-            except Exception as cause:  # the client lets the errors of several libraries through
-                if not _is_passing(cause) or attempt == self.patience.max_tries:
-                    raise KaggleError(self.scrub(self._explain(what, cause, attempt))) from None
-                wait = self._find_wait(cause, attempt)
-                failure = self.scrub(f"{what}: {_describe(cause)}")
-                self.echo(f"{failure}; trying again in {wait:,.1f} s")
-            time.sleep(wait)
-            if arrived and (answer := self.ask(f"{what} (did it arrive?)", arrived)) is not None:
-                return answer
-        raise KaggleError(f"{what}: max_tries must be 1 or more")
+        try:
+            with hushed():
+                return request()
+        except KaggleError:
+            raise
+        except Exception as cause:  # the client passes on the errors of several libraries
+            if hasattr(cause.__context__, "response"):  # it takes a 401 for a wrong name
+                cause = cause.__context__
+            if find_result and _is_lost(cause) and (result := find_result()) is not None:
+                return result
+            raise KaggleError(self.scrub(f"{action}: {_describe(cause)}")) from None
 
     def scrub(self, text: str) -> str:
-        """The text without the credentials, should a server have repeated them."""
-        for secret in self._secrets:
+        """The text without the credentials, in case a server has repeated them."""
+        names = (self.api.CONFIG_NAME_KEY, self.api.CONFIG_NAME_TOKEN)
+        values = [self.api.config_values.get(name) for name in names]
+        values += [os.environ.get("KAGGLE_KEY"), os.environ.get("KAGGLE_API_TOKEN")]
+        secrets = {value.strip() for value in values if value and len(value.strip()) > 3}
+        secrets |= {base64.b64encode(f"{self.username}:{s}".encode()).decode() for s in secrets}
+        for secret in sorted(secrets, key=len, reverse=True):
             text = text.replace(secret, "[credentials]")
         return text
 
-    def learn_secrets(self) -> None:
-        """Remember what must never be shown."""
-        config = self.api.config_values
-        values = {
-            config.get(self.api.CONFIG_NAME_KEY),
-            config.get(self.api.CONFIG_NAME_TOKEN),
-            os.environ.get("KAGGLE_KEY"),
-            os.environ.get("KAGGLE_API_TOKEN"),
-        }
-        known = {value.strip() for value in values if value and len(value.strip()) > 3}
-        basic = {f"{self.username}:{value}".encode() for value in known}
-        known |= {base64.b64encode(pair).decode() for pair in basic}
-        self._secrets = sorted(known, key=len, reverse=True)
-
-    def _find_wait(self, cause: Exception, attempt: int) -> float:
-        grown = self.patience.retry_seconds * 2 ** (attempt - 1)
-        headers = getattr(getattr(cause, "response", None), "headers", None) or {}
-        with contextlib.suppress(ValueError):  # it may be a date
-            grown = max(grown, float(headers.get("Retry-After", 0)))
-        return min(grown, self.patience.max_retry_seconds)
-
-    def _explain(self, what: str, cause: Exception, tries: int) -> str:
-        status, reason = _find_status(cause), _describe(cause)
-        if status == 401:
-            return (
-                f"{what}: Kaggle does not accept the credentials, which may have expired "
-                f"({reason}). {_TOKEN_REMEDY}."
-            )
-        if status == 403:
-            return (
-                f"{what}: not allowed to {self.username or 'this user'} ({reason}). Check the name "
-                f"and its owner; a private notebook must be yours, and the rules accepted at {RULES}."
-            )
-        if status == 404:
-            return (
-                f"{what}: Kaggle does not know it ({reason}). Check the name; it stands at the end of "
-                "the notebook's address, kaggle.com/code/OWNER/NAME."
-            )
-        if status == 429:
-            limited = f"{what}: Kaggle's rate limit, in {tries} tries ({reason})"
-            return f"{limited}. Wait some minutes, then go on."
-        if status in PASSING:
-            return f"{what}: trouble at Kaggle, in {tries} tries ({reason}). Try again later."
-        if _is_passing(cause):
-            return (
-                f"{what}: no answer from Kaggle in {tries} tries ({reason}). Check the network, then "
-                "try again; a run that was pushed goes on meanwhile."
-            )
-        if status:
-            return (
-                f"{what}: Kaggle refuses it ({reason}). If that does not say what to mend, "
-                "update the client: `pip install --upgrade kaggle six`."
-            )
-        return f"{what}: {reason}"
-
 
 def sign_in(
-    patience: RetryPolicy | None = None, echo: Callable[[str], None] = lambda line: None
+    echo: Callable[[str], None] = lambda line: None,
+    *,
+    poll_seconds: float = 20.0,
+    backoff_seconds: float = 2.0,
+    timeout_seconds: tuple[float, float] = (15.0, 120.0),
 ) -> Client:
-    """A client with the credentials that are saved here; `tell` is called with lines of progress.
+    """A client with the credentials that are saved here.
 
-    Raises KaggleError if the client is missing, too old or broken, if there are no credentials, or
-    if Kaggle refuses them.
+    `poll_seconds` lie between two looks at a run; a failed request is tried six times, with pauses
+    that grow from `backoff_seconds`; `timeout_seconds` limit the connection and each silence. Raises
+    KaggleError if the client is missing, too old or broken, or if Kaggle accepts no credentials.
     """
     _check_version()
-    has_kaggle_token()  # in a Colab notebook this fetches it
-    client = Client(patience or RetryPolicy(), echo)
-    client.api = _make_api(client.patience)
-    client.learn_secrets()  # an error while signing in may repeat them
-    client.ask("signing in", lambda: _authenticate(client.api))
-    client.learn_secrets()
+    client = Client(
+        _build_api(_build_adapter(backoff_seconds, timeout_seconds)), echo, poll_seconds
+    )
+    client.call("signing in", lambda: _authenticate(client.api))
     return client
 
 
-def split_name(kernel: str) -> tuple[str, str, int | None]:
-    """Owner, name and version of OWNER/NAME or OWNER/NAME/VERSION; else ValueError.
-
-    The whole address, as a browser shows it, will do.
-
-    >>> split_name("flora/petals/3")
-    ('flora', 'petals', 3)
-    >>> split_name("https://www.kaggle.com/code/flora/petals")
-    ('flora', 'petals', None)
-    """
-    found = _NAME.fullmatch(kernel)
-    if not found:
-        raise ValueError(
-            f"{kernel!r} is no OWNER/NAME of a notebook. It stands at the end of the notebook's "
-            "address, kaggle.com/code/OWNER/NAME; a version may follow: OWNER/NAME/3."
-        )
-    return found[1], found[2], int(found[3]) if found[3] else None
-
-
 @contextlib.contextmanager
-def hushed():
-    """Drop what the client prints: it speaks to people at its own command line."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
+def hushed() -> Iterator[None]:
+    """Drop what the client prints and urllib3 logs: both may show signed addresses."""
+    log = logging.getLogger("urllib3.connectionpool")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _check_version() -> None:
-    wanted = ".".join(map(str, MIN_VERSION))
-    remedy = f"Run `pip install 'kaggle>={wanted}' six`."
+    remedy = f"Run `pip install 'kaggle>={MIN_VERSION}' six`."
     try:
         version = importlib.metadata.version("kaggle")
     except importlib.metadata.PackageNotFoundError:
         raise KaggleError(f"the kaggle client is not installed. {remedy}") from None
-    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
-    if numbers < MIN_VERSION:
-        raise KaggleError(f"the kaggle client is too old ({version}, wanted {wanted}). {remedy}")
+    if Version(version) < Version(MIN_VERSION):
+        raise KaggleError(f"the kaggle client is too old: {version}. {remedy}")
 
 
-def _make_api(patience: RetryPolicy):
+def _build_adapter(backoff_seconds: float, timeout_seconds: tuple[float, float]):
+    from requests.adapters import HTTPAdapter
+    from urllib3.util import Retry
+
+    retry = Retry(
+        5,
+        allowed_methods=None,  # Kaggle's API reads by POST
+        status_forcelist=_RETRIED,
+        backoff_factor=backoff_seconds,
+        raise_on_status=False,  # the client explains the last response
+        respect_retry_after_header=False,  # it may ask for hours
+    )
+
+    class Adapter(HTTPAdapter):
+        def send(self, request, stream=False, timeout=None, **options):
+            self.max_retries = Retry(0) if _SENT_ONCE.search(request.url) else retry
+            return super().send(request, stream, timeout or timeout_seconds, **options)
+
+    return Adapter()
+
+
+def _build_api(adapter):
     try:
         with hushed():
             from kaggle.api.kaggle_api_extended import KaggleApi
@@ -225,76 +216,55 @@ def _make_api(patience: RetryPolicy):
             f"the kaggle client does not start ({error}). Run `pip install --upgrade kaggle six`."
         ) from None
 
-    class PatientApi(KaggleApi):
+    class Api(KaggleApi):
         # With VERBOSE in the environment it would print the header with the credentials.
         args = [word for word in KaggleApi.args if word != "--verbose"]
 
         def build_kaggle_client(self):
-            return _limit_time(super().build_kaggle_client(), patience)
+            kaggle = super().build_kaggle_client()
+            http = kaggle.http_client()
+            http._init_session()
+            for scheme in ("http://", "https://"):
+                http._session.mount(scheme, adapter)
+            return kaggle
 
-    return PatientApi()
-
-
-def _limit_time(kaggle, patience: RetryPolicy):
-    """The client's session waits for ever where the other side has gone silently; ours does not."""
-    from requests.adapters import HTTPAdapter
-
-    class Adapter(HTTPAdapter):
-        def send(self, request, stream=False, timeout=None, **options):
-            limits = timeout or (patience.connect_seconds, patience.silence_seconds)
-            return super().send(request, stream=stream, timeout=limits, **options)
-
-    http = kaggle.http_client()
-    http._init_session()
-    for scheme in ("http://", "https://"):
-        http._session.mount(scheme, Adapter())
-    return kaggle
+    return Api()
 
 
 def _authenticate(api) -> None:
     try:
         api.authenticate()
-    except Exception:
-        raise
-    except BaseException as error:  # without credentials the client exits the process
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise KaggleError(f"{_find_lack()}. {_TOKEN_REMEDY}.") from None
+    except SystemExit:  # the client exits where it finds nothing that Kaggle accepts
+        raise KaggleError(
+            "no Kaggle credentials here (KAGGLE_API_TOKEN, KAGGLE_USERNAME with KAGGLE_KEY, or a file "
+            f"in ~/.kaggle), or they have expired. {_TOKEN_REMEDY}."
+        ) from None
 
 
-def _find_lack() -> str:
-    """Why the client found nothing to sign in with."""
-    if has_kaggle_token():
-        return "Kaggle does not accept the credentials that are saved here; they may have expired"
-    pair = ("KAGGLE_USERNAME", "KAGGLE_KEY")
-    lacking = [name for name in pair if not os.environ.get(name)]
-    if len(lacking) == 1:
-        there = next(name for name in pair if name not in lacking)
-        return f"no Kaggle credentials here: {there} is set, {lacking[0]} is not"
-    return "no Kaggle credentials here"
+def _is_lost(cause: Exception) -> bool:
+    """Whether a request may have arrived all the same."""
+    from requests.exceptions import ChunkedEncodingError, ConnectionError, Timeout
+
+    lost = isinstance(cause, (ConnectionError, Timeout, ChunkedEncodingError))
+    return lost or _find_status(cause) >= 500
 
 
-def _find_status(error: BaseException | None) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+def _find_status(cause: Exception) -> int:
+    return getattr(getattr(cause, "response", None), "status_code", 0)
 
 
-def _is_passing(error: Exception) -> bool:
-    import requests
-
-    dropped = (
-        requests.exceptions.ConnectionError,
-        requests.exceptions.Timeout,
-        requests.exceptions.ChunkedEncodingError,
-    )
-    return isinstance(error, dropped) or _find_status(error) in PASSING
-
-
-def _describe(error: Exception) -> str:
-    """One line without addresses, for those of files are signed."""
-    status, text = _find_status(error), " ".join(str(error).split())
+def _describe(cause: Exception) -> str:
+    """Reason and remedy on one line, without addresses, because those of files are signed."""
+    status, text = _find_status(cause), " ".join(str(cause).split())
     if status:
         text = text.split(" for url")[0].removeprefix(f"{status} ")
-        return f"{status}: {text}"[:300]
-    if _is_passing(error):
-        return "the connection failed or was dropped"
-    return text[:300] or type(error).__name__
+        remedy = "If the reason does not help, run `pip install --upgrade kaggle six`"
+        if status >= 500:
+            remedy = "Kaggle has trouble. Try again later"
+        return f"{status}: {text[:300]}. {_REMEDIES.get(status, remedy)}."
+    if _is_lost(cause):
+        return (
+            "no response from Kaggle, the connection failed or broke. Check the network, then try "
+            "again; a run that was pushed goes on meanwhile."
+        )
+    return text[:300] or type(cause).__name__

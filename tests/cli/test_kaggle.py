@@ -1,126 +1,170 @@
-"""The commands around the round trip; test_round_trip.py and its neighbours run the others."""
+"""The Kaggle commands, by the real `kaggle` client, against a small Kaggle on loopback."""
 
 import json
 
 import pytest
-from fake_kaggle import KERNEL, SOUND
+from fake_kaggle import DEVICE, KERNEL, KEY, NAME, VALID_CSV, refuse
 
-from flowerkit.kaggle.metadata import BUNDLE, METADATA, SOURCE
+from flowerkit.kaggle import push
+from flowerkit.kaggle.bundle import BUNDLE
+from flowerkit.kaggle.metadata import METADATA
 
 
-def test_bundle_writes_what_push_takes_and_tells_when_it_is_stale(command, fake, mine):
-    status, said, _ = command("bundle", "--root", mine, "--owner", "flora")
+def interrupt(seconds):
+    raise KeyboardInterrupt
+
+
+def test_bundle_writes_what_push_takes_and_reports_when_it_is_stale(command, fake, checkout):
+    status, out, _ = command("bundle", "--root", checkout)
     assert status == 0
-    assert f"wrote {mine / BUNDLE} (" in said
-    assert said.endswith(
-        "ready: push it with `flowerkit push`, or with the plain client, `kaggle kernels push`\n"
-    )
-    assert json.loads((mine / METADATA).read_text())["id"] == KERNEL
-    assert command("bundle", "--root", mine, "--check") == (
-        0,
-        f"{mine / BUNDLE} is in step with flowerkit/ and {SOURCE}\n",
-        "",
-    )
-    with (mine / "flowerkit" / "plan.py").open("a") as file:
-        file.write("# newer\n")
-    status, said, _ = command("bundle", "--root", mine, "--check")
+    assert f"wrote {checkout / BUNDLE} (" in out
+    assert "before a push: the owner in id 'INSERT_OWNER_HERE/" in out
+    assert "`flowerkit push`" in command("bundle", "--root", checkout, "--owner", "flora")[1]
+    assert json.loads((checkout / METADATA).read_text())["id"] == KERNEL
+    assert command("bundle", "--root", checkout, "--check")[0] == 0
+    (checkout / "flowerkit/__init__.py").write_text("# newer\n")
+    status, out, _ = command("bundle", "--root", checkout, "--check")
     assert status == 1
-    assert "stale" in said
+    assert "stale" in out
     assert fake.calls == []
 
 
-def test_bundle_needs_no_framework_and_not_even_the_client(command, fake, mine):
-    code = (
-        "import sys\n"
-        "from flowerkit.__main__ import main\n"
-        f"main(['bundle', '--root', {str(mine)!r}])\n"
-        "print({'tensorflow', 'keras', 'jax', 'numpy', 'kaggle', 'requests'} & set(sys.modules))\n"
+def test_one_command_leads_from_the_checkout_to_a_score(
+    command, fake, checkout, five_images, tmp_path
+):
+    out = tmp_path / "results"
+    status, text, err = command(
+        "push", "--root", checkout, "--data", five_images, "--out", out, "--submit"
     )
-    status, said, _ = command("-c", code)
-    assert status == 0
-    assert said.endswith("set()\n")
-    assert "before a push: the owner in id 'INSERT_OWNER_HERE/" in said
+    assert (status, err) == (0, "")
+    assert text.splitlines() == [
+        f"pushed {KERNEL}/1: https://www.kaggle.com/code/{KERNEL}",
+        f"{KERNEL}/1: queued",
+        f"{KERNEL}/1: running",
+        "  flowerkit 0.1.0",
+        f"  {DEVICE}",
+        "  epoch 1/2",
+        "  epoch 2/2",
+        f"{KERNEL}/1: complete",
+        f"{KERNEL}/1 is done, on {DEVICE}",
+        f"  {out}/history.csv (6 bytes)",
+        f"  {out}/{NAME}.log (93 bytes)",
+        f"  {out}/run/plan.json (2 bytes)",
+        f"  {out}/submission.csv (69 bytes)",
+        f"{out}/submission.csv: valid (every id of the data once)",
+        "submission 41 is in; waiting for its score",
+        "submission 41: public score 0.97",
+    ]
+    assert fake.uploads == [VALID_CSV]
 
 
-INTERRUPTED = """
-import signal, sys, time
-from flowerkit.__main__ import main
-# A shell's background job ignores SIGINT, and hands that down.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-time.sleep = lambda seconds: signal.raise_signal(signal.SIGINT)
-sys.exit(main([*sys.argv[1:], "--poll-seconds", "30"]))
-"""
+def test_a_push_for_a_gpu_must_get_one(command, fake, checkout):
+    gpu = {"enable_tpu": False, "enable_gpu": True, "machine_shape": "NvidiaTeslaT4"}
+    metadata = json.loads((checkout / METADATA).read_text())
+    (checkout / METADATA).write_text(json.dumps(metadata | gpu))
+    status, out, err = command("push", "--root", checkout)
+    assert status == 1
+    assert "ran on a TPU, not the required GPU" in err
+    assert "the last lines of its log:" in out
+    assert "the run goes on" not in out
 
 
 @pytest.mark.parametrize("options", [(), ("--require", "tpu")])
-def test_ctrl_c_in_watch_tells_how_to_go_on(command, fake, options):
-    status, said, err = command("-c", INTERRUPTED, "watch", KERNEL, *options)
+def test_ctrl_c_in_watch_tells_how_to_go_on(command, fake, monkeypatch, options):
+    monkeypatch.setattr(push.time, "sleep", interrupt)
+    status, out, err = command("watch", KERNEL, *options)
     assert (status, err) == (1, "flowerkit: interrupted\n")
-    hint = " ".join(["flowerkit watch", KERNEL, *options])
-    assert said.endswith(f"the run goes on; follow it with: {hint}\n")
-    assert hint.split()[1:] == ["watch", KERNEL, *options]
+    assert out.endswith(f"flowerkit watch {' '.join([KERNEL, *options])}\n")
 
 
-def test_ctrl_c_in_push_tells_how_to_go_on(command, fake, checkout):
-    status, said, err = command("-c", INTERRUPTED, "push", "--root", checkout)
-    assert (status, err) == (1, "flowerkit: interrupted\n")
-    hint = f"the run goes on; follow it with: flowerkit watch {KERNEL}/1 --require tpu\n"
-    assert said.endswith(hint)
-
-
-def test_a_way_that_fails_after_the_push_tells_how_to_go_on(command, fake, checkout, tmp_path):
-    fake.faults["GetKernelSessionStatus"] = ["drop"] * 3
-    status, said, _ = command("push", "--root", checkout)
+def test_a_failure_after_the_push_tells_how_to_go_on(command, fake, checkout, tmp_path):
+    fake.faults["GetKernelSessionStatus"] = ["drop"] * 6
+    status, out, _ = command("push", "--root", checkout)
     assert status == 1
-    assert said.endswith(f"follow it with: flowerkit watch {KERNEL}/1 --require tpu\n")
-    fake.faults["file"] = ["drop"] * 3
-    out = tmp_path / "my results"
-    status, said, err = command("push", "--root", checkout, "--out", out)
+    assert out.endswith(f"follow it with: flowerkit watch {KERNEL}/1 --require tpu\n")
+    fake.faults["file"] = [404]
+    status, out, err = command("push", "--root", checkout, "--out", tmp_path / "my results")
     assert status == 1
-    assert said.endswith(f"fetch it with: flowerkit pull {KERNEL}/2 '{out}'\n")
-    assert "fetching history.csv: no answer from Kaggle in 3 tries" in err
+    assert out.endswith(f"fetch it with: flowerkit pull {KERNEL}/2 '{tmp_path}/my results'\n")
+    assert "fetching the outputs" in err
 
 
-def test_a_slip_in_an_option_is_known_before_the_push(command, fake, checkout, tmp_path):
-    status, _, err = command("push", "--root", checkout, "--data", tmp_path / "dta")
+def test_lint_s_problems_are_listed_and_nothing_is_pushed(command, fake, checkout):
+    (checkout / "flowerkit/__init__.py").write_text("# newer\n")
+    status, out, err = command("push", "--root", checkout)
     assert status == 1
-    assert err.startswith(f"flowerkit: no folder {tmp_path}/dta. Pass the folder that holds")
+    assert "stale" in out
+    assert err == "flowerkit: nothing was pushed: 1 problem\n"
+    assert fake.calls == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["push", "--root", "checkout", "--data", "dta"], "no folder dta"),
+        (["push", "--root", "checkout", "--out", "file/run"], "Pass another folder"),
+        (["push"], "--root FOLDER"),
+        (["bundle", "--check"], "--root FOLDER"),
+        (["submit", "checkout"], "Pass its csv"),
+        (["submit", "no-such-thing"], "OWNER/NAME"),
+        (["watch", "no-such-thing"], "OWNER/NAME"),
+    ],
+)
+def test_a_slip_in_the_arguments_is_reported_before_anything_is_sent(
+    command, fake, checkout, tmp_path, arguments, message
+):
     (tmp_path / "file").touch()
-    status, _, err = command("push", "--root", checkout, "--out", tmp_path / "file" / "run")
+    status, _, err = command(*arguments)
     assert status == 1
-    assert err == (
-        f"flowerkit: {tmp_path}/file/run cannot hold the outputs: {tmp_path}/file is no folder that "
-        "you may write into. Pass another one.\n"
-    )
+    assert message in err
     assert fake.calls == []
 
 
-def test_outside_a_checkout_the_commands_say_so(command, fake, tmp_path):
-    for words in (["bundle"], ["bundle", "--check"], ["push"]):
-        status, _, err = command(*words)
-        assert status == 1
-        assert err.startswith(f"flowerkit: {tmp_path} is no checkout of flowerkit: it has no")
-    assert fake.calls == []
+def test_pull_fetches_checks_and_tells_how_to_submit(command, fake, five_images, tmp_path):
+    fake.statuses = ["COMPLETE"]
+    status, out, _ = command("pull", KERNEL, tmp_path / "out", "--data", five_images)
+    assert status == 0
+    assert out.endswith(f"submit it with: flowerkit submit {tmp_path}/out/submission.csv\n")
+    status, out, _ = command("pull", KERNEL, tmp_path / "out")
+    assert status == 1  # five rows are not the competition's
+    assert "5 rows" in out
 
 
-def test_a_folder_is_no_csv_and_no_notebook(command, fake, tmp_path):
-    (tmp_path / "runs" / "kaggle-1").mkdir(parents=True)
-    status, _, err = command("submit", "runs/kaggle-1")
+def test_an_invalid_csv_is_submitted_only_with_force(command, fake, five_images, tmp_path):
+    csv = tmp_path / "submission.csv"
+    csv.write_bytes(VALID_CSV + b"foreign,1\n")
+    status, out, _ = command("submit", csv, "--data", five_images)
     assert status == 1
-    assert err == (
-        "flowerkit: runs/kaggle-1 is a folder. Pass a csv file, or OWNER/NAME of a notebook.\n"
-    )
-    (tmp_path / "runs" / "kaggle-1" / "submission.csv").write_bytes(SOUND)
-    err = command("submit", "runs/kaggle-1")[2]
-    assert err.endswith("is a folder. Pass its csv: runs/kaggle-1/submission.csv.\n")
+    assert "'foreign'" in out
+    assert out.endswith("--force\n")
     assert fake.calls == []
+    status, out, _ = command("submit", csv, "--data", five_images, "--force")
+    assert status == 0
+    assert len(fake.submissions) == 1
 
 
-def test_a_version_goes_with_a_notebook_not_with_a_file(command, fake):
-    status, _, err = command("submit", "a.csv", "--version", "3")
-    assert status == 1
-    assert "--version 3 is of a notebook, a.csv is a file." in err
-    status, _, err = command("submit", "no-such-thing")
-    assert status == 1
-    assert "'no-such-thing' is no OWNER/NAME of a notebook" in err
-    assert fake.calls == []
+def test_a_version_of_a_notebook_is_checked_and_submitted(command, fake, five_images):
+    fake.version, fake.statuses = 7, ["COMPLETE"]
+    status, out, _ = command("submit", f"{KERNEL}/6", "--data", five_images)
+    assert status == 0
+    assert out.endswith("submission 41: public score 0.97\n")
+    assert "CreateCodeSubmission" in fake.calls
+    assert fake.calls.count("file") == 1  # the csv alone, not a model of a hundred megabytes
+    assert set(fake.versions_asked) == {"v6"}
+    fake.outputs["submission.csv"] = VALID_CSV.replace(b",3", b",4")
+    assert command("submit", KERNEL, "--data", five_images)[0] == 1
+    assert set(fake.versions_asked) == {"v6", "v7"}  # the newest, by its number
+    assert len(fake.submissions) == 1
+
+
+def test_credentials_stay_hidden_with_debug_and_in_a_log_that_repeats_them(
+    command, fake, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("VERBOSE", "1")
+    fake.log = [f"{DEVICE}\n", f"the key is {KEY}\n"]
+    fake.faults["GetKernelSessionStatus"] = [lambda handler: handler._send(500, refuse(500, KEY))]
+    assert "  the key is [credentials]" in command("watch", KERNEL)[1]
+    command("pull", KERNEL, tmp_path / "out")
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]

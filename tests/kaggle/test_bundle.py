@@ -1,159 +1,192 @@
-"""The pushed notebook: same files, same bytes; and stale is seen."""
+"""The pushed notebook: the same files give the same lines, staleness is seen, and it runs where only it
+arrives.
+"""
 
+import ast
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
 
 import nbformat
 import pytest
-from bundled import ROOT, build, find_held, read_cell
+from packaging.requirements import Requirement
 
 import flowerkit
-from flowerkit.kaggle.bundle import BUNDLE, SOURCE, build_bundle, check_bundle
+from flowerkit.kaggle.bundle import (
+    BUNDLE,
+    LEFT_OUT,
+    SOURCE,
+    TENSORFLOW_CPU,
+    build_bundle,
+    check_bundle,
+)
 from flowerkit.kaggle.metadata import write_bundle
+from flowerkit.sources import competition
+from flowerkit.sources.finder import find_data, find_test_ids
+from flowerkit.sources.synthetic import draw_competition
+from flowerkit.submission import check_submission
 
-COMMITTED = ROOT / BUNDLE
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def fresh_checkout(tmp_path_factory):
-    """A copy of what a bundle is made of, with a fresh bundle; packing it takes a second."""
-    root = tmp_path_factory.mktemp("fresh") / "checkout"
-    shutil.copytree(ROOT / "flowerkit", root / "flowerkit", ignore=shutil.ignore_patterns("__*__"))
-    shutil.copy(ROOT / "flowerkit/__init__.py", root / "flowerkit")
-    shutil.copy(ROOT / "LICENSE", root)
+@pytest.fixture
+def checkout(tmp_path):
+    """A small checkout: a package with a folder, a template and what stays at home; freshly bundled."""
+    root = tmp_path / "checkout"
+    for name, text in {
+        "flowerkit/__init__.py": '__version__ = "0.1.0"\n',
+        "flowerkit/plots/rates.py": "LINE = 1\nCOLOUR = 2\n",
+        "flowerkit/reports/templates/report.html.j2": "<h1>{{ title }}</h1>\n",
+        "flowerkit/cli/kaggle.py": "",
+        "flowerkit/__main__.py": "",
+        "LICENSE": "Apache\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
     (root / SOURCE).parent.mkdir()
     shutil.copy(ROOT / SOURCE, root / SOURCE)
     write_bundle(root)
     return root
 
 
-@pytest.fixture
-def checkout(fresh_checkout, tmp_path):
-    """A checkout of the test's own."""
-    return shutil.copytree(fresh_checkout, tmp_path / "checkout")
+def read_cell(bundle):
+    """The source of the cell that holds the package."""
+    return next("".join(cell["source"]) for cell in bundle["cells"] if cell["id"] == "package")
 
 
-def problems(root):
-    return [str(problem) for problem in check_bundle(root)]
+def find_packed(bundle):
+    """The names of the files in a bundle."""
+    return set(re.findall(r'^"([^"]+)": "', read_cell(bundle), re.MULTILINE))
 
 
-def test_the_same_files_give_the_same_bytes_whatever_their_dates_and_permissions(checkout):
-    first = build(checkout)
-    for number, path in enumerate(sorted(checkout.rglob("*.py"))):
-        os.utime(path, (10**9 + number, 10**9 + number))
-        path.chmod(0o700)
-    (checkout / "flowerkit/__pycache__").mkdir()
-    (checkout / "flowerkit/__pycache__/plan.cpython-311.pyc").write_bytes(b"\0")
-    assert build(checkout) == first
+@pytest.fixture(scope="module")
+def bundle():
+    return build_bundle(ROOT)
 
 
-def test_line_ends_that_git_changed_on_windows_change_nothing(checkout):
-    first = build(checkout)
-    path = checkout / "flowerkit/plan.py"
-    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    assert build(checkout) == first
+# What it holds ------------------------------------------------------------------------------------
 
 
-def test_the_bundle_is_notebook_01_stripped_with_two_cells_more(checkout):
-    bundle = build_bundle(notebook=checkout / SOURCE, package=checkout / "flowerkit")
+def test_the_bundle_is_notebook_01_stripped_with_two_more_cells(bundle):
     nbformat.validate(nbformat.from_dict(bundle))
-    source = json.loads((checkout / SOURCE).read_text(encoding="utf-8"))
+    source = json.loads((ROOT / SOURCE).read_text(encoding="utf-8"))
     ids = [cell["id"] for cell in source["cells"]]
     assert [cell["id"] for cell in bundle["cells"]] == [ids[0], "package-why", "package", *ids[1:]]
     assert [c["source"] for c in bundle["cells"][3:]] == [c["source"] for c in source["cells"][1:]]
     code = [cell for cell in bundle["cells"] if cell["cell_type"] == "code"]
     assert [cell for cell in code if cell["execution_count"] or cell["outputs"]] == []
-    assert bundle["metadata"] == source["metadata"]
-    assert max(map(len, read_cell(bundle).splitlines())) <= 110
 
 
-def test_the_committed_bundle_is_in_step_and_under_300_kb():
-    assert problems(ROOT) == []
-    sent = json.loads(COMMITTED.read_text(encoding="utf-8"))
-    for cell in sent["cells"]:
-        cell["source"] = "".join(cell["source"])
-    assert len(json.dumps(sent)) < 300_000  # what the client sends
-    assert COMMITTED.stat().st_size < 300_000
+def test_a_checkout_packs_its_modules_and_templates_and_leaves_the_command_line_at_home(checkout):
+    assert find_packed(build_bundle(checkout)) == {
+        "flowerkit/__init__.py",
+        "flowerkit/plots/rates.py",
+        "flowerkit/reports/templates/report.html.j2",
+        "LICENSE",
+    }
 
 
-LEFT_AT_HOME = {
-    "__main__.py",
-    "options.py",
-    "bundle.py",
-    "kernel.py",
-    "kaggle_client.py",
-    "doctor.py",
-}
+def test_what_the_bundled_modules_import_is_bundled_too(bundle):
+    assert all((ROOT / "flowerkit" / name).exists() for name in LEFT_OUT)
+    packed = find_packed(bundle)
+    modules = {name[:-3].replace("/", ".").removesuffix(".__init__") for name in packed}
+    known = {
+        path.relative_to(ROOT).as_posix()[:-3].replace("/", ".").removesuffix(".__init__")
+        for path in (ROOT / "flowerkit").rglob("*.py")
+    }
+    assert {f"flowerkit.{home}" for home in flowerkit._HOMES.values()} - modules == set()
+    for name in filter(lambda name: name.endswith(".py"), packed):
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+            imported = set()
+            if isinstance(node, ast.ImportFrom):
+                imported = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                imported = {alias.name for alias in node.names}
+            assert (imported & known) - modules == set(), name
 
 
-def test_all_that_python_is_offered_goes_along_and_the_command_line_stays_at_home():
-    held = find_held(ROOT)
-    assert {f"{room}.py" for room in flowerkit._HOME.values()} | {"__init__.py", "LICENSE"} <= held
-    assert {"plots.py", "report.py"} <= held  # what notebook 01 imports
-    assert not LEFT_AT_HOME & held
+def test_a_pushed_bundle_is_under_300_kb(bundle):
+    cells = [cell | {"source": "".join(cell["source"])} for cell in bundle["cells"]]
+    num_bytes = len(json.dumps(bundle | {"cells": cells}))  # what the client sends
+    assert num_bytes < 300_000
 
 
-def test_what_the_notebook_imports_besides_goes_along(checkout):
-    source = json.loads((checkout / SOURCE).read_text(encoding="utf-8"))
-    assert "doctor.py" not in find_held(checkout)
-    source["cells"][2]["source"] = ["%pip list\n", "from flowerkit import doctor\n"]
-    (checkout / SOURCE).write_text(json.dumps(source), encoding="utf-8")
-    write_bundle(checkout)
-    assert "doctor.py" in find_held(checkout)
+# In step ------------------------------------------------------------------------------------------
 
 
-def test_a_change_of_a_file_that_goes_along_makes_the_bundle_stale(checkout):
-    assert problems(checkout) == []
-    held = find_held(checkout)
-    for path in sorted((checkout / "flowerkit").glob("*.py"))[::16]:
-        before = path.read_text(encoding="utf-8")
-        path.write_text(before + "# changed\n", encoding="utf-8")
-        stale = f"{BUNDLE} is stale: flowerkit/{path.name} changed since. Run `flowerkit bundle`."
-        assert problems(checkout) == [stale] * (path.name in held)
-        path.write_text(before, encoding="utf-8")
+def test_the_committed_bundle_is_in_step():
+    assert check_bundle(ROOT) == []
 
 
-def test_a_new_a_lost_and_a_changed_file_make_the_bundle_stale(checkout):
-    (checkout / "flowerkit/augment.py").unlink()
-    (checkout / "flowerkit/zinnia.py").write_text("", encoding="utf-8")
-    with (checkout / "flowerkit/files.py").open("a", encoding="utf-8") as file:
-        file.write("import flowerkit.zinnia\n")
-    (checkout / "LICENSE").write_text("all yours", encoding="utf-8")
-    assert problems(checkout) == [
-        f"{BUNDLE} is stale: flowerkit/LICENSE and 3 more changed since. Run `flowerkit bundle`."
+def test_the_same_files_give_the_same_notebook_whatever_their_dates_and_line_ends(checkout):
+    first = build_bundle(checkout)
+    for path in checkout.rglob("*.py"):
+        os.utime(path, (10**9, 10**9))
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))  # as git does on Windows
+    (checkout / "flowerkit/__pycache__").mkdir()
+    (checkout / "flowerkit/__pycache__/lazy.cpython-311.pyc").write_bytes(b"\0")
+    assert build_bundle(checkout) == first
+
+
+def test_a_changed_module_is_one_changed_line(checkout):
+    before = (checkout / BUNDLE).read_text(encoding="utf-8").splitlines()
+    (checkout / "flowerkit/plots/rates.py").write_text("LINE = 2\n", encoding="utf-8")
+    assert check_bundle(checkout) == [
+        f"{BUNDLE} is stale: flowerkit/plots/rates.py changed since. Run `flowerkit bundle`."
     ]
     write_bundle(checkout)
-    assert problems(checkout) == []
+    assert check_bundle(checkout) == []
+    after = (checkout / BUNDLE).read_text(encoding="utf-8").splitlines()
+    changed = [line for line, old in zip(after, before, strict=True) if line != old]
+    assert len(changed) == 1
+    assert "flowerkit/plots/rates.py" in changed[0]
+
+
+def test_new_and_lost_files_make_the_bundle_stale_and_those_at_home_do_not(checkout):
+    (checkout / "flowerkit/cli/new.py").touch()
+    (checkout / "flowerkit/__main__.py").write_text("print()\n", encoding="utf-8")
+    assert check_bundle(checkout) == []
+    (checkout / "flowerkit/plots/rates.py").unlink()
+    (checkout / "flowerkit/plots/zinnia.py").touch()
+    assert "flowerkit/plots/rates.py and 1 more" in check_bundle(checkout)[0]
 
 
 def test_a_change_of_notebook_01_makes_the_bundle_stale_and_its_outputs_do_not(checkout):
     source = json.loads((checkout / SOURCE).read_text(encoding="utf-8"))
     source["cells"][2]["execution_count"] = 5
+    source["metadata"]["kaggle"] = {"dockerImageVersionId": 30000}  # which would pin an image
     (checkout / SOURCE).write_text(json.dumps(source), encoding="utf-8")
-    assert problems(checkout) == []
+    assert check_bundle(checkout) == []
     source["cells"][0]["source"] = ["# Another title"]
     (checkout / SOURCE).write_text(json.dumps(source), encoding="utf-8")
-    stale = (
-        f"{BUNDLE} is stale: {SOURCE} changed since, or its own cells did. Run `flowerkit bundle`."
-    )
-    assert problems(checkout) == [stale]
-
-
-def test_an_edit_of_the_bundle_itself_is_seen(checkout):
-    text = (checkout / BUNDLE).read_text(encoding="utf-8")
-    (checkout / BUNDLE).write_text(text.replace("spec.origin:", "True:"), encoding="utf-8")
-    assert [problem for problem in problems(checkout) if "its own cells" in problem]
-    (checkout / BUNDLE).write_text(text.replace("/Td6W", "AAAAB", 1), encoding="utf-8")
-    assert len(problems(checkout)) == 1
-    (checkout / BUNDLE).write_text(text.replace("PACKAGE = ", "PARCEL = "), encoding="utf-8")
-    assert problems(checkout) == [
-        f"{BUNDLE} holds no package that can be unpacked. Run `flowerkit bundle`."
-    ]
+    assert f"{SOURCE} or the bundle's own cells changed" in check_bundle(checkout)[0]
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
+    ("old", "new", "message"),
+    [
+        ("spec.origin:", "True:", "the bundle's own cells changed"),
+        ('rates.py\\": \\"c', 'rates.py\\": \\"~', "cannot be unpacked"),
+        ("PACKAGE = ", "PARCEL = ", "the bundle's own cells changed"),
+    ],
+)
+def test_an_edit_of_the_bundle_itself_is_seen(checkout, old, new, message):
+    text = (checkout / BUNDLE).read_text(encoding="utf-8")
+    assert old in text
+    (checkout / BUNDLE).write_text(text.replace(old, new), encoding="utf-8")
+    (problem,) = check_bundle(checkout)
+    assert message in problem
+    assert problem.endswith("Run `flowerkit bundle`.")
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"),
     [
         (None, "there is no "),
         ("{", "is not JSON"),
@@ -161,36 +194,170 @@ def test_an_edit_of_the_bundle_itself_is_seen(checkout):
         ('{"cells": [{}]}', "has no list of cells"),
     ],
 )
-def test_a_bundle_that_is_missing_or_no_notebook_is_named(checkout, text, what):
-    (checkout / BUNDLE).unlink()
+@pytest.mark.parametrize("name", [BUNDLE, SOURCE])
+def test_a_notebook_that_is_missing_or_damaged_is_named_with_its_remedy(checkout, text, fact, name):
+    (checkout / name).unlink()
     if text is not None:
-        (checkout / BUNDLE).write_text(text, encoding="utf-8")
-    (problem,) = problems(checkout)
-    assert what in problem
-    assert problem.endswith("Run `flowerkit bundle`.")
-
-
-@pytest.mark.parametrize(("text", "what"), [(None, "there is no "), ("{", "is not JSON")])
-def test_a_notebook_01_that_is_missing_or_damaged_is_not_mended_by_a_new_bundle(
-    checkout, text, what
-):
-    (checkout / SOURCE).unlink()
-    if text is not None:
-        (checkout / SOURCE).write_text(text, encoding="utf-8")
-    (problem,) = problems(checkout)
-    with pytest.raises((FileNotFoundError, ValueError)) as caught:
-        write_bundle(checkout)
-    for told in (problem, str(caught.value)):
-        assert what in told
-        assert str(checkout / SOURCE) in told
-        assert told.endswith("Mend it, or get it back with git.")
+        (checkout / name).write_text(text, encoding="utf-8")
+    if name == BUNDLE:
+        (message,) = check_bundle(checkout)
+    else:
+        with pytest.raises((FileNotFoundError, ValueError)) as caught:
+            write_bundle(checkout)
+        message = str(caught.value)
+    assert fact in message
+    assert str(checkout / name) in message
+    assert message.endswith("`flowerkit bundle`." if name == BUNDLE else "with git.")
 
 
 def test_a_folder_that_is_no_checkout_is_named(tmp_path):
-    for ask in (write_bundle, check_bundle):
-        with pytest.raises(FileNotFoundError) as caught:
-            ask(tmp_path)
-        assert str(caught.value) == (
-            f"{tmp_path} is no checkout of flowerkit: it has no flowerkit/__init__.py. Go to the "
-            "checkout, or pass --root FOLDER."
-        )
+    for function in (write_bundle, check_bundle):
+        with pytest.raises(FileNotFoundError, match=f"{tmp_path} is no checkout .*--root FOLDER"):
+            function(tmp_path)
+
+
+# Its first cell -----------------------------------------------------------------------------------
+
+RUN_CELL = """
+import pathlib, sys
+exec(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))
+print(sorted(name for name in ("keras", "numpy") if name in sys.modules))
+"""
+
+
+def run_cell(source, folder, *, before=""):
+    """The cell in an interpreter that has the standard library alone; nothing can be downloaded."""
+    (folder / "cell.py").write_text(source, encoding="utf-8")
+    command = [sys.executable, "-I", "-S", "-c", before + RUN_CELL, str(folder / "cell.py")]
+    environ = {"TMPDIR": str(folder), "PATH": os.environ["PATH"]}
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
+
+
+def test_the_cell_unpacks_the_package_and_loads_no_framework(bundle, tmp_path):
+    done = run_cell(read_cell(bundle), tmp_path)
+    message, loaded = done.stdout.splitlines()
+    (folder,) = tmp_path.glob("flowerkit-*")
+    assert message.startswith(
+        f"flowerkit {flowerkit.__version__} comes from this notebook (sha256 "
+    )
+    assert message.endswith(f", unpacked into {folder})")
+    assert loaded == "[]"
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*")}
+    for name in find_packed(bundle) - {"LICENSE"}:
+        assert files[name].read_bytes() == (ROOT / name).read_bytes()
+
+
+@pytest.mark.parametrize("init", ['__version__ = "7"', None])
+def test_the_cell_leaves_an_installed_flowerkit_alone_but_not_a_mere_folder(
+    checkout, tmp_path, init
+):
+    (tmp_path / "site/flowerkit").mkdir(parents=True)
+    if init:
+        (tmp_path / "site/flowerkit/__init__.py").write_text(init, encoding="utf-8")
+    before = f"import sys; sys.path.append({str(tmp_path / 'site')!r})"
+    message = run_cell(read_cell(build_bundle(checkout)), tmp_path, before=before).stdout
+    assert message.startswith("flowerkit 7 is installed" if init else "flowerkit 0.1.0 comes from")
+    assert len(list(tmp_path.glob("flowerkit-*"))) == (0 if init else 1)
+
+
+@pytest.mark.parametrize("damage", ["", "c~", "c c"])
+def test_the_cell_refuses_a_damaged_package(checkout, tmp_path, damage):
+    cell = read_cell(build_bundle(checkout))
+    broken = re.sub(r'(?<=rates.py": ")..', damage, cell)
+    assert broken != cell
+    done = run_cell(broken, tmp_path)
+    assert "RuntimeError: the package in this cell is damaged" in done.stderr
+    assert "`flowerkit bundle`" in done.stderr
+    assert list(tmp_path.glob("flowerkit-*")) == []
+
+
+PRETEND_COLAB = """
+import subprocess, sys, types
+sys.modules["google.colab"] = types.ModuleType("google.colab")
+subprocess.run = lambda command, check: print(command[1:], check)
+"""
+
+
+def test_on_colab_without_tensorflow_the_cell_installs_the_project_s_version(checkout, tmp_path):
+    cell = read_cell(build_bundle(checkout))
+    message, command, _, _ = run_cell(cell, tmp_path, before=PRETEND_COLAB).stdout.splitlines()
+    assert "installing tensorflow-cpu" in message
+    assert command == f"['-m', 'pip', 'install', '--quiet', '{TENSORFLOW_CPU}'] True"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bounds = {Requirement(text).name: Requirement(text) for text in project["dependencies"]}
+    assert Requirement(TENSORFLOW_CPU).specifier == bounds["tensorflow"].specifier
+
+
+# The whole of it, as Kaggle runs it ---------------------------------------------------------------
+
+RUN_ALL = """
+import json, sys
+sys.path.append(sys.argv[1])
+import importlib.util
+assert importlib.util.find_spec("flowerkit") is None
+cells = json.load(open(sys.argv[2], encoding="utf-8"))["cells"]
+for cell in cells:
+    if cell["cell_type"] == "code":
+        exec(compile("".join(cell["source"]), cell["id"], "exec"))
+print(flowerkit.__file__)
+"""
+SMALL_PLAN = {
+    "backbone": "tiny",
+    "weights": None,
+    "epochs": 1,
+    "per_replica_batch": 16,
+    "lr_reference_batch": None,
+    "rampup_epochs": 0,
+}
+
+
+@pytest.fixture
+def third_party(tmp_path):
+    """A folder to import from that holds what is installed here, except flowerkit."""
+    folder = tmp_path / "third-party"
+    folder.mkdir()
+    places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path}
+    for place in places:
+        if place.endswith("site-packages"):
+            for path in Path(place).iterdir():
+                if "flowerkit" not in path.name and not (folder / path.name).exists():
+                    (folder / path.name).symlink_to(path)
+    return folder
+
+
+def test_the_bundle_runs_as_on_kaggle_to_a_valid_submission(bundle, third_party, tmp_path):
+    kaggle = tmp_path / "kaggle"
+    working, temporary = kaggle / "working", tmp_path / "tmp"
+    mount = kaggle / "input/competitions" / competition.SLUG
+    for folder in (working, temporary, tmp_path / "home"):
+        folder.mkdir(parents=True)
+    draw_competition(
+        mount, num_classes=104, image_size=32, num_train=120, num_val=104, num_test=110
+    )
+    (mount / "classes.json").unlink()  # the competition has none
+    (tmp_path / "small.json").write_text(json.dumps(SMALL_PLAN), encoding="utf-8")
+    (tmp_path / "bundle.ipynb").write_text(json.dumps(bundle), encoding="utf-8")
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(temporary),
+        "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+        "FLOWERKIT_KAGGLE_ROOT": str(kaggle),
+        "MPLBACKEND": "agg",
+        "FLOWERKIT_PLAN": str(tmp_path / "small.json"),
+    }
+    environ |= {name: value for name, value in os.environ.items() if name == "KERAS_BACKEND"}
+    command = [sys.executable, "-I", "-S", "-c", RUN_ALL, str(third_party)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "bundle.ipynb")],
+        cwd=working,
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.splitlines()[-1]).is_relative_to(temporary)
+    names = {path.name for path in working.rglob("*")}
+    assert {"petals-1", "report.html", "submission.csv", "plan.json", "model.keras"} <= names
+    ids = find_test_ids(find_data(mount))
+    assert check_submission(working / "submission.csv", ids, 104) == []
