@@ -1,121 +1,159 @@
-"""Augmentation on the device: whole batches in the backend's own operations, to be compiled."""
+"""Augmentation inside the compiled step: whole batches in the backend's own operations.
+
+Every geometric change is part of one projective map, and the pixels are resampled once, straight to
+the size that the network takes.
+"""
 
 import keras
+import numpy as np
 from keras import ops
 
-from flowerkit.pipeline.augment_params import ERASED_GREY, check_pairs, column, find_box, find_maps
+from flowerkit.pipeline.augment_params import PARAMS, check_pairs, column, find_box
 from flowerkit.pipeline.augmentation import Augmentation
 
+ERASED_GREY = 128  # the middle of 0..255
 
-def augment(images, params, augmentation: Augmentation, *, dtype: str = "float32"):
-    """`images` (n, side, side, 3) uint8, changed as `draws` (n, columns) say: `dtype`, 0..255.
 
-    In this order: geometry, colour, random-erasing, mixing of rows 2k and 2k+1. Only what is on in
+def augment(
+    images, params, augmentation: Augmentation, *, size: int | None = None, dtype: str = "float32"
+):
+    """`images` (n, side, side, 3) uint8 as `params` say: (n, size, size, 3) `dtype`, 0..255.
+
+    `params` (n, len(PARAMS)) float32 are those of `sample_params`; `size`, at most `side`, is None for
+    `side`. In this order: geometry, lighting, erasing, mixing of rows 2k and 2k+1. Only what is on in
     `augmentation` is traced. `dtype` may be "bfloat16": it holds whole pixel values exactly, and
-    coordinates stay float32. Raises ValueError for images that are not square, draws that are not
-    float32, and an odd number of images, if images mix.
+    coordinates stay float32. Raises ValueError for images that are not square or too small, params
+    that are not float32, and an odd number of images, if images mix.
     """
-    _check(images, params, augmentation)
-    images = _apply_geometry(images, params, augmentation, dtype)
-    if augmentation.max_brightness > 0 or augmentation.max_contrast > 0:
-        images = _change_colours(images, params)
+    size = images.shape[1] if size is None else size
+    _check(images, params, augmentation, size)
+    images = _resample(images, params, augmentation, size, dtype)
+    if augmentation.max_lighting > 0:
+        images = _change_lighting(images, params)
     if augmentation.random_erasing > 0:
-        images = ops.where(
-            _find_mask(params, "block", images), ops.cast(ERASED_GREY, dtype), images
-        )
+        erased = _find_mask(params, "erased", size)
+        images = ops.where(erased, ops.cast(ERASED_GREY, dtype), images)
     return _mix_pairs(images, params, augmentation) if augmentation.mixes else images
 
 
 class Augment(keras.layers.Layer):
-    """`augment` as a layer without weights: call((images uint8, draws)) -> images, compute dtype.
+    """`augment` as a layer without weights: call((images uint8, params)) -> images, compute dtype.
 
     For the training step alone; it is no part of the model that is saved.
     """
 
-    def __init__(self, augmentation: Augmentation, **kwargs) -> None:
-        # Keras would cast the draws to the compute dtype: bfloat16 cannot hold a coordinate.
+    def __init__(self, augmentation: Augmentation, size: int | None = None, **kwargs) -> None:
+        # Keras would cast the params to the compute dtype: bfloat16 cannot hold a coordinate.
         super().__init__(trainable=False, autocast=False, **kwargs)
-        self.augmentation = augmentation
+        self.augmentation, self.size = augmentation, size
 
     def call(self, inputs):
-        """(images (n, side, side, 3), draws (n, columns)) -> images of the same shape."""
+        """(images (n, side, side, 3), params (n, len(PARAMS))) -> images (n, size, size, 3)."""
         images, params = inputs
-        return augment(images, params, self.augmentation, dtype=self.compute_dtype)
+        return augment(images, params, self.augmentation, size=self.size, dtype=self.compute_dtype)
 
     def compute_output_spec(self, inputs):
         """The images' shape in the compute dtype."""
-        return keras.KerasTensor(inputs[0].shape, self.compute_dtype)
+        num_images, side, _, channels = inputs[0].shape
+        size = self.size or side
+        return keras.KerasTensor((num_images, size, size, channels), self.compute_dtype)
 
 
-def _check(images, params, augmentation: Augmentation) -> None:
-    if images.shape[1] != images.shape[2]:
-        raise ValueError(f"augmentation takes square images. Received: shape {images.shape}")
+def _check(images, params, augmentation: Augmentation, size: int) -> None:
+    if images.shape[1] != images.shape[2] or size > images.shape[1]:
+        raise ValueError(
+            f"augmentation takes square images of at least {size} px. Received: shape {images.shape}"
+        )
     if keras.backend.standardize_dtype(params.dtype) != "float32":
         raise ValueError(
-            f"draws must be float32: shorter floats hold no coordinate. Received: {params.dtype}"
+            f"params must be float32: shorter floats hold no coordinate. Received: {params.dtype}"
         )
     if augmentation.mixes and images.shape[0] is not None:
         check_pairs(images.shape[0])
 
 
-def _apply_geometry(images, params, augmentation: Augmentation, dtype: str):
-    resamples = augmentation.max_shift > 0 or augmentation.max_zoom > 1
-    if augmentation.turns:
-        return _gather(images, params, dtype)
-    if resamples or augmentation.min_crop_area < 1:
-        return _multiply(ops.cast(images, dtype), params, dtype, mirrored=resamples)
-    if augmentation.flip:
-        flips = column(params, "flip")[:, None, None, None] > 0.5
-        images = ops.where(flips, ops.flip(images, axis=2), images)
+# Geometry -----------------------------------------------------------------------------------------
+
+
+def _resample(images, params, augmentation: Augmentation, size: int, dtype: str):
+    if augmentation.max_rotation_degrees > 0 or augmentation.max_warp > 0:
+        return _gather(images, params, size, dtype)
+    if augmentation.min_crop_area < 1 or augmentation.max_zoom > 1 or size != images.shape[1]:
+        return _multiply(images, params, size, dtype)
+    for axis, name, is_on in (
+        (2, "map_xx", augmentation.flip),
+        (1, "map_yy", augmentation.vertical_flip),
+    ):
+        if is_on:
+            is_flipped = column(params, name)[:, None, None, None] < 0
+            images = ops.where(is_flipped, ops.flip(images, axis=axis), images)
     return ops.cast(images, dtype)
 
 
-def _multiply(images, params, dtype: str, *, mirrored: bool):
-    """Rows, then columns, each resampled by one batched matrix product: what matrix units are for."""
+def _find_rows(params, side: int, size: int) -> list[tuple]:
+    """The rows x, y and w of the map in pixels, each as its three coefficients (n,) float32.
+
+    Column j and row i of the new picture show column x/w and row y/w of the old, x = a j + b i + c,
+    counted from the centres of the pixels. Whole numbers stay exact.
+    """
+    top, left, bottom, right = find_box(params, "crop", side, ops)
+    x, y, w = ([column(params, f"map_{row}{of}") for of in "xy1"] for row in "xyw")
+    w = w[0] * (2 / size), w[1] * (2 / size), w[2]
+
+    def to_pixels(row, low, high):
+        scale, centre = (high - low) / size, (low + high - 1) / 2
+        row = scale * row[0], scale * row[1], scale * (size / 2) * row[2]
+        return [own + centre * shared for own, shared in zip(row, w, strict=True)]
+
+    middle = (size - 1) / 2  # from here j and i are counted in these
+    rows = to_pixels(x, left, right), to_pixels(y, top, bottom), w
+    return [(a, b, c - a * middle - b * middle) for a, b, c in rows]
+
+
+def _multiply(images, params, size: int, dtype: str):
+    """Rows, then columns, each resampled by a batched matrix product: what matrix units are for."""
     side = images.shape[1]
-    (xx, _, x0), (_, yy, y0) = find_maps(params, side, ops)
-    places = ops.arange(side, dtype="float32")
-    x = xx[:, None] * places + x0[:, None]
-    y = yy[:, None] * places + y0[:, None]
-    if mirrored:
-        x, y = _mirror(x, side), _mirror(y, side)
-    else:  # a crop alone: nothing from outside of it, as if it had been cut out before
-        top, left, bottom, right = (edge[:, None] for edge in find_box(params, "crop", side, ops))
-        x, y = ops.clip(x, left, right - 1), ops.clip(y, top, bottom - 1)
-    images = ops.einsum("nij,njkc->nikc", _weights(y, places, dtype), images)
-    return ops.einsum("nkj,nijc->nikc", _weights(x, places, dtype), images)
+    (xx, _, x1), (_, yy, y1), _ = _find_rows(params, side, size)
+    top, left, bottom, right = find_box(params, "crop", side, ops)
+    images = ops.cast(images, dtype)
+    for equation, scale, start, low, high in (
+        ("nij,njkc->nikc", yy, y1, top, bottom),
+        ("nkj,nijc->nikc", xx, x1, left, right),
+    ):
+        places = scale[:, None] * ops.arange(size, dtype="float32") + start[:, None]
+        # Nothing from outside of the crop, as if it had been cut out before.
+        places = ops.clip(places, low[:, None], high[:, None] - 1)
+        distances = ops.abs(places[:, :, None] - ops.arange(side, dtype="float32"))
+        if size == side:  # nothing shrinks: linear interpolation
+            weights = ops.maximum(1 - distances, 0)
+        else:  # a triangle over all pixels that a new pixel covers, as Pillow's BILINEAR
+            reach = ops.maximum(ops.abs(scale), 1)[:, None, None]
+            weights = ops.maximum(1 - distances / reach, 0)
+            weights = weights / ops.sum(weights, axis=2, keepdims=True)
+        images = ops.einsum(equation, ops.cast(weights, dtype), images)
+    return images
 
 
-def _weights(coordinates, places, dtype: str):
-    """Bilinear weights (n, side, side): row i says how much of each old pixel the new pixel i takes."""
-    distances = ops.abs(coordinates[:, :, None] - places)
-    return ops.cast(ops.maximum(1 - distances, 0), dtype)
-
-
-def _mirror(coordinates, side: int):
-    """Coordinates brought into 0..side-1, reflected around the centres of the edge pixels."""
-    last = max(side - 1, 1)
-    return last - ops.abs(ops.mod(coordinates, 2 * last) - last)
-
-
-def _gather(images, params, dtype: str):
-    """Bilinear interpolation between the four neighbours of any point."""
+def _gather(images, params, size: int, dtype: str):
+    """Linear interpolation between the four neighbours of any point."""
     side = images.shape[1]
-    (xx, xy, x0), (yx, yy, y0) = (
-        [part[:, None, None] for part in row] for row in find_maps(params, side, ops)
+    if size < side:
+        images = _smooth(ops.cast(images, dtype), side / size)
+    places = ops.arange(size, dtype="float32")
+    x, y, w = (
+        a[:, None, None] * places + b[:, None, None] * places[:, None] + c[:, None, None]
+        for a, b, c in _find_rows(params, side, size)
     )
-    places = ops.arange(side, dtype="float32")
-    col, row = places[None, None, :], places[None, :, None]
-    x, y = _mirror(xx * col + xy * row + x0, side), _mirror(yx * col + yy * row + y0, side)
+    x, y = _mirror(x / w, side), _mirror(y / w, side)
     left, top = ops.floor(x), ops.floor(y)
     flat = ops.reshape(images, (-1, side * side, 3))
 
     def take(y_px, x_px):
         # A coordinate on the last pixel has no neighbour beyond, and needs none: its weight is 0.
         index = ops.minimum(y_px, side - 1) * side + ops.minimum(x_px, side - 1)
-        index = ops.reshape(ops.cast(index, "int32"), (-1, side * side, 1))
+        index = ops.reshape(ops.cast(index, "int32"), (-1, size * size, 1))
         pixels = ops.take_along_axis(flat, index, axis=1)
-        return ops.cast(ops.reshape(pixels, (-1, side, side, 3)), dtype)
+        return ops.cast(ops.reshape(pixels, (-1, size, size, 3)), dtype)
 
     down = ops.cast(y - top, dtype)[..., None]
     across = ops.cast(x - left, dtype)[..., None]
@@ -124,20 +162,37 @@ def _gather(images, params, dtype: str):
     return upper * (1 - down) + lower * down
 
 
-def _change_colours(images, params):
-    dtype = images.dtype
-    images = ops.cast(images, "float32")  # a mean of 50,000 pixels in bfloat16 would be a guess
-    means = ops.mean(images, axis=(1, 2), keepdims=True)
-    gain = column(params, "contrast")[:, None, None, None]
-    added = 255 * column(params, "brightness")[:, None, None, None]
-    return ops.cast(ops.clip((images - means) * gain + means + added, 0, 255), dtype)
-
-
-def _find_mask(params, name: str, images):
-    """(n, side, side, 1) bool: the pixels inside the box."""
+def _smooth(images, shrinkage: float):
+    """What four neighbours miss where a new pixel covers more: with the Gaussian the interpolation
+    has the variance of a triangle over `shrinkage` pixels."""
     side = images.shape[1]
-    places = ops.arange(side, dtype="float32")
-    top, left, bottom, right = (edge[:, None] for edge in find_box(params, name, side, ops))
+    distances = np.arange(side)[:, None] - np.arange(side)
+    weights = np.exp(-(distances**2) / ((shrinkage**2 - 1) / 3))
+    weights = ops.cast(weights / weights.sum(axis=1, keepdims=True), images.dtype)
+    return ops.einsum("kj,nijc->nikc", weights, ops.einsum("ij,njkc->nikc", weights, images))
+
+
+def _mirror(coordinates, side: int):
+    """Coordinates brought into 0..side-1, reflected around the centres of the edge pixels."""
+    last = max(side - 1, 1)
+    return last - ops.abs(ops.mod(coordinates, 2 * last) - last)
+
+
+# Pixels -------------------------------------------------------------------------------------------
+
+
+def _change_lighting(images, params):
+    """A shift and a gain of the logits, so that black and white stay, and nothing is clipped."""
+    light = ops.clip(ops.cast(images, "float32") / 255, 1e-7, 1 - 1e-7)
+    shift, gain = (column(params, f"light_{name}") for name in ("shift", "gain"))
+    logits = ops.log(light) - ops.log1p(-light) + shift[:, None, None, None]
+    return ops.cast(255 * ops.sigmoid(gain[:, None, None, None] * logits), images.dtype)
+
+
+def _find_mask(params, name: str, size: int):
+    """(n, size, size, 1) bool: the pixels inside the box."""
+    places = ops.arange(size, dtype="float32")
+    top, left, bottom, right = (edge[:, None] for edge in find_box(params, name, size, ops))
     rows = ops.logical_and(places >= top, places < bottom)
     cols = ops.logical_and(places >= left, places < right)
     return ops.logical_and(rows[:, :, None], cols[:, None, :])[..., None]
@@ -146,11 +201,11 @@ def _find_mask(params, name: str, images):
 def _mix_pairs(images, params, augmentation: Augmentation):
     shape = (-1, *images.shape[1:])
     pairs = ops.reshape(images, (-1, 2, *images.shape[1:]))
-    firsts = ops.reshape(params, (-1, 2, params.shape[1]))[:, 0]
+    firsts = ops.reshape(params, (-1, 2, len(PARAMS)))[:, 0]
     if augmentation.mixup > 0:
         share = ops.cast(column(firsts, "mixup"), images.dtype)[:, None, None, None, None]
         pairs = share * pairs + (1 - share) * ops.flip(pairs, axis=1)
     if augmentation.cutmix > 0:
-        masks = _find_mask(firsts, "cutmix", images)[:, None]
+        masks = _find_mask(firsts, "cutmix", images.shape[1])[:, None]
         pairs = ops.where(masks, ops.flip(pairs, axis=1), pairs)
     return ops.reshape(pairs, shape)

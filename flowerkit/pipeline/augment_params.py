@@ -1,4 +1,4 @@
-"""What augmentation draws: a table of numbers, a row an image, and what they mean in pixels.
+"""What happens to each image in an epoch: a table of augmentation parameters, a row an image.
 
 The table is a function of (seed, epoch) and the picture a function of (pixels, row), so that every
 device, every number of replicas and every resumed run shows the same pictures.
@@ -9,47 +9,41 @@ import numpy as np
 from flowerkit.pipeline.augmentation import Augmentation
 
 _EDGES = ("top", "left", "bottom", "right")
-# What a row holds where nothing is drawn. Edges and shifts are fractions of the side, measured from
-# the top left; mixup is the image's own share. Every value leaves the picture as it is.
+_MAP = ("xx", "xy", "x1", "yx", "yy", "y1", "wx", "wy", "w1")
+# The values that leave a picture as it is. Edges are fractions of the side, from the top left; mixup
+# is the image's own share. The map is projective: with u to the right and v down, from -1 to 1, the
+# point (u, v) of the new picture shows (x/w, y/w) of the cropped old one, x = xx u + xy v + x1.
 _UNCHANGED = {
-    "flip": 0.0,
     **dict(zip((f"crop_{edge}" for edge in _EDGES), (0.0, 0.0, 1.0, 1.0), strict=True)),
-    "shift_right": 0.0,
-    "shift_down": 0.0,
-    "zoom": 1.0,
-    "rotation_degrees": 0.0,
-    "shear_degrees": 0.0,
-    "brightness": 0.0,
-    "contrast": 1.0,
-    **{f"block_{edge}": 0.0 for edge in _EDGES},
+    **{f"map_{place}": float(place in ("xx", "yy", "w1")) for place in _MAP},
+    "light_shift": 0.0,
+    "light_gain": 1.0,
+    **{f"erased_{edge}": 0.0 for edge in _EDGES},
     "mixup": 1.0,
     **{f"cutmix_{edge}": 0.0 for edge in _EDGES},
 }
 PARAMS = tuple(_UNCHANGED)
-_PLACES = {name: place for place, name in enumerate(PARAMS)}
 
-# Every change has random numbers of its own, so that switching one on leaves the others' draws
-# alone. The order of the images has stream 0 (`pipeline.epoch_permutation`).
+# Every change has random numbers of its own, so that switching it on leaves the other parameters
+# alone. The order of the images has stream 0 (`batches.epoch_permutation`).
 _STREAMS = {
     "flip": 1,
     "crop": 2,
-    "shift": 3,
+    "vertical_flip": 3,
     "zoom": 4,
     "rotation": 5,
-    "shear": 6,
-    "brightness": 7,
-    "contrast": 8,
-    "block": 9,
+    "warp": 6,
+    "lighting": 7,
+    "erased": 9,
     "mixup": 10,
     "cutmix": 11,
     "cutmix_area": 12,
     "which_mixing": 13,
 }
 
-ERASED_GREY = 128  # what a blocked-out pixel shows, the middle of 0..255
 _CROP_ASPECTS = (4 / 5, 5 / 4)
-_BLOCK_AREAS = (0.02, 0.2)
-_BLOCK_ASPECTS = (1 / 2, 2.0)
+_ERASED_AREAS = (0.02, 0.2)
+_ERASED_ASPECTS = (1 / 2, 2.0)
 # Edges are whole multiples of 1/4096 of the side: their products with a side of up to 4096 px are
 # exact in float32, so that fused arithmetic on a device rounds no edge to another pixel than NumPy.
 _GRID = 4096
@@ -67,9 +61,9 @@ def sample_params(
 
     Row i depends on the seed, the epoch and i alone. `PARAMS` names the columns.
 
-    >>> draws = sample_params(Augmentation(), 4, seed=1, epoch=2)
-    >>> column(draws, "flip")
-    array([0., 1., 0., 0.], dtype=float32)
+    >>> params = sample_params(Augmentation(), 4, seed=1, epoch=2)
+    >>> column(params, "map_xx")  # -1: mirrored
+    array([ 1., -1.,  1.,  1.], dtype=float32)
     """
     params = np.tile(np.array(list(_UNCHANGED.values()), "float32"), (num_images, 1))
 
@@ -77,60 +71,99 @@ def sample_params(
         return random_stream(seed, epoch, _STREAMS[name])
 
     def put(name, values):
-        params[:, _PLACES[name]] = values
+        params[:, PARAMS.index(name)] = values
 
-    if augmentation.flip:
-        put("flip", stream_of("flip").random(num_images) < 0.5)
+    def put_box(name, edges):
+        for edge_name, edge in zip(_EDGES, edges, strict=True):
+            put(f"{name}_{edge_name}", np.round(np.clip(edge, 0, 1) * _GRID) / _GRID)
+
     if augmentation.min_crop_area < 1:
-        _put_box(params, "crop", _draw_crops(stream_of("crop"), num_images, augmentation))
-    for name, values in _draw_amounts(augmentation, num_images, stream_of):
-        put(name, values)
+        put_box("crop", _sample_crops(stream_of("crop"), num_images, augmentation.min_crop_area))
+    maps = _sample_maps(augmentation, num_images, stream_of)
+    for place, values in zip(_MAP, maps.reshape(-1, 9).T, strict=True):
+        put(f"map_{place}", values)
+    if augmentation.max_lighting > 0:
+        most = augmentation.max_lighting
+        middle, gain = _symmetric(stream_of("lighting").random((num_images, 2))).T
+        put("light_shift", np.log1p(most * middle) - np.log1p(-most * middle))
+        put("light_gain", (1 - most) ** gain)
     if augmentation.random_erasing > 0:
-        _put_box(params, "block", _draw_blocks(stream_of("block"), num_images, augmentation))
+        put_box("erased", _sample_erased(stream_of("erased"), num_images, augmentation))
     if augmentation.mixes:
-        shares, boxes = _draw_mixing(augmentation, num_images, stream_of)
+        shares, boxes = _sample_mixing(augmentation, num_images, stream_of)
         put("mixup", shares)
-        _put_box(params, "cutmix", boxes)
+        put_box("cutmix", boxes)
     return params
-
-
-def _draw_amounts(augmentation, num_images, stream_of):
-    """The changes that are one number each: (column, values (num_images,)), where they are on."""
-    if augmentation.max_shift > 0:
-        both = _symmetric(stream_of("shift").random((num_images, 2))) * augmentation.max_shift
-        yield "shift_right", both[:, 0]
-        yield "shift_down", both[:, 1]
-    if augmentation.max_zoom > 1:
-        yield "zoom", augmentation.max_zoom ** _symmetric(stream_of("zoom").random(num_images))
-    for column_name, stream, most in (
-        ("rotation_degrees", "rotation", augmentation.max_rotation_degrees),
-        ("shear_degrees", "shear", augmentation.max_shear_degrees),
-        ("brightness", "brightness", augmentation.max_brightness),
-    ):
-        if most > 0:
-            yield column_name, most * _symmetric(stream_of(stream).random(num_images))
-    if augmentation.max_contrast > 0:
-        gains = augmentation.max_contrast * _symmetric(stream_of("contrast").random(num_images))
-        yield "contrast", 1 + gains
 
 
 def _symmetric(uniform: np.ndarray) -> np.ndarray:
     return 2 * uniform - 1
 
 
-def _draw_crops(generator, num_images: int, augmentation: Augmentation):
+def _sample_maps(augmentation: Augmentation, num_images: int, stream_of) -> np.ndarray:
+    """(num_images, 3, 3) float64: on the picture a flip, a rotation (counter-clockwise), a zoom, a tilt."""
+    maps = np.tile(np.eye(3), (num_images, 1, 1))
+    for name, axis in (("flip", 0), ("vertical_flip", 1)):
+        if getattr(augmentation, name):
+            maps[:, axis, axis] = np.where(stream_of(name).random(num_images) < 0.5, -1, 1)
+    if augmentation.max_rotation_degrees > 0:
+        turns = _symmetric(stream_of("rotation").random(num_images))
+        maps @= make_rotations(augmentation.max_rotation_degrees * turns)
+    if augmentation.max_zoom > 1:
+        factor, *centre = stream_of("zoom").random((num_images, 3)).T
+        factor = 1 + (augmentation.max_zoom - 1) * factor
+        maps @= make_zooms(factor, *map(_symmetric, centre))
+    if augmentation.max_warp > 0:
+        tilts = _symmetric(stream_of("warp").random((num_images, 2))).T
+        maps @= make_warps(*(augmentation.max_warp * tilts))
+    return maps
+
+
+def make_rotations(degrees: np.ndarray) -> np.ndarray:
+    """The maps (n, 3, 3) that rotate pictures counter-clockwise by `degrees` (n,)."""
+    maps = np.tile(np.eye(3), (len(degrees), 1, 1))
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    maps[:, 0, 0], maps[:, 0, 1], maps[:, 1, 0], maps[:, 1, 1] = cos, -sin, sin, cos
+    return maps
+
+
+def make_zooms(factor: np.ndarray, right: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """The maps (n, 3, 3) that enlarge by `factor` around the point (right, down), -1..1; all (n,)."""
+    maps = np.tile(np.eye(3), (len(factor), 1, 1))
+    maps[:, 0, 0] = maps[:, 1, 1] = 1 / factor
+    maps[:, 0, 2], maps[:, 1, 2] = (1 - 1 / factor) * right, (1 - 1 / factor) * down
+    return maps
+
+
+def make_warps(tilt_x: np.ndarray, tilt_y: np.ndarray) -> np.ndarray:
+    """The maps (n, 3, 3) whose corners (u, v) show (u (1 - tilt_y v), v (1 - tilt_x u)); both (n,)."""
+    maps = np.ones((len(tilt_x), 9))
+    equations, shown = np.zeros((len(tilt_x), 8, 8)), np.zeros((len(tilt_x), 8, 1))
+    for corner, (u, v) in enumerate(((-1, -1), (-1, 1), (1, -1), (1, 1))):
+        for row, at, to in (
+            (2 * corner, slice(0, 3), u * (1 - tilt_y * v)),
+            (2 * corner + 1, slice(3, 6), v * (1 - tilt_x * u)),
+        ):
+            equations[:, row, at] = u, v, 1
+            equations[:, row, 6], equations[:, row, 7] = -u * to, -v * to
+            shown[:, row, 0] = to
+    maps[:, :8] = np.linalg.solve(equations, shown)[..., 0]
+    return maps.reshape(-1, 3, 3)
+
+
+def _sample_crops(generator, num_images: int, min_area: float):
     area, aspect, row, col = generator.random((num_images, 4)).T
-    area = augmentation.min_crop_area + area * (1 - augmentation.min_crop_area)
+    area = min_area + area * (1 - min_area)
     # A crop of nearly everything has room for little more than the picture's own aspect.
     lowest = np.log(np.maximum(_CROP_ASPECTS[0], area))
     highest = np.log(np.minimum(_CROP_ASPECTS[1], 1 / area))
     return _place(area, np.exp(lowest + aspect * (highest - lowest)), row, col)
 
 
-def _draw_blocks(generator, num_images: int, augmentation: Augmentation):
+def _sample_erased(generator, num_images: int, augmentation: Augmentation):
     present, area, aspect, row, col = generator.random((num_images, 5)).T
-    area = _BLOCK_AREAS[0] + area * (_BLOCK_AREAS[1] - _BLOCK_AREAS[0])
-    lowest, highest = np.log(_BLOCK_ASPECTS)
+    area = _ERASED_AREAS[0] + area * (_ERASED_AREAS[1] - _ERASED_AREAS[0])
+    lowest, highest = np.log(_ERASED_ASPECTS)
     boxes = _place(area, np.exp(lowest + aspect * (highest - lowest)), row, col)
     return [np.where(present < augmentation.random_erasing, edge, 0) for edge in boxes]
 
@@ -142,7 +175,7 @@ def _place(area, aspect, row, col):
     return top, left, top + height, left + width
 
 
-def _draw_mixing(augmentation: Augmentation, num_images: int, stream_of):
+def _sample_mixing(augmentation: Augmentation, num_images: int, stream_of):
     """The own share of each image for mixup, (num_images,), and the edges of each box for cutmix."""
     is_cut = np.full(num_images, augmentation.cutmix > 0)
     if augmentation.mixup > 0 and augmentation.cutmix > 0:
@@ -151,31 +184,21 @@ def _draw_mixing(augmentation: Augmentation, num_images: int, stream_of):
     if augmentation.mixup > 0:
         shares = stream_of("mixup").beta(augmentation.mixup, augmentation.mixup, num_images)
     if augmentation.cutmix > 0:
-        areas = 1 - stream_of("cutmix_area").beta(
-            augmentation.cutmix, augmentation.cutmix, num_images
-        )
-        boxes = _place_around(areas, *stream_of("cutmix").random((num_images, 2)).T)
+        alpha = augmentation.cutmix
+        half = np.sqrt(1 - stream_of("cutmix_area").beta(alpha, alpha, num_images)) / 2
+        # Squares around points anywhere, cut off at the picture's edges.
+        row, col = stream_of("cutmix").random((num_images, 2)).T
+        boxes = row - half, col - half, row + half, col + half
     return np.where(is_cut, 1, shares), [np.where(is_cut, edge, 0) for edge in boxes]
 
 
-def _place_around(area, row, col):
-    """Squares of these areas around (row, col), points anywhere, cut off at the picture's edges."""
-    half = np.sqrt(area) / 2
-    return [np.clip(edge, 0, 1) for edge in (row - half, col - half, row + half, col + half)]
-
-
-def _put_box(params: np.ndarray, name: str, edges) -> None:
-    for edge_name, edge in zip(_EDGES, edges, strict=True):
-        params[:, _PLACES[f"{name}_{edge_name}"]] = np.round(np.clip(edge, 0, 1) * _GRID) / _GRID
-
-
 def column(params, name: str):
-    """One column of a table of draws, (n,); NumPy or a backend's tensor, as the table is."""
-    return params[:, _PLACES[name]]
+    """A column of a table of parameters, (n,); NumPy or a backend's tensor, as the table is."""
+    return params[:, PARAMS.index(name)]
 
 
 def find_box(params, name: str, side: int, ops=np) -> tuple:
-    """The box "crop", "block" or "cutmix" in px: top, left, bottom, right, (n,) whole float32.
+    """The box "crop", "erased" or "cutmix" in px: top, left, bottom, right, (n,) whole float32.
 
     A crop keeps at least one pixel; the others may be empty. `ops`: numpy or keras.ops.
     """
@@ -186,35 +209,12 @@ def find_box(params, name: str, side: int, ops=np) -> tuple:
     return tuple(edges)
 
 
-def find_maps(params, side: int, ops=np) -> tuple:
-    """Where each pixel of the new picture comes from: ((xx, xy, x0), (yx, yy, y0)), each (n,) float32.
-
-    Pixel (column j, row i) shows column xx j + xy i + x0 and row yx j + yy i + y0 of the old picture,
-    counted from pixel centres. As seen on the picture, in this order: crop, flip, shear (the top to
-    the right), rotation (counter-clockwise), zoom, shift (right and down).
-    """
-    top, left, bottom, right = find_box(params, "crop", side, ops)
-    angle = column(params, "rotation_degrees") * (np.pi / 180)
-    cos, sin = ops.cos(angle), ops.sin(angle)
-    lean = ops.tan(column(params, "shear_degrees") * (np.pi / 180))
-    zoom = column(params, "zoom")
-    across = (1 - 2 * column(params, "flip")) * (right - left) / side / zoom
-    along = (bottom - top) / side / zoom
-    xx, xy = across * (cos + lean * sin), across * (lean * cos - sin)
-    yx, yy = along * sin, along * cos
-    centre_x = (side - 1) / 2 + column(params, "shift_right") * side
-    centre_y = (side - 1) / 2 + column(params, "shift_down") * side
-    x0 = (left + right - 1) / 2 - xx * centre_x - xy * centre_y
-    y0 = (top + bottom - 1) / 2 - yx * centre_x - yy * centre_y
-    return (xx, xy, x0), (yx, yy, y0)
-
-
 def check_pairs(per_replica_batch: int) -> None:
     """Raise ValueError unless a batch of this size falls into pairs of neighbours."""
     if per_replica_batch % 2:
         raise ValueError(
-            f"mixup and cutmix pair neighbours: per_replica_batch must be even. "
-            f"Received: {per_replica_batch}"
+            f"mixup and cutmix pair neighbours: per_replica_batch must be even "
+            f"(--per-replica-batch). Received: {per_replica_batch}"
         )
 
 
@@ -226,10 +226,10 @@ def mix_labels(
     num_classes: int,
     image_size: int,
 ) -> np.ndarray:
-    """Labels (n,) int of one batch as shares, (n, num_classes) float32; rows sum to 1.
+    """Labels (n,) int of a batch as shares, (n, num_classes) float32; rows sum to 1.
 
-    Rows 2k and 2k+1 are partners and mix as row 2k has drawn. The shares are those of the pixels that
-    images of `image_size` px show: the area of cutmix's box is counted in painted pixels.
+    Rows 2k and 2k+1 are partners and mix by the parameters of row 2k. The shares are those of the
+    pixels that images of `image_size` px show: the area of cutmix's box is counted in painted pixels.
     Raises ValueError for an odd number of images, if images mix.
     """
     shares = np.zeros((len(labels), num_classes), "float32")

@@ -155,13 +155,12 @@ class TrainingPlan:
         3, "epochs after the ramp without a better one until training stops (none: never)"
     )
     flip: bool = True
-    min_crop_area: float = 1.0
-    max_shift: float = 0.0
-    max_zoom: float = 1.0
+    vertical_flip: bool = False
     max_rotation_degrees: float = 0.0
-    max_shear_degrees: float = 0.0
-    max_brightness: float = 0.0
-    max_contrast: float = 0.0
+    max_zoom: float = 1.0
+    max_lighting: float = 0.0
+    max_warp: float = 0.0
+    min_crop_area: float = 1.0
     random_erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0

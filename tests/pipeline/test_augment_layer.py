@@ -1,22 +1,26 @@
+"""augment_layer: the right pixels, by NumPy, SciPy and Pillow, on every backend."""
+
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
-from pipeline.test_augment_params import EVERYTHING, OFF, draw, rows_with
+from PIL import Image
+from pipeline.test_augment_params import EVERYTHING, OFF, rows_with, sample
+from scipy.ndimage import map_coordinates
 
 from flowerkit.pipeline.augment_layer import Augment, augment
-from flowerkit.pipeline.augment_params import PARAMS
-from flowerkit.training.plan import Augmentation
+from flowerkit.pipeline.augment_params import PARAMS, make_rotations, make_warps, make_zooms
+from flowerkit.pipeline.augmentation import Augmentation
 
 pytestmark = pytest.mark.backends
 
 JAX = keras.backend.backend() == "jax"
 CROP = replace(OFF, min_crop_area=0.3)
-SHIFT = replace(OFF, max_shift=0.5)
 ZOOM = replace(OFF, max_zoom=4)
-TURN = replace(OFF, max_rotation_degrees=180)
+ROTATE = replace(OFF, max_rotation_degrees=180)
+WARP = replace(OFF, max_warp=0.4)
 
 
 @pytest.fixture
@@ -26,16 +30,18 @@ def noise():
 
 @pytest.fixture(scope="module")
 def photos():
-    """Pictures without sharp edges, as photos are: twelve rough pixels a side, blown up to 96."""
-    rough = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3)).astype("float32")
-    return ops.convert_to_numpy(ops.image.resize(rough, (96, 96))).round().astype("uint8")
+    """(8, 96, 96, 3): smooth and sharp parts, as photos have."""
+    rng = np.random.default_rng(0)
+    rough = [Image.fromarray(rng.integers(0, 256, (12, 12, 3), "uint8")) for _ in range(8)]
+    images = np.stack([np.asarray(one.resize((96, 96), Image.BICUBIC)) for one in rough])
+    images[:, 20:50, 30:33] = 255
+    return images
 
 
 def grid():
-    """Red grows by 10 a column, green by 10 a row; 4 by 4 px."""
-    places = np.arange(4, dtype="uint8") * 10
-    red, green = np.meshgrid(places, places)
-    return np.stack([red, green, np.full_like(red, 7)], axis=-1)[None]
+    """A picture of 4 by 4 px whose red counts columns, green rows, both in tens; blue is 7."""
+    red, green = np.meshgrid(10 * np.arange(4), 10 * np.arange(4))
+    return np.stack([red, green, np.full_like(red, 7)], axis=-1).astype("uint8")[None]
 
 
 def compute(images, params, augmentation, **options):
@@ -75,23 +81,36 @@ def list_operations(augmentation, images, params) -> str:
     return " ".join(operation.type for operation in graph.graph.get_operations()).lower()
 
 
+def look_up(image, show, size=None, mode="mirror"):
+    """`image` (side, side, 3) where the point (u, v), -1..1, shows `show(u, v)`; by SciPy."""
+    side = len(image)
+    size = size or side
+    places = (2 * np.arange(size) + 1) / size - 1
+    u, v = show(*np.meshgrid(places, places))
+    at = [(place + 1) * side / 2 - 0.5 for place in (v, u)]
+    channels = [
+        map_coordinates(image[..., k].astype("float64"), at, order=1, mode=mode) for k in range(3)
+    ]
+    return np.stack(channels, axis=-1)
+
+
+# Geometry -----------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    "augmentation",
-    [OFF, Augmentation(), CROP, SHIFT, TURN],
-    ids=["off", "flip", "crop", "shift", "turn"],
-)
+@pytest.mark.parametrize("augmentation", [OFF, Augmentation(), CROP, ZOOM, ROTATE, WARP])
 def test_pixels_stay_exact_where_a_row_changes_nothing(noise, augmentation, dtype):
     values = np.arange(256, dtype="uint8").reshape(1, 16, 16, 1).repeat(3, axis=3)  # all there are
     images = np.concatenate([noise, values])
     np.testing.assert_array_equal(compute(images, rows_with(9), augmentation, dtype=dtype), images)
 
 
-def test_a_flip_is_exact(noise):
-    flipped = compute(noise, rows_with(8, flip=1), Augmentation())
-    np.testing.assert_array_equal(flipped, noise[:, :, ::-1])
-    in_crop = compute(noise, rows_with(8, flip=1), replace(CROP, flip=True))
-    np.testing.assert_array_equal(in_crop, noise[:, :, ::-1])
+def test_flips_are_exact(noise):
+    for augmentation in (replace(OFF, flip=True, vertical_flip=True), CROP, ROTATE):
+        flipped = compute(noise, rows_with(8, map_xx=-1), augmentation)
+        np.testing.assert_array_equal(flipped, noise[:, :, ::-1])
+        flipped = compute(noise, rows_with(8, map_yy=-1), augmentation)
+        np.testing.assert_array_equal(flipped, noise[:, ::-1])
 
 
 @pytest.mark.parametrize(
@@ -100,22 +119,15 @@ def test_a_flip_is_exact(noise):
         (CROP, {"crop_left": 0.5}, [20, 22.5, 27.5, 30], [0, 10, 20, 30]),
         (
             CROP,
-            {"crop_top": 0.5, "crop_left": 0.25, "crop_right": 0.75, "flip": 1},
+            {"crop_top": 0.5, "crop_left": 0.25, "crop_right": 0.75, "map_xx": -1},
             [20, 17.5, 12.5, 10],
             [20, 22.5, 27.5, 30],
         ),
-        (
-            replace(SHIFT, min_crop_area=0.3),
-            {"crop_left": 0.5},
-            [17.5, 22.5, 27.5, 27.5],
-            [0, 10, 20, 30],
-        ),
-        (SHIFT, {"shift_right": 0.25, "shift_down": -0.5}, [10, 0, 10, 20], [20, 30, 20, 10]),
-        (SHIFT, {"shift_right": 0.125}, [5, 5, 15, 25], [0, 10, 20, 30]),
-        (ZOOM, {"zoom": 2}, [7.5, 12.5, 17.5, 22.5], [7.5, 12.5, 17.5, 22.5]),
-        (ZOOM, {"zoom": 0.5}, [15, 5, 25, 15], [15, 5, 25, 15]),
-        (TURN, {"rotation_degrees": 180}, [30, 20, 10, 0], [30, 20, 10, 0]),
-        (TURN, {"shift_right": 0.25, "zoom": 0.5}, [25, 15, 5, 25], [15, 5, 25, 15]),
+        (ROTATE, {"crop_left": 0.5}, [17.5, 22.5, 27.5, 27.5], [0, 10, 20, 30]),
+        (ROTATE, {"map_x1": 0.5}, [10, 20, 30, 20], [0, 10, 20, 30]),  # mirrored at the edge
+        (ZOOM, {"map_xx": 0.5, "map_yy": 0.5}, [7.5, 12.5, 17.5, 22.5], [7.5, 12.5, 17.5, 22.5]),
+        (ROTATE, {"map_xx": 2, "map_yy": 2}, [15, 5, 25, 15], [15, 5, 25, 15]),
+        (ROTATE, {"map_xx": -1, "map_yy": -1}, [30, 20, 10, 0], [30, 20, 10, 0]),
     ],
 )
 def test_geometry_on_a_drawn_grid(augmentation, changes, reds, greens):
@@ -128,95 +140,141 @@ def test_geometry_on_a_drawn_grid(augmentation, changes, reds, greens):
 def test_a_crop_is_the_cut_out_part_resized(noise):
     params = rows_with(8, crop_top=0.125, crop_left=0.25, crop_bottom=0.75, crop_right=0.8125)
     part = noise[:, 2:12, 4:13].astype("float32")
-    wanted = ops.convert_to_numpy(ops.image.resize(part, (16, 16), interpolation="bilinear"))
-    np.testing.assert_allclose(compute(noise, params, CROP), wanted, atol=1e-3)
+    expected = ops.convert_to_numpy(ops.image.resize(part, (16, 16), interpolation="bilinear"))
+    np.testing.assert_allclose(compute(noise, params, CROP), expected, atol=1e-3)
 
 
-def test_keras_flips_and_erases_the_same(noise):
-    """Which images it flips, and where it erases, is read off its pictures."""
-    layer = keras.layers.RandomFlip("horizontal", seed=2)
-    theirs = ops.convert_to_numpy(layer(noise.astype("float32"), training=True))
-    params = rows_with(8)
-    flips = (theirs != noise).any(axis=(1, 2, 3))
-    params[:, PARAMS.index("flip")] = flips
-    assert 0 < flips.sum() < 8
-    np.testing.assert_array_equal(compute(noise, params, Augmentation()), theirs)
+def test_a_rotation_shows_what_scipy_and_pillow_show(noise):
+    maps = make_rotations(np.full(8, 30.0))
+    changed = compute(noise, rows_with(8, maps=maps), ROTATE)
+    cos, sin = np.cos(np.pi / 6), np.sin(np.pi / 6)
 
-    layer = keras.layers.RandomErasing((1.0, 1.0), scale=(0.2, 0.2), fill_value=128, seed=2)
-    theirs = ops.convert_to_numpy(layer(noise.astype("float32"), training=True))
-    for row, mask in enumerate((theirs != noise).any(axis=3)):
-        rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        for edge, place in zip(
-            ("top", "left", "bottom", "right"),
-            (rows[0], cols[0], rows[-1] + 1, cols[-1] + 1),
-            strict=True,
-        ):
-            params[row, PARAMS.index(f"block_{edge}")] = place / 16
-    params[:, PARAMS.index("flip")] = 0
-    np.testing.assert_array_equal(compute(noise, params, replace(OFF, random_erasing=1)), theirs)
+    def rotate(u, v):
+        return cos * u - sin * v, sin * u + cos * v
+
+    np.testing.assert_allclose(changed[0], look_up(noise[0], rotate), atol=0.01)
+    by_pillow = Image.fromarray(noise[0]).rotate(30, Image.BILINEAR)  # counter-clockwise
+    inside = np.s_[4:-4, 4:-4]
+    np.testing.assert_allclose(changed[0][inside], np.asarray(by_pillow)[inside], atol=1)
 
 
-@pytest.mark.parametrize(
-    ("name", "factors", "augmentation", "changes", "inside"),
-    [
-        # Compared where both see the picture: Keras mirrors around the edge, not around the edge pixels.
-        (
-            "RandomTranslation",
-            ((0.25, 0.25), (-0.125, -0.125)),
-            SHIFT,
-            {"shift_down": 0.25, "shift_right": -0.125},
-            np.s_[:, 4:, :-2],
-        ),
-        ("RandomZoom", ((-0.4, -0.4),), ZOOM, {"zoom": 1 / 0.6}, np.s_[:]),
-        (
-            "RandomRotation",
-            ((1 / 12, 1 / 12),),
-            TURN,
-            {"rotation_degrees": 30},
-            np.s_[:, 4:-4, 4:-4],
-        ),
-        (
-            "RandomBrightness",
-            ((0.2, 0.2),),
-            replace(OFF, max_brightness=0.2),
-            {"brightness": 0.2},
-            np.s_[:],
-        ),
-    ],
-)
-def test_keras_layers_show_the_same_picture(noise, name, factors, augmentation, changes, inside):
-    layer = getattr(keras.layers, name)(
-        *factors, seed=0
-    )  # ranges with equal ends: nothing is random
-    theirs = ops.convert_to_numpy(layer(noise.astype("float32"), training=True))
-    assert np.abs(theirs[inside] - noise[inside]).mean() > 10  # it did something
-    ours = compute(noise, rows_with(8, **changes), augmentation)
-    np.testing.assert_allclose(ours[inside], theirs[inside], atol=0.01)
+def test_a_zoom_enlarges_around_its_point(noise):
+    maps = make_zooms(np.full(8, 2.5), np.full(8, -1.0), np.full(8, 0.5))
+    changed = compute(noise, rows_with(8, maps=maps), ZOOM)
+    expected = look_up(noise[0], lambda u, v: (u / 2.5 - 0.6, v / 2.5 + 0.3), mode="nearest")
+    np.testing.assert_allclose(changed[0], expected, atol=0.01)
+    by_gather = compute(noise, rows_with(8, maps=maps), replace(ZOOM, max_warp=0.1))
+    np.testing.assert_allclose(by_gather[:, :, 1:], changed[:, :, 1:], atol=0.01)
 
 
-def test_keras_stretches_contrast_the_same(noise):
-    pale = noise // 4 + 90  # so that nothing is clipped, and the gain can be read off
-    layer = keras.layers.RandomContrast(0.5, seed=2)
-    theirs = ops.convert_to_numpy(layer(pale.astype("float32"), training=True))
-    params = rows_with(8)
-    gains = theirs[..., 0].std(axis=(1, 2)) / pale[..., 0].std(axis=(1, 2))
-    params[:, PARAMS.index("contrast")] = gains
-    assert len(np.unique(gains.round(3))) == 8
-    ours = compute(pale, params, replace(OFF, max_contrast=0.5))
-    np.testing.assert_allclose(ours, theirs, atol=0.01)
+@pytest.mark.parametrize("tilt", [0.4, -0.2])
+def test_a_warp_tilts_the_picture(noise, tilt):
+    """The one projective map that stretches the left side by 1 + tilt and the right by 1 - tilt."""
+    changed = compute(noise, rows_with(8, maps=make_warps(np.full(8, tilt), np.zeros(8))), WARP)
+
+    def show(u, v):
+        w = 1 + tilt * u
+        return (u + tilt) / w, v * (1 - tilt**2) / w
+
+    np.testing.assert_allclose(changed[0], look_up(noise[0], show), atol=0.02)
+    turned = compute(
+        noise.swapaxes(1, 2), rows_with(8, maps=make_warps(np.zeros(8), np.full(8, tilt))), WARP
+    )
+    np.testing.assert_allclose(turned.swapaxes(1, 2), changed, atol=0.02)
 
 
-def test_colours_are_clipped():
-    colours = replace(OFF, max_brightness=0.2, max_contrast=0.5)
-    changed = compute(grid(), rows_with(brightness=-0.05, contrast=1.5), colours)[0]
-    np.testing.assert_allclose(changed[0, :, 0], [0, 0, 9.75, 24.75], atol=1e-4)
-    assert changed[..., 2].max() == 0  # 7 - 12.75
-    white = np.full((1, 4, 4, 3), 250, "uint8")
-    assert (compute(white, rows_with(brightness=0.2), colours) == 255).all()
+def test_all_geometry_together_is_one_map_in_its_order(noise):
+    """On the picture: crop, flip, rotation, zoom, tilt; so the map is read from the last to the first."""
+    maps = np.diag([-1.0, 1, 1]) @ make_rotations(np.full(8, 20.0))
+    maps = maps @ make_zooms(np.full(8, 1.5), np.full(8, 0.2), np.full(8, 0.0))
+    maps = maps @ make_warps(np.full(8, 0.2), np.full(8, 0.0))
+    params = rows_with(8, maps=maps, crop_left=0.25, crop_bottom=0.75)
+    changed = compute(noise, params, replace(ROTATE, max_zoom=2, max_warp=0.3, min_crop_area=0.5))
+    cos, sin = np.cos(np.pi / 9), np.sin(np.pi / 9)
+
+    def show(u, v):
+        u, v = (u + 0.2) / (1 + 0.2 * u), v * 0.96 / (1 + 0.2 * u)
+        u, v = u / 1.5 + 0.2 / 3, v / 1.5
+        u, v = cos * u - sin * v, sin * u + cos * v
+        return 0.25 - 0.75 * u, 0.75 * v - 0.25
+
+    np.testing.assert_allclose(changed[0], look_up(noise[0], show), atol=0.02)
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(), CROP, EVERYTHING])
-def test_one_trace_serves_all_draws(noise, augmentation):
+# Presizing ----------------------------------------------------------------------------------------
+
+
+def test_images_shrink_as_pillow_shrinks_them(photos):
+    params = rows_with(8, crop_left=0.25, crop_bottom=0.75)
+    changed = compute(photos, params, CROP, size=40)
+    box = (24, 0, 96, 72)
+    by_pillow = [Image.fromarray(one).resize((40, 40), Image.BILINEAR, box) for one in photos]
+    np.testing.assert_allclose(changed, np.stack(by_pillow), atol=1.5)
+    off = compute(photos, rows_with(8), OFF, size=40)
+    resized = ops.image.resize(photos.astype("float32"), (40, 40), antialias=True)
+    np.testing.assert_allclose(off, ops.convert_to_numpy(resized), atol=0.01)
+
+
+@pytest.mark.parametrize("size", [68, 40])
+def test_a_single_resampling_to_a_smaller_size_is_better_than_two(photos, size):
+    matrix = (make_rotations(np.full(1, 25.0)) @ make_warps(np.full(1, 0.2), np.full(1, 0.1)))[0]
+    params = rows_with(8, maps=matrix)
+
+    def show(u, v):
+        x, y, w = (row[0] * u + row[1] * v + row[2] for row in matrix)
+        return x / w, y / w
+
+    # The mean of 6 by 6 points in each new pixel.
+    exact = look_up(photos[0], show, 6 * size).reshape(size, 6, size, 6, 3).mean((1, 3))
+    once = compute(photos, params, WARP, size=size)[0]
+    resized = compute(photos, rows_with(8), OFF, size=size).round().astype("uint8")
+    twice = compute(resized, params, WARP)[0]
+    errors = [np.sqrt(np.mean((one - exact) ** 2)) for one in (once, twice)]
+    assert errors[0] < 0.8 * errors[1]
+
+
+# Pixels -------------------------------------------------------------------------------------------
+
+
+def test_lighting_shifts_and_stretches_logits():
+    levels = np.arange(256, dtype="uint8").reshape(1, 16, 16, 1).repeat(3, axis=3)
+    lighting = replace(OFF, max_lighting=0.5)
+    changed = compute(levels, rows_with(light_shift=0.5, light_gain=1.5), lighting)[0]
+    light = levels[0].astype("float64") / 255
+    with np.errstate(divide="ignore"):
+        expected = 255 / (1 + np.exp(-1.5 * (np.log(light / (1 - light)) + 0.5)))
+    np.testing.assert_allclose(changed, expected, atol=0.01)
+    assert changed[0, 0].max() < 1e-3 < 254.9 < changed[-1, -1].min()  # black and white stay
+    unchanged = compute(levels, rows_with(), lighting)
+    np.testing.assert_allclose(unchanged, levels, atol=0.01)
+
+
+def test_the_erased_box_is_grey(noise):
+    params = rows_with(8, erased_top=0.25, erased_left=0.5, erased_bottom=0.5, erased_right=1)
+    expected = noise.copy()
+    expected[:, 4:8, 8:16] = 128
+    erasing = replace(OFF, random_erasing=1)
+    np.testing.assert_array_equal(compute(noise, params, erasing), expected)
+
+
+def test_partners_mix_as_the_first_of_them_says(noise):
+    params = rows_with(8, mixup=0.75)
+    pairs = noise.reshape(4, 2, 16, 16, 3).astype("float32")
+    mixed = compute(noise, params, replace(OFF, mixup=1)).reshape(pairs.shape)
+    np.testing.assert_allclose(mixed, 0.75 * pairs + 0.25 * pairs[:, ::-1], atol=1e-3)
+    params = rows_with(8, cutmix_top=0.5, cutmix_left=0.25, cutmix_bottom=1, cutmix_right=0.5)
+    params[1::2] = rows_with()  # the second's own row does not matter
+    expected = pairs.copy()
+    expected[:, :, 8:, 4:8] = pairs[:, ::-1, 8:, 4:8]
+    cut = compute(noise, params, replace(OFF, cutmix=1)).reshape(pairs.shape)
+    np.testing.assert_array_equal(cut, expected)
+
+
+# Inside the step ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("augmentation", [CROP, EVERYTHING])
+def test_a_single_trace_serves_all_params(noise, augmentation):
     traces = []
 
     @compiled
@@ -225,62 +283,63 @@ def test_one_trace_serves_all_draws(noise, augmentation):
         return augment(images, params, augmentation)
 
     for epoch in range(3):
-        params = draw(augmentation, 8, epoch=epoch)
+        params = sample(augmentation, 8, epoch=epoch)
         in_step = step(ops.convert_to_tensor(noise), ops.convert_to_tensor(params))
         np.testing.assert_allclose(in_step, compute(noise, params, augmentation), atol=0.01)
     assert len(traces) == 1
 
 
 def test_only_what_is_on_is_traced(noise):
-    params = rows_with(8)
-    multiplies, gathers, turns = ("dot_general" if JAX else "einsum"), "gather", "sin"
-    kinds = {"off": OFF, "flip": Augmentation(), "crop": CROP, "turn": TURN}
-    operations = {name: list_operations(kind, noise, params) for name, kind in kinds.items()}
-    assert multiplies in operations["crop"]
-    assert gathers in operations["turn"]
-    assert turns in operations["turn"]
-    for name in ("off", "flip"):
-        assert multiplies not in operations[name]
-        assert gathers not in operations[name]
-        assert turns not in operations[name]
+    product, gather, logit = ("dot_general" if JAX else "einsum"), "gather", "log"
+    expected = {
+        OFF: set(),
+        Augmentation(vertical_flip=True): set(),
+        CROP: {product},
+        ZOOM: {product},
+        ROTATE: {gather},
+        WARP: {gather},
+        replace(OFF, max_lighting=0.1): {logit},
+    }
+    for augmentation, kinds in expected.items():
+        operations = list_operations(augmentation, noise, rows_with(8))
+        operations = operations.replace("logical", "")
+        assert {kind for kind in (product, gather, logit) if kind in operations} == kinds
 
 
 def test_what_cannot_be_right_is_refused(noise):
-    with pytest.raises(ValueError, match="square images. Received: shape"):
+    with pytest.raises(ValueError, match=r"square images .* Received: shape \(8, 8, 16, 3\)"):
         compute(noise[:, :8], rows_with(8), OFF)
-    with pytest.raises(ValueError, match="draws must be float32: .* Received: .*bfloat16"):
+    with pytest.raises(ValueError, match="at least 24 px"):
+        compute(noise, rows_with(8), OFF, size=24)
+    with pytest.raises(ValueError, match=r"params must be float32: .* Received: .*bfloat16"):
         augment(noise, ops.cast(rows_with(8), "bfloat16"), OFF)
-    with pytest.raises(ValueError, match="per_replica_batch must be even. Received: 7"):
+    with pytest.raises(ValueError, match=r"must be even .*Received: 7"):
         compute(noise[:7], rows_with(7), replace(OFF, mixup=1))
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_the_layer_keeps_draws_exact_and_adds_nothing_to_a_model(photos, policy):
+def test_the_layer_keeps_params_exact_and_adds_nothing_to_a_model(photos, policy):
     augmentation = replace(EVERYTHING, mixup=0, cutmix=0)
-    layer = Augment(augmentation, dtype=policy)
+    layer = Augment(augmentation, size=64, dtype=policy)
     inputs = (keras.Input((96, 96, 3), dtype="uint8"), keras.Input((len(PARAMS),), dtype="float32"))
     model = keras.Model(inputs, layer(inputs))
-    params = draw(augmentation, 8)
+    params = sample(augmentation, 8)
     changed = model.predict_on_batch([photos, params])
-    wanted = "bfloat16" if policy == "mixed_bfloat16" else "float32"
-    assert str(changed.dtype) == model.output.dtype == wanted
-    np.testing.assert_allclose(
-        changed.astype("float32"),
-        compute(photos, params, augmentation, dtype=wanted),
-        atol=2 if policy == "mixed_bfloat16" else 0.01,  # compiled together, or one by one
-    )
-    assert model.weights == []
-    assert model.non_trainable_variables == []  # no seed generator
+    dtype = "bfloat16" if policy == "mixed_bfloat16" else "float32"
+    assert str(changed.dtype) == model.output.dtype == dtype
+    assert changed.shape == (8, *model.output.shape[1:]) == (8, 64, 64, 3)
+    expected = compute(photos, params, augmentation, size=64)
+    difference = np.abs(changed.astype("float32") - expected)
+    assert difference.mean() < (1 if dtype == "bfloat16" else 0.001)
+    assert model.weights == model.non_trainable_variables == []  # no seed generator either
 
 
 @pytest.mark.replicas
-@pytest.mark.parametrize(
-    "augmentation", [EVERYTHING, replace(EVERYTHING, max_rotation_degrees=0, max_shear_degrees=0)]
-)
+@pytest.mark.parametrize("augmentation", [EVERYTHING, replace(CROP, mixup=1, max_lighting=0.5)])
 def test_every_number_of_replicas_shows_the_same_pictures(accelerator, augmentation):
     images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype="uint8")
-    params = draw(augmentation, 16)
-    step = compiled(lambda images, params: augment(images, params, augmentation))
+    params = sample(augmentation, 16)
+    step = compiled(lambda images, params: augment(images, params, augmentation, size=12))
     if JAX:
         import jax
 
@@ -307,4 +366,5 @@ def test_every_number_of_replicas_shows_the_same_pictures(accelerator, augmentat
             ]
             changed = strategy.run(step, parts)
         changed = np.concatenate(strategy.experimental_local_results(changed))
-    np.testing.assert_allclose(changed, compute(images, params, augmentation), atol=0.01)
+    expected = compute(images, params, augmentation, size=12)
+    np.testing.assert_allclose(changed, expected, atol=0.01)

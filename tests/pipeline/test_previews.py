@@ -13,7 +13,7 @@ from flowerkit.pipeline.previews import preview_batch
 from flowerkit.training.plan import SMOKE
 
 PLAN = dataclasses.replace(
-    SMOKE, seed=5, min_crop_area=0.5, max_brightness=0.2, mixup=0.4, cutmix=1.0
+    SMOKE, seed=5, min_crop_area=0.5, max_lighting=0.2, mixup=0.4, cutmix=1.0
 )
 
 

@@ -47,7 +47,7 @@ def test_a_grid_refuses_no_images_and_other_numbers_of_titles():
 
 
 def test_a_batch_stands_as_evaluated_above_as_trained(drawn):
-    plan = dataclasses.replace(SMOKE, max_brightness=0.5)
+    plan = dataclasses.replace(SMOKE, max_lighting=0.5)
     axes = plots.plot_batch(drawn, plan, num_images=5, epoch=2)
     batch = preview_batch(drawn, plan, num_images=5, epoch=2)
     assert axes.shape == (2, 5)

@@ -15,12 +15,11 @@ pytestmark = pytest.mark.backends
 
 EVERYTHING = {
     "min_crop_area": 0.5,
-    "max_shift": 0.1,
+    "vertical_flip": True,
     "max_zoom": 1.2,
     "max_rotation_degrees": 20.0,
-    "max_shear_degrees": 10.0,
-    "max_brightness": 0.2,
-    "max_contrast": 0.2,
+    "max_lighting": 0.2,
+    "max_warp": 0.2,
     "random_erasing": 0.5,
     "mixup": 0.4,
     "cutmix": 1.0,
