@@ -184,7 +184,7 @@ def test_a_warp_tilts_the_picture(noise, tilt):
 
 
 def test_all_geometry_together_is_one_map_in_its_order(noise):
-    """On the picture: crop, flip, rotation, zoom, tilt; so the map is read from the last to the first."""
+    """On the picture: crop, flip, rotation, zoom, tilt; the map is read from the last to the first."""
     maps = np.diag([-1.0, 1, 1]) @ make_rotations(np.full(8, 20.0))
     maps = maps @ make_zooms(np.full(8, 1.5), np.full(8, 0.2), np.full(8, 0.0))
     maps = maps @ make_warps(np.full(8, 0.2), np.full(8, 0.0))
