@@ -129,9 +129,10 @@ def run_lr_find(args) -> int:
 
 
 def run_models(args) -> int:
-    from flowerkit.models.backbones import tabulate_backbones
+    from flowerkit.models import list_backbones
 
-    print(*tabulate_backbones(), sep="\n")
+    print(f"{'backbone':<20}{'parameters':>13}{'px':>6}{'weights':>10}  licence")
+    print(*list_backbones(), sep="\n")
     return 0
 
 

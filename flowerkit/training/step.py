@@ -5,7 +5,7 @@ import numpy as np
 
 from flowerkit.accelerator.device import Accelerator
 from flowerkit.data.tfrecords import FlowerData
-from flowerkit.models.classifier import (
+from flowerkit.models import (
     build_classifier,
     choose_trainable,
     depth_of,

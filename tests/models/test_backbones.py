@@ -1,96 +1,181 @@
-"""backbones: the facts of the table, and what is on this machine."""
-
-import inspect
-from pathlib import PurePath
+"""backbones: the table, Keras Applications, files, small ones, and where weights come from."""
 
 import keras
+import numpy as np
 import pytest
 
 from flowerkit.models import backbones
 
+pytestmark = pytest.mark.backends
 
-def find(name):
-    return next(one for one in backbones.describe_backbones() if one.name == name)
+OWN = [backbone for backbone in backbones.list_backbones() if not backbone.licence]
 
 
-def build_without_weights(name, **options):
-    """The network, its variables without values: large ones take a second and no memory."""
-    with keras.StatelessScope(initialize_variables=False):
-        return getattr(keras.applications, name)(
-            include_top=False, input_shape=(224, 224, 3), **options
+def build(name, weights=None, *, input_size=32, dropout=0.0):
+    body, _ = backbones.build_backbone(str(name), weights, input_size, dropout)
+    return body
+
+
+def kinds(body):
+    return [type(layer).__name__ for layer in body.layers[1:]]
+
+
+@pytest.mark.parametrize("name", ["MobileNet", "MobileNetV2", "MobileNetV3Small", "EfficientNetB0"])
+def test_the_table_has_the_parameters_that_keras_counts(name):
+    row = next(row for row in backbones.list_backbones() if row.name == name)
+    with keras.StatelessScope(initialize_variables=False):  # variables without values: fast
+        body = getattr(keras.applications, name)(
+            include_top=False, weights=None, input_shape=(224, 224, 3)
         )
+    assert body.count_params() == row.parameters
 
 
-def test_every_applications_backbone_is_listed_with_its_family():
-    builders = {
-        name
-        for name in dir(keras.applications)
-        if name[0].isupper() and callable(getattr(keras.applications, name))
-    }
-    listed = backbones.list_backbones()
-    assert set(listed) == builders
-    assert set(listed.values()) == set(backbones.FAMILIES)
-    assert listed["DenseNet121"] == "densenet"
-    assert listed["ResNet50V2"] == "resnet_v2"
-    assert listed["MobileNetV3Small"] == "mobilenet_v3"
-    for name, family in listed.items():
-        module = inspect.getmodule(getattr(keras.applications, name)).__name__
-        assert module.rpartition(".")[2] == family
-
-
-@pytest.mark.parametrize(
-    "name", ["VGG16", "MobileNet", "MobileNetV2", "MobileNetV3Small", "EfficientNetB0"]
-)
-def test_parameters_are_those_that_keras_counts_and_the_weights_file_is_kerass(name, monkeypatch):
-    asked = []
-
-    def stop(file_name, *args, **kwargs):
-        asked.append(file_name)
-        raise FileNotFoundError
-
-    monkeypatch.setattr("keras.src.utils.file_utils.get_file", stop)
-    with pytest.raises(FileNotFoundError):
-        build_without_weights(name, weights="imagenet")
-    row = find(name)
-    assert build_without_weights(name, weights=None).count_params() == row.parameters
-    (file_name,) = asked
-    assert PurePath(file_name).match(row.weights_file)
-
-
-def test_weights_are_weighed_without_the_classifier_and_carry_their_licence():
-    vgg16 = find("VGG16")
-    assert round(vgg16.weights_mb, 1) == 58.9  # Keras's file has 58,889,256 bytes
-    assert vgg16.licence == "CC-BY-4.0"
-    assert find("DenseNet121").licence == "BSD-3-Clause"
-    assert all(
-        one.licence and one.weights_mb > 3
-        for one in backbones.describe_backbones()
-        if one.family != "flowerkit"
-    )
-
-
-def test_default_sizes_are_the_builders():
-    sizes = {name: find(name).input_px for name in ("EfficientNetB7", "Xception", "NASNetLarge")}
-    assert sizes == {"EfficientNetB7": 600, "Xception": 299, "NASNetLarge": 331}
-
-
-def test_flowerkits_own_come_first_and_have_no_weights():
-    own = backbones.describe_backbones()[:5]
+def test_every_backbone_of_keras_applications_is_in_the_table_with_a_licence():
+    known = {name for name in dir(keras.applications) if name[0].isupper()}
+    assert {row.name for row in backbones.list_backbones() if row.licence} == known
     names = ["tiny", "dense-small", "dense-small-bn", "dense-large", "dense-large-bn"]
-    assert [one.name for one in own] == names
-    assert {(one.weights_mb, one.licence, one.is_cached) for one in own} == {(None, None, False)}
+    assert [row.name for row in OWN] == names
 
 
-def test_cached_weights_are_found_in_kerass_folder(tmp_path, monkeypatch):
+def test_cached_weights_are_found_in_the_folder_of_keras(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    assert backbones.weights_folder() == tmp_path / "models"
     assert backbones.find_cached_weights() == []
     (tmp_path / "models").mkdir()
     for name in ("mobilenet_1_0_128_tf_no_top.h5", "efficientnetb0_notop.h5", "vgg16_top.h5"):
         (tmp_path / "models" / name).touch()
-    cached = [one.name for one in backbones.describe_backbones() if one.is_cached]
-    assert cached == ["EfficientNetB0", "MobileNet"]
     assert [path.name for path in backbones.find_cached_weights()] == [
         "efficientnetb0_notop.h5",
         "mobilenet_1_0_128_tf_no_top.h5",
     ]
+
+
+@pytest.mark.parametrize("row", OWN, ids=lambda row: row.name)
+def test_flowerkits_own_have_the_parameters_that_the_table_says(row):
+    body = build(row.name, input_size=row.input_px)
+    assert body.count_params() == row.parameters
+    assert body.name == "backbone"
+
+
+def test_dense_networks_see_at_most_64_px_and_others_the_image_as_it_is():
+    assert backbones.default_input_size("dense-large", 224) == 64
+    assert backbones.default_input_size("dense-small-bn", 32) == 32
+    assert backbones.default_input_size("DenseNet121", 224) == 224
+
+
+def test_a_dense_network_drops_between_its_layers():
+    body = build("dense-small", dropout=0.3)
+    assert kinds(body) == ["Flatten", "Dense", "ReLU", "Dropout", "Dense", "ReLU"]
+    assert body.get_layer("dropout1").rate == 0.3
+    assert body.output_shape == (None, 64)
+
+
+def test_a_dense_network_with_norms_has_them_between_dense_and_relu_and_no_biases():
+    body = build("dense-large-bn")
+    layer = ["Dense", "BatchNormalization", "ReLU"]
+    assert kinds(body) == ["Flatten", *layer, *3 * ["Dropout", *layer]]
+    assert body.get_layer("dense4").bias is None
+    assert body.output_shape == (None, 512)
+
+
+def test_an_unknown_backbone_names_the_nearest():
+    with pytest.raises(
+        ValueError,
+        match=r"'DenseNet12' is neither .*`flowerkit models`.* Did you mean 'DenseNet121'",
+    ):
+        build("DenseNet12")
+    with pytest.raises(ValueError, match="Did you mean 'dense-small'"):
+        build("dense-smal")
+
+
+def test_names_may_be_written_small():
+    assert backbones._find_application("densenet121") is keras.applications.DenseNet121
+
+
+def test_small_networks_have_no_imagenet_weights():
+    with pytest.raises(ValueError, match="tiny backbone has no pretrained weights"):
+        build("tiny", "imagenet")
+    with pytest.raises(ValueError, match="dense-large backbone has no pretrained weights"):
+        build("dense-large", "imagenet")
+
+
+def test_weights_come_from_a_file(tmp_path):
+    body = keras.applications.MobileNetV3Small(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    body.save_weights(tmp_path / "body.weights.h5")
+    loaded = build("MobileNetV3Small", tmp_path / "body.weights.h5")
+    np.testing.assert_array_equal(loaded.get_weights()[0], body.get_weights()[0])
+
+
+def test_a_keras_file_serves_with_its_weights_or_fresh_ones(tmp_path):
+    body = build("tiny")
+    body.save(tmp_path / "body.keras")
+    kept = build(tmp_path / "body.keras", "imagenet")
+    fresh = build(tmp_path / "body.keras", None)
+    np.testing.assert_array_equal(kept.get_weights()[0], body.get_weights()[0])
+    assert not np.array_equal(fresh.get_weights()[0], body.get_weights()[0])
+
+
+@pytest.mark.parametrize("weights", ["imagenet", None])
+def test_a_file_that_was_saved_frozen_learns_again(tmp_path, weights):
+    body = build("tiny")
+    body.trainable = False
+    body.save(tmp_path / "body.keras")
+    assert len(build(tmp_path / "body.keras", weights).trainable_variables) == 12
+
+
+def test_a_keras_file_follows_the_present_precision(tmp_path):
+    build("tiny").save(tmp_path / "body.keras")
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        body = build(tmp_path / "body.keras", "imagenet")
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert body.layers[1].compute_dtype == "bfloat16"
+
+
+def test_a_file_that_ends_in_a_vector_is_refused(tmp_path):
+    inputs = keras.Input((4, 4, 3))
+    keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs)).save(tmp_path / "a.keras")
+    with pytest.raises(
+        ValueError, match=r"ends in shape \(None, 3\); a backbone ends in a feature"
+    ):
+        build(tmp_path / "a.keras", "imagenet")
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no backbone file .*none.keras"):
+        build(tmp_path / "none.keras")
+    with pytest.raises(FileNotFoundError, match="no weights file .*none.h5"):
+        build("DenseNet121", tmp_path / "none.h5")
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No network for Keras' own download, and an empty cache of its own."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
+    # No proxy listens there: Keras' own download fails for real, and no packet leaves.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+
+def test_imagenet_weights_offline_name_the_cache_the_file_and_two_remedies(tmp_path, offline):
+    name = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    with pytest.raises(RuntimeError, match=rf"{tmp_path}/models/{name} is missing.*put that file"):
+        build("DenseNet121", "imagenet", input_size=64)
+
+
+def test_imagenet_weights_offline_come_from_what_is_attached(tmp_path, offline, monkeypatch):
+    body = keras.applications.MobileNetV3Small(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    attached = tmp_path / "input" / "my-weights"
+    attached.mkdir(parents=True)
+    body.save(attached / "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5")
+    monkeypatch.setattr(backbones, "KAGGLE", tmp_path)
+    for loaded, saved in zip(
+        build("MobileNetV3Small", "imagenet").get_weights(), body.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(loaded, saved)

@@ -1,11 +1,11 @@
-"""attention_maps: networks made by hand, whose answer hangs on a square at a known place."""
+"""cam: networks made by hand, whose output depends on a square at a known place."""
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from flowerkit.models.cam import build_attention, compute_cam, split_at_map
+from flowerkit.models.cam import compute_cam, split_at_map
 from flowerkit.models.classifier import build_classifier
 from flowerkit.models.heads import add_head
 
@@ -31,8 +31,8 @@ def build(head, *, binary=False, backbone=None):
     pixels = keras.Input((32, 32, 3), name="pixels")
     num_classes = 2 if binary else 3
     features = (backbone or build_backbone())(pixels)
-    answer = add_head(features, num_classes, head, dropout=0.2, binary=binary)
-    model = keras.Model(pixels, answer, name="by_hand")
+    probabilities = add_head(features, num_classes, head, dropout=0.2, binary=binary)
+    model = keras.Model(pixels, probabilities, name="by_hand")
     weights = {layer.name: layer for layer in model.layers if layer.weights}
     if "head_dense" in weights:
         dense = weights["head_dense"]
@@ -84,7 +84,7 @@ def test_a_model_that_trains_on_several_devices_has_its_maps_too(accelerator, im
     assert [peak_is_inside(*one) for one in zip(found, (RED, BLUE), strict=True)] == [True] * 2
 
 
-def test_two_classes_told_apart_by_one_logit_have_a_map_each(images):
+def test_two_classes_with_one_logit_have_a_map_each(images):
     model = build("plain", binary=True)
     found = compute_cam(model, images[:1].repeat(2, axis=0), np.array([0, 1]))
     assert [peak_is_inside(*one) for one in zip(found, (RED, BLUE), strict=True)] == [True] * 2
@@ -109,7 +109,7 @@ def test_a_class_that_nothing_speaks_for_has_an_empty_map(images):
     assert compute_cam(model, images[:1], np.array([2])).max() == 0
 
 
-def test_a_guess_of_certainty_has_its_map_all_the_same(images):
+def test_a_certain_prediction_has_a_map(images):
     """Its probability is 1 in float32, but those of the others still differ."""
     model = build("plain")
     model.layers[-1].set_weights([np.array([[4e3, 0, 2e3], [0, 4e3, 2e3]]), np.zeros(3)])
@@ -119,14 +119,11 @@ def test_a_guess_of_certainty_has_its_map_all_the_same(images):
     assert peak_is_inside(found, RED)
 
 
-def test_batches_change_nothing_and_training_in_between_shows(images):
+def test_batches_change_nothing(images):
     model = build("plain")
     many = np.concatenate([images, images, images[:1]])
-    attend = build_attention(model, batch_size=2)
-    np.testing.assert_allclose(attend(many), compute_cam(model, many), atol=1e-6)
-    kernel, bias = model.layers[-1].get_weights()
-    model.layers[-1].set_weights([kernel[::-1], bias])
-    assert peak_is_inside(attend(images, np.array([0, 0]))[0], BLUE)
+    found = compute_cam(model, many, batch_size=2)
+    np.testing.assert_allclose(found, compute_cam(model, many), atol=1e-6)
 
 
 def test_the_parts_together_are_the_classifier(images):
@@ -143,10 +140,10 @@ def test_the_parts_together_are_the_classifier(images):
 def test_a_network_without_places_is_refused():
     dense = build_classifier(3, image_size=32, backbone="dense-small", weights=None, head="plain")
     with pytest.raises(ValueError, match="has no feature map: .* Choose a convolutional backbone"):
-        build_attention(dense)
+        split_at_map(dense)
     single = build("plain", backbone=build_backbone(side=32))
-    with pytest.raises(ValueError, match="'by_hand' is a single place.*larger input_size"):
-        build_attention(single)
+    with pytest.raises(ValueError, match="'by_hand' is 1 x 1.*--input-size"):
+        split_at_map(single)
 
 
 @pytest.mark.parametrize(
