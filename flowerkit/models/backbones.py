@@ -93,7 +93,8 @@ class Backbone:
     def __str__(self) -> str:
         # 4 bytes a parameter; keras.io's sizes include the classifier (528 MB for VGG16; 59 without).
         size = f"{4 * self.parameters / 1e6:,.0f} MB" if self.licence else "none"
-        return f"{self.name:<20}{self.parameters:>13,}{self.input_px:>6}{size:>10}  {self.licence or '-'}"
+        row = f"{self.name:<20}{self.parameters:>13,}{self.input_px:>6}{size:>10}"
+        return f"{row}  {self.licence or '-'}"
 
 
 def list_backbones() -> list[Backbone]:
