@@ -13,5 +13,9 @@ __getattr__, __dir__, __all__ = lazy(
         "UnreadablePhoto": "reader",
         "RESIZE_METHODS": "report",
         "SUFFIXES": "listing",
+        "holds_photos": "listing",
+        "find_converted": "conversion",
+        "TEST_LABELS": "conversion",
+        "convert_with_beam": "beam",
     },
 )

@@ -1,9 +1,7 @@
-"""A folder of photos, one sub folder a class, becomes shards: read, divided, written, reported.
+"""A folder of photos becomes shards: listed, read, assigned to splits, written, reported.
 
-The photos are listed (`photo_listing`), each is read once by one of several processes into a file on
-the disk (`photo_reader`, `photo_cache`), copies are found and everyone gets a split
-(`photo_division`), and the shards are written from that file. OUT shows them when all is done
-(`photo_folder`); until then OUT/.converting holds what was read, and the same call goes on there.
+OUT shows the shards when all is done; until then OUT/.converting holds what was read, and the same call
+continues there.
 """
 
 import json
@@ -11,7 +9,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,34 +23,53 @@ from flowerkit.data.tfrecords import (
     find_shards,
     write_shards,
 )
-from flowerkit.photos.cache import PhotoCache, fill, is_helper_starting, is_in_use
-from flowerkit.photos.division import SplitAssignment, divide_photos, place_rows
-from flowerkit.photos.folder import (
-    UNFINISHED,
-    Request,
-    claim_folder,
-    describe_conversion,
-    show_folder,
-    write_beside,
-)
-from flowerkit.photos.listing import HEIC_SUFFIXES, Listing, list_photos
-from flowerkit.photos.reader import JPEG_QUALITY, can_read_heic, check_request
-from flowerkit.photos.report import Conversion, load_conversion
+from flowerkit.files import write_json
+from flowerkit.photos.assignment import SplitAssignment, assign_photos, check_fractions
+from flowerkit.photos.cache import PhotoCache, lock
+from flowerkit.photos.listing import HEIC_SUFFIXES, Listing, list_photos, normalize_name
+from flowerkit.photos.reader import JPEG_QUALITY, ReadPhoto, can_read_heic, check_size
+from flowerkit.photos.report import Conversion, load_conversion, write_report
+from flowerkit.submission import write_submission
+from flowerkit.text import pluralize
 
-__all__ = [
-    "Conversion",
-    "clear_converted",
-    "convert_photos",
-    "find_converted",
-    "is_cleared",
-    "load_photos",
-]
+UNFINISHED = ".converting"
+TEST_LABELS = "test_labels.csv"
 
 _PREFIX = "photos-"  # of the folders in the cache
 
 Progress = Callable[[str, int, int], None]
 
 _log = logging.getLogger("flowerkit")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a conversion shall do: from `source` to `out`, the size of the pictures, the splits.
+
+    Raises ValueError for a size, a resize method or fractions that make no sense.
+    """
+
+    source: Path
+    out: Path
+    image_size: int
+    resize: str
+    val_fraction: float
+    test_fraction: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_size(self.image_size, self.resize)
+        check_fractions(self.val_fraction, self.test_fraction)
+
+    @property
+    def unfinished(self) -> Path:
+        """Where the shards are until the folder is complete."""
+        return self.out / UNFINISHED
+
+    @property
+    def shards(self) -> str:
+        """The name of the folder of the shards."""
+        return f"tfrecords-jpeg-{self.image_size}x{self.image_size}"
 
 
 def convert_photos(
@@ -69,85 +87,188 @@ def convert_photos(
 ) -> tuple[FlowerData, Conversion]:
     """Convert the folder `photos` into shards in the new folder `out`.
 
-    `image_size` in px and `resize` are `read_photo`'s. Val and test get their fraction of each class,
-    drawn by `seed`; folders train/, val/ and test/ or a csv's column `split` go over that. `workers`
-    are processes, by default one a core. `out` gets the shards, classes.json, sample_submission.csv,
-    test_labels.csv (the test shards carry no class, as in the competition), and the report as
-    conversion.md, conversion.json and photos.csv.
+    `image_size` in px and `resize` are those of `read_photo`. Val and test get their fraction of each
+    class, drawn by `seed`; folders train/, val/ and test/ or a csv's column `split` take precedence.
+    `labels_csv` names the classes, see `list_photos`; `workers` are processes, by default one a core.
+    `progress(title, done, total)` is called for each photo. `out` gets the shards, classes.json,
+    sample_submission.csv, test_labels.csv (the test shards hold no labels, as in the competition), and
+    the report as conversion.md, conversion.json and photos.csv.
 
-    Raises what `list_photos` raises; FileExistsError if `out` is in use, unless by this conversion,
-    interrupted: then it goes on; ValueError for fractions, a resize or a size that make no sense, or if
-    fewer than two classes are left; OSError if `out` cannot be written.
+    Raises what `list_photos` raises; FileExistsError if `out` is in use, unless an interrupted
+    conversion left it: then it continues; ValueError for fractions, a resize method or a size that make
+    no sense, or if fewer than two classes are left; OSError if `out` cannot be written.
     """
-    if is_helper_starting():
-        raise RuntimeError('put this call under `if __name__ == "__main__":`')
-    request = Request(
-        Path(photos).expanduser(),
-        Path(out).expanduser(),
-        image_size,
-        resize,
-        val_fraction,
-        test_fraction,
-        seed,
-    )
+    source, out = Path(photos).expanduser(), Path(out).expanduser()
+    request = Request(source, out, image_size, resize, val_fraction, test_fraction, seed)
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be 1 or more, or None for one a core.")
-    listing = list_photos(request.source, labels_csv)
+    progress = progress or (lambda title, done, total: None)
+    listing = list_photos(source, labels_csv)
     claim_folder(request)
-    conversion = _convert(request, listing, workers or num_cores(), progress or _tell_nobody)
-    return show_folder(request, conversion.class_names), conversion
-
-
-def _tell_nobody(what: str, done: int, total: int) -> None:
-    pass
-
-
-def _convert(request: Request, listing: Listing, workers: int, progress: Progress) -> Conversion:
-    options = {"photos": str(request.source.resolve())} | request.reading
-    with PhotoCache(request.unfinished, options) as spool:
-        start, num_known = time.monotonic(), len(spool.entries)
-        unreadable = fill(
-            spool,
-            request.source,
-            listing.photos,
-            **request.reading,
-            workers=workers,
-            progress=progress,
-        )
+    with lock(request.unfinished):
+        start = time.monotonic()
+        cache = PhotoCache(request.unfinished, source, image_size, resize)
+        known, unreadable = cache.read(listing.photos, workers or num_cores(), progress)
         seconds = time.monotonic() - start
-        division = divide_photos(spool, listing, unreadable, **request.dividing)
-        _write_splits(request, spool, division, progress)
-        num_read = len(spool.entries) + len(unreadable) - num_known
-        conversion = describe_conversion(
-            request, listing, division, spool, unreadable, seconds=seconds, num_read=num_read
+        assignment = assign(request, listing, known, unreadable)
+        # What an interrupted run wrote was assigned by the photos of that time.
+        shutil.rmtree(request.unfinished / request.shards, ignore_errors=True)
+        for split in SPLITS:
+            _write_split(request, split, cache, assignment, progress)
+        conversion = write_beside(request, listing, known, unreadable, assignment, seconds)
+    return show_folder(request, assignment.class_names), conversion
+
+
+def _write_split(
+    request: Request, split: str, cache: PhotoCache, assignment: SplitAssignment, progress: Progress
+) -> None:
+    photos = assignment.shuffled(split)
+
+    def read_records() -> Iterator[Record]:
+        for done, (photo, label) in enumerate(photos, start=1):
+            yield Record(image=cache.read_jpeg(photo), id=photo.id, label=label)
+            progress(f"{split} shards", done, len(photos))
+
+    write_shards(
+        request.unfinished,
+        split,
+        read_records(),
+        image_size=request.image_size,
+        shard_size=choose_shard_size(len(photos)),
+    )
+
+
+# The folder ---------------------------------------------------------------------------------------
+
+
+def claim_folder(request: Request) -> None:
+    """Make `request.out`; refuse a folder in use, and one that the next conversion would read.
+
+    Raises ValueError for a folder inside the photos, FileExistsError for one in use, OSError if it
+    cannot be written.
+    """
+    source, out = request.source, request.out
+    if source.resolve() in (out.resolve(), *out.resolve().parents):
+        raise ValueError(
+            f"{out} is inside the photos ({source}), and the next conversion would take it for a class. "
+            "Convert into a folder beside them."
         )
-        write_beside(request, spool, division, conversion)
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file. Pass a folder that is new or empty.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".")
+        if not held or request.unfinished.is_dir():
+            request.unfinished.mkdir(exist_ok=True)
+            return
+    except OSError as error:
+        reason = error.strerror or error
+        raise type(error)(
+            f"{out} cannot be made or written ({reason}). Pass another folder."
+        ) from None
+    if conversion := load_conversion(out):
+        raise FileExistsError(
+            f"{out} already holds a conversion of {conversion.source}. Train on it with --data {out}, "
+            "or convert into a new folder."
+        )
+    raise FileExistsError(
+        f"{out} already holds {held[0]}. Convert into a new folder, or remove that one."
+    )
+
+
+def assign(
+    request: Request,
+    listing: Listing,
+    known: Mapping[str, ReadPhoto],
+    unreadable: Mapping[str, str],
+) -> SplitAssignment:
+    """`assign_photos` with the fractions and the seed of the request."""
+    return assign_photos(
+        listing,
+        known,
+        unreadable,
+        val_fraction=request.val_fraction,
+        test_fraction=request.test_fraction,
+        seed=request.seed,
+    )
+
+
+def write_beside(
+    request: Request,
+    listing: Listing,
+    known: Mapping[str, ReadPhoto],
+    unreadable: Mapping[str, str],
+    assignment: SplitAssignment,
+    seconds: float,
+) -> Conversion:
+    """Write the files beside the shards: class names, csv files of the test split, the report."""
+    out, names = request.out, assignment.class_names
+    counts = {name: {} for name in names}
+    unlabelled, enlarged, rows = 0, 0, []
+    for photo, split in zip(assignment.photos, assignment.splits, strict=True):
+        read, name = known[photo.path], photo.class_name
+        if name is None:
+            unlabelled += 1
+        else:
+            counts[name][split] = counts[name].get(split, 0) + 1
+        # A photo that is padded is as large as its longer side, another as its shorter.
+        side = (max if request.resize == "pad" else min)(read.width, read.height)
+        enlarged += side < request.image_size
+        row = [photo.id, normalize_name(photo.path), name or "", split, read.width, read.height]
+        rows.append([*row, "; ".join(read.notes)])
+    notes = [*listing.notes, *assignment.notes]
+    if enlarged:
+        notes.append(
+            f"{pluralize(enlarged, 'photo')} smaller than {request.image_size} px, and so enlarged; "
+            f"a smaller --image-size (image_size=) avoids that"
+        )
+    tests = [photo for photo, _ in assignment.shuffled("test")]
+    labelled = [photo for photo in tests if photo.class_name is not None]
+    write_json(out / "classes.json", list(names))
+    if tests:
+        write_submission(out / "sample_submission.csv", [p.id for p in tests], [0] * len(tests))
+    if labelled:
+        labels = [names.index(photo.class_name) for photo in labelled]
+        write_submission(out / TEST_LABELS, [photo.id for photo in labelled], labels)
+    conversion = Conversion(
+        source=normalize_name(str(request.source.resolve())),
+        image_size=request.image_size,
+        resize=request.resize,
+        val_fraction=request.val_fraction,
+        test_fraction=request.test_fraction,
+        seed=request.seed,
+        jpeg_quality=JPEG_QUALITY,
+        class_names=names,
+        counts=counts,
+        num_unlabelled=unlabelled,
+        unreadable=dict(unreadable),
+        left_out=listing.left_out | assignment.left_out,
+        duplicates=_name_groups(assignment.duplicates),
+        near_duplicates=_name_groups(assignment.near_duplicates),
+        notes=notes,
+        seconds=round(seconds, 3),
+    )
+    write_report(out, conversion, rows)
     return conversion
 
 
-def _write_splits(
-    request: Request, spool: PhotoCache, division: SplitAssignment, progress: Progress
-) -> None:
-    # What an interrupted run wrote was divided by what was there then.
-    shutil.rmtree(request.unfinished / request.shards, ignore_errors=True)
-    for split in SPLITS:
-        placed = place_rows(division, split, request.seed)
-        write_shards(
-            request.unfinished,
-            split,
-            _make_records(spool, division, placed, split, progress),
-            image_size=request.image_size,
-            shard_size=choose_shard_size(len(placed)),
-        )
+def _name_groups(groups: list[list]) -> list[list[str]]:
+    return [[normalize_name(photo.path) for photo in group] for group in groups]
 
 
-def _make_records(
-    spool: PhotoCache, division: SplitAssignment, placed: list, split: str, progress: Progress
-) -> Iterator[Record]:
-    for done, (row, label) in enumerate(placed, start=1):
-        photo = division.photos[row]
-        yield Record(image=spool.read_jpeg(photo.path), id=photo.id, label=label)
-        progress(f"{split} shards", done, len(placed))
+def show_folder(request: Request, class_names: tuple[str, ...]) -> FlowerData:
+    """The last step: the shards leave the hidden folder, which is removed."""
+    shown = request.out / request.shards
+    if shown.exists():  # an earlier call was killed between the next two lines
+        shutil.rmtree(shown)
+    (request.unfinished / request.shards).replace(shown)
+    shutil.rmtree(request.unfinished)
+    return find_shards(
+        request.out, image_size=request.image_size, class_names=class_names, origin="folder"
+    )
+
+
+# The cache ----------------------------------------------------------------------------------------
 
 
 def load_photos(
@@ -164,69 +285,66 @@ def load_photos(
 ) -> FlowerData:
     """A folder of photos as data to train on; converted into the cache once, see `convert_photos`.
 
-    What is in the cache is used while the photos' paths, sizes and times of change, their labels and
-    the options are the same. What is unreadable or left out is logged. Raises as `convert_photos`.
+    The cache is used as long as the photos' paths, sizes and times of change, their labels and the
+    arguments are the same. What is unreadable or left out is logged. Raises as `convert_photos`.
     """
-    options = {
-        "image_size": image_size,
-        "resize": resize,
-        "val_fraction": val_fraction,
-        "test_fraction": test_fraction,
-        "seed": seed,
-    }
-    check_request(image_size, resize)
+    out = Path()
+    request = Request(
+        Path(folder).expanduser(), out, image_size, resize, val_fraction, test_fraction, seed
+    )
     listing = list_photos(folder, labels_csv)
-    out = cache_folder() / f"{_PREFIX}{_make_key(Path(folder), listing, options)}"
-    conversion = load_conversion(out)
-    if conversion and not (out / UNFINISHED).exists():
+    out = cache_folder() / f"{_PREFIX}{_make_key(request, listing)}"
+    if not (out / UNFINISHED).exists() and (conversion := load_conversion(out)):
         _log.info(f"the photos of {folder} were converted before, into {out}")
-        return find_shards(
-            out, image_size=image_size, class_names=conversion.class_names, origin="folder"
-        )
+        names = conversion.class_names
+        return find_shards(out, image_size=image_size, class_names=names, origin="folder")
     _log.info(f"converting {len(listing.photos):,} photos of {folder} into {out}")
     data, conversion = convert_photos(
-        folder, out, **options, labels_csv=labels_csv, workers=workers, progress=progress
+        folder,
+        out,
+        image_size=image_size,
+        resize=resize,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+        labels_csv=labels_csv,
+        workers=workers,
+        progress=progress,
     )
     for line in [*conversion.summary(), f"more is in {out / 'conversion.md'}"]:
         _log.info(line)
     return data
 
 
-def _make_key(folder: Path, listing: Listing, options: dict) -> str:
-    photos = [
-        (photo.path, photo.num_bytes, photo.changed_ns, photo.class_name, photo.split)
-        for photo in listing.photos
-    ]
+def _make_key(request: Request, listing: Listing) -> str:
     has_heic = any(photo.path.lower().endswith(HEIC_SUFFIXES) for photo in listing.photos)
-    heic = has_heic and can_read_heic()
-    whole = [str(folder.expanduser().resolve()), options, JPEG_QUALITY, heic, photos]
-    return sha256(json.dumps(whole).encode()).hexdigest()[:16]
+    parts = [
+        [*asdict(request).values()],
+        str(request.source.resolve()),
+        JPEG_QUALITY,
+        has_heic and can_read_heic(),
+        [asdict(photo) for photo in listing.photos],
+    ]
+    return sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
 def find_converted() -> dict[Path, int]:
-    """The folders of converted photos in the cache, whole or not, with their bytes."""
-    folders = sorted(cache_folder().glob(f"{_PREFIX}*/"))
-    return {folder: _count_bytes(folder) for folder in folders}
+    """The folders of converted photos in the cache, complete or not, with their bytes.
 
-
-def clear_converted() -> int:
-    """Remove those that no process is converting into; the answer is how many bytes that freed.
-
-    The same call of `load_photos` makes them again.
+    Without those that a process is converting into.
     """
-    freed = 0
-    for folder, num_bytes in find_converted().items():
-        if not is_in_use(folder / UNFINISHED):
-            shutil.rmtree(folder, ignore_errors=True)
-            freed += num_bytes - _count_bytes(folder)
-    return freed
+    return {
+        folder: sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+        for folder in sorted(cache_folder().glob(f"{_PREFIX}*/"))
+        if not _is_in_use(folder / UNFINISHED)
+    }
 
 
-def _count_bytes(folder: Path) -> int:
-    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def is_cleared(folder: Path) -> bool:
-    """Whether `folder` is one of the cache that is there no more."""
-    inside = folder.parent.resolve() == cache_folder().resolve()
-    return inside and folder.name.startswith(_PREFIX) and not folder.exists()
+def _is_in_use(unfinished: Path) -> bool:
+    if unfinished.is_dir():
+        try:
+            with lock(unfinished):
+                pass
+        except FileExistsError:
+            return True
+    return False

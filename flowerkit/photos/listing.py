@@ -1,38 +1,42 @@
-"""What a folder of photos holds: which files are photos, their classes, ids and given splits.
+"""What a folder of photos holds, by names alone: the photos, their classes, ids and given splits.
 
 A sub folder is a class, and what lies deeper in it belongs to it. Folders named train, val and test
-that hold class folders are splits; or a csv says which photo is what (`photo_labels`). Names are
-compared and kept in Unicode's composed form (NFC), for a Mac writes Korean syllables in pieces.
+that hold class folders are splits; or a csv names the class of each photo. Names are compared and kept
+in Unicode's composed form (NFC), because a Mac writes Korean syllables in pieces.
 """
 
+import csv
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from flowerkit.data.tfrecords import find_sizes
-from flowerkit.photos.labels import SPLIT_NAMES, read_labels
 
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".avif",
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
     *HEIC_SUFFIXES,
 )
+
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
-_QUIET_FILES = ("thumbs.db", "desktop.ini")
-_QUIET_FOLDERS = ("__macosx", "@eadir")
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+_SYSTEM_FOLDERS = ("__macosx", "@eadir")
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+_NAME_COLUMNS = (
+    *("file", "filename", "file_name", "path", "filepath", "image", "image_id", "image_name"),
+    *("photo", "picture", "img", "id", "name"),
+)
+_LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "species", "target")
+_SPLIT_COLUMNS = ("split", "set", "subset")
 _SHOWN = 5
 
 
@@ -40,9 +44,9 @@ _SHOWN = 5
 class Photo:
     """A file that should be a photo.
 
-    `path` is as on the disk, relative to the folder, with slashes; `id` the same to read, unique and
-    fit for a csv; `class_name` is None for an unlabelled one of the test split; `split` None where
-    nobody has said; `changed_ns` is the file's time of change.
+    `path` is as on the disk, relative to the folder, with slashes; `id` is the same as readable text,
+    unique and fit for a csv; `class_name` is None for an unlabelled photo of the test split; `split`
+    is None where none is given; `changed_ns` is the file's time of change.
     """
 
     path: str
@@ -55,7 +59,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Listing:
-    """The photos in order, the classes in the order of their ids, and what there is to say.
+    """The photos in order, the classes in the order of their ids, and notes to read.
 
     `left_out` holds the paths that are photos but cannot be used, with the reason.
     """
@@ -68,40 +72,48 @@ class Listing:
 
 @dataclass
 class _Walk:
-    """What a walk through the folders meets beside photos."""
+    """What a walk through the folders meets beside photos; `others` counts files by suffix."""
 
-    other: Counter = field(default_factory=Counter)
+    others: Counter = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
 def list_photos(folder: str | os.PathLike, labels_csv: str | os.PathLike | None = None) -> Listing:
-    """The photos under `folder`, by their names alone; nothing is opened but `labels_csv`.
+    """The photos under `folder`, by their names alone; no file is opened but `labels_csv`.
 
-    Raises FileNotFoundError or NotADirectoryError if there is no such folder; ValueError if it is an
-    archive or holds shards, if there are no photos, fewer than two classes, or classes whose names
-    differ in case or blanks only, and where the csv cannot be understood.
+    The csv's first line names the columns: one of file names (file, path, image, id ...), one of
+    classes (label, class, species ...), and perhaps `split`. A file name is a path, or a name that
+    occurs once, with or without its suffix. A photo without a row, or whose rows disagree, is left out.
+
+    Raises FileNotFoundError or NotADirectoryError if there is no such folder or csv; ValueError if
+    the folder is an archive or holds shards, if there are no photos, fewer than two classes, or
+    classes whose names differ in case or blanks only, and where the csv cannot be understood.
     """
     folder = Path(folder).expanduser()
     _check_folder(folder)
     walk = _Walk()
     files = list(_find_photos(folder, walk))
     if not files:
-        raise ValueError(_describe_emptiness(folder, walk))
+        held = f"it holds {_format_counts(walk.others)}" if walk.others else "it is empty"
+        held = "; ".join([held, *walk.notes])
+        raise ValueError(f"no photos under {folder} ({held}). Photos end in {', '.join(SUFFIXES)}.")
     if labels_csv:
-        photos = _label_by_csv(files, Path(labels_csv), walk)
+        photos = _label_by_csv(files, Path(labels_csv).expanduser(), walk)
     else:
         photos = _label_by_folder(folder, files, walk)
-    names = _settle_classes(folder, photos, walk)
+    names = _find_classes(folder, photos, walk)
     if not labels_csv:
         _note_empty_folders(folder, names, walk)
-    if walk.other:
-        walk.notes.append(f"files that are no photos, passed over: {_tell_counts(walk.other)}")
-    return Listing(tuple(_set_ids(photos)), names, tuple(walk.notes), walk.left_out)
+    if walk.others:
+        walk.notes.append(f"files that are no photos, passed over: {_format_counts(walk.others)}")
+    notes = tuple(map(normalize_name, walk.notes))
+    left_out = {normalize_name(path): reason for path, reason in walk.left_out.items()}
+    return Listing(tuple(_set_ids(photos)), names, notes, left_out)
 
 
 def holds_photos(folder: str | os.PathLike) -> bool:
-    """Whether `folder` is one of photos: a sub folder of it, at any depth, holds a photo."""
+    """Whether a sub folder of `folder`, at any depth, holds a photo, and `folder` holds no shards."""
     folder = Path(folder)
     if not folder.is_dir() or find_sizes(folder):
         return False
@@ -110,10 +122,9 @@ def holds_photos(folder: str | os.PathLike) -> bool:
 
 def _check_folder(folder: Path) -> None:
     if folder.is_file() and folder.suffix.lower() in _ARCHIVES:
-        target = folder.with_suffix("").with_suffix("")
-        how = f"python -m zipfile -e {folder} {target}" if folder.suffix.lower() == ".zip" else ""
-        how = how or f"tar -xf {folder}"
-        raise ValueError(f"{folder} is an archive. Unpack it and pass the folder: {how}")
+        raise ValueError(
+            f"{folder} is an archive. Unpack it (python -m zipfile -e, or tar -xf), and pass the folder."
+        )
     if not folder.exists():
         raise FileNotFoundError(
             f"no folder {folder}. Pass the folder that holds the class folders."
@@ -129,25 +140,28 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _describe_emptiness(folder: Path, walk: _Walk) -> str:
-    held = f"it holds {_tell_counts(walk.other)}" if walk.other else "it is empty"
-    more = "".join(f"; {note}" for note in walk.notes)
-    return f"no photos under {folder} ({held}{more}). Photos end in {', '.join(SUFFIXES)}."
-
-
-def _tell_counts(counts: Counter) -> str:
+def _format_counts(counts: Counter) -> str:
     shown = [f"{count:,} {suffix}" for suffix, count in counts.most_common(_SHOWN)]
     return ", ".join(shown) + (", ..." if len(counts) > _SHOWN else "")
 
 
-def tell_some(names: list[str]) -> str:
-    """A few of the names, and how many there are more.
+def join_some(items: Sequence[str], num: int = _SHOWN, mark: str = ", ") -> str:
+    """The first `num` items, and how many more there are.
 
-    >>> tell_some(["a", "b"]), tell_some(list("abcdefg"))
+    >>> join_some(["a", "b"]), join_some("abcdefg")
     ('a, b', 'a, b, c, d, e and 2 more')
     """
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    more = len(items) - num
+    return mark.join(items[:num]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def normalize_name(name: str) -> str:
+    """A file name as text: composed (NFC), bytes that are not UTF-8 as the replacement character.
+
+    >>> normalize_name("\\u1100\\u1161") == "\\uac00"
+    True
+    """
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
 
 
 # Walking ------------------------------------------------------------------------------------------
@@ -160,157 +174,211 @@ def _find_photos(folder: Path, walk: _Walk, above: str = "", seen=()) -> Iterato
         walk.notes.append(f"{above} is a link to a folder above it, and is not followed")
         return
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: spell(entry.name))
+        entries = sorted(os.scandir(folder), key=lambda entry: normalize_name(entry.name))
     except OSError as error:
         walk.notes.append(f"{above or folder} cannot be opened ({error.strerror})")
         return
     for entry in entries:
         path = f"{above}/{entry.name}" if above else entry.name
-        if entry.name.startswith("."):
+        name, suffix = entry.name.lower(), os.path.splitext(entry.name)[1].lower()
+        if name[0] == ".":
             continue
         if entry.is_dir():
-            if entry.name.lower() not in _QUIET_FOLDERS:
+            if name not in _SYSTEM_FOLDERS:
                 yield from _find_photos(Path(entry.path), walk, path, (*seen, here))
-        elif entry.name.lower() not in _QUIET_FILES:
-            yield from _look_at(entry, path, walk)
+        elif suffix in SUFFIXES:
+            try:
+                status = entry.stat()
+            except OSError as error:  # a link to nothing
+                walk.left_out[path] = f"cannot be opened ({error.strerror})"
+            else:
+                yield Photo(path, path, None, None, status.st_size, status.st_mtime_ns)
+        elif name not in _SYSTEM_FILES:
+            walk.others[suffix or "without a suffix"] += 1
 
 
-def _look_at(entry: os.DirEntry, path: str, walk: _Walk) -> Iterator[Photo]:
-    suffix = os.path.splitext(entry.name)[1].lower()
-    if suffix not in SUFFIXES:
-        walk.other[suffix or "without an ending"] += 1
-        return
-    try:
-        status = entry.stat()
-    except OSError as error:  # a link to nothing
-        walk.left_out[path] = f"cannot be opened ({error.strerror})"
-        return
-    yield Photo(path, path, None, None, status.st_size, status.st_mtime_ns)
-
-
-def spell(name: str) -> str:
-    """A file name as text: composed (NFC), and bytes that are no UTF-8 as the replacement character.
-
-    >>> spell("\\u1100\\u1161") == "\\uac00"
-    True
-    """
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
-
-
-# Classes ------------------------------------------------------------------------------------------
-
-
-def _label_by_csv(files: list[Photo], labels_csv: Path, walk: _Walk) -> list[Photo]:
-    found = read_labels(labels_csv, [photo.path for photo in files])
-    walk.notes += found.notes
-    walk.left_out.update(found.left_out)
-    return [
-        replace(photo, class_name=found.classes[photo.path], split=found.splits.get(photo.path))
-        for photo in files
-        if photo.path in found.classes
-    ]
+# Classes by folder --------------------------------------------------------------------------------
 
 
 def _label_by_folder(folder: Path, files: list[Photo], walk: _Walk) -> list[Photo]:
-    splits = _find_split_folders(folder, files)
+    splits = _find_split_folders(files)
     photos, loose = [], []
     for photo in files:
         *folders, _ = photo.path.split("/")
         split = splits.get(folders.pop(0)) if splits and folders else None
         if folders:
-            photos.append(replace(photo, class_name=spell(folders[0]), split=split))
+            photos.append(replace(photo, class_name=normalize_name(folders[0]), split=split))
         elif split == "test":
             photos.append(replace(photo, split=split))  # as a competition gives its test photos
         else:
             loose.append(photo.path)
         if len(folders) > 1:
-            walk.notes.append(f"photos in {'/'.join(folders)}/ count as {spell(folders[0])}")
+            top = normalize_name(folders[0])
+            walk.notes.append(f"photos in {'/'.join(folders)}/ count as {top}")
     walk.notes[:] = dict.fromkeys(walk.notes)
-    walk.left_out.update(dict.fromkeys(loose, "it stands in no class folder"))
+    walk.left_out.update(dict.fromkeys(loose, "it is in no class folder"))
     if not photos:
         raise ValueError(
             f"{folder} holds {len(loose):,} photos, but none in a sub folder. Make a folder for each "
             "class, or pass a csv of file names and labels (labels_csv=, --labels)."
         )
-    return photos if not splits else _free_what_is_missing(photos)
+    if splits and not any(photo.split == "val" for photo in photos):
+        # No val split is given, so the training photos give some to it.
+        return [replace(p, split=None) if p.split == "train" else p for p in photos]
+    return photos
 
 
-def _find_split_folders(folder: Path, files: list[Photo]) -> dict[str, str]:
+def _find_split_folders(files: list[Photo]) -> dict[str, str]:
     """The top folders as splits, if all of them are named so and train holds class folders."""
     tops = {photo.path.split("/")[0] for photo in files if "/" in photo.path}
-    splits = {top: SPLIT_NAMES.get(top.lower()) for top in tops}
-    if None in splits.values() or "train" not in splits.values():
+    splits = {top: _SPLITS.get(top.lower()) for top in tops}
+    deep = {photo.path.split("/")[0] for photo in files if photo.path.count("/") > 1}
+    if None in splits.values() or "train" not in {splits[top] for top in deep}:
         return {}
-    trains = [top for top, split in splits.items() if split == "train"]
-    deep = any(p.path.split("/")[0] in trains and p.path.count("/") > 1 for p in files)
-    return splits if deep else {}
-
-
-def _free_what_is_missing(photos: list[Photo]) -> list[Photo]:
-    """Without val photos, the training photos are there to give some: nobody said which."""
-    if any(photo.split == "val" for photo in photos):
-        return photos
-    return [replace(photo, split=None) if photo.split == "train" else photo for photo in photos]
-
-
-def _settle_classes(folder: Path, photos: list[Photo], walk: _Walk) -> tuple[str, ...]:
-    counts = Counter(photo.class_name for photo in photos if photo.class_name is not None)
-    names = tuple(sorted(counts))
-    _refuse_likenesses(names)
-    if len(names) < 2:
-        raise ValueError(_describe_one_class(folder, photos, names))
-    if single := [name for name in names if counts[name] == 1]:
-        walk.notes.append(f"classes with one photo, which can only train: {tell_some(single)}")
-    _note_merged(photos, walk)
-    return names
-
-
-def _refuse_likenesses(names: tuple[str, ...]) -> None:
-    first = {}
-    for name in names:
-        other = first.setdefault(" ".join(name.casefold().split()), name)
-        if other != name:
-            raise ValueError(
-                f"the classes {other!r} and {name!r} differ in case or blanks only. "
-                "Give both one name if they are one class, or clearer names."
-            )
-
-
-def _describe_one_class(folder: Path, photos: list[Photo], names: tuple[str, ...]) -> str:
-    name = names[0] if names else None
-    fact = f"all {len(photos):,} photos under {folder} are of one class, {name!r}"
-    inner = {p.path.split("/")[1] for p in photos if p.path.count("/") > 1}
-    if len(inner) > 1:
-        top = folder / photos[0].path.split("/")[0]
-        return f"{fact}. Did you mean {top}, which holds {len(inner)} folders?"
-    return f"{fact}. A classifier needs two classes or more: make a folder for each."
-
-
-def _note_merged(photos: list[Photo], walk: _Walk) -> None:
-    written = {}
-    for photo in photos:
-        for part in photo.path.split("/")[:-1]:
-            written.setdefault(spell(part), set()).add(part)
-    for name, ways in sorted(written.items()):
-        if len(ways) > 1:
-            walk.notes.append(f"{len(ways)} folders are {name!r} in other Unicode forms: one class")
+    return splits
 
 
 def _note_empty_folders(folder: Path, names: tuple[str, ...], walk: _Walk) -> None:
-    folders = (entry.name for entry in folder.iterdir() if entry.is_dir())
-    unused = [spell(name) for name in folders if name[0] != "." and spell(name) not in names]
-    quiet = (*_QUIET_FOLDERS, *SPLIT_NAMES)
-    if unused := sorted(name for name in unused if name.lower() not in quiet):
-        walk.notes.append(f"folders without photos of a class: {tell_some(unused)}")
+    folders = sorted(normalize_name(entry.name) for entry in folder.iterdir() if entry.is_dir())
+    known = {*names, *_SYSTEM_FOLDERS, *_SPLITS}
+    if empty := [name for name in folders if name[0] != "." and not {name, name.lower()} & known]:
+        walk.notes.append(f"folders without photos of a class: {join_some(empty)}")
 
 
-# Ids ----------------------------------------------------------------------------------------------
+# Classes by csv -----------------------------------------------------------------------------------
+
+
+class _Row(NamedTuple):
+    line: int
+    name: str
+    class_name: str | None
+    split: str | None
+
+
+def _label_by_csv(files: list[Photo], labels_csv: Path, walk: _Walk) -> list[Photo]:
+    path_of = _index_paths(photo.path for photo in files)
+    found, missing, unlabelled = {}, [], 0
+    for row in _read_rows(labels_csv):
+        path = path_of.get(_compose(row.name))
+        if not path:
+            missing.append(f"line {row.line}: {row.name}")
+        elif not row.class_name and row.split != "test":
+            unlabelled += 1
+        elif found.setdefault(path, row)[2:] != row[2:]:
+            walk.left_out[path] = f"its rows disagree (line {row.line} says {row.class_name!r})"
+    if missing:
+        walk.notes.append(
+            f"{labels_csv.name}: {len(missing):,} rows name no photo that is there "
+            f"({join_some(missing, 3, '; ')})"
+        )
+    if unlabelled:
+        walk.notes.append(f"{labels_csv.name}: {unlabelled:,} rows have no label")
+    photos = []
+    for photo in files:
+        if photo.path not in found:
+            walk.left_out[photo.path] = f"it has no label in {labels_csv.name}"
+        elif photo.path not in walk.left_out:
+            row = found[photo.path]
+            photos.append(replace(photo, class_name=row.class_name, split=row.split))
+    if not photos:
+        reason = join_some(missing, 3, "; ") or "it has no rows with a label"
+        raise ValueError(
+            f"{labels_csv} labels none of the photos ({reason}). Its file names are relative to the "
+            "folder of photos."
+        )
+    return photos
+
+
+def _index_paths(paths: Iterable[str]) -> dict[str, str]:
+    """Every spelling that means one path: whole, without its suffix, or the name alone.
+
+    A spelling that several paths share means none of them, and is kept as "".
+
+    >>> _index_paths(["a/x.jpg", "b/x.jpg"])["x"]
+    ''
+    """
+    index = {_compose(path): path for path in paths}
+    for shorten in (
+        lambda path: str(path.with_suffix("")),
+        lambda path: path.name,
+        lambda path: path.stem,
+    ):
+        shorter = {}
+        for path in {path for path in index.values() if path}:
+            key = shorten(PurePosixPath(_compose(path)))
+            shorter[key] = "" if key in shorter else path
+        index = shorter | index
+    return index
+
+
+def _compose(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip()).replace("\\", "/").removeprefix("./")
+
+
+def _read_rows(file: Path) -> Iterator[_Row]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file} is not UTF-8 text (byte {error.start}). Save it as csv in UTF-8."
+        ) from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no {file}. Pass a csv of names and labels.") from None
+    head = lines[0] if lines else ""
+    mark = max(",;\t", key=head.count)
+    columns = [column.strip().casefold() for column in next(csv.reader([head], delimiter=mark), [])]
+    name, label, split = (
+        next((column for column in known if column in columns), None)
+        for known in (_NAME_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
+    )
+    if name is None or label is None:
+        raise ValueError(
+            f"{file} has the columns {', '.join(columns) or '(none)'}; it needs one of file names, "
+            "such as 'file', and one of classes, such as 'label', named in its first line."
+        )
+    reader = csv.DictReader(lines[1:], columns, delimiter=mark, restval="")
+    for fields in reader:
+        if not fields[name].strip() and not fields[label].strip():
+            continue
+        text, line = fields[split].strip() if split else "", reader.line_num + 1
+        if text and text.casefold() not in _SPLITS:
+            raise ValueError(
+                f"{file}, line {line}: unknown split {text!r}. Write train, val or test."
+            )
+        class_name = unicodedata.normalize("NFC", fields[label].strip())
+        yield _Row(line, fields[name].strip(), class_name or None, _SPLITS.get(text.casefold()))
+
+
+# Checks and ids -----------------------------------------------------------------------------------
+
+
+def _find_classes(folder: Path, photos: list[Photo], walk: _Walk) -> tuple[str, ...]:
+    counts = Counter(photo.class_name for photo in photos if photo.class_name is not None)
+    names = tuple(sorted(counts))
+    first = {}
+    for name in names:
+        earlier = first.setdefault(" ".join(name.casefold().split()), name)
+        if earlier != name:
+            raise ValueError(
+                f"the classes {earlier!r} and {name!r} differ in case or blanks only. "
+                "Give both one name if they are one class, or clearer names."
+            )
+    if len(names) < 2:
+        fact = f"all {len(photos):,} photos under {folder} are of one class, {''.join(names)!r}"
+        inner = {photo.path.split("/")[1] for photo in photos if photo.path.count("/") > 1}
+        if len(inner) > 1:
+            top = folder / photos[0].path.split("/")[0]
+            raise ValueError(f"{fact}. Did you mean {top}, which holds {len(inner)} folders?")
+        raise ValueError(f"{fact}. A classifier needs two classes: make a folder for each.")
+    if single := [name for name in names if counts[name] == 1]:
+        walk.notes.append(f"classes with one photo, which can only train: {join_some(single)}")
+    return names
 
 
 def _set_ids(photos: list[Photo]) -> Iterator[Photo]:
     used = set()
     for photo in photos:
-        stem, suffix = os.path.splitext(make_id(photo.path))
+        stem, suffix = os.path.splitext(_make_id(photo.path))
         id, number = stem + suffix, 2
         while id in used:  # two paths that differ in their Unicode form, or in a comma
             id, number = f"{stem}-{number}{suffix}", number + 1
@@ -318,11 +386,10 @@ def _set_ids(photos: list[Photo]) -> Iterator[Photo]:
         yield replace(photo, id=id)
 
 
-def make_id(path: str) -> str:
-    """A path as an id: composed, and without what cannot stand in a csv.
+def _make_id(path: str) -> str:
+    """A path as an id: composed, without what a csv cannot hold.
 
-    >>> make_id('daisy/a, "b".jpg')
+    >>> _make_id('daisy/a, "b".jpg')
     'daisy/a_ _b_.jpg'
     """
-    marks = dict.fromkeys(map(ord, ',"\r\n\t'), "_")
-    return spell(path).translate(marks).strip()
+    return normalize_name(path).translate(dict.fromkeys(map(ord, ',"\r\n\t'), "_")).strip()

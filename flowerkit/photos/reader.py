@@ -1,10 +1,8 @@
-"""One photo, whatever a camera or a phone made of it, as a square JPEG that a network can take.
+"""One photo, from any camera or phone, as a square JPEG that a network can take.
 
-Turned as its EXIF says, over white where it is transparent, from its colour profile to sRGB, resized
-with Pillow's antialiasing filters, and written as JPEG of quality 92 with halved chroma, as drawn
-flowers are. A large JPEG is decoded at a half, a quarter or an eighth, as far as one and a half times
-the wanted size is left for the filter. With 1.7 times left that is 41 to 43 dB from the full road, in
-medians of 200 photos; another filter (bilinear) is at 37 to 39, the JPEG written at the end at 30 to 32.
+Upright as its EXIF says, over white where it is transparent, from its colour profile to sRGB, resized
+with Pillow's bicubic filter, and written as JPEG of quality 92. A large JPEG is decoded at a half, a
+quarter or an eighth of its size, as long as 1.5 times the wanted size is left for the filter.
 """
 
 import functools
@@ -14,20 +12,17 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from flowerkit.data.duplicates import byte_digest, picture_hash, thumbnail
 from flowerkit.photos.report import RESIZE_METHODS
 
 JPEG_QUALITY = 92
+SPARE_SCALE = 1.5  # decoding leaves this many times the wanted size for the filter
 
 # Pillow would also open PostScript, and start Ghostscript for it.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_HEIC_REMEDY = "a HEIC photo, which needs pillow-heif: pip install pillow-heif"
-_WHITE = (255, 255, 255)
-# Decoding stops shrinking while this many times the wanted size is left for the filter.
-SPARE_SCALE = 1.5
 _FINGERPRINT_PX = 64
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -39,11 +34,10 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = (5, 6, 7, 8)
 
 
 class UnreadablePhoto(ValueError):
-    """Why no picture can be made of a file; the text names no file, for the caller knows it."""
+    """No picture can be made of a file; the message names no file, because the caller knows it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +45,9 @@ class ReadPhoto:
     """A photo as a square JPEG, and what is known of it.
 
     `width` and `height` are the photo's own in px, upright; `format` is Pillow's name ("JPEG");
-    `digest` is the SHA-256 of `jpeg`, so equal for copies whose metadata alone differ;
-    `picture_hash` and `thumbnail` (16, 16, 3) uint8 are those of `fingerprints`, of the square in small;
-    `notes` say what was done to the photo.
+    `digest` is the SHA-256 of `jpeg`, so equal for copies that differ in metadata alone;
+    `picture_hash` and `thumbnail` (16, 16, 3) uint8 are those of `data.duplicates`, of the square;
+    `notes` say how the photo was changed.
     """
 
     jpeg: bytes
@@ -78,15 +72,15 @@ def read_photo(
     too large, or HEIC without pillow-heif; ValueError for another `resize` or a size below 8; OSError
     if the file cannot be opened.
     """
-    check_request(image_size, resize)
+    check_size(image_size, resize)
     if isinstance(photo, bytes):
         return _read_file(io.BytesIO(photo), len(photo), image_size, resize)
     with open(photo, "rb") as file:
         return _read_file(file, os.fstat(file.fileno()).st_size, image_size, resize)
 
 
-def check_request(image_size: int, resize: str) -> None:
-    """Refuse a size or a resize that `read_photo` cannot make, with ValueError."""
+def check_size(image_size: int, resize: str) -> None:
+    """Refuse a size or a resize method that `read_photo` does not know, with ValueError."""
     if resize not in RESIZE_METHODS:
         raise ValueError(f"resize={resize!r} is unknown. Pass one of {', '.join(RESIZE_METHODS)}.")
     if image_size < 8:
@@ -99,17 +93,17 @@ def _read_file(file, num_bytes: int, image_size: int, resize: str) -> ReadPhoto:
     can_read_heic()
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large and of slightly broken pictures that it reads all the same.
+            # Pillow warns of large and of slightly damaged pictures that it reads all the same.
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_known_formats()) as image:
                 return _convert(image, file, image_size, resize)
-    except Exception as error:  # decoders raise whatever they tripped over, SyntaxError included
+    except Exception as error:  # decoders raise errors of any class, SyntaxError included
         raise UnreadablePhoto(_describe(error, file, num_bytes)) from None
 
 
 @functools.cache
 def can_read_heic() -> bool:
-    """Teach Pillow HEIC, where pillow-heif is installed; the answer is whether it now knows it."""
+    """Whether pillow-heif is installed; Pillow reads HEIC after the first call."""
     try:
         import pillow_heif
     except ImportError:
@@ -128,17 +122,17 @@ def _describe(error: Exception, file, num_bytes: int) -> str:
     file.seek(0)
     head = file.read(12)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS and not can_read_heic():
-        return _HEIC_REMEDY
-    if isinstance(error, UnidentifiedImageError) and head[4:8] == b"ftyp":  # HEIC, AVIF
-        kind = head[8:12].decode("ascii", "replace")
-        return f"damaged, or of a kind that this Pillow does not read ({kind})"
+        return "a HEIC photo, which needs pillow-heif: pip install pillow-heif"
     if isinstance(error, Image.DecompressionBombError):
         limit = f"{2 * Image.MAX_IMAGE_PIXELS:,} px"
         return f"too large to be decoded safely (more than {limit}). Save it smaller"
-    if isinstance(error, UnidentifiedImageError):
-        return f"no picture (begins with {head!r}, {num_bytes:,} bytes)"
     if isinstance(error, MemoryError):
         return f"too large for the memory ({num_bytes:,} bytes). Save it smaller"
+    if isinstance(error, UnidentifiedImageError):
+        if head[4:8] == b"ftyp":  # HEIC, AVIF
+            brand = head[8:12].decode("ascii", "replace")
+            return f"damaged, or of a kind that this Pillow does not read ({brand})"
+        return f"no picture (begins with {head!r}, {num_bytes:,} bytes)"
     if "truncated" in str(error).lower() or isinstance(error, EOFError):
         return f"cut off ({num_bytes:,} bytes are there)"
     return f"damaged ({type(error).__name__}: {error})"
@@ -151,22 +145,35 @@ def _convert(image: Image.Image, file, image_size: int, resize: str) -> ReadPhot
     format, notes = image.format, []
     if getattr(image, "is_animated", False) and format != "MPO":  # an MPO holds a preview
         notes.append(f"the first of {image.n_frames} frames")
-    as_it_is = _is_ready(image, image_size)
-    width, height = image.size  # before it is decoded at a half
-    box, size = _choose_part(image.size, image_size, resize)
-    box = _shrink_while_decoding(image, box, size)
+    is_ready = (
+        format == "JPEG"
+        and image.mode == "RGB"
+        and image.size == (image_size, image_size)
+        and not {"exif", "icc_profile"} & image.info.keys()
+    )
+    width, height = image.size  # before the decoder halves it
+    if format in ("JPEG", "MPO"):
+        image.draft(None, _choose_draft_size(image.size, image_size, resize))
     image.load()
     orientation = image.getexif().get(_ORIENTATION, 1)
-    square = _finish(_resize(_simplify(image, notes), box, size), image, notes)
+    square = _resize(_simplify(image, notes), image_size, resize)
+    square = _to_srgb(square, image, notes)
+    # Turned after all else: a square has the fewest pixels to turn.
     if orientation in _TURNS:
         square = square.transpose(_TURNS[orientation])
         notes.append("turned as its EXIF says")
+        if orientation >= 5:
+            width, height = height, width
     if square.size != (image_size, image_size):
-        square = _pad(square, image_size)
-    if orientation in _SIDEWAYS:
-        width, height = height, width
-    jpeg = _take_bytes(file) if as_it_is else _encode(square)
-    # The fingerprints shrink it in any case: from a third the size that takes a third of the time.
+        square = ImageOps.pad(square, (image_size, image_size))
+    if is_ready:
+        file.seek(0)
+        jpeg = file.read()
+    else:
+        encoded = io.BytesIO()
+        square.save(encoded, "JPEG", quality=JPEG_QUALITY)
+        jpeg = encoded.getvalue()
+    # The fingerprints shrink the square anyway: from a third of the size in a third of the time.
     pixels = np.asarray(square.reduce(max(1, image_size // _FINGERPRINT_PX)))
     return ReadPhoto(
         jpeg=jpeg,
@@ -180,60 +187,40 @@ def _convert(image: Image.Image, file, image_size: int, resize: str) -> ReadPhot
     )
 
 
-def _is_ready(image: Image.Image, image_size: int) -> bool:
-    """Whether encoding it once more would only lose: already such a JPEG, with nothing to heed."""
-    return (
-        image.format == "JPEG"
-        and image.mode == "RGB"
-        and image.size == (image_size, image_size)
-        and not {"exif", "icc_profile"} & image.info.keys()
-    )
+def _choose_draft_size(size: tuple[int, int], image_size: int, resize: str) -> tuple[int, int]:
+    """The least size in px that the JPEG decoder must leave of a picture of `size` (width, height).
 
-
-def _choose_part(
-    size: tuple[int, int], image_size: int, resize: str
-) -> tuple[tuple[float, ...], tuple[int, int]]:
-    """Which part of a picture of `size` (width, height) is kept, and the size it gets, both in px.
-
-    >>> _choose_part((400, 300), 224, "crop")
-    ((50.0, 0.0, 350.0, 300.0), (224, 224))
-    >>> _choose_part((400, 300), 224, "pad")
-    ((0.0, 0.0, 400.0, 300.0), (224, 168))
-    >>> _choose_part((400, 300), 224, "squish")
-    ((0.0, 0.0, 400.0, 300.0), (224, 224))
+    >>> _choose_draft_size((4000, 3000), 224, "crop")
+    (448, 336)
     """
-    width, height = size
-    if resize == "crop":
-        side = min(size)
-        left, top = (width - side) / 2, (height - side) / 2
-        return (left, top, left + side, top + side), (image_size, image_size)
-    whole = (0.0, 0.0, float(width), float(height))
-    if resize == "squish":
-        return whole, (image_size, image_size)
-    scale = image_size / max(size)
-    return whole, (max(1, round(width * scale)), max(1, round(height * scale)))
-
-
-def _shrink_while_decoding(image: Image.Image, box, size) -> tuple[float, ...]:
-    """Let the JPEG decoder drop what the filter would average away; the box in the smaller picture."""
-    full = image.size
-    # How far the kept part is reduced on each side, spelt as the size that Pillow divides by.
-    wanted = tuple(
-        max(1, int(SPARE_SCALE * whole * new / (end - start)))
-        for whole, new, start, end in zip(full, size, box[:2], box[2:], strict=True)
+    scales = [image_size / side for side in size]
+    if resize != "squish":
+        scales = [max(scales) if resize == "crop" else min(scales)] * 2
+    return tuple(
+        max(1, int(SPARE_SCALE * side * scale)) for side, scale in zip(size, scales, strict=True)
     )
-    if image.format in ("JPEG", "MPO"):
-        image.draft(None, wanted)
-    scales = (image.width / full[0], image.height / full[1]) * 2
-    return tuple(edge * scale for edge, scale in zip(box, scales, strict=True))
+
+
+def _resize(image: Image.Image, image_size: int, resize: str) -> Image.Image:
+    """A square of `image_size` px, or for "pad" the picture whose longer side has `image_size` px."""
+    width, height = image.size
+    box, size = (0, 0, width, height), (image_size, image_size)
+    if resize == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+    elif resize == "pad":
+        scale = image_size / max(width, height)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=SPARE_SCALE)
 
 
 def _simplify(image: Image.Image, notes: list[str]) -> Image.Image:
-    """In a mode that can be resized without harm: L, RGB, CMYK, or what `_finish` knows."""
-    if _is_transparent(image):
+    """In a mode that can be resized without harm and that `_to_srgb` takes: L, RGB or CMYK."""
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         notes.append("transparent, put over white")
         pixels = image.convert("RGBA")
-        white = Image.new("RGBA", pixels.size, (*_WHITE, 255))
+        white = Image.new("RGBA", pixels.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, pixels).convert("RGB")
     if image.mode[0] in "IF":  # I;16 of a 16-bit greyscale PNG, I and F of a TIFF
         notes.append("16 bits or more a pixel, reduced to 8")
@@ -241,10 +228,6 @@ def _simplify(image: Image.Image, notes: list[str]) -> Image.Image:
     if image.mode in ("RGB", "L", "CMYK"):
         return image
     return image.convert("RGB")  # palettes, black and white, YCbCr, LAB
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
 def _reduce_depth(values: np.ndarray) -> np.ndarray:
@@ -261,19 +244,8 @@ def _reduce_depth(values: np.ndarray) -> np.ndarray:
     return np.clip(np.round(values), 0, 255).astype("uint8")
 
 
-def _resize(image: Image.Image, box, size: tuple[int, int]) -> Image.Image:
-    whole = (0, 0, *image.size)
-    if image.size == size and tuple(box) == whole:
-        return image
-    shrinks = size[0] <= box[2] - box[0] and size[1] <= box[3] - box[1]
-    # Hamming's filter shrinks as well as the bicubic one (Pillow's handbook, "Filters comparison")
-    # in six tenths of its time; enlarging, it shows steps.
-    filter = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC
-    return image.resize(size, filter, box=box, reducing_gap=SPARE_SCALE)
-
-
-def _finish(image: Image.Image, source: Image.Image, notes: list[str]) -> Image.Image:
-    """To RGB as a screen shows it; done on the few pixels that are left, where it costs little."""
+def _to_srgb(image: Image.Image, source: Image.Image, notes: list[str]) -> Image.Image:
+    """From the profile of `source` to sRGB; done after resizing, where few pixels are left."""
     if image.mode == source.mode and (profile := source.info.get("icc_profile")):
         transform, name = _find_transform(profile, image.mode)
         if transform:
@@ -286,7 +258,7 @@ def _finish(image: Image.Image, source: Image.Image, notes: list[str]) -> Image.
 
 @functools.lru_cache(maxsize=16)
 def _find_transform(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform | None, str]:
-    """The way from a profile to sRGB and the profile's name; None if it is sRGB or fits not."""
+    """The transform from a profile to sRGB, None if none is needed or possible, and its name."""
     try:
         known = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         name = (known.profile.profile_description or "unnamed").strip()
@@ -296,21 +268,3 @@ def _find_transform(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransfo
         return ImageCms.buildTransform(known, srgb, mode, "RGB"), name
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None, ""  # a damaged profile is no reason to lose the photo
-
-
-def _pad(image: Image.Image, image_size: int) -> Image.Image:
-    square = Image.new("RGB", (image_size, image_size))
-    left, top = ((image_size - side) // 2 for side in image.size)
-    square.paste(image, (left, top))
-    return square
-
-
-def _take_bytes(file) -> bytes:
-    file.seek(0)
-    return file.read()
-
-
-def _encode(image: Image.Image) -> bytes:
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=JPEG_QUALITY)
-    return jpeg.getvalue()

@@ -1,32 +1,33 @@
-"""What a conversion did, to read and to compute with: conversion.md, conversion.json, photos.csv."""
+"""What a conversion did: conversion.json for programs, conversion.md for people, photos.csv by photo."""
 
 import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from flowerkit.data.tfrecords import SPLITS
 from flowerkit.files import read_json, write_json, write_text
-from flowerkit.photos.listing import spell, tell_some
+from flowerkit.photos.listing import join_some
 from flowerkit.text import pluralize
 
 RESIZE_METHODS = ("crop", "pad", "squish")
-CONVERSION_FILE = "conversion.json"
-_HEAD = ["id", "path", "class", "split", "width", "height", "notes"]
-_REMEDY = "Convert the photos again, into a new folder."
-_LISTED = 200  # lines of a list in conversion.md; the json holds all
+
+_FILE = "conversion.json"
+_COLUMNS = ["id", "path", "class", "split", "width", "height", "notes"]
+_LISTED = 200  # items of a list in conversion.md; the json holds all
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of the photos of a folder, and how they were resized and split: conversion.json.
+    """How the photos of the folder `source` became a data set, and what became of each.
 
-    `counts` has the photos of each class by split; `unreadable` and `left_out` the reason by path;
-    `copies` groups of paths that are the same picture, `near_copies` groups that look the same (the
-    copies among them); `seconds` and `photos_per_second` are those of the reading.
+    `image_size` is in px, `resize` one of RESIZE_METHODS, the fractions are of each class. `counts` has
+    the photos of each class by split; `unreadable` and `left_out` the reason by path; `duplicates`
+    groups of paths of the same picture, `near_duplicates` groups that look the same (the former among
+    them); `seconds` is the time of the reading.
     """
 
     source: str
@@ -41,38 +42,33 @@ class Conversion:
     num_unlabelled: int
     unreadable: Mapping[str, str]
     left_out: Mapping[str, str]
-    copies: Sequence[Sequence[str]]
-    near_copies: Sequence[Sequence[str]]
+    duplicates: Sequence[Sequence[str]]
+    near_duplicates: Sequence[Sequence[str]]
     notes: Sequence[str]
     seconds: float
-    photos_per_second: float
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write `folder`/conversion.json; paths that are not UTF-8 lose the bytes that are none."""
-        write_json(Path(folder) / CONVERSION_FILE, _without_surrogates(asdict(self)))
+        """Write conversion.json into `folder`."""
+        write_json(Path(folder) / _FILE, asdict(self))
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Conversion":
         """Read what `save` wrote.
 
-        Raises FileNotFoundError without the file, ValueError if it is damaged or lacks a key.
+        Raises FileNotFoundError without conversion.json, ValueError if it is damaged or lacks a key.
         """
-        file = Path(folder) / CONVERSION_FILE
-        names = [field.name for field in fields(cls)]
+        file = Path(folder) / _FILE
         try:
             value = read_json(file, what="a conversion")
-            conversion = cls(**{name: value[name] for name in names})
-            conversion = replace(conversion, class_names=tuple(conversion.class_names))
-        except FileNotFoundError:
-            raise
+            values = {field.name: value[field.name] for field in fields(cls)}
+            conversion = cls(**values | {"class_names": tuple(values["class_names"])})
+            if conversion.resize not in RESIZE_METHODS:
+                raise ValueError(f"resize={conversion.resize!r} is unknown")
         except (KeyError, TypeError, ValueError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"{file} is damaged ({reason}). {_REMEDY}") from None
-        if conversion.resize not in RESIZE_METHODS:
             raise ValueError(
-                f"{file} has resize={conversion.resize!r}, which is none of "
-                f"{', '.join(RESIZE_METHODS)}. {_REMEDY}"
-            )
+                f"{file} is damaged ({reason}). Convert the photos again, into a new folder."
+            ) from None
         return conversion
 
     @property
@@ -81,89 +77,74 @@ class Conversion:
         return sum(sum(splits.values()) for splits in self.counts.values()) + self.num_unlabelled
 
     def summary(self) -> list[str]:
-        """The lines that a person wants to see at the end."""
-        totals = Counter()
+        """The lines to show at the end of a conversion."""
+        totals = Counter(test=self.num_unlabelled)
         for splits in self.counts.values():
             totals.update(splits)
-        totals["test"] += self.num_unlabelled
         shares = ", ".join(f"{split} {totals[split]:,}" for split in SPLITS)
         lines = [
             f"{self.num_photos:,} photos of {len(self.class_names)} classes: {shares} "
-            f"({self.seconds:.1f} s, {self.photos_per_second:,.0f} photos/s)"
+            f"({self.seconds:.1f} s)"
         ]
-        for what, reasons in (("unreadable", self.unreadable), ("left out", self.left_out)):
+        for title, reasons in (("unreadable", self.unreadable), ("left out", self.left_out)):
             if reasons:
-                some = [f"{spell(path)}: {reason}" for path, reason in reasons.items()]
-                lines.append(f"{what}, {pluralize(len(reasons), 'photo')}: {_shorten(some)}")
-        if self.near_copies:
-            num = sum(map(len, self.near_copies))
-            groups = pluralize(len(self.near_copies), "group")
+                some = join_some(_format_reasons(reasons), 3, "; ")
+                lines.append(f"{title}, {pluralize(len(reasons), 'photo')}: {some}")
+        if self.near_duplicates:
+            groups = pluralize(len(self.near_duplicates), "group")
             lines.append(
-                f"copies or near-duplicates, {num:,} photos in {groups}, {len(self.copies):,} of them "
-                "byte for byte: each group is on one side"
+                f"duplicates or near duplicates: {sum(map(len, self.near_duplicates)):,} photos in "
+                f"{groups}; each group is in one split"
             )
         return lines + list(self.notes)
 
 
-def _shorten(lines: list[str]) -> str:
-    return "; ".join(lines[:3]) + (f"; and {len(lines) - 3:,} more" if len(lines) > 3 else "")
-
-
 def load_conversion(folder: str | os.PathLike) -> Conversion | None:
-    """The conversion that made the data set in `folder`; None if its images were not converted here.
+    """The conversion that made the data set in `folder`; None if its images were no photos.
 
     Raises ValueError if its conversion.json is damaged.
     """
-    return Conversion.load(folder) if (Path(folder) / CONVERSION_FILE).is_file() else None
+    return Conversion.load(folder) if (Path(folder) / _FILE).is_file() else None
 
 
-def write_conversion(folder: Path, conversion: Conversion, rows: list[list]) -> None:
-    """Write the three files; `rows` are those of photos.csv, see `_HEAD`."""
+def write_report(folder: Path, conversion: Conversion, photos: Iterable[list]) -> None:
+    """Write the three files; `photos` are the rows of photos.csv, see `_COLUMNS`."""
     conversion.save(folder)
-    write_text(folder / "conversion.md", "\n".join(describe(conversion)) + "\n")
+    write_text(folder / "conversion.md", "\n".join(_describe(conversion)) + "\n")
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_HEAD, *rows])
+    csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *photos])
     write_text(folder / "photos.csv", text.getvalue())
 
 
-def _without_surrogates(value):
-    """Paths that are no UTF-8 can be read by Python, but not be written as text."""
-    if isinstance(value, Mapping):
-        return {_without_surrogates(key): _without_surrogates(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_surrogates(one) for one in value]
-    return spell(value) if isinstance(value, str) else value
-
-
-def describe(conversion: Conversion) -> list[str]:
-    """The report in Markdown, a line each."""
-    options = (
-        f"image_size {conversion.image_size}, resize {conversion.resize}, "
+def _describe(conversion: Conversion) -> list[str]:
+    """The report in Markdown, by line."""
+    lines = [
+        "# Converted photos",
+        "",
+        f"From {conversion.source}: image_size {conversion.image_size}, resize {conversion.resize}, "
         f"val_fraction {conversion.val_fraction}, test_fraction {conversion.test_fraction}, "
-        f"seed {conversion.seed}, jpeg_quality {conversion.jpeg_quality}"
-    )
-    lines = ["# Converted photos", "", f"From {spell(conversion.source)} ({options}).", ""]
-    lines += [f"- {line}" for line in conversion.summary()]
-    lines += ["", "| class | " + " | ".join(SPLITS) + " |", "|---|" + "---:|" * len(SPLITS)]
+        f"seed {conversion.seed}, jpeg_quality {conversion.jpeg_quality}.",
+        "",
+        *(f"- {line}" for line in conversion.summary()),
+        "",
+        "| class | " + " | ".join(SPLITS) + " |",
+        "|---|" + "---:|" * len(SPLITS),
+    ]
     for name in conversion.class_names:
         cells = " | ".join(f"{conversion.counts[name].get(split, 0):,}" for split in SPLITS)
         lines.append(f"| {name} | {cells} |")
-    for title, reasons in (
-        ("Unreadable", conversion.unreadable),
-        ("Left out", conversion.left_out),
+    for title, items in (
+        ("Unreadable", _format_reasons(conversion.unreadable)),
+        ("Left out", _format_reasons(conversion.left_out)),
+        ("Duplicates", [*map(join_some, conversion.duplicates)]),
+        ("Near duplicates", [*map(join_some, conversion.near_duplicates)]),
     ):
-        lines += _list(title, [f"{spell(path)}: {reason}" for path, reason in reasons.items()])
-    for title, groups in (
-        ("The same picture", conversion.copies),
-        ("Looks the same", conversion.near_copies),
-    ):
-        lines += _list(title, [tell_some([*map(spell, group)]) for group in groups])
+        if items:
+            lines += ["", f"## {title}", "", *(f"- {item}" for item in items[:_LISTED])]
+        if len(items) > _LISTED:
+            lines.append(f"- and {len(items) - _LISTED:,} more, in {_FILE}")
     return lines
 
 
-def _list(title: str, items: list[str]) -> list[str]:
-    if not items:
-        return []
-    more = len(items) - _LISTED
-    rest = [f"- and {more:,} more, in conversion.json"] if more > 0 else []
-    return ["", f"## {title}", "", *(f"- {item}" for item in items[:_LISTED]), *rest]
+def _format_reasons(reasons: Mapping[str, str]) -> list[str]:
+    return [f"{path}: {reason}" for path, reason in reasons.items()]

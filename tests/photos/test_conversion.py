@@ -1,8 +1,8 @@
-"""A folder of photos becomes shards: whole, reported, gone on with, and found again."""
+"""A folder of photos becomes shards: complete, reported, continued, and found again."""
 
 import csv
 import io
-import json
+import os
 import shutil
 from collections import Counter
 
@@ -11,23 +11,21 @@ import pytest
 from PIL import Image
 
 from flowerkit.data.tfrecords import check_shard, read_records
-from flowerkit.photos.cache import PhotoCache
-from flowerkit.photos.conversion import clear_converted, convert_photos, find_converted, load_photos
-from flowerkit.photos.folder import UNFINISHED
-from flowerkit.sources.synthetic import draw_flower
+from flowerkit.photos import convert_photos, find_converted, load_conversion, load_photos
+from flowerkit.photos.cache import lock
+from flowerkit.photos.conversion import UNFINISHED
 from flowerkit.submission import check_submission, read_ids
 
-SPECIES = {"데이지": 0, "lily": 8, "rosé": 24}
 PER_CLASS = 20
+ONE_PROCESS = {"image_size": 32, "workers": 1}
 
 
 @pytest.fixture(scope="module")
-def flowers(tmp_path_factory):
-    """Three classes of 20 drawn photos; in one, a copy, a near-copy, and files that are no photos."""
-    folder = tmp_path_factory.mktemp("own") / "flowers"
-    for name, kind in SPECIES.items():
-        for number in range(PER_CLASS):
-            save(draw_flower(kind, size=48, seed=number), folder / name / f"{number:02d}.png")
+def flowers(draw, tmp_path_factory):
+    """Three classes of 20 drawn photos with duplicates, near duplicates and files that are no photos."""
+    folder = draw(
+        tmp_path_factory.mktemp("own") / "flowers", ["데이지", "lily", "rosé"], PER_CLASS, size=48
+    )
     lilies = folder / "lily"
     shutil.copy(lilies / "03.png", lilies / "copy of 03.png")
     Image.open(lilies / "04.png").resize((90, 90)).save(lilies / "04 larger.jpg", quality=80)
@@ -37,15 +35,9 @@ def flowers(tmp_path_factory):
     return folder
 
 
-def save(pixels, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
 @pytest.fixture(scope="module")
 def converted(flowers, tmp_path_factory):
-    out = tmp_path_factory.mktemp("converted") / "out"
-    return convert_photos(flowers, out, image_size=32, workers=1)
+    return convert_photos(flowers, tmp_path_factory.mktemp("converted") / "out", **ONE_PROCESS)
 
 
 def read_split(data, split):
@@ -60,7 +52,7 @@ def read_rows(data):
 # What is made -------------------------------------------------------------------------------------
 
 
-def test_the_shards_are_sound_and_hold_every_photo_once(converted):
+def test_the_shards_are_valid_and_hold_every_photo_once(converted):
     data, conversion = converted
     assert data.class_names == ("lily", "rosé", "데이지")
     assert (data.image_size, data.origin) == (32, "folder")
@@ -107,16 +99,16 @@ def test_the_test_split_is_a_competitions_and_can_be_scored(converted):
         assert data.class_names[int(label)] == id.split("/")[0]
 
 
-def test_copies_and_near_copies_are_on_one_side(converted):
+def test_duplicates_and_near_duplicates_are_in_one_split(converted):
     data, conversion = converted
     rows = read_rows(data)
-    for one, other in (
+    for first, second in (
         ("lily/03.png", "lily/copy of 03.png"),
         ("lily/04.png", "lily/04 larger.jpg"),
     ):
-        assert rows[one]["split"] == rows[other]["split"]
-    assert ["lily/03.png", "lily/copy of 03.png"] in conversion.copies
-    assert sorted(map(sorted, conversion.near_copies)) == [
+        assert rows[first]["split"] == rows[second]["split"]
+    assert ["lily/03.png", "lily/copy of 03.png"] in conversion.duplicates
+    assert sorted(map(sorted, conversion.near_duplicates)) == [
         ["lily/03.png", "lily/copy of 03.png"],
         ["lily/04 larger.jpg", "lily/04.png"],
     ]
@@ -124,7 +116,7 @@ def test_copies_and_near_copies_are_on_one_side(converted):
 
 def test_a_photo_in_two_classes_is_left_out_of_both(converted):
     data, conversion = converted
-    reason = "the same picture stands in 'rosé' and '데이지'; keep it in one"
+    reason = "the same picture is in 'rosé' and '데이지'; keep it in one"
     assert conversion.left_out == {"rosé/rose or daisy.png": reason, "데이지/05.png": reason}
     assert not set(conversion.left_out) & set(read_rows(data))
 
@@ -136,138 +128,127 @@ def test_the_report_is_there_to_read_and_to_compute_with(converted):
     assert "- lily/empty.jpg: 0 bytes" in text
     assert "- lily/03.png, lily/copy of 03.png" in text
     assert "files that are no photos, passed over: 1 .txt" in text
-    found = json.loads((data.folder / "conversion.json").read_text(encoding="utf-8"))
-    assert found["unreadable"] == conversion.unreadable == {"lily/empty.jpg": "0 bytes"}
-    assert found["jpeg_quality"] == 92
+    assert load_conversion(data.folder) == conversion
+    assert conversion.unreadable == {"lily/empty.jpg": "0 bytes"}
     row = read_rows(data)["lily/04 larger.jpg"]
     assert (row["class"], row["width"], row["height"]) == ("lily", "90", "90")
     assert not (data.folder / ".converting").exists()
 
 
-def test_processes_and_another_folder_make_the_same_shards(converted, flowers, tmp_path):
+def read_shards(data):
+    return {split: [file.read_bytes() for file in files] for split, files in data.files.items()}
+
+
+def test_processes_make_the_same_shards_and_the_seed_other_splits(converted, flowers, tmp_path):
     again, _ = convert_photos(flowers, tmp_path / "again", image_size=32, workers=2)
-    for split, files in converted[0].files.items():
-        assert [file.read_bytes() for file in files] == [
-            file.read_bytes() for file in again.files[split]
-        ]
-    other, _ = convert_photos(flowers, tmp_path / "other", image_size=32, seed=1, workers=1)
-    rows, others = read_rows(again), read_rows(other)
+    assert read_shards(again) == read_shards(converted[0])
+    seed_1, _ = convert_photos(flowers, tmp_path / "seed 1", **ONE_PROCESS, seed=1)
+    rows, others = read_rows(again), read_rows(seed_1)
     assert any(rows[id]["split"] != others[id]["split"] for id in rows)
 
 
-def test_given_folders_are_the_splits_and_a_copy_in_two_is_left_out(tmp_path):
-    for split, count in (("train", 6), ("val", 3), ("test", 2)):
-        for name, kind in (("a", 0), ("b", 20)):
-            for number in range(count):
-                seed = 100 * count + number
-                save(
-                    draw_flower(kind, size=32, seed=seed),
-                    tmp_path / f"own/{split}/{name}/{number}.png",
-                )
-    shutil.copy(tmp_path / "own/val/a/0.png", tmp_path / "own/train/a/val0.png")
-    data, conversion = convert_photos(tmp_path / "own", tmp_path / "out", image_size=32, workers=1)
+def test_given_folders_are_the_splits_and_a_duplicate_in_two_is_left_out(draw, tmp_path):
+    for split, num in (("train", 6), ("val", 3), ("test", 2)):
+        draw(tmp_path / "own" / split, "ab", num, seed=100 * num)
+    shutil.copy(tmp_path / "own/val/a/00.png", tmp_path / "own/train/a/val0.png")
+    data, conversion = convert_photos(tmp_path / "own", tmp_path / "out", **ONE_PROCESS)
     assert data.counts == {"train": 12, "val": 6, "test": 4}
     assert {record.id.split("/")[0] for record in read_split(data, "val")} == {"val"}
     assert conversion.left_out == {"train/a/val0.png": "the same picture is given to val"}
 
 
-def test_unlabelled_test_photos_get_ids_and_no_labels(tmp_path):
-    for number in range(4):
-        for name, kind in (("a", 0), ("b", 20)):
-            save(
-                draw_flower(kind, size=32, seed=number), tmp_path / f"own/train/{name}/{number}.png"
-            )
-    save(draw_flower(3, size=32, seed=50), tmp_path / "own/test/x.png")
-    data, conversion = convert_photos(tmp_path / "own", tmp_path / "out", image_size=32, workers=1)
+def test_unlabelled_test_photos_get_ids_and_no_labels(draw, tmp_path):
+    draw(tmp_path / "own/train", "ab", 4)
+    draw(tmp_path / "own", ["test"], 1, seed=50)
+    data, conversion = convert_photos(tmp_path / "own", tmp_path / "out", **ONE_PROCESS)
     assert data.counts == {"train": 6, "val": 2, "test": 1}
-    assert read_ids(tmp_path / "out/sample_submission.csv") == ["test/x.png"]
+    assert read_ids(tmp_path / "out/sample_submission.csv") == ["test/00.png"]
     assert not (tmp_path / "out/test_labels.csv").exists()
     assert conversion.num_unlabelled == 1
 
 
-def test_a_csv_divides_and_labels(tmp_path):
-    lines = ["file,label,split"]
-    for number in range(8):
-        save(draw_flower(20 * (number % 2), size=32, seed=number), tmp_path / f"own/{number}.png")
-        lines.append(f"{number}.png,{'ab'[number % 2]},{'train' if number < 6 else 'val'}")
-    (tmp_path / "labels.csv").write_text("\n".join(lines))
+def test_a_csv_gives_labels_and_splits(draw, tmp_path):
+    draw(tmp_path / "own", "ab", 4)
+    rows = [f"{name}/0{k},{name},{'val' if k else 'train'}" for name in "ab" for k in range(4)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
     data, _ = convert_photos(
-        tmp_path / "own",
-        tmp_path / "out",
-        image_size=32,
-        workers=1,
-        labels_csv=tmp_path / "labels.csv",
+        tmp_path / "own", tmp_path / "out", **ONE_PROCESS, labels_csv=tmp_path / "labels.csv"
     )
-    assert data.counts == {"train": 6, "val": 2, "test": 0}
+    assert data.counts == {"train": 2, "val": 6, "test": 0}
 
 
-def test_a_class_of_one_photo_goes_to_train_and_it_is_said(tmp_path):
-    save(draw_flower(3, size=32, seed=9), tmp_path / "own/alone/1.png")
-    for number in range(9):
-        for name, kind in (("a", 0), ("b", 20)):
-            save(draw_flower(kind, size=32, seed=number), tmp_path / f"own/{name}/{number}.png")
-    _, conversion = convert_photos(tmp_path / "own", tmp_path / "out", image_size=32, workers=1)
+def test_a_class_of_one_photo_trains_and_a_note_says_so(draw, tmp_path):
+    draw(tmp_path / "own", "ab", 9)
+    draw(tmp_path / "own", ["alone"], 1, seed=70)
+    _, conversion = convert_photos(tmp_path / "own", tmp_path / "out", **ONE_PROCESS)
     assert conversion.counts["alone"] == {"train": 1}
     assert "classes with one photo, which can only train: alone" in conversion.notes
     assert "no photo in val of alone" in conversion.notes
 
 
-# Going on -----------------------------------------------------------------------------------------
+def test_a_path_that_is_not_utf8_is_converted_and_reported(draw, tmp_path):
+    own = draw(tmp_path / "own", "ab", 4)
+    try:
+        for name, content in ((b"/\xb2.png", (own / "a/00.png").read_bytes()), (b"/\xb3.png", b"")):
+            with open(os.fsencode(own / "a") + name, "wb") as file:
+                file.write(content)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    _, conversion = convert_photos(own, tmp_path / "out", **ONE_PROCESS)
+    assert conversion.duplicates == [["a/00.png", "a/\ufffd.png"]]
+    assert conversion.unreadable == {"a/\ufffd.png": "0 bytes"}
+    assert load_conversion(tmp_path / "out") == conversion
 
 
-def test_an_interrupted_conversion_goes_on_to_the_same_end(converted, flowers, tmp_path):
-    def stop(what, done, total):
-        if done == 30:
+# Interrupted ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("title", "at"), [("photos", 30), ("val shards", 1)])
+def test_an_interrupted_conversion_continues_to_the_same_end(
+    converted, flowers, tmp_path, title, at
+):
+    def stop(*call):
+        if call[:2] == (title, at):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert_photos(flowers, tmp_path, image_size=32, workers=1, progress=stop)
-    assert [entry.name for entry in tmp_path.iterdir()] == [".converting"]
-    calls = []
-    data, _ = convert_photos(
-        flowers, tmp_path, image_size=32, workers=1, progress=lambda *call: calls.append(call)
-    )
-    assert calls[0] == ("photos", 29, 64)  # the empty file of the 30 is looked at again
-    for split, files in converted[0].files.items():
-        assert [file.read_bytes() for file in files] == [
-            file.read_bytes() for file in data.files[split]
-        ]
+        convert_photos(flowers, tmp_path, **ONE_PROCESS, progress=stop)
+    assert [entry.name for entry in tmp_path.iterdir()] == [UNFINISHED]  # no half data set
+    data, _ = convert_photos(flowers, tmp_path, **ONE_PROCESS)
+    assert read_shards(data) == read_shards(converted[0])
 
 
-def test_one_that_was_interrupted_while_shards_were_written_goes_on_too(flowers, tmp_path):
-    def stop(what, done, total):
-        if what == "val shards":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        convert_photos(flowers, tmp_path, image_size=32, workers=1, progress=stop)
-    assert not list(tmp_path.glob("tfrecords*"))  # half a data set is never seen
-    data, conversion = convert_photos(flowers, tmp_path, image_size=32, workers=1)
-    assert sum(data.counts.values()) == conversion.num_photos
+# The folder ---------------------------------------------------------------------------------------
 
 
 def test_an_out_that_is_in_use_is_refused(converted, flowers, tmp_path):
-    with pytest.raises(FileExistsError, match="already holds a conversion of .*, whole: train"):
-        convert_photos(flowers, converted[0].folder, image_size=32)
-    (tmp_path / "half" / ".converting").mkdir(parents=True)
-    (tmp_path / "half" / ".converting" / "options.json").write_text('{"image_size": 64}')
-    with pytest.raises(
-        FileExistsError, match="holds an unfinished conversion with .*image_size=64"
-    ):
-        convert_photos(flowers, tmp_path / "half", image_size=32)
+    with pytest.raises(FileExistsError, match=r"already holds a conversion of .*flowers\..*--data"):
+        convert_photos(flowers, converted[0].folder)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="already holds file"):
+        convert_photos(flowers, tmp_path)
+    with pytest.raises(FileExistsError, match="file is a file. Pass a folder that is new or empty"):
+        convert_photos(flowers, tmp_path / "file")
+    with pytest.raises(NotADirectoryError, match=r"file/out cannot be made or written \(Not a dir"):
+        convert_photos(flowers, tmp_path / "file" / "out")
+
+
+def test_an_out_inside_the_photos_is_refused(flowers):
+    with pytest.raises(ValueError, match="shards is inside the photos"):
+        convert_photos(flowers, flowers / "shards")
+    assert not (flowers / "shards").exists()
 
 
 # Bad input ----------------------------------------------------------------------------------------
 
 
-def test_photos_that_leave_one_class_are_refused_with_the_first_reason(tmp_path):
-    for number in range(3):
-        save(draw_flower(0, size=32, seed=number), tmp_path / f"own/a/{number}.png")
+def test_photos_that_leave_one_class_are_refused_with_the_first_reason(draw, tmp_path):
+    draw(tmp_path / "own", "a", 3)
     (tmp_path / "own/b").mkdir()
     (tmp_path / "own/b/1.jpg").write_bytes(b"")
-    reason = r"photos of 1 class are left, .* two\. 1 were unreadable, .*: b/1\.jpg: 0 bytes"
+    reason = r"photos of 1 class are left, .* two\. 1 are unreadable, .*: b/1\.jpg: 0 bytes"
     with pytest.raises(ValueError, match=reason):
-        convert_photos(tmp_path / "own", tmp_path / "out", image_size=32, workers=1)
+        convert_photos(tmp_path / "own", tmp_path / "out", **ONE_PROCESS)
 
 
 @pytest.mark.parametrize(
@@ -296,41 +277,40 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_loading_converts_once_and_again_when_a_photo_or_an_option_changed(cache, tmp_path, caplog):
+def test_loading_converts_once_and_again_when_a_photo_or_an_argument_changed(
+    cache, draw, tmp_path, caplog
+):
     caplog.set_level("INFO", "flowerkit")
-    own = tmp_path / "own"
-    for number in range(6):
-        for name, kind in (("a", 0), ("b", 20)):
-            save(draw_flower(kind, size=32, seed=number), own / name / f"{number}.png")
-    first = load_photos(own, image_size=32, workers=1)
+    own = draw(tmp_path / "own", "ab", 6)
+    first = load_photos(own, **ONE_PROCESS)
     assert first.folder.parent == cache
     assert first.counts == {"train": 8, "val": 2, "test": 2}
     times = [file.stat().st_mtime_ns for file in first.files["train"]]
-    assert load_photos(own, image_size=32, workers=1) == first
+    assert load_photos(own, **ONE_PROCESS) == first
     assert [file.stat().st_mtime_ns for file in first.files["train"]] == times
     assert "were converted before, into" in caplog.text
-    assert load_photos(own, image_size=32, seed=1, workers=1).folder != first.folder
-    save(draw_flower(0, size=32, seed=77), own / "a" / "new.png")
-    changed = load_photos(own, image_size=32, workers=1)
+    assert load_photos(own, **ONE_PROCESS, seed=1).folder != first.folder
+    draw(own, "a", 7)
+    changed = load_photos(own, **ONE_PROCESS)
     assert changed.folder != first.folder
     assert sum(changed.counts.values()) == 13
 
 
 def test_what_is_unreadable_is_logged(cache, flowers, caplog):
     caplog.set_level("INFO", "flowerkit")
-    data = load_photos(flowers, image_size=32, workers=1)
+    data = load_photos(flowers, **ONE_PROCESS)
     assert Counter(data.counts) == Counter(train=43, val=12, test=6)
     assert "unreadable, 1 photo: lily/empty.jpg: 0 bytes" in caplog.text
-    assert UNFINISHED not in {entry.name for entry in data.folder.iterdir()}
 
 
-def test_what_is_in_the_cache_is_found_and_cleared_unless_it_is_being_made(cache, flowers):
+def test_converted_photos_in_the_cache_are_found_unless_a_process_is_converting(
+    cache, draw, tmp_path
+):
     assert find_converted() == {}
-    data = load_photos(flowers, image_size=32, workers=1)
+    data = load_photos(draw(tmp_path / "own", "ab", 4), **ONE_PROCESS)
     growing = cache / "photos-growing"
-    with PhotoCache(growing / UNFINISHED, {}):
-        assert list(find_converted()) == [data.folder, growing]
-        assert clear_converted() > 10_000
-        assert list(find_converted()) == [growing]
-    assert clear_converted() > 0  # of a process that is gone
-    assert find_converted() == {}
+    (growing / UNFINISHED).mkdir(parents=True)
+    with lock(growing / UNFINISHED):
+        assert list(find_converted()) == [data.folder]
+        assert find_converted()[data.folder] > 5_000
+    assert list(find_converted()) == [data.folder, growing]

@@ -1,13 +1,20 @@
-"""Who goes where: fractions, small classes, given splits, copies."""
+"""Splits: fractions, small classes, given splits, duplicates, the order in the shards."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from flowerkit.photos.splits import assign_splits, check_fractions, resolve_duplicates
+from flowerkit.photos.assignment import (
+    SplitAssignment,
+    assign_splits,
+    check_fractions,
+    resolve_duplicates,
+)
+from flowerkit.photos.listing import Photo
 
 
-def divide(labels, *, ids=None, given=None, groups=(), val=0.2, test=0.1, seed=0):
+def assign(labels, *, ids=None, given=None, groups=(), val=0.2, test=0.1, seed=0):
     ids = ids or [f"{label}/{row}" for row, label in enumerate(labels)]
     given = given or [None] * len(labels)
     return assign_splits(
@@ -34,7 +41,7 @@ def test_a_picture_in_two_classes_is_left_out_of_both():
         "aabbc", ["daisy", "rose", "lily", "lily", "rose"], [None] * 5
     )
     assert groups == [[0, 1], [2, 3]]
-    reason = "the same picture stands in 'daisy' and 'rose'; keep it in one"
+    reason = "the same picture is in 'daisy' and 'rose'; keep it in one"
     assert left_out == dict.fromkeys((0, 1), reason)
 
 
@@ -58,7 +65,7 @@ def test_an_unlabelled_copy_contradicts_no_label():
 
 def test_each_class_gives_its_share():
     labels = ["daisy"] * 100 + ["rose"] * 30 + ["lily"] * 7
-    counts = count(labels, divide(labels))
+    counts = count(labels, assign(labels))
     wanted = {"daisy": (70, 20, 10), "rose": (21, 6, 3), "lily": (5, 1, 1)}
     for name, numbers in wanted.items():
         assert tuple(counts[name, split] for split in ("train", "val", "test")) == numbers
@@ -66,7 +73,7 @@ def test_each_class_gives_its_share():
 
 def test_small_classes_train_first_then_validate_then_test():
     labels = ["one"] + ["two"] * 2 + ["three"] * 3
-    counts = count(labels, divide(labels))
+    counts = count(labels, assign(labels))
     assert counts == {
         ("one", "train"): 1,
         ("two", "train"): 1,
@@ -79,35 +86,35 @@ def test_small_classes_train_first_then_validate_then_test():
 
 def test_train_keeps_a_photo_whatever_the_fractions():
     labels = ["two"] * 2 + ["five"] * 5
-    counts = count(labels, divide(labels, val=0.5, test=0.49))
+    counts = count(labels, assign(labels, val=0.5, test=0.49))
     assert counts["two", "train"] >= 1
     assert counts["five", "train"] >= 1
 
 
 def test_without_a_fraction_there_is_no_split():
-    assert set(divide(["a"] * 10 + ["b"] * 10, val=0.2, test=0.0)) == {"train", "val"}
-    assert set(divide(["a"] * 10 + ["b"] * 10, val=0.0, test=0.0)) == {"train"}
+    assert set(assign(["a"] * 10 + ["b"] * 10, val=0.2, test=0.0)) == {"train", "val"}
+    assert set(assign(["a"] * 10 + ["b"] * 10, val=0.0, test=0.0)) == {"train"}
 
 
 def test_the_seed_decides_and_nothing_else():
     labels = ["daisy"] * 40 + ["rose"] * 40
-    assert divide(labels) == divide(labels)
-    assert divide(labels, seed=1) != divide(labels)
+    assert assign(labels) == assign(labels)
+    assert assign(labels, seed=1) != assign(labels)
     ids = [f"{label}/{row}" for row, label in enumerate(labels)]
-    backwards = divide(labels[::-1], ids=ids[::-1])
-    assert backwards[::-1] == divide(labels)
+    backwards = assign(labels[::-1], ids=ids[::-1])
+    assert backwards[::-1] == assign(labels)
 
 
 def test_a_photo_that_is_added_moves_few_others():
-    before = divide(["daisy"] * 50)
-    after = divide(["daisy"] * 51)[:50]
+    before = assign(["daisy"] * 50)
+    after = assign(["daisy"] * 51)[:50]
     assert sum(one != other for one, other in zip(before, after, strict=True)) <= 2
 
 
 def test_a_group_goes_to_one_split_and_counts_as_its_photos():
     labels = ["daisy"] * 20 + ["rose"] * 20
     groups = [[0, 1, 2], [5, 25], [30, 31, 32, 33, 34, 35, 36]]
-    splits = divide(labels, groups=groups)
+    splits = assign(labels, groups=groups)
     for rows in groups:
         assert len({splits[row] for row in rows}) == 1
     assert splits[30] == "train"  # seven are more than val's four
@@ -117,23 +124,57 @@ def test_a_group_goes_to_one_split_and_counts_as_its_photos():
 
 
 def test_a_class_of_copies_only_trains():
-    splits = divide(["daisy"] * 5 + ["rose"] * 10, groups=[[0, 1, 2, 3, 4]])
+    splits = assign(["daisy"] * 5 + ["rose"] * 10, groups=[[0, 1, 2, 3, 4]])
     assert splits[:5] == ["train"] * 5
 
 
-def test_given_splits_stay_and_nobody_draws_a_test_beside_them():
+def test_given_splits_stay_and_no_test_is_drawn_beside_them():
     labels = ["daisy"] * 20
     given = ["val"] * 5 + ["train"] * 15
-    assert divide(labels, given=given) == given
-    freed = divide(labels, given=["test"] * 5 + [None] * 15)
+    assert assign(labels, given=given) == given
+    freed = assign(labels, given=["test"] * 5 + [None] * 15)
     assert Counter(freed) == {"test": 5, "val": 3, "train": 12}
 
 
 def test_a_free_copy_joins_the_given_one():
-    splits = divide(["daisy"] * 20, given=["test"] + [None] * 19, groups=[[0, 7]])
+    splits = assign(["daisy"] * 20, given=["test"] + [None] * 19, groups=[[0, 7]])
     assert splits[7] == "test"
 
 
 def test_given_copies_on_two_sides_stay_where_they_were_put():
     given = ["train", "val"] + ["train"] * 8
-    assert divide(["daisy"] * 10, given=given, groups=[[0, 1]]) == given
+    assert assign(["daisy"] * 10, given=given, groups=[[0, 1]]) == given
+
+
+# The order in the shards --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def assignment():
+    photos = [
+        Photo(f"{name}/{number}.jpg", f"{name}/{number}.jpg", name, None, 100, 0)
+        for name in ("lily", "rose")
+        for number in range(6)
+    ]
+    splits = ["train"] * 4 + ["val", "test"]
+    return SplitAssignment(photos, splits * 2, ("lily", "rose"), 0, [], [], {}, [])
+
+
+def shuffled(assignment, split):
+    return [(photo.id, label) for photo, label in assignment.shuffled(split)]
+
+
+def test_every_photo_has_one_place_and_its_label(assignment):
+    train = [(f"lily/{k}.jpg", 0) for k in range(4)] + [(f"rose/{k}.jpg", 1) for k in range(4)]
+    assert sorted(shuffled(assignment, "train")) == train
+    assert sorted(shuffled(assignment, "val")) == [("lily/4.jpg", 0), ("rose/4.jpg", 1)]
+
+
+def test_the_test_split_holds_no_labels(assignment):
+    assert sorted(shuffled(assignment, "test")) == [("lily/5.jpg", None), ("rose/5.jpg", None)]
+
+
+def test_the_seed_mixes_the_classes(assignment):
+    labels = [label for _, label in shuffled(assignment, "train")]
+    assert labels not in ([0] * 4 + [1] * 4, [1] * 4 + [0] * 4)
+    assert shuffled(assignment, "train") != shuffled(replace(assignment, seed=1), "train")

@@ -1,0 +1,245 @@
+"""Which photos stay, and to which split each goes: stratified by class, by a seed.
+
+Duplicates and near duplicates go to one split. The assignment depends on the photos, their labels, the
+fractions and the seed alone, so that one machine and a cluster make the same. The split of a photo
+depends on the seed and its id as long as its class has as many photos, so a new photo moves few others.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+
+from flowerkit.data.duplicates import find_near_pairs, group_rows
+from flowerkit.data.tfrecords import SPLITS
+from flowerkit.photos.listing import Listing, Photo, join_some, normalize_name
+from flowerkit.photos.reader import ReadPhoto
+from flowerkit.text import pluralize
+
+
+@dataclass(frozen=True)
+class SplitAssignment:
+    """The photos that go into the shards and their splits, row by row.
+
+    `duplicates` are groups of photos with the same picture, `near_duplicates` groups that look the
+    same; `left_out` has the reason by path, `notes` are for a person to read.
+    """
+
+    photos: list[Photo]
+    splits: list[str]
+    class_names: tuple[str, ...]
+    seed: int
+    duplicates: list[list[Photo]]
+    near_duplicates: list[list[Photo]]
+    left_out: dict[str, str]
+    notes: list[str]
+
+    def shuffled(self, split: str) -> list[tuple[Photo, int | None]]:
+        """The photos of a split in the order of its shards, with their labels.
+
+        A photo of the test split has the label None, as in the competition.
+        """
+        photos = [p for p, of in zip(self.photos, self.splits, strict=True) if of == split]
+        photos.sort(key=lambda photo: shuffle_key(self.seed, photo.id))
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        return [(p, None if split == "test" else label_of[p.class_name]) for p in photos]
+
+
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """Refuse fractions that leave nothing to train on, with ValueError."""
+    for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}={value} must be from 0 to below 1, such as 0.2.")
+    if val_fraction + test_fraction >= 1:
+        raise ValueError(
+            f"val_fraction={val_fraction} and test_fraction={test_fraction} leave nothing to train "
+            "on. Their sum must be below 1."
+        )
+
+
+def assign_photos(
+    listing: Listing,
+    known: Mapping[str, ReadPhoto],
+    unreadable: Mapping[str, str],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> SplitAssignment:
+    """Assign the photos of `listing` that are `known`, by path, to splits.
+
+    Raises ValueError if fewer than two classes are left.
+    """
+    photos = [photo for photo in listing.photos if photo.path in known]
+    groups, refused = resolve_duplicates(
+        [known[photo.path].digest for photo in photos],
+        [photo.class_name for photo in photos],
+        [photo.split for photo in photos],
+    )
+    left_out = {normalize_name(photos[row].path): reason for row, reason in refused.items()}
+    duplicates = [[photos[row] for row in rows] for rows in groups]
+    photos = [photo for row, photo in enumerate(photos) if row not in refused]
+    names = tuple(sorted({photo.class_name for photo in photos} - {None}))
+    if len(names) < 2:
+        first = next(
+            f"{path}: {reason}" for path, reason in [*unreadable.items(), *left_out.items()]
+        )
+        raise ValueError(
+            f"photos of {len(names)} class{'es' * (len(names) != 1)} are left, and a classifier needs "
+            f"two. {len(unreadable):,} are unreadable, {len(left_out):,} left out; the first: {first}"
+        )
+    groups = _find_near_duplicates([known[photo.path] for photo in photos])
+    splits = assign_splits(
+        [photo.id for photo in photos],
+        [photo.class_name for photo in photos],
+        [photo.split for photo in photos],
+        groups,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+    )
+    near = [[photos[row] for row in rows] for rows in groups]
+    notes = _note_groups(near, [{splits[row] for row in rows} for rows in groups])
+    if lost := sorted(set(listing.class_names) - set(names)):
+        notes.insert(0, f"no readable photo is left of {', '.join(lost)}")
+    notes += _note_missing(photos, splits, names)
+    return SplitAssignment(photos, splits, names, seed, duplicates, near, left_out, notes)
+
+
+# Duplicates ---------------------------------------------------------------------------------------
+
+
+def resolve_duplicates(
+    digests: Sequence[Hashable], labels: Sequence[str | None], splits: Sequence[str | None]
+) -> tuple[list[list[int]], dict[int, str]]:
+    """Groups of rows that are the same picture, and the rows to leave out with the reason.
+
+    If a picture is in two classes, all its copies are left out: either label may be wrong. If it is
+    given to a split, only the copies there stay; if to two, those in the later one, because what
+    measures must not train. A label None agrees with all.
+
+    >>> resolve_duplicates("aab", ["daisy", "rose", "rose"], [None] * 3)
+    ([[0, 1]], {0: "the same picture is in 'daisy' and 'rose'; keep it in one",
+                1: "the same picture is in 'daisy' and 'rose'; keep it in one"})
+    """
+    rows_of = defaultdict(list)
+    for row, digest in enumerate(digests):
+        rows_of[digest].append(row)
+    groups = [rows for rows in rows_of.values() if len(rows) > 1]
+    left_out = {}
+    for rows in groups:
+        classes = sorted({labels[row] for row in rows} - {None})
+        last = max({splits[row] for row in rows} - {None}, key=SPLITS.index, default=None)
+        for row in rows:
+            if len(classes) > 1:
+                names = " and ".join(map(repr, classes))
+                left_out[row] = f"the same picture is in {names}; keep it in one"
+            elif last and splits[row] != last:
+                left_out[row] = f"the same picture is given to {last}"
+    return groups, left_out
+
+
+def _find_near_duplicates(known: list[ReadPhoto]) -> list[list[int]]:
+    """Rows that look the same, or are: pictures of one colour have digests, but look like nothing."""
+    hashes = np.array([read.picture_hash for read in known], "uint64")
+    pairs = find_near_pairs(hashes, np.stack([read.thumbnail for read in known])).rows
+    first = {}
+    same = [(first.setdefault(read.digest, row), row) for row, read in enumerate(known)]
+    same = np.array([pair for pair in same if pair[0] != pair[1]], "int64").reshape(-1, 2)
+    return group_rows(np.concatenate([pairs, same]))
+
+
+def _note_groups(groups: list[list[Photo]], splits: list[set[str]]) -> list[str]:
+    notes = []
+    crossing = [group for group in groups if len({photo.class_name for photo in group}) > 1]
+    if crossing:
+        shown = " and ".join(normalize_name(photo.path) for photo in crossing[0][:2])
+        notes.append(
+            f"{pluralize(len(crossing), 'group')} of photos that look the same in two classes, such as "
+            f"{shown}: keep each in the class that it shows"
+        )
+    if torn := sum(len(of) > 1 for of in splits):
+        notes.append(
+            f"{pluralize(torn, 'group')} of photos that look the same in two of the splits you gave"
+        )
+    return notes
+
+
+def _note_missing(photos: list[Photo], splits: list[str], names: tuple[str, ...]) -> list[str]:
+    notes = []
+    counts = Counter(zip(splits, (photo.class_name for photo in photos), strict=True))
+    for split in SPLITS:
+        missing = [name for name in names if not counts[split, name]]
+        if missing and len(missing) < len(names):
+            notes.append(f"no photo in {split} of {join_some(missing)}")
+        elif missing and not (split == "test" and counts[split, None]):
+            notes.append(f"there are no {split} photos")
+    return notes
+
+
+# Splits -------------------------------------------------------------------------------------------
+
+
+def shuffle_key(seed: int, id: str) -> bytes:
+    """A key to sort by, for an order that looks random and is the same everywhere.
+
+    >>> sorted(["a", "b", "c", "d"], key=lambda id: shuffle_key(0, id))
+    ['d', 'a', 'c', 'b']
+    """
+    return sha256(f"{seed}:{id}".encode()).digest()
+
+
+def assign_splits(
+    ids: Sequence[str],
+    labels: Sequence[str | None],
+    given: Sequence[str | None],
+    groups: Sequence[Sequence[int]],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> list[str]:
+    """The split of each row: "train", "val" or "test".
+
+    A `given` split stays; where val is given none is drawn, and where any is given no test is. The
+    rows of a group (duplicates) go to one split, that of a given one among them; a group too large
+    for what val or test still lack goes to train. Of each class val and test get their rounded share,
+    at least one photo of two (val) or three (test); train keeps one.
+    """
+    fractions = {"val": val_fraction, "test": test_fraction}
+    for split in set(given) - {None}:
+        fractions[split] = fractions["test"] = 0
+    grouped = {row for rows in groups for row in rows}
+    units = [*groups, *([row] for row in range(len(ids)) if row not in grouped)]
+    splits, free = list(given), []
+    for rows in units:
+        if chosen := next((given[row] for row in rows if given[row]), None):
+            for row in rows:
+                splits[row] = splits[row] or chosen
+        else:
+            free.append(rows)
+    counts = Counter(labels[row] for rows in free for row in rows)
+    places = _count_places(counts, fractions["val"], fractions["test"])
+    free.sort(key=lambda rows: shuffle_key(seed, min(ids[row] for row in rows)))
+    for rows in free:
+        needed = Counter(labels[row] for row in rows)
+        split = next((name for name, left in places.items() if needed <= left), "train")
+        if split != "train":
+            places[split] -= needed
+        for row in rows:
+            splits[row] = split
+    return splits
+
+
+def _count_places(counts: Counter, val_fraction: float, test_fraction: float) -> dict[str, Counter]:
+    """How many photos of each class test and val take; `counts` has how many there are."""
+    places = {"test": Counter(), "val": Counter()}
+    for label, count in counts.items():
+        val = max(round(count * val_fraction), count >= 2) if val_fraction else 0
+        least = count >= (3 if val_fraction else 2)
+        test = max(round(count * test_fraction), least) if test_fraction else 0
+        places["val"][label] = val = min(val, count - 1)
+        places["test"][label] = min(test, count - 1 - val)
+    return places
