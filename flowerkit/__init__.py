@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "connect": "accelerator.device",
     "find_data": "sources.finder",
-    "load_photos": "photos.conversion",
-    "convert_photos": "photos.conversion",
+    "load_photos": "photos",
+    "convert_photos": "photos",
     "draw_competition": "sources.synthetic",
     "draw_photos": "sources.synthetic",
     "find_leaks": "data.leaks",

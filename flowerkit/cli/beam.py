@@ -29,7 +29,7 @@ def run_convert_beam(
     """
     with quiet_frameworks():
         import tensorflow  # noqa: F401 - the shards are written with it
-    from flowerkit.photos.beam import convert_with_beam
+    from flowerkit.photos import convert_with_beam
 
     data, conversion = convert_with_beam(
         args.photos,

@@ -7,7 +7,7 @@ from pathlib import Path
 from flowerkit.accelerator import device as accelerator
 from flowerkit.data import cache as decode_cache
 from flowerkit.models.backbones import find_cached_weights, weights_folder
-from flowerkit.photos import conversion as photos
+from flowerkit.photos import find_converted
 from flowerkit.sources.finder import find_data, is_competition_required, is_of_photos
 from flowerkit.text import format_bytes, pluralize
 
@@ -88,7 +88,10 @@ def _examine_room() -> list[Finding]:
 
 def clear_cache() -> int:
     """Remove the decoded images, features and converted photos that no run holds; the bytes freed."""
-    return decode_cache.clear_cache() + photos.clear_converted()
+    converted = find_converted()
+    for folder in converted:
+        shutil.rmtree(folder, ignore_errors=True)
+    return decode_cache.clear_cache() + sum(converted.values())
 
 
 def _examine_cache() -> Finding:
@@ -117,7 +120,7 @@ def _examine_cache() -> Finding:
 
 def _examine_photos() -> list[Finding]:
     """What converted photos take on the disk, if there are any."""
-    folders = photos.find_converted()
+    folders = find_converted()
     if not folders:
         return []
     taken = sum(folders.values())

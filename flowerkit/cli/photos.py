@@ -52,7 +52,7 @@ def run_convert(
     """Convert, and say what became of the photos; 0, or what `convert_photos` raises."""
     with quiet_frameworks():
         import tensorflow  # noqa: F401 - the shards are written with it
-    from flowerkit.photos.conversion import UNFINISHED, convert_photos
+    from flowerkit.photos import convert_photos
 
     try:
         data, conversion = convert_photos(
@@ -68,7 +68,7 @@ def run_convert(
             progress=progress,
         )
     except KeyboardInterrupt:
-        if (args.out / UNFINISHED).is_dir():
+        if args.out.is_dir():
             echo(f"what was read is kept in {args.out}; the same command goes on from there")
         raise
     for line in conversion.summary():

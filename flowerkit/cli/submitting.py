@@ -62,7 +62,7 @@ def find_score(csv: Path, data: FlowerData) -> dict[str, float]:
     """
     # Here: these load NumPy, and every command reads this room for its options.
     from flowerkit.metrics import accuracy, macro_f1
-    from flowerkit.photos.folder import TEST_LABELS
+    from flowerkit.photos import TEST_LABELS
 
     known = data.folder / TEST_LABELS
     if not known.is_file():

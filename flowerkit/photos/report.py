@@ -5,11 +5,11 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from flowerkit.data.tfrecords import SPLITS
-from flowerkit.files import read_json, write_json, write_text
+from flowerkit.files import read_dataclass, write_dataclass, write_text
 from flowerkit.photos.listing import join_some
 from flowerkit.text import pluralize
 
@@ -47,9 +47,14 @@ class Conversion:
     notes: Sequence[str]
     seconds: float
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", tuple(self.class_names))  # JSON knows lists alone
+        if self.resize not in RESIZE_METHODS:
+            raise ValueError(f"resize={self.resize!r} is none of {', '.join(RESIZE_METHODS)}")
+
     def save(self, folder: str | os.PathLike) -> None:
         """Write conversion.json into `folder`."""
-        write_json(Path(folder) / _FILE, asdict(self))
+        write_dataclass(Path(folder) / _FILE, self)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Conversion":
@@ -57,19 +62,8 @@ class Conversion:
 
         Raises FileNotFoundError without conversion.json, ValueError if it is damaged or lacks a key.
         """
-        file = Path(folder) / _FILE
-        try:
-            value = read_json(file, what="a conversion")
-            values = {field.name: value[field.name] for field in fields(cls)}
-            conversion = cls(**values | {"class_names": tuple(values["class_names"])})
-            if conversion.resize not in RESIZE_METHODS:
-                raise ValueError(f"resize={conversion.resize!r} is unknown")
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-            raise ValueError(
-                f"{file} is damaged ({reason}). Convert the photos again, into a new folder."
-            ) from None
-        return conversion
+        remedy = "Convert the photos again, into a new folder."
+        return read_dataclass(Path(folder) / _FILE, cls, remedy=remedy)
 
     @property
     def num_photos(self) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flowerkit.accelerator.machine import cache_folder
 from flowerkit.data.tfrecords import FlowerData, check_counts, find_shards, find_sizes, read_records
-from flowerkit.photos import load_conversion
+from flowerkit.photos import holds_photos, load_conversion
 from flowerkit.sources import competition
 from flowerkit.submission import read_ids
 
@@ -55,7 +55,7 @@ def find_data(
         return _find_drawn(image_size)
     folder = Path(source).expanduser()
     if is_of_photos(folder):
-        from flowerkit.photos.conversion import load_photos
+        from flowerkit.photos import load_photos
 
         return load_photos(folder, image_size=image_size or PHOTO_SIZE_PX, progress=progress)
     _check_cleared(folder)
@@ -69,8 +69,6 @@ def is_of_photos(folder: Path) -> bool:
     # A folder above the data may hold pictures too, of runs above all: it is an error, not photos.
     if find_sizes(folder) or any(folder.glob("*/tfrecords-jpeg-*")):
         return False
-    from flowerkit.photos.listing import holds_photos
-
     return holds_photos(folder)
 
 
@@ -78,9 +76,7 @@ def _check_cleared(folder: Path) -> None:
     """Where a run goes on with photos that were converted, and the cache was cleared since."""
     if folder.exists():
         return
-    from flowerkit.photos.conversion import is_cleared
-
-    if is_cleared(folder):
+    if folder.parent.resolve() == cache_folder().resolve():
         raise FileNotFoundError(
             f"the converted photos in {folder} were cleared from the cache. Pass the folder of the "
             "photos (--data PHOTOS), and they are made again."

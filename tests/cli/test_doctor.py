@@ -4,7 +4,7 @@ from flowerkit.accelerator import device
 from flowerkit.cli import doctor
 from flowerkit.cli.doctor import GIB, Finding, examine
 from flowerkit.data import cache as decode_cache
-from flowerkit.photos.conversion import load_photos
+from flowerkit.photos import load_photos
 from flowerkit.sources import competition
 from flowerkit.sources.synthetic import draw_photos
 

@@ -3,10 +3,9 @@
 import argparse
 
 import pytest
-from photos.test_conversion import save
 
 from flowerkit.cli.photos import add_convert_options, run_convert
-from flowerkit.sources.synthetic import draw_flower
+from flowerkit.sources.synthetic import draw_photos
 
 
 @pytest.fixture
@@ -28,10 +27,7 @@ def convert():
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("typed") / "own"
-    for number in range(8):
-        for name, kind in (("a", 0), ("b", 20)):
-            save(draw_flower(kind, size=32, seed=number), folder / name / f"{number}.png")
-    return folder
+    return draw_photos(folder, num_classes=2, photos_per_class=8, image_size=48)
 
 
 def test_it_says_what_became_of_the_photos_and_what_comes_next(convert, own, tmp_path):
