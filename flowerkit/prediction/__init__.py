@@ -1,1 +1,20 @@
-"""prediction."""
+"""Predictions of trained classifiers. Nothing here trains, writes a csv or draws.
+
+predictions  predict a split once -> Predictions (ids, probabilities, labels); test-time augmentation
+blending     blend the Predictions of several models; find the weights on half of val
+"""
+
+from flowerkit.lazy import lazy
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "LIGHT_CROP_AREA": "predictions",
+        "Predictions": "predictions",
+        "predict": "predictions",
+        "split_over": "predictions",
+        "BlendWeights": "blending",
+        "blend": "blending",
+        "find_weights": "blending",
+    },
+)

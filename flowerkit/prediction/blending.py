@@ -1,4 +1,4 @@
-"""Several models' answers to the same images made one: a weighted mean, its weights found honestly."""
+"""Blends: the weighted mean of several models' predictions, and weights found on half of val."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +15,10 @@ _FEW = 200  # an accuracy of 0.9 on so many has a standard error of 0.02
 
 @dataclass(frozen=True)
 class BlendWeights:
-    """The weights of a blend and what they are worth on images that they were not found on.
+    """The weights of a blend, and macro F1 on images that they were not found on.
 
-    `weights` are those to use: `found` if they beat equal ones there, else equal. Each has a number
-    a member, from 0, and sums to 1. `member_f1`, `equal_f1` and `found_f1` are macro F1 on the
-    `num_told` images; `found` comes from the other `num_searched`.
+    `weights`: `found` if they score better than equal ones, else equal; one for each member, from 0,
+    sum 1. `found` comes from `num_searched` images; the scores from the other `num_scored`.
     """
 
     weights: tuple[float, ...]
@@ -28,7 +27,7 @@ class BlendWeights:
     equal_f1: float
     found_f1: float
     num_searched: int
-    num_told: int
+    num_scored: int
 
     @property
     def uses_found(self) -> bool:
@@ -36,15 +35,15 @@ class BlendWeights:
         return self.found_f1 > self.equal_f1
 
     def describe(self, names: Sequence[str]) -> list[str]:
-        """A line on where the figures come from, a line a member, and a line each for both blends."""
+        """Lines for a person: the images used, each member's score and weight, both blends' scores."""
         width = max(map(len, [*names, "equal weights"]))
-        of_members = zip(names, self.member_f1, self.found, strict=True)
-        few = " (so few that chance decides much)" if self.num_told < _FEW else ""
+        members = zip(names, self.member_f1, self.found, strict=True)
+        few = " (so few that chance decides much)" if self.num_scored < _FEW else ""
         verdict = "used" if self.uses_found else "no better, so equal weights are used"
         return [
             f"weights found on {self.num_searched:,} val images; macro F1 on the other "
-            f"{self.num_told:,}{few}:",
-            *(f"  {name:{width}}  {f1:.4f}  weight {found:.3f}" for name, f1, found in of_members),
+            f"{self.num_scored:,}{few}:",
+            *(f"  {name:{width}}  {f1:.4f}  weight {found:.3f}" for name, f1, found in members),
             f"  {'equal weights':{width}}  {self.equal_f1:.4f}",
             f"  {'found weights':{width}}  {self.found_f1:.4f}  ({verdict})",
         ]
@@ -58,16 +57,16 @@ def blend(
 ) -> Predictions:
     """The weighted mean of the members' probabilities, (n, num_classes) float32, rows sum to 1.
 
-    Members may hold the images in any order; the answer has the first one's. `weights` are numbers
-    from 0, one a member, scaled to sum to 1; None: equal. Labels come from the members that have
-    them. `names` stand for the members in errors.
+    Members may hold the images in any order; the blend has the first member's. `weights`: numbers
+    from 0, scaled to sum to 1; None: equal. Labels come from the members that have them. `names`
+    stand for the members in errors.
 
-    Raises ValueError, with the difference, for members of other ids, numbers of classes or labels,
-    for ids that repeat, probabilities that are no numbers, and weights that do not fit.
+    Raises ValueError, with the difference, for members that differ in ids, number of classes or
+    labels, for ids that repeat, probabilities that are not finite, and weights that do not fit.
 
-    >>> one = Predictions(np.array(["a"]), np.array([[0.75, 0.25]], "float32"), None)
-    >>> other = Predictions(np.array(["a"]), np.array([[0.25, 0.75]], "float32"), None)
-    >>> blend([one, other], [3, 1]).probabilities
+    >>> first = Predictions(np.array(["a"]), np.array([[0.75, 0.25]], "float32"), None)
+    >>> second = Predictions(np.array(["a"]), np.array([[0.25, 0.75]], "float32"), None)
+    >>> blend([first, second], [3, 1]).probabilities
     array([[0.625, 0.375]], dtype=float32)
     """
     members = align(predictions, names=names)
@@ -80,12 +79,10 @@ def find_weights(
 ) -> BlendWeights:
     """Weights found on one half of labelled predictions, and scored on the other.
 
-    The halves are stratified by class and drawn by (seed, id); a class of one image is in one of
-    them. 30 times the member is chosen, again or for the first time, whose addition gives the blend
-    the best macro F1 (of equals the least log loss): "Ensemble selection from libraries of models",
-    Caruana et al. 2004, ICML. A weight is how often its member was chosen; of a member given twice,
-    the first is. Unlike the weights of the least log loss, these do not mind members that are too
-    sure of themselves, and so do not leave all to the best one.
+    The halves are stratified by class and drawn by (seed, id). 30 times the member is chosen, with
+    replacement, that gives the blend the best macro F1 (of equals the least log loss): Caruana et al.
+    2004, "Ensemble selection from libraries of models", ICML. A weight is the fraction of choices.
+    Weights of the least log loss would leave all to the best member where the others are overconfident.
 
     Raises ValueError for fewer than 2 members or images, no labels, and whatever `blend` refuses.
     """
@@ -94,12 +91,12 @@ def find_weights(
     members = align(predictions, names=names)
     first = members[0]
     if first.labels is None:
-        raise ValueError("weights are found on labelled predictions, such as those of val.")
+        raise ValueError("weights need labelled predictions, such as those of val.")
     if len(first) < 2:
-        raise ValueError("weights need 2 or more images: one to find them on and one to tell.")
-    searched, told = _halve(first.ids, first.labels, seed)
+        raise ValueError("weights need 2 or more images: half to find them, half to score them.")
+    searched, scored = _halve(first.ids, first.labels, seed)
     found = _select([_rows(member, searched) for member in members])
-    members, labels = [_rows(member, told) for member in members], first.labels[told]
+    members, labels = [_rows(member, scored) for member in members], first.labels[scored]
     equal = _scale(None, len(members))
 
     def score(weights):
@@ -113,7 +110,7 @@ def find_weights(
         equal_f1=equal_f1,
         found_f1=found_f1,
         num_searched=len(searched),
-        num_told=len(told),
+        num_scored=len(scored),
     )
 
 
@@ -122,10 +119,10 @@ def align(
 ) -> list[Predictions]:
     """The members with their rows in the first one's order, and the labels that any of them has.
 
-    Raises ValueError for members that do not answer the same question, see `blend`.
+    Raises ValueError for members that do not fit one another, see `blend`.
     """
     if not predictions:
-        raise ValueError("there is nothing to blend. Pass the predictions of one or more models.")
+        raise ValueError("nothing to blend. Pass the predictions of one or more models.")
     names = names or [f"member {number}" for number in range(1, len(predictions) + 1)]
     for member, name in zip(predictions, names, strict=True):
         _check_member(member, name)
@@ -146,35 +143,35 @@ def _check_member(member: Predictions, name: str) -> None:
     broken = ~np.isfinite(member.probabilities).all(axis=1)
     if broken.any():
         raise ValueError(
-            f"{name} holds probabilities that are no numbers for {broken.sum():,} of "
+            f"{name} holds probabilities that are not finite for {broken.sum():,} of "
             f"{len(member):,} images (the first is {str(member.ids[broken.argmax()])!r}). Did its "
             f"training diverge? Leave it out."
         )
 
 
 def _check_same(member: Predictions, first: Predictions, both: str) -> None:
-    widths = [one.probabilities.shape[1] for one in (member, first)]
+    widths = member.probabilities.shape[1], first.probabilities.shape[1]
     if widths[0] != widths[1]:
         raise ValueError(
-            f"{both} know other classes: {widths[0]:,} and {widths[1]:,}. Blend models of the same."
+            f"{both} have {widths[0]:,} and {widths[1]:,} classes. Blend models of the same classes."
         )
-    sides = [np.setdiff1d(member.ids, first.ids), np.setdiff1d(first.ids, member.ids)]
-    if any(map(len, sides)):
+    only = [np.setdiff1d(member.ids, first.ids), np.setdiff1d(first.ids, member.ids)]
+    if any(map(len, only)):
         raise ValueError(
-            f"{both} answer for other images: only the one has {_tell_ids(sides[0])}, only the "
-            f"other {_tell_ids(sides[1])}. Blend predictions of the same split."
+            f"{both} hold different images: only the first has {_format_ids(only[0])}, only the "
+            f"second {_format_ids(only[1])}. Blend predictions of the same split."
         )
 
 
-def _tell_ids(ids: np.ndarray) -> str:
-    if not len(ids):
-        return "none"
-    shown = ", ".join(repr(str(one)) for one in ids[:_SHOWN_IDS])
-    return f"{len(ids):,} ({shown}{', ...' if len(ids) > _SHOWN_IDS else ''})"
+def _format_ids(ids: np.ndarray) -> str:
+    shown = ", ".join(repr(str(image_id)) for image_id in ids[:_SHOWN_IDS])
+    more = ", ..." if len(ids) > _SHOWN_IDS else ""
+    return f"{len(ids):,} ({shown}{more})" if len(ids) else "none"
 
 
 def _join_labels(aligned: list[Predictions], names: Sequence[str]) -> np.ndarray | None:
-    labelled = [pair for pair in zip(aligned, names, strict=True) if pair[0].labels is not None]
+    pairs = zip(aligned, names, strict=True)
+    labelled = [(member, name) for member, name in pairs if member.labels is not None]
     if not labelled:
         return None
     first, first_name = labelled[0]
@@ -201,7 +198,7 @@ def _scale(weights: Sequence[float] | None, num_members: int) -> np.ndarray:
         return np.full(num_members, 1 / num_members)
     scaled = np.asarray(weights, "float64")
     if scaled.shape != (num_members,):
-        raise ValueError(f"{num_members} members need as many weights. Received: {weights}")
+        raise ValueError(f"{num_members} members need {num_members} weights. Received: {weights}")
     if not (np.isfinite(scaled).all() and (scaled >= 0).all() and scaled.sum() > 0):
         raise ValueError(f"weights must be from 0 and not all 0. Received: {weights}")
     return scaled / scaled.sum()
@@ -214,10 +211,10 @@ def _mean(members: Sequence[Predictions], weights: np.ndarray) -> np.ndarray:
 
 
 def _halve(ids: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of both halves. By turns within each class and on into the next, so that both are equal."""
-    by_id = np.argsort(ids)  # the same halves in whatever order the images come
-    draws = np.random.default_rng(seed).random(len(ids))
-    order = by_id[np.lexsort((draws, labels[by_id]))]
+    """Rows of both halves: every second image of the classes in random order, so both are equal."""
+    by_id = np.argsort(ids)  # the same halves for any order of the images
+    shuffle = np.random.default_rng(seed).random(len(ids))
+    order = by_id[np.lexsort((shuffle, labels[by_id]))]
     return np.sort(order[::2]), np.sort(order[1::2])
 
 

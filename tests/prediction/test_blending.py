@@ -49,7 +49,7 @@ def test_a_blend_is_the_mean_of_what_belongs_to_the_same_id(sure, unsure):
     assert blended.predicted.tolist() == [0, 1]
 
 
-def test_the_first_member_gives_the_order_and_whoever_has_them_the_labels(sure, unsure):
+def test_the_first_member_gives_the_order_and_a_labelled_member_the_labels(sure, unsure):
     blended = blend([unsure, sure])
     assert blended.ids.tolist() == ["b", "a"]
     assert blended.labels.tolist() == [1, 0]
@@ -71,7 +71,7 @@ def test_one_member_blends_to_itself(sure):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ([1, 2, 3], r"2 members need as many weights\. Received: \[1, 2, 3\]"),
+        ([1, 2, 3], r"2 members need 2 weights\. Received: \[1, 2, 3\]"),
         ([0, 0], r"weights must be from 0 and not all 0\. Received: \[0, 0\]"),
         ([2, -1], r"weights must be from 0 and not all 0\. Received: \[2, -1\]"),
         ([1, float("nan")], r"weights must be from 0 and not all 0\. Received: \[1, nan\]"),
@@ -83,7 +83,7 @@ def test_weights_that_do_not_fit_are_refused(sure, unsure, weights, message):
 
 
 def test_nothing_cannot_be_blended():
-    with pytest.raises(ValueError, match="there is nothing to blend. Pass the predictions"):
+    with pytest.raises(ValueError, match="nothing to blend. Pass the predictions"):
         blend([])
 
 
@@ -98,18 +98,18 @@ def test_aligned_members_have_the_same_ids_and_labels_row_by_row(sure, unsure):
 
 
 @pytest.mark.parametrize(
-    ("other", "message"),
+    ("second", "message"),
     [
         (
             member([[0.5, 0.5], [0.5, 0.5]], ids=["a", "b"]),
-            r"^run2 and run1 know other classes: 2 and 3\. Blend models of the same\.$",
+            r"^run2 and run1 have 2 and 3 classes\. Blend models of the same classes\.$",
         ),
         (
             member([[1, 0, 0]] * 5, ids=["b", "c", "d", "e", "f"]),
-            r"^run2 and run1 answer for other images: only the one has 4 \('c', 'd', 'e', \.\.\.\), "
-            r"only the other 1 \('a'\)\. Blend predictions of the same split\.$",
+            r"^run2 and run1 hold different images: only the first has 4 \('c', 'd', 'e', \.\.\.\), "
+            r"only the second 1 \('a'\)\. Blend predictions of the same split\.$",
         ),
-        (member([[1, 0, 0]], ids=["b"]), r"only the one has none, only the other 1 \('a'\)"),
+        (member([[1, 0, 0]], ids=["b"]), r"only the first has none, only the second 1 \('a'\)"),
         (
             member([[1, 0, 0]] * 2, ids=["b", "a"], labels=[1, 2]),
             r"^run2 and run1 disagree on the labels of 1 images: 'a' is of class 2 and 0\. Blend",
@@ -117,19 +117,19 @@ def test_aligned_members_have_the_same_ids_and_labels_row_by_row(sure, unsure):
         (member([[1, 0, 0]] * 3, ids=["a", "b", "a"]), r"^run2 holds the id 'a' more than once\.$"),
         (
             member([[1, 0, 0], [np.nan, 0, 0]], ids=["a", "b"]),
-            r"^run2 holds probabilities that are no numbers for 1 of 2 images \(the first is 'b'\)\. "
+            r"^run2 holds probabilities that are not finite for 1 of 2 images \(the first is 'b'\)\. "
             r"Did its training diverge\? Leave it out\.$",
         ),
     ],
 )
-def test_members_that_do_not_answer_the_same_question_are_refused(sure, other, message):
+def test_members_that_do_not_fit_one_another_are_refused(sure, second, message):
     for combine in (blend, find_weights, align):
         with pytest.raises(ValueError, match=message):
-            combine([sure, other], names=["run1", "run2"])
+            combine([sure, second], names=["run1", "run2"])
 
 
 def test_members_without_names_are_numbered(sure):
-    with pytest.raises(ValueError, match="^member 2 and member 1 know other classes"):
+    with pytest.raises(ValueError, match="^member 2 and member 1 have 1 and 3 classes"):
         blend([sure, member([[1.0], [1.0]], ids=["a", "b"])])
 
 
@@ -144,7 +144,7 @@ def test_weights_are_how_often_a_member_improved_the_macro_f1():
     first = member([[0.9, 0.1], [0.7, 0.3]] * 10, labels=labels)
     second = member([[0.3, 0.7], [0.2, 0.8]] * 10, labels=labels)
     found = find_weights([first, second])
-    assert (found.num_searched, found.num_told) == (10, 10)
+    assert (found.num_searched, found.num_scored) == (10, 10)
     assert found.found[0] == pytest.approx(0.5, abs=1 / 14)
     assert sum(found.found) == pytest.approx(1)
     assert found.member_f1 == pytest.approx((1 / 3, 1 / 3))
@@ -168,9 +168,9 @@ def test_a_member_that_is_too_sure_of_itself_does_not_take_all():
     assert found.found[1] > 0.2
 
 
-def test_images_that_weights_are_told_on_are_not_those_they_were_found_on():
+def test_weights_are_scored_on_other_images_than_they_were_found_on():
     """A member that is right on the half that is searched and wrong on the other gets all the weight
-    where it is found, and loses it where it is told."""
+    where it is found, and loses it where it is scored."""
     labels = np.arange(40) % 2
     truth = np.eye(2)[labels]
     honest = member(0.9 * truth + 0.1 * truth[:, ::-1], labels=labels)
@@ -187,7 +187,7 @@ def test_images_that_weights_are_told_on_are_not_those_they_were_found_on():
 
 
 def _find_searched(like):
-    """Which images the weights are found on: those whose answer changes what is found."""
+    """Which images the weights are found on: those whose prediction changes the weights."""
     searched = np.zeros(len(like), bool)
     plain = member(np.full_like(like.probabilities, 0.5), ids=like.ids, labels=like.labels)
     for row in range(len(like)):
@@ -205,7 +205,7 @@ def test_the_halves_are_stratified_and_a_class_of_one_image_or_none_is_no_error(
     searched = _find_searched(right)
     assert np.bincount(np.array(labels)[searched], minlength=3).tolist() in ([3, 1, 1], [3, 1, 0])
     found = find_weights([right, right])
-    assert (found.num_searched, found.num_told) == (5, 4)
+    assert (found.num_searched, found.num_scored) == (5, 4)
     assert found.member_f1 == (1.0, 1.0)
 
 
@@ -251,8 +251,8 @@ def test_a_member_that_is_certain_and_wrong_gets_no_weight():
     ("members", "message"),
     [
         ([member([[1, 0]], labels=[0])], r"weights need 2 or more members\. Received: 1"),
-        ([member([[1, 0]] * 2)] * 2, r"weights are found on labelled predictions, such as those"),
-        ([member([[1, 0]], labels=[0])] * 2, r"weights need 2 or more images: one to find them on"),
+        ([member([[1, 0]] * 2)] * 2, r"weights need labelled predictions, such as those"),
+        ([member([[1, 0]], labels=[0])] * 2, r"weights need 2 or more images: half to find them"),
     ],
 )
 def test_weights_cannot_be_found_on_too_little(members, message):
@@ -260,16 +260,16 @@ def test_weights_cannot_be_found_on_too_little(members, message):
         find_weights(members)
 
 
-def test_on_many_images_no_word_of_chance():
+def test_on_many_images_chance_is_not_mentioned():
     found = find_weights(two_experts(400, share_of_first=0.75), seed=5)
     assert found.describe(["a", "b"])[0].endswith("macro F1 on the other 200:")
 
 
-def test_what_was_found_is_told_member_by_member():
+def test_the_weights_are_described_member_by_member():
     found = find_weights(two_experts(40, share_of_first=0.75), seed=5)
     lines = found.describe(["runs/a", "runs/long name"])
-    told = "macro F1 on the other 20 (so few that chance decides much):"
-    assert lines[0] == f"weights found on 20 val images; {told}"
+    scores = "macro F1 on the other 20 (so few that chance decides much):"
+    assert lines[0] == f"weights found on 20 val images; {scores}"
     assert lines[1] == f"  runs/a          {found.member_f1[0]:.4f}  weight {found.found[0]:.3f}"
     assert lines[2].startswith("  runs/long name  0.")
     assert lines[3] == f"  equal weights   {found.equal_f1:.4f}"

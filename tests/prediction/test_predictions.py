@@ -21,7 +21,7 @@ GLOBAL_BATCH = 16  # 22 test images: a full batch, and 6 images with 10 of paddi
 
 @pytest.fixture(scope="module")
 def mean_colour(accelerator):
-    """A model whose answer to an image is the softmax of its mean colour / 20: known without it."""
+    """A model whose output is the softmax of the mean colour / 20: known without it."""
     with accelerator.scope():
         pixels = keras.Input((32, 32, 3))
         mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 20)(pixels))
@@ -51,19 +51,19 @@ def test_the_padding_of_the_last_batch_is_trimmed(predictions):
 
 
 def test_ids_stay_in_step_with_images(drawn, predictions):
-    """Every JPEG decoded again by Pillow, its answer computed by hand and looked up by its id."""
-    answers = dict(zip(predictions.ids.tolist(), predictions.probabilities, strict=True))
+    """Every JPEG decoded again by Pillow, its output computed by hand and looked up by its id."""
+    found = dict(zip(predictions.ids.tolist(), predictions.probabilities, strict=True))
     records = [record for file in drawn.files["test"] for _, record in read_records(file)]
     assert len(records) == 22
     for record in records:
         mean = np.asarray(Image.open(io.BytesIO(record.image)), "float64").mean((0, 1)) / 20
         by_hand = np.exp(mean) / np.exp(mean).sum()
-        np.testing.assert_allclose(answers[record.id], by_hand, atol=0.02)
+        np.testing.assert_allclose(found[record.id], by_hand, atol=0.02)
     # They differ by far more than two JPEG decoders do, or any order would pass.
     assert np.ptp(predictions.probabilities, axis=0).min() > 0.2
 
 
-def test_a_unlabelled_has_no_labels_and_no_score(predictions):
+def test_an_unlabelled_split_has_no_labels_and_no_score(predictions):
     assert predictions.labels is None
     with pytest.raises(ValueError, match="no labels to score against"):
         predictions.score()
@@ -71,13 +71,13 @@ def test_a_unlabelled_has_no_labels_and_no_score(predictions):
 
 def test_a_labelled_split_keeps_its_labels_and_order(drawn, mean_colour):
     val = load_split(drawn, "val")
-    answers = predict(mean_colour, val, global_batch=GLOBAL_BATCH)
-    np.testing.assert_array_equal(answers.labels, val.labels)
-    np.testing.assert_array_equal(answers.ids, val.ids)
-    assert len(answers) == 18
+    found = predict(mean_colour, val, global_batch=GLOBAL_BATCH)
+    np.testing.assert_array_equal(found.labels, val.labels)
+    np.testing.assert_array_equal(found.ids, val.ids)
+    assert len(found) == 18
 
 
-def test_guesses_and_score_are_what_one_computes_by_hand(scored):
+def test_predicted_labels_and_score_are_those_computed_by_hand(scored):
     assert scored.predicted.tolist() == [0, 0, 1]
     assert scored.score() == pytest.approx(
         {
@@ -111,7 +111,7 @@ class _Counting(keras.layers.Layer):
 
 @pytest.fixture(scope="module")
 def left_colour(accelerator):
-    """A model that looks at the left half alone, and so answers otherwise to a mirrored image."""
+    """A model of the left half alone, with other probabilities for a mirrored image."""
     with accelerator.scope():
         pixels = keras.Input((32, 32, 3))
         left = keras.layers.Cropping2D(((0, 0), (0, 16)))(_Counting()(pixels))
@@ -124,7 +124,7 @@ def unlabelled(drawn):
     return load_split(drawn, "test", keep="ram")
 
 
-def answer_by_hand(images):
+def output_by_hand(images):
     means = images[:, :, :16].astype("float64").mean((1, 2)) / 20
     return np.exp(means) / np.exp(means).sum(axis=1, keepdims=True)
 
@@ -135,8 +135,8 @@ def views_by_hand(images, *, seed, num_crops, min_crop_area):
     yield images
     yield images[:, :, ::-1]
     for view in range(2, 2 + num_crops):
-        draws = sample_params(crops, len(images), seed=seed, epoch=view)
-        yield np.rint(keras.ops.convert_to_numpy(augment(images, draws, crops)))
+        params = sample_params(crops, len(images), seed=seed, epoch=view)
+        yield np.rint(keras.ops.convert_to_numpy(augment(images, params, crops)))
 
 
 @pytest.mark.replicas
@@ -144,29 +144,29 @@ def test_views_are_averaged_the_image_its_mirror_image_and_crops(left_colour, un
     """The same by hand, whatever the backend and the number of replicas; the last batch is padded."""
     images = np.asarray(unlabelled.images[:])
     views = views_by_hand(images, seed=7, num_crops=2, min_crop_area=0.6)
-    by_hand = [answer_by_hand(view) for view in views]
+    by_hand = [output_by_hand(view) for view in views]
     for tta in (1, 2, 4):
-        answers = predict(
+        found = predict(
             left_colour, unlabelled, global_batch=GLOBAL_BATCH, tta=tta, min_crop_area=0.6, seed=7
         )
         expected = np.mean(by_hand[:tta], axis=0)
-        np.testing.assert_allclose(answers.probabilities, expected, atol=2e-5)
-        assert answers.probabilities.dtype == np.float32
-        np.testing.assert_array_equal(answers.ids, unlabelled.ids)
+        np.testing.assert_allclose(found.probabilities, expected, atol=2e-5)
+        assert found.probabilities.dtype == np.float32
+        np.testing.assert_array_equal(found.ids, unlabelled.ids)
     # Views differ by far more than that, or any average would pass.
     assert min(np.abs(one - by_hand[0]).max() for one in by_hand[1:]) > 0.02
 
 
 @pytest.mark.replicas
 def test_views_are_the_same_each_time_and_others_for_another_seed(left_colour, unlabelled):
-    def look(**options):
-        answers = predict(left_colour, unlabelled, global_batch=GLOBAL_BATCH, **options)
-        return answers.probabilities
+    def run(**options):
+        found = predict(left_colour, unlabelled, global_batch=GLOBAL_BATCH, **options)
+        return found.probabilities
 
-    np.testing.assert_array_equal(look(tta=3), look(tta=3))
-    assert np.abs(look(tta=3) - look(tta=3, seed=1)).max() > 1e-3
-    np.testing.assert_array_equal(look(tta=2), look(tta=2, seed=1))  # nothing is drawn for these
-    np.testing.assert_array_equal(look(tta=1), look(seed=1))
+    np.testing.assert_array_equal(run(tta=3), run(tta=3))
+    assert np.abs(run(tta=3) - run(tta=3, seed=1)).max() > 1e-3
+    np.testing.assert_array_equal(run(tta=2), run(tta=2, seed=1))  # nothing is drawn for these
+    np.testing.assert_array_equal(run(tta=1), run(seed=1))
 
 
 @pytest.mark.replicas
@@ -205,15 +205,15 @@ def test_no_more_than_a_batch_is_in_memory_however_many_views(left_colour, unlab
 
 @pytest.mark.replicas
 def test_progress_counts_the_images_of_all_views(left_colour, unlabelled):
-    told = []
+    calls = []
     predict(
         left_colour,
         unlabelled,
         global_batch=GLOBAL_BATCH,
         tta=2,
-        progress=lambda *what: told.append(what),
+        progress=lambda *call: calls.append(call),
     )
-    assert told == [("predict", done, 44) for done in (16, 22, 38, 44)]
+    assert calls == [("predict", done, 44) for done in (16, 22, 38, 44)]
 
 
 def test_no_view_at_all_is_refused(left_colour, unlabelled):
