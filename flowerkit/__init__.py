@@ -4,13 +4,13 @@ Importing flowerkit loads no framework. It only chooses the Keras backend, becau
 `KERAS_BACKEND` once, at its first import. The names below arrive from their modules when first used.
 """
 
-from flowerkit.accelerator import device as _device
+from flowerkit.accelerator import choose_backend as _choose_backend
 from flowerkit.lazy import lazy
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "connect": "accelerator.device",
+    "connect": "accelerator",
     "find_data": "sources.finder",
     "load_photos": "photos",
     "convert_photos": "photos",
@@ -44,4 +44,4 @@ _HOMES = {
 __getattr__, __dir__, __all__ = lazy(__name__, _HOMES)
 __all__ += ["__version__"]
 
-_device.choose_backend()
+_choose_backend()

@@ -12,7 +12,6 @@ from flowerkit.cli.connecting import connect_device
 from flowerkit.cli.options import build_parser
 from flowerkit.cli.terminal import ProgressLine, quiet_frameworks, start_log
 from flowerkit.files import find_free_folder, write_json
-from flowerkit.text import format_bytes
 from flowerkit.training.plan import PLANS, TrainingPlan, change_plan, load_plan
 
 DEMO_CLASSES, DEMO_SIZE_PX = 12, 64
@@ -43,19 +42,6 @@ def run_demo(args) -> int:
     return _train_and_submit(
         PLANS["smoke"], data, out / "run", accelerator, resume=False, args=args
     )
-
-
-def run_doctor(args) -> int:
-    with quiet_frameworks():
-        from flowerkit.cli.doctor import clear_cache, examine
-
-        freed = clear_cache() if args.clear_cache else None
-        findings = examine(args.data)
-    if freed is not None:
-        print(f"removed {format_bytes(freed)} from the cache")
-    for finding in findings:
-        print(finding)
-    return int(any(finding.blocks for finding in findings))
 
 
 def run_draw(args) -> int:
@@ -251,7 +237,7 @@ def _from_module(room: str, name: str):
 
 COMMANDS = {
     "demo": run_demo,
-    "doctor": run_doctor,
+    "doctor": _from_module("cli.doctor", "run_doctor"),
     "draw": run_draw,
     "train": run_train,
     "lr-find": run_lr_find,

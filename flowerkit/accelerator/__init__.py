@@ -1,1 +1,25 @@
-"""accelerator."""
+"""The device: what the machine has, what follows from it, and the start of a TPU, GPU or CPU.
+
+Nothing here imports a framework before `connect`, and nothing knows of data, models or training.
+
+    machine     what is here: device files, modules, versions, free memory, cores, the cache folder
+    detection   from that evidence to device, Keras backend and reason; a pure function
+    device      TPU detection and strategy: `connect` starts the device, once a process
+"""
+
+from flowerkit.lazy import lazy
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "Accelerator": "device",
+        "choose_backend": "device",
+        "connect": "device",
+        "collect_evidence": "machine",
+        "detect": "detection",
+        "cache_folder": "machine",
+        "free_memory_bytes": "machine",
+        "num_cores": "machine",
+        "versions": "machine",
+    },
+)

@@ -1,4 +1,4 @@
-"""Evidence in, device and Keras backend out; pure, so that recorded machines can test it."""
+"""From evidence to device and Keras backend; pure, so that recorded machines can test it."""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ BACKENDS = ("tensorflow", "jax")
 GOOGLE = "1ae0"  # PCI vendor; the chips are v3, v4, v5p, v5e, v6e, 7x in jax/_src/hardware_utils.py
 TPU_CHIPS = {f"{GOOGLE}:{chip}" for chip in ("0027", "005e", "0062", "0063", "006f", "0076")}
 
-WITHOUT_TPU = 'or pass require="cpu" to go on without it.'
+WITHOUT_TPU = 'or pass require="cpu" (--require cpu) to go on without it.'
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _detect_device(evidence: Evidence) -> tuple[Kind, str]:
 
 
 def _describe_tpu(evidence: Evidence) -> str | None:
-    """The files of a TPU and what tells its VFIO groups from a GPU handed to a virtual machine."""
+    """The files of a TPU, and how its VFIO groups differ from a GPU passed to a virtual machine."""
     if chips := evidence.matching(TPU_FILE):
         return _listed(chips)
     groups = evidence.matching(VFIO_FILE)
@@ -92,8 +92,8 @@ def _describe_tpu(evidence: Evidence) -> str | None:
         return f"{_listed(groups)}, {variable} is set"
     if chips := TPU_CHIPS & evidence.pci_ids:
         return f"{_listed(groups)}, PCI {min(chips)}"
-    # libtpu is installed to compile for TPUs elsewhere, too: the PCI bus, where readable, must show
-    # a Google device; where it is not, a GPU in use makes another one in VFIO likelier.
+    # libtpu is also installed to compile for TPUs elsewhere: the PCI bus, if readable, must show a
+    # Google device; if it is not, a GPU in use makes another GPU in VFIO likelier.
     google = any(pci_id.startswith(GOOGLE) for pci_id in evidence.pci_ids)
     unknown = not evidence.pci_ids and not evidence.matching(GPU_FILE)
     if "libtpu" in evidence.modules and (google or unknown):
@@ -135,11 +135,11 @@ def _list_capable_backends(evidence: Evidence, kind: Kind) -> list[str]:
 
 def _keep_backend(evidence: Evidence, *, preferred: str) -> tuple[str, str]:
     """The backend and half a sentence: an imported keras decides, then the user's own choice."""
-    imported, wish = evidence.keras_backend, evidence.environ.get("KERAS_BACKEND")
+    imported, requested = evidence.keras_backend, evidence.environ.get("KERAS_BACKEND")
     if imported not in (None, preferred):
         return imported, f"keras was already imported with {imported}"
-    if wish and imported is None and wish != evidence.environ.get(CHOSEN_BACKEND):
-        return wish, f"KERAS_BACKEND={wish} is set"
+    if requested and imported is None and requested != evidence.environ.get(CHOSEN_BACKEND):
+        return requested, f"KERAS_BACKEND={requested} is set"
     return preferred, f"Keras runs on {preferred}"
 
 

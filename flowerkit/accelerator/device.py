@@ -1,8 +1,8 @@
-"""The device that training runs on: started once a process, with the reason for it.
+"""TPU detection and strategy: the device that training runs on, started once a process.
 
-`choose_backend` settles the Keras backend before anything imports keras, because KERAS_BACKEND
-counts only then. `connect` starts the device. "No TPU here" is a CPU or a GPU with the reason;
-"a TPU is here but did not start" is an error.
+`choose_backend` sets the Keras backend before anything imports keras, because KERAS_BACKEND counts
+only then. `connect` starts the device. "No TPU here" gives a CPU or a GPU with the reason; "a TPU is
+here but did not start" is an error.
 """
 
 import logging
@@ -10,32 +10,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from flowerkit.accelerator.detection import BACKENDS, WITHOUT_TPU, Detection, Kind, detect
-from flowerkit.accelerator.machine import (
-    CHOSEN_BACKEND,
-    Evidence,
-    cache_folder,
-    collect_evidence,
-    free_memory_bytes,
-    num_cores,
-    versions,
-)
-
-__all__ = [
-    "Accelerator",
-    "Detection",
-    "Evidence",
-    "choose_backend",
-    "collect_evidence",
-    "connect",
-    "detect",
-    "free_memory_bytes",
-    "num_cores",
-    "versions",
-]
+from flowerkit.accelerator.machine import CHOSEN_BACKEND, Evidence, cache_folder, collect_evidence
+from flowerkit.text import did_you_mean, pluralize
 
 KINDS = ("tpu", "gpu", "cpu")
 VIRTUAL_CPUS = "FLOWERKIT_VIRTUAL_CPUS"
@@ -58,7 +37,7 @@ def choose_backend() -> Detection:
 
 
 def _set_backend(backend: str, evidence: Evidence) -> None:
-    if "keras" not in evidence.imported and backend in BACKENDS and backend in evidence.modules:
+    if evidence.keras_backend is None and backend in BACKENDS and backend in evidence.modules:
         if os.environ.get("KERAS_BACKEND") not in ("", None, os.environ.get(CHOSEN_BACKEND)):
             return
         os.environ["KERAS_BACKEND"] = os.environ[CHOSEN_BACKEND] = backend
@@ -66,7 +45,7 @@ def _set_backend(backend: str, evidence: Evidence) -> None:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """The device that was started: what, through which backend, how many replicas, and why."""
+    """The device that was started: its kind, Keras backend, number of replicas, and the reason."""
 
     kind: Kind
     backend: str
@@ -77,9 +56,9 @@ class Accelerator:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Where models are built and compiled: dtype policy and strategy set, then restored.
+        """Build and compile models inside: it sets dtype policy and strategy, then restores them.
 
-        With jax the distribution is set once by `connect`, because fit needs it outside, too.
+        With jax `connect` sets the distribution once, because fit needs it outside, too.
         """
         import keras
 
@@ -97,14 +76,12 @@ class Accelerator:
         return {name: getattr(self, name) for name in names}
 
     def __str__(self) -> str:
-        noun = "replica" if self.replicas == 1 else "replicas"
-        facts = f"{self.replicas} {noun}, {self.backend}, {self.precision}"
+        facts = f"{pluralize(self.replicas, 'replica')}, {self.backend}, {self.precision}"
         return f"{self.kind.upper()}: {facts} ({self.reason})"
 
 
-_connected: Accelerator | None = (
-    None  # a device starts once a process: a second start breaks the first
-)
+# A device starts once a process: a second start breaks the first.
+_connected: Accelerator | None = None
 
 
 def connect(
@@ -115,22 +92,30 @@ def connect(
 ) -> Accelerator:
     """Start the device that is here, once; later calls return the same Accelerator.
 
-    `require` refuses any other kind before a framework is imported; "cpu" leaves TPUs and GPUs
-    alone. `virtual_cpus` makes so many replicas on the CPU, to test sharding (in the environment:
-    FLOWERKIT_VIRTUAL_CPUS). `evidence` stands in for what `collect_evidence` finds.
+    `require` refuses any other kind before a framework is imported; "cpu" does not touch TPUs and
+    GPUs. `virtual_cpus` makes that many replicas on the CPU, to test sharding (in the environment:
+    FLOWERKIT_VIRTUAL_CPUS). `evidence` replaces what `collect_evidence` finds.
 
-    Raises RuntimeError for a TPU that did not start, a backend that cannot work, a requirement not
-    met, and wishes that come after the start; ValueError for wishes that contradict each other.
+    Raises RuntimeError for a TPU that did not start, a backend that cannot work, another device than
+    required, and a request after the start; ValueError for arguments that contradict each other.
     """
     global _connected
     if require not in (None, *KINDS):
-        close = get_close_matches(str(require), KINDS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"require must be None, 'tpu', 'gpu' or 'cpu', got {require!r}.{hint}")
+        raise ValueError(
+            f"require must be None, 'tpu', 'gpu' or 'cpu'. Received: {require!r}."
+            + did_you_mean(require, KINDS)
+        )
     num_virtual = _read_virtual_cpus(require, virtual_cpus)
     if _connected is None:
         _connected = _start(require, num_virtual, evidence or collect_evidence())
-    _refuse_other_wishes(_connected, require, virtual_cpus)
+    kind_differs = require not in (None, _connected.kind)
+    if kind_differs or (
+        virtual_cpus and ("cpu", virtual_cpus) != (_connected.kind, _connected.replicas)
+    ):
+        raise RuntimeError(
+            f"already connected to {_connected}. Restart the session and pass require={require!r}, "
+            f"virtual_cpus={virtual_cpus} to the first connect()."
+        )
     return _connected
 
 
@@ -141,26 +126,10 @@ def _read_virtual_cpus(require: Kind | None, virtual_cpus: int | None) -> int | 
     if value is None:
         return None
     if not str(value).isdecimal() or int(value) < 1:
-        raise ValueError(f"{name} must be a whole number from 1, got {value!r}.")
+        raise ValueError(f"{name} must be a whole number from 1. Received: {value!r}.")
     if require in ("tpu", "gpu"):
-        raise ValueError(f"{name}={value} asks for CPUs, require={require!r} does not. Drop one.")
+        raise ValueError(f"{name}={value} contradicts require={require!r}. Drop one of them.")
     return int(value)
-
-
-def _refuse_other_wishes(
-    accelerator: Accelerator, require: Kind | None, virtual_cpus: int | None
-) -> None:
-    wishes = []
-    if require not in (None, accelerator.kind):
-        wishes.append(f"require={require!r}")
-    has_them = accelerator.kind == "cpu" and accelerator.replicas == virtual_cpus
-    if virtual_cpus is not None and not has_them:
-        wishes.append(f"virtual_cpus={virtual_cpus}")
-    if wishes:
-        raise RuntimeError(
-            f"already connected to {accelerator}; {' and '.join(wishes)} came too late. "
-            "Restart the session and ask at the first connect()."
-        )
 
 
 def _start(require: Kind | None, virtual_cpus: int | None, evidence: Evidence) -> Accelerator:
@@ -173,12 +142,12 @@ def _start(require: Kind | None, virtual_cpus: int | None, evidence: Evidence) -
     if require not in (None, detection.kind):
         raise RuntimeError(_describe_unmet(require, detection))
     _set_backend(detection.backend, evidence)
-    if detection.drop_worker_hostnames:  # libtpu refuses to start on text that is no address list
+    if detection.drop_worker_hostnames:  # libtpu does not start on text that is no address list
         os.environ.pop("TPU_WORKER_HOSTNAMES", None)
     start = _start_jax if detection.backend == "jax" else _start_tensorflow
     try:
         kind, replicas, strategy = start(detection.kind, virtual_cpus)
-    except Exception as error:  # whatever it is, the user needs the remedy beside it
+    except Exception as error:  # any failure needs the remedy beside it
         raise RuntimeError(_describe_failure(detection, error)) from error
     if detection.backend == "jax" and has_devices and "tensorflow" in evidence.modules:
         _hide_devices_from_tensorflow()
@@ -191,7 +160,9 @@ def _describe_unmet(require: Kind, detection: Detection) -> str:
     remedy = ATTACH_TPU[detection.host] if require == "tpu" else "Run on a machine with a GPU"
     if detection.kind == "tpu":
         remedy = "Choose a GPU session"
-    return f"require={require!r}, but {detection.reason}. {remedy}, or pass require=None."
+    return (
+        f"require={require!r}, but {detection.reason}. {remedy}, or leave out require (--require)."
+    )
 
 
 def _describe_failure(detection: Detection, error: Exception) -> str:
@@ -208,16 +179,18 @@ def _explain(
 ) -> str:
     """The reason for the device that started; RuntimeError if it is less than was required."""
     if virtual_cpus:
-        return f"{virtual_cpus} virtual CPUs were asked for; {detection.reason.partition('; ')[2]}"
+        return f"{virtual_cpus} virtual CPUs were requested; {detection.reason.partition('; ')[2]}"
     if require == "cpu":
-        return f"a CPU was asked for; {detection.reason.partition('; ')[2]}"
+        return f"a CPU was requested; {detection.reason.partition('; ')[2]}"
     if kind == detection.kind:
         return detection.reason
     package = {"jax": "jax[cuda12]", "tensorflow": "tensorflow[and-cuda]"}[detection.backend]
     fact = f"{detection.reason}, which sees no GPU"
     remedy = f'For an NVIDIA GPU run pip install "{package}" and restart the session'
     if require == "gpu":
-        raise RuntimeError(f"require='gpu', but {fact}. {remedy}, or pass require=None.")
+        raise RuntimeError(
+            f"require='gpu', but {fact}. {remedy}, or leave out require (--require)."
+        )
     logger.warning("%s: the CPU is used. %s.", fact, remedy)
     return fact
 
@@ -225,7 +198,7 @@ def _explain(
 def _start_jax(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, None]:
     import jax
 
-    if kind == "cpu":  # asked first, jax would look for TPUs wherever libtpu is installed
+    if kind == "cpu":  # else jax would look for TPUs wherever libtpu is installed
         jax.config.update("jax_platforms", "cpu")
     if virtual_cpus:
         jax.config.update("jax_num_cpu_devices", virtual_cpus)
@@ -244,10 +217,7 @@ def _start_jax(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, None]:
 
 
 def _keep_compilations(jax) -> None:
-    """Let the next run find what this one compiles, unless the user keeps it somewhere already.
-
-    TensorFlow has nothing like it for a CPU, where its graphs are not compiled.
-    """
+    """Let the next run reuse what this one compiles, unless the user has chosen a folder for that."""
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
@@ -265,8 +235,8 @@ def _start_tensorflow(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, 
     gpus = tf.config.get_visible_devices("GPU") if kind == "gpu" else []
     if gpus:
         return "gpu", len(gpus), tf.distribute.MirroredStrategy() if len(gpus) > 1 else None
-    for other in ("GPU", "TPU"):  # so that what is reported as a CPU also computes on it
-        tf.config.set_visible_devices([], other)
+    for hidden in ("GPU", "TPU"):  # so that a run that reports a CPU also computes on it
+        tf.config.set_visible_devices([], hidden)
     if not virtual_cpus or virtual_cpus == 1:
         return "cpu", 1, None
     parts = [tf.config.LogicalDeviceConfiguration()] * virtual_cpus

@@ -1,10 +1,9 @@
-"""What this machine shows without starting anything: device files, modules, memory, cores.
+"""What this machine has, without starting anything: device files, modules, versions, memory, cores.
 
-Nothing here imports a framework or touches a device; `accelerator` draws the conclusions.
+Nothing here imports a framework or touches a device; `detection` draws the conclusions.
 """
 
 import importlib.util
-import math
 import os
 import platform
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 
 # TPU v2 to v4 are /dev/accel0; other makers' chips are /dev/accel/accel0.
 TPU_FILE = r"/dev/accel\d+"
-# TPU v5e and later, and any device handed to a virtual machine; /dev/vfio/vfio is no device.
+# TPU v5e and later, and any device passed to a virtual machine; /dev/vfio/vfio is no device.
 VFIO_FILE = r"/dev/vfio/(devices/vfio)?\d+"
 # NVIDIA, NVIDIA under WSL2, AMD.
 GPU_FILE = r"/dev/(nvidia\d+|dxg|kfd)"
@@ -27,7 +26,7 @@ TPU_VARIABLES = (
     "TPU_PROCESS_ADDRESSES",
     "TPU_ACCELERATOR_TYPE",
 )
-# Tells a KERAS_BACKEND that flowerkit set from the user's own, in child processes too.
+# Distinguishes a KERAS_BACKEND that flowerkit set from the user's own, in child processes too.
 CHOSEN_BACKEND = "FLOWERKIT_CHOSEN_BACKEND"
 # Only these are recorded: the environment also holds tokens.
 RECORDED_VARIABLES = (
@@ -42,34 +41,23 @@ RECORDED_VARIABLES = (
 MODULES = ("keras", "tensorflow", "jax", "libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
 TENSORFLOW_BUILDS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
 PACKAGES = (
-    "keras",
-    "tensorflow",
-    "jax",
-    "jaxlib",
-    "libtpu",
-    "numpy",
-    "pillow",
-    "matplotlib",
-    "scikit-learn",
-    "psutil",
-    "kaggle",
-    "kagglehub",
+    *("keras", "tensorflow", "jax", "jaxlib", "libtpu", "numpy", "pillow", "matplotlib"),
+    *("scikit-learn", "psutil", "kaggle", "kagglehub"),
 )
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a look at the machine found.
+    """What was found on a machine.
 
     `modules` holds importable modules and the distributions "tensorflow-cpu" and "tensorflow-tpu";
-    `imported` those already in sys.modules; `keras_backend` the backend of a keras that is already
-    imported; `pci_ids` the PCI bus as "vendor:device", empty where it was not read.
+    `keras_backend` is the backend of a keras that is imported already; `pci_ids` is the PCI bus as
+    "vendor:device", empty where it was not read.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
     device_files: frozenset[str] = frozenset()
     modules: frozenset[str] = frozenset()
-    imported: frozenset[str] = frozenset()
     keras_backend: str | None = None
     pci_ids: frozenset[str] = frozenset()
 
@@ -97,7 +85,6 @@ def collect_evidence(root: str | os.PathLike = "/") -> Evidence:
         environ={name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ},
         device_files=files,
         modules=frozenset(modules),
-        imported=frozenset(name for name in MODULES if sys.modules.get(name) is not None),
         keras_backend=_find_imported_backend(),
         pci_ids=_read_pci_ids(Path(root, "sys/bus/pci/devices")) if has_vfio else frozenset(),
     )
@@ -111,13 +98,10 @@ def _is_importable(name: str) -> bool:
 
 
 def _has_colab() -> bool:
-    # find_spec("google.colab") would import google, and raise where there is none.
-    if google := sys.modules.get("google"):
-        folders = getattr(google, "__path__", None)
-    else:
-        spec = importlib.util.find_spec("google") if _is_importable("google") else None
-        folders = spec.submodule_search_locations if spec else None
-    return any(Path(folder, "colab").is_dir() for folder in folders or ())
+    try:
+        return importlib.util.find_spec("google.colab") is not None
+    except (ImportError, ValueError):  # there is no google, or one without a __spec__
+        return "google.colab" in sys.modules
 
 
 def _find_device_files(dev: Path) -> frozenset[str]:
@@ -167,36 +151,6 @@ def _find_version(distribution: str) -> str | None:
         return None
 
 
-def free_memory_bytes(root: str | os.PathLike = "/") -> int:
-    """Bytes that can still be used: what the system has available, bounded by the cgroup's limit.
-
-    In a container the system's figure is the host's, so the limit of every memory cgroup (v1, v2)
-    around this process counts too. Page cache on the inactive list is free, as Kubernetes has it.
-    """
-    import psutil
-
-    rooms = [psutil.virtual_memory().available]
-    for folder in _cgroup_folders(Path(root), "memory"):
-        for limit_name, used_name, cache_name in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        ):
-            limit, used = _read_numbers(folder / limit_name), _read_numbers(folder / used_name)
-            if limit and used:
-                rooms.append(limit[0] - used[0] + _read_stat(folder / "memory.stat", cache_name))
-    return max(0, min(rooms))
-
-
-def has_bfloat16(root: str | os.PathLike = "/") -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX), as Linux tells it."""
-    try:
-        text = Path(root, "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
-
-
 def cache_folder() -> Path:
     """Where flowerkit keeps what it can make again: drawn flowers, converted photos, decoded images.
 
@@ -212,55 +166,60 @@ def cache_folder() -> Path:
         return Path(tempfile.gettempdir()) / "flowerkit"
 
 
-def num_cores(root: str | os.PathLike = "/") -> int:
-    """CPU cores that this process may use: affinity bounded by cgroup quota (rounded up)."""
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    for folder in _cgroup_folders(Path(root), "cpu"):
-        quota = _read_numbers(folder / "cpu.max")
-        if not quota:
-            quota = [
-                *_read_numbers(folder / "cpu.cfs_quota_us"),
-                *_read_numbers(folder / "cpu.cfs_period_us"),
-            ]
-        if len(quota) == 2 and quota[0] > 0:  # v1 writes -1 for no limit, v2 "max"
-            cores = min(cores, math.ceil(quota[0] / quota[1]))
-    return max(1, cores)
+def num_cores() -> int:
+    """CPU cores that this process may use: bounded by its affinity and its container's quota."""
+    import joblib  # brings NumPy along
+
+    return joblib.cpu_count()
 
 
-def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the cgroups around this process, innermost first; some may not exist.
+def free_memory_bytes(root: str | os.PathLike = "/") -> int:
+    """Bytes that can still be used: what the system has available, bounded by the cgroup's limit.
+
+    In a container the system's figure is the host's, so the limit of every memory cgroup (v1, v2)
+    around this process counts too. Page cache on the inactive list is free, as Kubernetes has it.
+    """
+    import psutil
+
+    amounts = [psutil.virtual_memory().available]
+    for folder in _memory_cgroups(Path(root)):
+        for limit_name, used_name, cache_name in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, used = _read(folder / limit_name).strip(), _read(folder / used_name).strip()
+            stat = _read(folder / "memory.stat").split()
+            cache = stat[stat.index(cache_name) + 1] if cache_name in stat else 0
+            if limit.isdecimal() and used.isdecimal():  # v2 writes "max" for no limit
+                amounts.append(int(limit) - int(used) + int(cache))
+    return max(0, min(amounts))
+
+
+def _memory_cgroups(root: Path) -> Iterator[Path]:
+    """The folders of the memory cgroups around this process; some may not exist.
 
     Inside a container /proc may name the host's path while the mount starts at the container's own
     folder, so each ancestor up to the mount is given.
     """
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # not Linux
-        return
-    for line in lines:
+    for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            mount = root / "sys/fs/cgroup"
-        elif controller in controllers.split(","):
-            mount = root / "sys/fs/cgroup" / controller
-        else:
-            continue
-        parts = Path(path).parts[1:]
-        yield from (mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
+        if controllers == "" or "memory" in controllers.split(","):
+            mount = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+            folder = mount / path.strip("/")
+            yield from (place for place in (folder, *folder.parents) if place.is_relative_to(mount))
 
 
-def _read_numbers(path: Path) -> list[int]:
-    """The numbers of a one-line file; [] if it is missing or says "max"."""
+def _read(path: Path) -> str:
+    """The text of a file; empty if there is none."""
     try:
-        return [int(word) for word in path.read_text().split()]
-    except (OSError, ValueError):
-        return []
-
-
-def _read_stat(path: Path, key: str) -> int:
-    try:
-        lines = path.read_text().splitlines()
+        return path.read_text()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), 0)
+        return ""
+
+
+def has_bfloat16(root: str | os.PathLike = "/") -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX), as Linux tells it."""
+    flags = next(
+        (x for x in _read(Path(root, "proc/cpuinfo")).splitlines() if x[:5] == "flags"), ""
+    )
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())

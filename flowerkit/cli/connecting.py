@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from flowerkit.accelerator.device import Accelerator, connect
+from flowerkit.accelerator import Accelerator, connect
 from flowerkit.cli.terminal import quiet_frameworks
 
 

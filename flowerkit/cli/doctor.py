@@ -1,24 +1,26 @@
-"""What this machine has for flowerkit, and what to do about what is missing."""
+"""doctor: what this machine has for flowerkit, and what to do about what is missing."""
 
+import re
 import shutil
+from argparse import ArgumentParser
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowerkit.accelerator import device as accelerator
-from flowerkit.data import cache as decode_cache
-from flowerkit.models.backbones import find_cached_weights, weights_folder
-from flowerkit.photos import find_converted
-from flowerkit.sources.finder import find_data, is_competition_required, is_of_photos
-from flowerkit.text import format_bytes, pluralize
+from flowerkit import accelerator
+from flowerkit.cli.terminal import quiet_frameworks
+from flowerkit.text import format_bytes
 
 GIB = 2**30
+# What flowerkit keeps in the cache folder beside converted photos, and makes again when it is needed.
+CACHED = ("drawn-*-classes-*-px-*", "features", "decoded", "compiled")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's: what was looked at, what was found, and the remedy if it is amiss.
+    """A topic, what was found, and a remedy if something is missing.
 
-    `blocks`: nothing can be trained until the remedy is taken.
+    `blocks`: nothing can be trained without the remedy.
     """
 
     topic: str
@@ -27,120 +29,105 @@ class Finding:
     blocks: bool = False
 
     def __str__(self) -> str:
-        return f"{self.topic:<10} {self.found}" + (
-            f"\n{'':>10} -> {self.remedy}" if self.remedy else ""
-        )
+        line = f"{self.topic:<10} {self.found}"
+        return f"{line}\n{'':>10} -> {self.remedy}" if self.remedy else line
+
+
+def add_doctor_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", default="auto", help="the folder of the data or of photos to look for [auto]"
+    )
+    parser.add_argument(
+        "--clear-cache",
+        action="store_true",
+        help="remove converted photos, drawn flowers, features and compilations; no run may use them",
+    )
+
+
+def run_doctor(args, echo: Callable[[str], None], progress) -> int:
+    if args.clear_cache:
+        echo(f"removed {format_bytes(clear_cache())} from the cache")
+    with quiet_frameworks():
+        findings = examine(args.data)
+    for finding in findings:
+        echo(str(finding))
+    return int(any(finding.blocks for finding in findings))
 
 
 def examine(source: str = "auto") -> list[Finding]:
-    """Look at device, versions, memory, disk, data and weights. Starts the device; raises nothing."""
+    """Device, versions, memory, disk, cache, data and weights. Starts the device; raises nothing."""
     return [
         _examine_device(),
         *_examine_versions(),
-        *_examine_room(),
-        _examine_cache(),
-        *_examine_photos(),
+        *_examine_space(),
         _examine_data(source),
         _examine_weights(),
     ]
+
+
+def find_cached() -> dict[Path, int]:
+    """Bytes of each folder that flowerkit keeps in the cache and that no process is converting into."""
+    from flowerkit.photos import find_converted
+
+    # Where FLOWERKIT_CACHE is a folder of the user's, their own photos-2024/ is no cache.
+    photos = [path for path in find_converted() if re.fullmatch("photos-[0-9a-f]{16}", path.name)]
+    cache = accelerator.cache_folder()
+    folders = [*photos, *(path for name in CACHED for path in sorted(cache.glob(name)))]
+    return {
+        folder: sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+        for folder in folders
+    }
+
+
+def clear_cache() -> int:
+    """Remove what flowerkit keeps in the cache; returns the bytes that this freed."""
+    before = sum(find_cached().values())
+    for folder in find_cached():
+        shutil.rmtree(folder, ignore_errors=True)
+    return before - sum(find_cached().values())
 
 
 def _examine_device() -> Finding:
     try:
         return Finding("device", str(accelerator.connect()))
     except (RuntimeError, ValueError) as error:
-        return Finding("device", "none could be started", str(error), blocks=True)
+        return Finding("device", "none started", str(error), blocks=True)
 
 
 def _examine_versions() -> list[Finding]:
-    found = accelerator.versions()
-    there = ", ".join(f"{name} {version}" for name, version in found.items() if version)
-    findings = [Finding("versions", there)]
-    if not found["keras"]:
+    versions = accelerator.versions()
+    installed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    findings = [Finding("versions", installed)]
+    if not versions["keras"]:
         findings.append(Finding("keras", "not installed", "pip install keras", blocks=True))
-    if not found["tensorflow"]:
-        findings.append(
-            Finding(
-                "tensorflow",
-                "not installed; tf.data reads the shards, under the jax backend too",
-                "pip install tensorflow-cpu (beside a TPU) or tensorflow",
-                blocks=True,
-            )
-        )
+    if not versions["tensorflow"]:
+        fact = "not installed; tf.data reads the shards, on the jax backend too"
+        remedy = "pip install tensorflow-cpu (beside a TPU) or tensorflow"
+        findings.append(Finding("tensorflow", fact, remedy, blocks=True))
     return findings
 
 
-def _examine_room() -> list[Finding]:
+def _examine_space() -> list[Finding]:
     memory, disk = accelerator.free_memory_bytes(), shutil.disk_usage(".").free
+    more_memory = "close other programs: training needs 3 GiB" if memory < 3 * GIB else None
+    more_disk = "free some space: a run folder takes up to 0.5 GiB" if disk < GIB else None
+    cached, folder = sum(find_cached().values()), accelerator.cache_folder()
+    clear = "flowerkit doctor --clear-cache frees it" if cached > GIB else None
     return [
         Finding(
-            "memory",
-            f"{memory / GIB:.1f} GiB free, {accelerator.num_cores()} cores",
-            "close other programs: training wants 3 GiB" if memory < 3 * GIB else None,
+            "memory", f"{format_bytes(memory)} free, {accelerator.num_cores()} cores", more_memory
         ),
-        Finding(
-            "disk",
-            f"{disk / GIB:.1f} GiB free here",
-            "a run folder takes up to 0.5 GiB; make room" if disk < GIB else None,
-        ),
-    ]
-
-
-def clear_cache() -> int:
-    """Remove the decoded images, features and converted photos that no run holds; the bytes freed."""
-    converted = find_converted()
-    for folder in converted:
-        shutil.rmtree(folder, ignore_errors=True)
-    return decode_cache.clear_cache() + sum(converted.values())
-
-
-def _examine_cache() -> Finding:
-    """What decoded images and features take on the disk; few runs keep any."""
-    folder, entries = decode_cache.decoded_folder(), decode_cache.list_cached()
-    try:
-        limit = f"{decode_cache.limit_bytes() / GIB:g} GiB"
-    except ValueError as error:
-        return Finding("cache", f"decoded images in {folder}", str(error), blocks=True)
-    if not entries:
-        return Finding("cache", f"no decoded images in {folder} (at most {limit})")
-    taken = sum(entry.num_bytes for entry in entries)
-    suffixes = [entry.path.suffix for entry in entries]
-    counts = (("decoded images", ".uint8"), ("features", ".float32"))
-    held = [
-        f"{what} of {pluralize(suffixes.count(suffix), 'split')}"
-        for what, suffix in counts
-        if suffix in suffixes
-    ]
-    return Finding(
-        "cache",
-        f"{' and '.join(held)}, {format_bytes(taken)} of at most {limit}, in {folder}",
-        f"flowerkit doctor --clear-cache frees them; {decode_cache.LIMIT_VARIABLE} sets the limit",
-    )
-
-
-def _examine_photos() -> list[Finding]:
-    """What converted photos take on the disk, if there are any."""
-    folders = find_converted()
-    if not folders:
-        return []
-    taken = sum(folders.values())
-    place = next(iter(folders)).parent
-    return [
-        Finding(
-            "photos",
-            f"{pluralize(len(folders), 'folder')} of converted photos, {format_bytes(taken)}, in {place}",
-            "flowerkit doctor --clear-cache frees them; the next run converts its photos again",
-        )
+        Finding("disk", f"{format_bytes(disk)} free in this folder", more_disk),
+        Finding("cache", f"{format_bytes(cached)} in {folder}", clear),
     ]
 
 
 def _examine_data(source: str) -> Finding:
+    from flowerkit.sources.finder import find_data, is_competition_required, is_of_photos
+
     if source == "auto" and not is_competition_required():
-        return Finding(
-            "data",
-            "no competition data on this machine; 'auto' would download or draw flowers",
-            "pass --data FOLDER, or draw some: flowerkit draw FOLDER",
-        )
+        fact = "no competition data on this machine; 'auto' would download it or draw flowers"
+        return Finding("data", fact, "pass --data FOLDER, or draw some: flowerkit draw FOLDER")
     if source not in ("auto", "drawn") and is_of_photos(Path(source).expanduser()):
         return Finding("data", f"photos in {source}, which the first run converts into shards")
     try:
@@ -150,12 +137,13 @@ def _examine_data(source: str) -> Finding:
 
 
 def _examine_weights() -> Finding:
-    cached = find_cached_weights()
-    if cached:
+    from flowerkit.models.backbones import find_cached_weights, weights_folder
+
+    if cached := find_cached_weights():
         return Finding("weights", ", ".join(path.name for path in cached))
     return Finding(
         "weights",
         f"no ImageNet weights cached in {weights_folder()}",
-        "with internet they come at the first use; offline put the backbone's _notop.h5 file "
-        "there, pass --backbone FILE.keras, or train with --weights none",
+        "with internet the first run downloads them; without, put the backbone's _notop.h5 file there, "
+        "pass --backbone FILE.keras, or train with --weights none",
     )

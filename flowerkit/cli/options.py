@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flowerkit import __version__
 from flowerkit.cli.beam import add_convert_beam_options
+from flowerkit.cli.doctor import add_doctor_options
 from flowerkit.cli.kaggle import (
     add_bundle_options,
     add_pull_options,
@@ -76,15 +77,6 @@ def _add_demo(demo: Parser) -> None:
         "--out", type=Path, metavar="FOLDER", help="for data/ and run/ [the next free runs/demo-N]"
     )
     _add_require(demo)
-
-
-def _add_doctor(doctor: Parser) -> None:
-    _add_data(doctor)
-    doctor.add_argument(
-        "--clear-cache",
-        action="store_true",
-        help="first remove decoded images, features and converted photos",
-    )
 
 
 def _add_nothing(parser: Parser) -> None:
@@ -170,7 +162,7 @@ def _add_check(check: Parser) -> None:
 
 _COMMANDS = {
     "demo": (_add_demo, "draw flowers, train a small network, write a checked csv"),
-    "doctor": (_add_doctor, "device, versions, data, weights, and what is missing"),
+    "doctor": (add_doctor_options, "device, versions, data, weights, and what is missing"),
     "draw": (_add_draw, "draw flowers in the competition's layout, or as photos"),
     "convert": (add_convert_options, "a folder of photos, one sub folder a class, into shards"),
     "convert-beam": (

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from flowerkit.accelerator.machine import cache_folder
+from flowerkit.accelerator import cache_folder
 from flowerkit.files import write_json
 from flowerkit.text import format_bytes
 

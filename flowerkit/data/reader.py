@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from flowerkit.accelerator.machine import num_cores
+from flowerkit.accelerator import num_cores
 from flowerkit.data.records import check_payload
 from flowerkit.data.tfrecords import CorruptRecord, parse_example
 

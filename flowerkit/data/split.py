@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from flowerkit.accelerator.machine import free_memory_bytes
+from flowerkit.accelerator import free_memory_bytes
 from flowerkit.data import cache as decode_cache
 from flowerkit.data.duplicates import match_values
 from flowerkit.data.images import (

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from flowerkit.accelerator.device import Accelerator, connect
+from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data.tfrecords import FlowerData
 from flowerkit.experiments.compare import Comparison, compare_runs
 from flowerkit.experiments.compared import was_interrupted

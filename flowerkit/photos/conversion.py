@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from flowerkit.accelerator.machine import cache_folder, num_cores
+from flowerkit.accelerator import cache_folder, num_cores
 from flowerkit.data.tfrecords import (
     SPLITS,
     FlowerData,

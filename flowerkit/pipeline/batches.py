@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from flowerkit.accelerator.machine import num_cores
+from flowerkit.accelerator import num_cores
 from flowerkit.data.split import Split
 from flowerkit.pipeline.augment_params import (
     PARAMS,

@@ -16,7 +16,7 @@ from hashlib import sha256
 import keras
 import numpy as np
 
-from flowerkit.accelerator.machine import free_memory_bytes
+from flowerkit.accelerator import free_memory_bytes
 from flowerkit.data import cache as decode_cache
 from flowerkit.data.split import RAM_FRACTION, Split
 from flowerkit.pipeline.augment_layer import Augment

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from flowerkit.accelerator.device import Accelerator
+from flowerkit.accelerator import Accelerator
 from flowerkit.data.split import Split
 from flowerkit.models.classifier import split_classifier
 from flowerkit.pipeline.batches import feature_batches, steps_per_epoch, train_batches

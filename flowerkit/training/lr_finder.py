@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import keras
 import numpy as np
 
-from flowerkit.accelerator.device import Accelerator, connect
+from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data.split import Split, load_split
 from flowerkit.data.tfrecords import FlowerData
 from flowerkit.models.classifier import split_classifier

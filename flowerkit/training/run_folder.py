@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from flowerkit.accelerator.device import Accelerator, versions
+from flowerkit.accelerator import Accelerator, versions
 from flowerkit.data.tfrecords import FlowerData
 from flowerkit.files import read_json, write_json
 from flowerkit.models.classifier import load_model

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from flowerkit.accelerator.device import Accelerator
+from flowerkit.accelerator import Accelerator
 from flowerkit.data.tfrecords import FlowerData
 from flowerkit.models import (
     build_classifier,

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from flowerkit.accelerator.device import Accelerator, connect
+from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data.split import Split, check_leak, load_split
 from flowerkit.data.tfrecords import FlowerData
 from flowerkit.files import write_json

@@ -8,11 +8,12 @@ import textwrap
 
 import pytest
 
-from flowerkit.accelerator.device import Accelerator, connect
+from flowerkit.accelerator.device import connect
 from flowerkit.accelerator.machine import CHOSEN_BACKEND, RECORDED_VARIABLES
 
 MACHINES = """
-    from flowerkit.accelerator.device import Evidence, connect
+    from flowerkit.accelerator.device import connect
+    from flowerkit.accelerator.machine import Evidence
 
     tpu_files = frozenset({f"/dev/vfio/{n}" for n in range(8)})
     kaggle = Evidence(
@@ -33,23 +34,11 @@ MACHINES = """
         device_files=frozenset({"/dev/nvidia0"}), modules=frozenset({"keras", "tensorflow"})
     )
 
-    def error(**wishes):
+    def error(**arguments):
         try:
-            return str(connect(**wishes))
+            return str(connect(**arguments))
         except Exception as problem:
             return f"{type(problem).__name__}: {problem}"
-"""
-FIT = """
-    def fit_one_step():
-        import keras
-        import numpy
-
-        with device.scope():
-            model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
-            model.compile("sgd", "mse")
-        images, targets = numpy.ones((16, 4), "float32"), numpy.ones((16, 3), "float32")
-        losses = model.fit(images, targets, batch_size=16, epochs=2, verbose=0).history["loss"]
-        return losses[1] < losses[0]
 """
 
 
@@ -57,8 +46,8 @@ def run_fresh(code, **environ):
     """What `code` leaves in `found`, from a new interpreter without this one's choices."""
     dropped = (*RECORDED_VARIABLES, "FLOWERKIT_VIRTUAL_CPUS", "XLA_FLAGS")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    parts = (MACHINES, FIT) if "fit_one_step" in code else (MACHINES,)
-    text = "\n".join(map(textwrap.dedent, (*parts, code, "import json; print(json.dumps(found))")))
+    parts = (MACHINES, code, "import json; print(json.dumps(found))")
+    text = "\n".join(map(textwrap.dedent, parts))
     done = subprocess.run(
         [sys.executable, "-c", text],
         env={**kept, "TF_CPP_MIN_LOG_LEVEL": "3", **environ},
@@ -94,14 +83,12 @@ def test_requiring_a_tpu_on_this_machine_fails_before_a_framework_is_imported():
         found += [error(require="gpu"), error(require="gpu", evidence=kaggle)]
         found.append([name for name in ("keras", "tensorflow", "jax") if name in sys.modules])
     """)
-    tpu = "Run on a machine with a TPU, or pass require=None."
-    assert found[0] == (
-        "RuntimeError: require='tpu', but no TPU or GPU is attached; Keras runs on tensorflow. "
-        + tpu
-    )
-    assert found[1].endswith(f"a GPU is attached (/dev/nvidia0); Keras runs on tensorflow. {tpu}")
-    assert found[2].startswith("RuntimeError: require='gpu', but no TPU or GPU is attached")
-    assert found[3].endswith("Keras runs on jax. Choose a GPU session, or pass require=None.")
+    assert found[0].startswith("RuntimeError: require='tpu', but no TPU or GPU is attached")
+    assert "Run on a machine with a TPU" in found[0]
+    assert "a GPU is attached (/dev/nvidia0)" in found[1]
+    assert "require='gpu', but no TPU or GPU is attached" in found[2]
+    assert "Choose a GPU session" in found[3]
+    assert all("--require" in message for message in found[:4])
     assert found[4] == []
 
 
@@ -135,50 +122,41 @@ def test_tensorflow_says_that_a_tpu_did_not_start_and_connects_once_to_the_cpu()
             "backend": os.environ["KERAS_BACKEND"],
         }
     """)
-    assert found["failed"].startswith(
-        "RuntimeError: a TPU is attached but did not start: TPUs not found in the cluster."
-    )
-    assert found["failed"].endswith(
-        'Restart the session, or pass require="cpu" to go on without it.'
-    )
-    assert found["no_gpu"] == (
-        "RuntimeError: require='gpu', but a GPU is attached (/dev/nvidia0); Keras runs on "
-        'tensorflow, which sees no GPU. For an NVIDIA GPU run pip install "tensorflow[and-cuda]" '
-        "and restart the session, or pass require=None."
-    )
+    assert "a TPU is attached but did not start: TPUs not found in the cluster." in found["failed"]
+    assert 'require="cpu" (--require cpu)' in found["failed"]
+    assert "which sees no GPU" in found["no_gpu"]
+    assert 'pip install "tensorflow[and-cuda]"' in found["no_gpu"]
+    reason = "a CPU was requested; Keras runs on tensorflow"
     assert found["device"] == {
         "kind": "cpu",
         "backend": "tensorflow",
         "replicas": 1,
         "precision": "float32",
-        "reason": "a CPU was asked for; Keras runs on tensorflow",
+        "reason": reason,
     }
-    assert found["text"] == (
-        "CPU: 1 replica, tensorflow, float32 (a CPU was asked for; Keras runs on tensorflow)"
-    )
+    assert found["text"] == f"CPU: 1 replica, tensorflow, float32 ({reason})"
     assert found["inside"] == ["mixed_bfloat16", "bfloat16", "float32"]
     assert found["outside"] == "float32"
     assert found["same"] is True
-    assert found["late"] == (
-        f"RuntimeError: already connected to {found['text']}; require='gpu' came too late. "
-        "Restart the session and ask at the first connect()."
-    )
-    assert "virtual_cpus=8 came too late" in found["more"]
+    assert "already connected to CPU: 1 replica" in found["late"]
+    assert "pass require='gpu'" in found["late"]
+    assert "virtual_cpus=8" in found["more"]
     assert found["backend"] == "tensorflow"
 
 
-def test_tensorflow_trains_on_eight_virtual_cpus():
+def test_tensorflow_has_eight_replicas_on_virtual_cpus_inside_the_scope():
     found = run_fresh("""
         device = connect(virtual_cpus=8)
-        learned = fit_one_step()
+        import tensorflow as tf
         with device.scope():
-            import tensorflow as tf
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
         outside = tf.distribute.has_strategy()
-        found = [str(device), device.replicas, replicas, outside, learned, connect("cpu") is device]
+        found = [str(device), device.replicas, replicas, outside, connect("cpu") is device]
     """)
-    text = "CPU: 8 replicas, tensorflow, float32 (8 virtual CPUs were asked for; Keras runs on "
-    assert found == [f"{text}tensorflow)", 8, 8, False, True, True]
+    assert found[0].startswith(
+        "CPU: 8 replicas, tensorflow, float32 (8 virtual CPUs were requested"
+    )
+    assert found[1:] == [8, 8, False, True]
 
 
 def test_jax_says_that_a_tpu_did_not_start_and_that_it_sees_no_gpu():
@@ -198,7 +176,7 @@ def test_jax_says_that_a_tpu_did_not_start_and_that_it_sees_no_gpu():
     )
     failed, dropped, kind, reason, backend, visible_gpus = found
     assert failed.startswith("RuntimeError: a TPU is attached but did not start: ")
-    assert failed.endswith('. Restart the session, or pass require="cpu" to go on without it.')
+    assert 'Restart the session, or pass require="cpu"' in failed
     assert dropped
     assert (kind, backend, visible_gpus) == ("cpu", "jax", 0)
     assert reason == (
@@ -206,35 +184,37 @@ def test_jax_says_that_a_tpu_did_not_start_and_that_it_sees_no_gpu():
     )
 
 
-def test_jax_trains_on_eight_virtual_cpus_asked_for_by_the_environment():
+def test_jax_has_eight_replicas_on_virtual_cpus_from_the_environment(tmp_path):
     found = run_fresh(
         """
         import sys
         device = connect()
-        learned = fit_one_step()
-        import keras
+        import jax, keras
         shards = keras.distribution.distribution().device_mesh.shape[0]
-        found = [device.to_dict(), shards, learned, "tensorflow" in sys.modules]
+        found = [device.to_dict(), shards, "tensorflow" in sys.modules]
         found += [connect(virtual_cpus=8) is device, error(virtual_cpus=4)]
+        found.append(jax.config.jax_compilation_cache_dir)
         """,
         KERAS_BACKEND="jax",
         FLOWERKIT_VIRTUAL_CPUS="8",
+        FLOWERKIT_CACHE=str(tmp_path),
     )
-    device, shards, learned, has_tensorflow, same, other = found
+    device, shards, has_tensorflow, same, other, compiled = found
     assert (device["kind"], device["backend"], device["replicas"]) == ("cpu", "jax", 8)
-    assert device["reason"] == "8 virtual CPUs were asked for; KERAS_BACKEND=jax is set"
-    assert (shards, learned, has_tensorflow, same) == (8, True, False, True)
-    assert "virtual_cpus=4 came too late" in other
+    assert device["reason"] == "8 virtual CPUs were requested; KERAS_BACKEND=jax is set"
+    assert (shards, has_tensorflow, same) == (8, False, True)
+    assert "virtual_cpus=4" in other
+    assert compiled == str(tmp_path / "compiled")
 
 
-def test_jax_keeps_what_it_compiles_but_not_over_a_folder_of_yours(tmp_path):
-    code = "connect(); import jax; found = jax.config.jax_compilation_cache_dir"
-    ours = run_fresh(code, KERAS_BACKEND="jax", FLOWERKIT_CACHE=str(tmp_path))
-    assert ours == str(tmp_path / "compiled")
-    yours = run_fresh(
-        code, KERAS_BACKEND="jax", FLOWERKIT_CACHE=str(tmp_path), JAX_COMPILATION_CACHE_DIR="yours"
-    )
-    assert yours == "yours"
+def test_jax_keeps_its_compilations_in_the_users_own_folder():
+    code = """
+        import jax
+        from flowerkit.accelerator.device import _keep_compilations
+        _keep_compilations(jax)
+        found = jax.config.jax_compilation_cache_dir
+    """
+    assert run_fresh(code, JAX_COMPILATION_CACHE_DIR="mine") == "mine"
 
 
 def test_jax_used_before_connect_is_an_error_with_the_remedy():
@@ -246,27 +226,19 @@ def test_jax_used_before_connect_is_an_error_with_the_remedy():
 
 
 def test_an_unknown_requirement_is_refused():
-    message = r"require must be None, 'tpu', 'gpu' or 'cpu', got 'tpus'. Did you mean 'tpu'\?"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"Received: 'tpus'\. Did you mean 'tpu'\?"):
         connect("tpus")
 
 
 @pytest.mark.parametrize("number", [0, -1, 2.5, "many"])
 def test_a_bad_number_of_virtual_cpus_is_refused(number):
-    with pytest.raises(ValueError, match="virtual_cpus must be a whole number from 1, got"):
+    with pytest.raises(ValueError, match="virtual_cpus must be a whole number from 1"):
         connect(virtual_cpus=number)
 
 
 def test_virtual_cpus_and_a_required_tpu_contradict_each_other(monkeypatch):
-    with pytest.raises(ValueError, match="virtual_cpus=8 asks for CPUs, require='tpu' does not"):
+    with pytest.raises(ValueError, match="virtual_cpus=8 contradicts require='tpu'"):
         connect("tpu", virtual_cpus=8)
     monkeypatch.setenv("FLOWERKIT_VIRTUAL_CPUS", "8")
-    with pytest.raises(ValueError, match="FLOWERKIT_VIRTUAL_CPUS=8 asks for CPUs"):
+    with pytest.raises(ValueError, match="FLOWERKIT_VIRTUAL_CPUS=8 contradicts"):
         connect("tpu")
-
-
-def test_an_accelerator_prints_on_one_line():
-    tpu = Accelerator("tpu", "jax", 8, "mixed_bfloat16", "a TPU is attached; Keras runs on jax")
-    assert str(tpu) == (
-        "TPU: 8 replicas, jax, mixed_bfloat16 (a TPU is attached; Keras runs on jax)"
-    )

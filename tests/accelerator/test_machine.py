@@ -1,4 +1,5 @@
 import importlib.metadata
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -7,11 +8,9 @@ import psutil
 import pytest
 
 from flowerkit.accelerator.machine import (
-    Evidence,
     cache_folder,
     collect_evidence,
     free_memory_bytes,
-    has_bfloat16,
     num_cores,
     versions,
 )
@@ -89,13 +88,7 @@ def test_the_backend_of_an_imported_keras_is_recorded(tmp_path, monkeypatch):
             backend = staticmethod(lambda: "jax")
 
     monkeypatch.setitem(sys.modules, "keras", Keras)
-    evidence = collect_evidence(tmp_path)
-    assert evidence.keras_backend == "jax"
-    assert "keras" in evidence.imported
-
-
-def test_evidence_is_empty_by_default():
-    assert Evidence().device_files == Evidence().modules == frozenset()
+    assert collect_evidence(tmp_path).keras_backend == "jax"
 
 
 def test_versions_come_from_metadata_and_missing_packages_are_none(monkeypatch):
@@ -158,7 +151,7 @@ def test_memory_without_cgroups_is_what_the_system_has(tmp_path):
     assert 0 < free_memory_bytes() <= psutil.virtual_memory().total
 
 
-def test_the_cache_is_where_it_is_asked_for_or_where_the_user_keeps_caches(tmp_path, monkeypatch):
+def test_the_cache_is_in_the_chosen_folder_or_beside_the_users_other_caches(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("FLOWERKIT_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -179,39 +172,5 @@ def test_a_user_without_a_home_has_a_cache_too(monkeypatch):
     assert cache_folder() == Path(tempfile.gettempdir()) / "flowerkit"
 
 
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"},
-        {
-            "proc/self/cgroup": "1:cpu,cpuacct:/\n",
-            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000\n",
-            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-        },
-    ],
-)
-def test_half_a_core_of_quota_counts_as_one_core(tmp_path, files):
-    assert num_cores(make_files(tmp_path, files)) == 1
-
-
-def test_an_unlimited_quota_leaves_the_cores_alone(tmp_path):
-    files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}
-    v1 = {
-        "proc/self/cgroup": "1:cpu:/\n",
-        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
-        "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-    }
-    cores = num_cores(tmp_path / "nothing")
-    assert num_cores(make_files(tmp_path / "v2", files)) == cores
-    assert num_cores(make_files(tmp_path / "v1", v1)) == cores
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [("fpu avx2 avx512_bf16", True), ("fpu amx_bf16", True), ("fpu avx2 avx512f", False)],
-)
-def test_bfloat16_is_read_off_the_processors_flags(tmp_path, flags, expected):
-    assert has_bfloat16(tmp_path) is False  # not Linux
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text(f"model name\t: a test\nflags\t\t: {flags}\n")
-    assert has_bfloat16(tmp_path) is expected
+def test_cores_are_at_least_one_and_at_most_those_of_the_affinity():
+    assert 1 <= num_cores() <= len(os.sched_getaffinity(0))

@@ -1,9 +1,9 @@
 import pytest
 
+from flowerkit import accelerator as accelerator_folder
+from flowerkit.__main__ import main
 from flowerkit.accelerator import device
-from flowerkit.cli import doctor
-from flowerkit.cli.doctor import GIB, Finding, examine
-from flowerkit.data import cache as decode_cache
+from flowerkit.cli.doctor import GIB, clear_cache, examine
 from flowerkit.photos import load_photos
 from flowerkit.sources import competition
 from flowerkit.sources.synthetic import draw_photos
@@ -15,132 +15,101 @@ def quiet_machine(monkeypatch, tmp_path, accelerator):
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
     monkeypatch.setattr(competition, "MOUNTS", ())
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path / "decoded-elsewhere"))
+    monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path / "cache"))
 
 
-def find(findings, topic):
-    (finding,) = [finding for finding in findings if finding.topic == topic]
+def find(topic, source="auto"):
+    (finding,) = [finding for finding in examine(source) if finding.topic == topic]
     return finding
 
 
-def test_a_finding_is_a_line_and_its_remedy_another():
-    assert str(Finding("disk", "90.0 GiB free here")) == "disk       90.0 GiB free here"
-    assert str(Finding("data", "none", "draw some")) == "data       none\n           -> draw some"
-
-
-def test_a_machine_with_data_is_told_topic_by_topic(drawn, accelerator):
+def test_a_machine_with_data_is_described_topic_by_topic(drawn, accelerator):
     findings = examine(str(drawn.folder))
     topics = [finding.topic for finding in findings]
     assert topics == ["device", "versions", "memory", "disk", "cache", "data", "weights"]
-    assert find(findings, "device").found == str(accelerator)
-    assert f"{accelerator.backend} " in find(findings, "versions").found
-    assert "GiB free, " in find(findings, "memory").found
-    assert "4 classes, 32 px, train 50, val 18, test 22" in find(findings, "data").found
-    assert find(findings, "data").remedy is None
+    found = {finding.topic: finding.found for finding in findings}
+    assert found["device"] == str(accelerator)
+    assert f"{accelerator.backend} " in found["versions"]
+    assert " GiB free, " in found["memory"]
+    assert "4 classes, 32 px, train 50, val 18, test 22" in found["data"]
     assert not any(finding.blocks for finding in findings)
 
 
-def test_data_that_is_not_there_blocks_and_the_remedy_is_told(tmp_path):
-    finding = find(examine(str(tmp_path / "nowhere")), "data")
+def test_data_that_is_not_there_blocks_and_has_a_remedy(tmp_path):
+    finding = find("data", str(tmp_path / "nowhere"))
     assert finding.blocks
-    assert finding.found == "none"
     assert "nowhere" in finding.remedy
+    assert "-> " in str(finding)
 
 
-def test_auto_downloads_and_draws_nothing_for_a_look(tmp_path, monkeypatch):
-    monkeypatch.delenv("FLOWERKIT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    finding = find(examine(), "data")
+def test_the_doctor_downloads_draws_and_converts_nothing(tmp_path):
+    finding = find("data")
     assert "no competition data on this machine" in finding.found
     assert "flowerkit draw FOLDER" in finding.remedy
     assert not finding.blocks  # `train` would find or draw some
+    photos = draw_photos(tmp_path / "own", num_classes=2, photos_per_class=2, image_size=16)
+    assert find("data", str(photos)).found.startswith(f"photos in {photos}")
     assert not (tmp_path / "cache").exists()
 
 
 def test_on_kaggle_missing_competition_data_blocks(monkeypatch):
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    finding = find(examine(), "data")
+    finding = find("data")
     assert finding.blocks
     assert "tpu-getting-started" in finding.remedy
 
 
 def test_cached_weights_are_named_and_missing_ones_have_a_remedy(tmp_path):
-    missing = find(examine(), "weights")
-    assert missing.found == f"no ImageNet weights cached in {tmp_path / 'keras' / 'models'}"
+    missing = find("weights")
+    assert str(tmp_path / "keras" / "models") in missing.found
     assert "--weights none" in missing.remedy
     file = tmp_path / "keras" / "models" / "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
     file.parent.mkdir(parents=True)
     file.touch()
-    cached = find(examine(), "weights")
-    assert (cached.found, cached.remedy) == (file.name, None)
+    assert (find("weights").found, find("weights").remedy) == (file.name, None)
 
 
-@pytest.mark.parametrize(("free_gib", "wanted"), [(2, "training wants 3 GiB"), (4, None)])
-def test_scarce_memory_has_a_remedy(monkeypatch, free_gib, wanted):
-    monkeypatch.setattr(device, "free_memory_bytes", lambda: free_gib * GIB)
-    finding = find(doctor._examine_room(), "memory")
-    assert finding.found.startswith(f"{free_gib}.0 GiB free")
-    assert wanted is None if finding.remedy is None else wanted in finding.remedy
-
-
-def test_decoded_images_are_counted_and_can_be_cleared(tmp_path, monkeypatch):
-    folder = tmp_path / "decoded-elsewhere" / "decoded"
-    empty = doctor._examine_cache()
-    assert empty.found == f"no decoded images in {folder} (at most 20 GiB)"
-    assert empty.remedy is None
-    for key in "ab":
-        growing = decode_cache.grow_file(key, (1, 64, 64, 3), "val")
-        growing.keep()
-    monkeypatch.setenv("FLOWERKIT_CACHE_GIB", "2.5")
-    finding = doctor._examine_cache()
-    assert finding.found == (f"decoded images of 2 splits, 0.0 MiB of at most 2.5 GiB, in {folder}")
-    assert finding.remedy.startswith("flowerkit doctor --clear-cache frees them; FLOWERKIT_CACHE_")
-    monkeypatch.setenv("FLOWERKIT_CACHE_GIB", "lots")
-    assert doctor._examine_cache().blocks
+@pytest.mark.parametrize(("free_gib", "has_remedy"), [(2, True), (4, False)])
+def test_scarce_memory_has_a_remedy(monkeypatch, free_gib, has_remedy):
+    monkeypatch.setattr(accelerator_folder, "free_memory_bytes", lambda: free_gib * GIB)
+    finding = find("memory")
+    assert finding.found.startswith(f"{free_gib}.00 GiB free")
+    assert ("3 GiB" in (finding.remedy or "")) is has_remedy
 
 
 def test_a_device_that_does_not_start_blocks(monkeypatch):
     monkeypatch.setattr(device, "_connected", None)
     monkeypatch.setenv("FLOWERKIT_VIRTUAL_CPUS", "many")
-    finding = doctor._examine_device()
+    finding = find("device")
     assert finding.blocks
-    assert "FLOWERKIT_VIRTUAL_CPUS must be a whole number from 1, got 'many'" in finding.remedy
+    assert "FLOWERKIT_VIRTUAL_CPUS" in finding.remedy
 
 
 def test_a_machine_without_keras_is_examined_all_the_same(monkeypatch):
-    found = device.versions() | {"keras": None}
-    monkeypatch.setattr(device, "versions", lambda: found)
-    finding = find(examine(), "keras")
+    versions = accelerator_folder.versions() | {"keras": None}
+    monkeypatch.setattr(accelerator_folder, "versions", lambda: versions)
+    finding = find("keras")
     assert finding.blocks
     assert finding.remedy == "pip install keras"
 
 
-def test_features_are_counted_beside_decoded_images(tmp_path):
-    for key, dtype in (("a", "uint8"), ("b", "float32"), ("c", "float32")):
-        decode_cache.grow_file(key, (1, 8), "val", dtype).keep()
-    found = doctor._examine_cache().found
-    assert found.startswith(
-        "decoded images of 1 split and features of 2 splits, 0.0 MiB of at most"
-    )
-
-
-def test_photos_are_looked_at_and_not_converted(tmp_path):
-    folder = draw_photos(tmp_path / "own", num_classes=2, photos_per_class=2, image_size=16)
-    finding = doctor._examine_data(str(folder))
-    assert finding.found == f"photos in {folder}, which the first run converts into shards"
-    assert not (tmp_path / "decoded-elsewhere").exists()
-
-
-def test_converted_photos_are_counted_and_cleared_with_the_rest(tmp_path):
-    assert doctor._examine_photos() == []
+def test_the_cache_is_measured_and_cleared_of_what_flowerkit_made(tmp_path):
     photos = draw_photos(tmp_path / "own", num_classes=2, photos_per_class=6, image_size=16)
     data = load_photos(photos, image_size=16)
-    (finding,) = doctor._examine_photos()
-    cache = tmp_path / "decoded-elsewhere"
-    assert finding.found == f"1 folder of converted photos, 0.0 MiB, in {cache}"
-    assert finding.remedy.startswith("flowerkit doctor --clear-cache frees them; the next run")
-    decode_cache.grow_file("a", (1, 8), "val").keep()
+    mine = tmp_path / "cache" / "photos-of-mine" / "rose.jpg"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    assert str(tmp_path / "cache") in find("cache").found
     num_bytes = sum(file.stat().st_size for file in data.folder.rglob("*") if file.is_file())
-    assert doctor.clear_cache() == num_bytes + 8
+    assert clear_cache() == num_bytes
     assert not data.folder.exists()
+    assert mine.exists()
     assert load_photos(photos, image_size=16) == data
+
+
+def test_the_command_clears_the_cache_and_fails_where_nothing_can_be_trained(drawn, capsys):
+    assert main(["doctor", "--clear-cache", "--data", str(drawn.folder)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("removed 0.0 MiB from the cache\ndevice     ")
+    assert main(["doctor", "--data", "nowhere"]) == 1
+    assert "data       none\n           -> no folder nowhere" in capsys.readouterr().out

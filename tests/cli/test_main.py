@@ -12,7 +12,6 @@ import pytest
 from flowerkit import __main__ as command_line
 from flowerkit.__main__ import main
 from flowerkit.cli.options import build_parser
-from flowerkit.data.split import load_split
 from flowerkit.data.tfrecords import read_records
 from flowerkit.submission import write_submission
 from flowerkit.training.plan import TrainingPlan
@@ -205,26 +204,6 @@ def test_draw_makes_data_that_train_can_take(flowerkit, tmp_path):
     assert out == f"drawn flowers: 3 classes, 16 px, train 12, val 3, test 5 ({tmp_path / 'd'})\n"
     sample = tmp_path / "d" / "sample_submission.csv"
     assert flowerkit("check", sample, "--data", tmp_path / "d")[0] == 0
-
-
-def test_doctor_clears_the_decoded_images_on_request(flowerkit, drawn, tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path))
-    load_split(drawn, "val", keep="disk").images[:]
-    status, out, _ = flowerkit("doctor", "--data", drawn.folder)
-    assert "decoded images of 1 split" in out
-    status, out, _ = flowerkit("doctor", "--data", drawn.folder, "--clear-cache")
-    assert out.startswith("removed 0.1 MiB from the cache\n")
-    assert "no decoded images in" in out
-    assert status == 0
-
-
-def test_doctor_prints_what_it_finds_and_fails_where_nothing_can_be_trained(flowerkit, drawn):
-    status, out, _ = flowerkit("doctor", "--data", drawn.folder)
-    assert status == 0
-    assert re.search(r"^device     \w+: \d replica", out, re.MULTILINE)
-    status, out, _ = flowerkit("doctor", "--data", "nowhere")
-    assert status == 1
-    assert "data       none\n           -> no folder nowhere." in out
 
 
 def test_train_leaves_a_checked_csv_and_predict_writes_the_same(
