@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from flowerkit.deploy import Prediction
 
 Echo = Callable[[str], None]
-_PORT = 7860
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
@@ -114,18 +113,16 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port",
         type=at_least_one,
-        default=_PORT,
         metavar="N",
-        help=f"the port on 127.0.0.1 [{_PORT}]",
+        help="the port on 127.0.0.1 [the first free one from 7860]",
     )
     _add_top(parser)
 
 
 def run_serve(args, echo: Echo, progress) -> int:
     """Serve a page for a model on this machine, until interrupted."""
-    from flowerkit.deploy.serving import build_page, check_port, import_gradio, serve
+    from flowerkit.deploy.serving import build_page, import_gradio, serve
 
-    check_port(args.port)
     detect_format(args.model)
     with quiet_frameworks():
         import_gradio()

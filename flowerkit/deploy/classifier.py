@@ -212,20 +212,16 @@ def _to_images(array: np.ndarray) -> list[Image.Image]:
             f"an array of shape {array.shape} is not an image. Pass (height, width), (height, width, 3) "
             f"or (n, height, width, 3)."
         )
-    if array.dtype.kind not in "uif" or not np.isfinite(array).all():
-        raise ValueError(
-            f"an image has finite numbers 0..255; this array is {array.dtype}, or has nan or inf."
-        )
     low, high = (array.min(), array.max()) if array.size else (0, 0)
-    if low < 0 or high > 255:
-        raise ValueError(f"pixels go from {low:g} to {high:g}; pass numbers 0..255.")
+    if array.dtype.kind not in "uif" or not (low >= 0 and high <= 255):  # nan is neither
+        raise ValueError(f"pixels are {array.dtype} from {low} to {high}; pass numbers 0..255.")
     if array.dtype.kind == "f" and 0 < high <= 1:
         raise ValueError(f"pixels go up to {high:g} only; pass 0..255, not 0..1 (times 255).")
     pixels = np.round(array).astype("uint8")
-    return [
-        Image.fromarray(one[..., 0] if one.shape[2:] == (1,) else one)
-        for one in (pixels if pixels.ndim == 4 else [pixels])
-    ]
+    batch = pixels if pixels.ndim == 4 else pixels[None]
+    if batch.shape[3:] == (1,):
+        batch = batch[..., 0]
+    return list(map(Image.fromarray, batch))
 
 
 def _encode(image: Image.Image) -> bytes:

@@ -94,7 +94,9 @@ def export_model(
         if target.is_dir():
             target.rename(Path(folder) / "older")
         written.replace(target)
-    return Export(target, kind.name, card, _count_bytes(target), difference, was_mixed)
+    files = target.rglob("*") if kind.is_folder else [target]
+    num_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    return Export(target, kind.name, card, num_bytes, difference, was_mixed)
 
 
 def _check_target(out: Path, kind: Format) -> Path:
@@ -118,11 +120,6 @@ def _draw_images(size: int) -> np.ndarray:
     return np.clip(np.round(images), 0, 255).astype("float32")
 
 
-def _count_bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
 def _convert(source: Path, target: Path, kind: Format) -> None:
     """Convert the `.keras` file `source`; on JAX in a process that runs Keras on TensorFlow.
 
@@ -138,9 +135,10 @@ def _convert(source: Path, target: Path, kind: Format) -> None:
                 warnings.simplefilter("ignore")  # NumPy's, about Keras's calls of tf2onnx
                 kind.convert(source, target)
     except Exception as error:  # each converter has its own
-        lines = str(getattr(error, "stderr", error)).strip().splitlines() or [type(error).__name__]
+        reason = str(getattr(error, "stderr", error)).strip() or type(error).__name__
         raise RuntimeError(
-            f"the model does not convert to {kind.name!r}: {lines[-1]}. Export it as another format."
+            f"the model does not convert to {kind.name!r}: {reason.splitlines()[-1]}. Export it as "
+            f"another format."
         ) from error
 
 

@@ -91,10 +91,9 @@ class Format:
         try:
             run, input_shape, num_classes, text = self.read(path)
         except Exception as error:  # each library has its own, one for each kind of damage
-            lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ValueError(
-                f"{path} does not open as {self.name!r}: {lines[0][:300]} It is damaged or of another "
-                f"version: export the model again, or train again."
+                f"{path} does not open as {self.name!r}: {_first_line(error)} It is damaged or of "
+                f"another version: export the model again, or train again."
             ) from error
         card = ModelCard.from_json(text, source=path) if text else None
         return LoadedModel(path, self.name, run, tuple(input_shape), num_classes, card)
@@ -105,10 +104,9 @@ class Format:
             try:
                 importlib.import_module(module)
             except Exception as error:  # onnx raises others beside another protobuf than it needs
-                reason = str(error).strip().splitlines() or [type(error).__name__]
                 raise RuntimeError(
                     f"{'writing' if to_write else 'reading'} the format {self.name!r} needs {module}, "
-                    f"which does not import ({reason[0]}). Install it: pip install "
+                    f"which does not import ({_first_line(error)}). Install it: pip install "
                     f"{' '.join(self._list_packages())}. `pip check` lists versions that do not fit."
                 ) from error
 
@@ -132,28 +130,24 @@ class _Keras(Format):
 
     def open(self, path: Path) -> LoadedModel:
         self.check_libraries(to_write=False)
-        from flowerkit.models.classifier import load_model  # it explains a damaged file itself
+        import keras
+        import numpy as np
+
+        from flowerkit.models import load_model  # it explains a damaged file itself
 
         file = path / "model.keras" if path.is_dir() else path
         model = load_model(file)
         card = read_keras_card(file) or find_run_card(file.parent)
+        distribution = keras.distribution.distribution()  # JAX: its devices take equal shares
+        devices = distribution.device_mesh.devices.size if distribution else 1
+
+        def run(pixels):
+            padded = np.pad(pixels, [(0, -len(pixels) % devices), (0, 0), (0, 0), (0, 0)])
+            # Not model(pixels): JAX would compile each operation by itself, which takes minutes.
+            return keras.ops.convert_to_numpy(model.predict_on_batch(padded))[: len(pixels)]
+
         shape, num_classes = model.input_shape[1:], model.output_shape[-1]
-        return LoadedModel(path, self.name, _keras_runner(model), shape, num_classes, card, model)
-
-
-def _keras_runner(model: Any) -> Callable:
-    import keras
-    import numpy as np
-
-    distribution = keras.distribution.distribution()  # JAX: its devices take equal shares
-    devices = distribution.device_mesh.devices.size if distribution else 1
-
-    def run(pixels):
-        padded = np.pad(pixels, [(0, -len(pixels) % devices), (0, 0), (0, 0), (0, 0)])
-        # Not model(pixels): JAX would compile each operation by itself, which takes minutes.
-        return keras.ops.convert_to_numpy(model.predict_on_batch(padded))[: len(pixels)]
-
-    return run
+        return LoadedModel(path, self.name, run, shape, num_classes, card, model)
 
 
 class _SavedModel(Format):
@@ -305,11 +299,15 @@ def _load_for_export(source: Path) -> Any:
     """
     import keras
 
-    from flowerkit.models.classifier import load_model
+    from flowerkit.models import load_model
 
     model = load_model(source)
     pixels = keras.Input(model.input_shape[1:], name="pixels")
     return keras.Model(pixels, model(pixels, training=False), name="classifier")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _list_labels(card: ModelCard) -> str:

@@ -7,7 +7,6 @@ the browser everything that is not on this server.
 
 import contextlib
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def show(
 ) -> tuple[dict | None, np.ndarray | None, str]:
     """Probabilities by name, the picture, and a message, for the photo in `file`.
 
-    The picture is darkened by the map of `find_cams`, see `models.cam.build_attention`.
+    The picture is darkened by the map of `find_cams`, see `models.build_cam`.
     """
     if not file:
         return None, None, ""
@@ -90,39 +89,29 @@ def find_cams_of(classifier: Classifier) -> Callable | None:
     """The function that maps images to class activation maps; None if the model has none."""
     if classifier.model is None:
         return None
-    from flowerkit.models.cam import build_attention
+    from flowerkit.models import build_cam
 
     try:
-        return build_attention(classifier.model, batch_size=1)
+        return build_cam(classifier.model, batch_size=1)
     except ValueError:  # a dense network has no feature map
         return None
 
 
-def check_port(port: int) -> None:
-    """Raise OSError, naming a free port, if `port` is in use; ValueError if it is not a port."""
-    if port > 65535:
-        raise ValueError(f"port {port} does not exist. Pass --port 1 to 65535.")
-    with socket.socket() as probe:
-        # As servers do, or the port of a page that ended a minute ago would seem in use.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            probe.bind((HOST, 0))
-            free = probe.getsockname()[1]
-            raise OSError(
-                f"port {port} of {HOST} is in use ({error.strerror}). Pass --port {free}, which is free."
-            ) from error
-
-
 @contextlib.contextmanager
-def serve(page: Any, *, port: int) -> Iterator[str]:
+def serve(page: Any, *, port: int | None = None) -> Iterator[str]:
     """Serve `page` on 127.0.0.1 until the block ends; gives its address.
 
-    Raises OSError if the port is in use.
+    `port`: None: the first free one from 7860. Raises OSError if it is in use.
     """
-    check_port(port)
     gradio = import_gradio()
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    middleware = [
+        # Otherwise a web page elsewhere could reach this one by its own name for 127.0.0.1.
+        Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
+        Middleware(_PolicyMiddleware),
+    ]
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     try:
         _, url, _ = page.launch(
@@ -134,22 +123,15 @@ def serve(page: Any, *, port: int) -> Iterator[str]:
             theme=theme,
             footer_links=[],
             max_file_size=_MAX_FILE_SIZE,
-            app_kwargs={"middleware": _list_middleware()},
+            app_kwargs={"middleware": middleware},
         )
+    except (OSError, OverflowError) as error:
+        ports = port or "from 7860 to 7959"
+        raise OSError(f"{HOST} has no free port {ports}. Pass another --port.") from error
+    try:
         yield url
     finally:
         page.close(verbose=False)
-
-
-def _list_middleware() -> list:
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    return [
-        # Otherwise a web page elsewhere could reach this one by its own name for 127.0.0.1.
-        Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
-        Middleware(_PolicyMiddleware),
-    ]
 
 
 class _PolicyMiddleware:

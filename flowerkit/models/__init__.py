@@ -25,5 +25,6 @@ __getattr__, __dir__, __all__ = lazy(
         "choose_trainable": "freezing",
         "depth_of": "freezing",
         "compute_cam": "cam",
+        "build_cam": "cam",
     },
 )

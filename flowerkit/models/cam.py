@@ -32,21 +32,30 @@ def compute_cam(
 
     Raises ValueError for images or classes that do not fit, and a network without a feature map.
     """
+    return build_cam(classifier, batch_size=batch_size)(images, classes)
+
+
+def build_cam(classifier: keras.Model, *, batch_size: int = 16) -> Callable:
+    """The function (images, classes=None) -> maps of `compute_cam`; many calls compile once."""
     body, head = split_at_map(classifier)
-    images = np.asarray(images)
-    _check(images, classes, classifier)
     is_jax = keras.backend.backend() == "jax"
     explain = (_explain_with_jax if is_jax else _explain_with_tensorflow)(body, head)
-    classes = np.full(len(images), -1) if classes is None else np.asarray(classes)
-    size = min(batch_size, len(images))
-    coarse = []
-    for start in range(0, len(images), size):
-        rows = slice(start, start + size)
-        missing = size - len(images[rows])  # always the same shape: compiled once
-        pixels = np.pad(images[rows], [(0, missing), (0, 0), (0, 0), (0, 0)])
-        chosen = np.pad(classes[rows], (0, missing)).astype("int32")
-        coarse += list(explain(pixels, chosen)[: size - missing])
-    return np.stack([_enlarge(part, images.shape[1:3]) for part in coarse])
+
+    def find_maps(images: np.ndarray, classes: np.ndarray | None = None) -> np.ndarray:
+        images = np.asarray(images)
+        _check(images, classes, classifier)
+        classes = np.full(len(images), -1) if classes is None else np.asarray(classes)
+        size = min(batch_size, len(images))
+        coarse = []
+        for start in range(0, len(images), size):
+            rows = slice(start, start + size)
+            missing = size - len(images[rows])  # always the same shape: compiled once
+            pixels = np.pad(images[rows], [(0, missing), (0, 0), (0, 0), (0, 0)])
+            chosen = np.pad(classes[rows], (0, missing)).astype("int32")
+            coarse += list(explain(pixels, chosen)[: size - missing])
+        return np.stack([_enlarge(part, images.shape[1:3]) for part in coarse])
+
+    return find_maps
 
 
 def split_at_map(classifier: keras.Model) -> tuple[keras.Model, keras.Model]:

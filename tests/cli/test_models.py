@@ -7,7 +7,6 @@ import pytest
 from exported_run import CLASSES, draw_photo, train_on_photos
 
 from flowerkit.cli import models
-from flowerkit.deploy import serving
 
 
 def run(command, *arguments):
@@ -60,15 +59,6 @@ def test_an_unreadable_photo_gets_a_line_and_status_1(photos, tmp_path):
     assert lines[-1].startswith("1 of 3 files")
     rows = list(csv.DictReader(table.open(encoding="utf-8")))
     assert (rows[1]["class_1"], rows[1]["problem"]) == ("", "0 bytes")
-
-
-def test_a_port_in_use_is_an_error_before_the_model_is_opened(monkeypatch):
-    def check_port(port):
-        raise OSError(f"port {port} of 127.0.0.1 is in use")
-
-    monkeypatch.setattr(serving, "check_port", check_port)
-    with pytest.raises(OSError, match="port 7999 of"):
-        run("serve", "no-such-model", "--port", 7999)
 
 
 @pytest.mark.parametrize("command", ["serve", "export", "classify"])

@@ -15,7 +15,7 @@ from exported_run import CLASSES, draw_photo, export, skip_without, train_on_pho
 from flowerkit.deploy import FORMATS, ModelCard, export_model, load_classifier
 from flowerkit.deploy.card import find_run_card
 from flowerkit.deploy.keras_file import rewrite_keras
-from flowerkit.models.classifier import build_classifier
+from flowerkit.models import build_classifier
 
 pytestmark = pytest.mark.backends
 

@@ -16,7 +16,7 @@ import pytest
 
 from flowerkit.deploy.card import ModelCard
 from flowerkit.deploy.keras_file import read_keras_card, rewrite_keras
-from flowerkit.models.classifier import build_classifier, load_model, save_classifier
+from flowerkit.models import build_classifier, load_model, save_classifier
 
 CARD = ModelCard(("iris", "수국"), 32, "crop")
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")

@@ -1,8 +1,7 @@
 """serving: the page in a browser, and what it shows."""
 
-import re
-import socket
 import sys
+import urllib.parse
 import urllib.request
 
 import numpy as np
@@ -11,7 +10,7 @@ from chromium import CHROMIUM, open_page
 from exported_run import CLASSES, draw_photo, export, skip_without, train_on_photos
 
 from flowerkit.deploy import load_classifier
-from flowerkit.deploy.serving import HOST, build_page, check_port, find_cams_of, serve, show
+from flowerkit.deploy.serving import build_page, find_cams_of, serve, show
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +22,6 @@ def classifier():
 def photo(tmp_path):
     draw_photo("rose").save(tmp_path / "flower.png")
     return tmp_path / "flower.png"
-
-
-@pytest.fixture
-def port():
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
 
 
 def test_a_photo_gets_its_classes_and_the_class_activation_map(classifier, photo):
@@ -56,38 +48,30 @@ def test_an_unreadable_file_gets_a_message(classifier, tmp_path):
     assert show(classifier, None, None) == (None, None, "")
 
 
-def test_a_port_in_use_is_refused_with_a_free_one():
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        listener.listen()
-        used = listener.getsockname()[1]
-        with pytest.raises(OSError, match=rf"port {used} of 127\.0\.0\.1 .*--port \d+") as error:
-            check_port(used)
-    check_port(int(re.search(r"--port (\d+)", str(error.value))[1]))
-    with pytest.raises(ValueError, match="port 70000"):
-        check_port(70000)
-
-
-def test_the_page_forbids_other_hosts_and_frees_its_port(classifier, port):
+def test_the_page_forbids_other_hosts_and_its_port_is_taken_while_it_runs(classifier):
     pytest.importorskip("gradio", reason="pip install 'gradio>=6,<7'")
-    with serve(build_page(classifier), port=port) as url:
+    page, second = build_page(classifier), build_page(classifier)
+    with serve(page) as url:
         with urllib.request.urlopen(url) as response:
             assert "default-src 'self'" in response.headers["content-security-policy"]
         request = urllib.request.Request(url, headers={"Host": "example.com"})
         with pytest.raises(urllib.request.HTTPError, match="400"):
             urllib.request.urlopen(request)
-    check_port(port)
+        port = urllib.parse.urlsplit(url).port
+        for used in (port, 70000):
+            with pytest.raises(OSError, match=f"no free port {used}.*--port"):
+                serve(second, port=used).__enter__()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_in_a_browser_a_dropped_photo_gets_its_class_and_nothing_leaves(classifier, photo, port):
+def test_in_a_browser_a_dropped_photo_gets_its_class_and_nothing_leaves(classifier, photo):
     pytest.importorskip("gradio", reason="pip install 'gradio>=6,<7'")
     share = classifier.predict(photo)[0].classes[0][1]
     bad = photo.with_name("bad.jpg")
     bad.write_text("no photo")
     choose = "#photo input[type=file]"
-    with serve(build_page(classifier), port=port) as url, open_page() as page:
+    with serve(build_page(classifier)) as url, open_page() as page:
         page.call("Page.navigate", url=url)
         page.wait_for(f"!!document.querySelector('{choose}')")
         page.choose_file(choose, photo)
