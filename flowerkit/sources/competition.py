@@ -1,14 +1,10 @@
 """Petals to the Metal on Kaggle: where its files are, and the names of its 104 flowers."""
 
-import logging
 import os
-import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from flowerkit.data.tfrecords import FlowerData, find_shards, find_sizes
-
-_log = logging.getLogger("flowerkit")
 
 SLUG = "tpu-getting-started"
 TWIN_SLUG = "flower-classification-with-tpus"
@@ -19,9 +15,6 @@ WORKING = KAGGLE / "working"
 MOUNTS = tuple(
     KAGGLE / "input" / place / slug for slug in (SLUG, TWIN_SLUG) for place in ("competitions", "")
 )
-# What kagglehub and the kaggle client find in the environment; either will do.
-_TOKENS = (("KAGGLE_API_TOKEN",), ("KAGGLE_USERNAME", "KAGGLE_KEY"))
-
 # In the order of the class ids. Two names end in a blank (87 and 90), as in the competition's own
 # notebooks; the list is compared by a checksum, so it stays.
 # fmt: off
@@ -90,52 +83,13 @@ def download_competition(*, image_size: int | None = 224) -> FlowerData:
     return _find_in(Path(folder), image_size)
 
 
-def has_kaggle_token(environ: MutableMapping[str, str] = os.environ) -> bool:
-    """Whether one of the places where Kaggle's clients look for a token is filled.
-
-    In a Colab notebook its secrets are one more: what they hold for Kaggle is put into `environ`,
-    where those clients look, and is shown nowhere. Nothing else is read.
-
-    >>> has_kaggle_token({"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "secret"})
-    True
-    """
-    if any(all(environ.get(name) for name in names) for names in _TOKENS):
-        return True
-    folder = Path(environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle").expanduser()
-    if any((folder / name).is_file() for name in ("access_token", "kaggle.json")):
-        return True
-    return _take_colab_secrets(environ)
-
-
-def _take_colab_secrets(environ: MutableMapping[str, str]) -> bool:
-    # Outside a notebook Colab's module would wait for an answer that never comes.
-    if "google.colab" not in sys.modules:
-        return False
+def has_kaggle_token() -> bool:
+    """Whether kagglehub finds credentials: in the environment, in ~/.kaggle or in Colab's secrets."""
     try:
-        from google.colab import userdata
+        from kagglehub.config import get_kaggle_credentials
     except ImportError:
         return False
-    taken = False
-    for names in _TOKENS:  # both kinds, for an older kagglehub knows no API token
-        found = {name: _ask_colab(userdata, name) for name in names}
-        if all(found.values()):
-            environ.update(found)
-            taken = True
-    return taken
-
-
-def _ask_colab(userdata, name: str) -> str:
-    """A secret of Colab's; empty if there is none or the notebook may not read it."""
-    try:
-        return (userdata.get(name) or "").strip()
-    except Exception as error:  # each reason has a class of its own
-        if isinstance(error, getattr(userdata, "NotebookAccessError", ())):
-            _log.warning(
-                "Colab's secret %s is closed to this notebook, so it is not used. Switch on its "
-                "notebook access, under the key in the side bar.",
-                name,
-            )
-        return ""
+    return get_kaggle_credentials() is not None
 
 
 def _find_in(folder: Path, image_size: int | None) -> FlowerData:

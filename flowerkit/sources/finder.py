@@ -1,6 +1,5 @@
 """One call for every kind of data: the competition, shards, a folder of photos, or drawn flowers."""
 
-import importlib.util
 import inspect
 import json
 import logging
@@ -95,12 +94,13 @@ def _find_auto(image_size: int | None) -> FlowerData:
     # the competition is mounted, what is missing is an error and not a reason to draw.
     if is_competition_required():
         return competition.find_competition(image_size=image_size, mounts=competition.MOUNTS)
-    if importlib.util.find_spec("kagglehub") and competition.has_kaggle_token():
+    if competition.has_kaggle_token():
         return competition.download_competition(image_size=image_size)
     data = _find_drawn(image_size)
     _log.warning(
         "no competition data here, so these flowers are drawn: %s. Pass the folder of the data, "
-        "or install kagglehub and save a Kaggle token.",
+        "or install kagglehub and save a Kaggle token (on Colab the secret KAGGLE_API_TOKEN, with "
+        "notebook access).",
         data,
     )
     return data

@@ -1,10 +1,9 @@
-"""Where the competition's files are: mounts and a stand-in for kagglehub, never the network."""
+"""Where the competition's files are: mounts and kagglehub without its downloads, never the network."""
 
 import hashlib
-import logging
 import sys
-import types
 
+import kagglehub
 import pytest
 
 from flowerkit.sources.competition import (
@@ -22,19 +21,6 @@ def mount(folder, image_size=224, num_train=12):
         split_folder.mkdir(parents=True)
         (split_folder / f"00-{image_size}x{image_size}-{count}.tfrec").touch()
     return folder
-
-
-@pytest.fixture
-def kagglehub(tmp_path, monkeypatch):
-    """Install a kagglehub whose competition_download has the given body."""
-
-    def install(body):
-        (tmp_path / "kagglehub.py").write_text(f"def competition_download(slug):\n    {body}\n")
-        monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.delitem(sys.modules, "kagglehub", raising=False)
-
-    yield install
-    sys.modules.pop("kagglehub", None)
 
 
 def test_the_names_are_the_competitions_104():
@@ -82,15 +68,18 @@ def test_a_mount_without_the_size_says_which_it_has(tmp_path):
     assert find_competition(image_size=512, mounts=[tmp_path]).image_size == 512
 
 
-def test_a_download_is_found_where_kagglehub_put_it(tmp_path, kagglehub):
+def test_a_download_is_found_where_kagglehub_put_it(tmp_path, monkeypatch):
     mount(tmp_path / "tpu-getting-started")
-    kagglehub(f"return {str(tmp_path)!r} + '/' + slug")
+    monkeypatch.setattr(kagglehub, "competition_download", lambda slug: str(tmp_path / slug))
     data = download_competition()
     assert (data.folder, data.origin) == (tmp_path / "tpu-getting-started", "competition")
 
 
-def test_a_failed_download_names_the_cause_and_the_remedies(kagglehub):
-    kagglehub("raise PermissionError('403 Client Error')")
+def test_a_failed_download_names_the_cause_and_the_remedies(monkeypatch):
+    def fail(slug):
+        raise PermissionError("403 Client Error")
+
+    monkeypatch.setattr(kagglehub, "competition_download", fail)
     with pytest.raises(RuntimeError) as caught:
         download_competition()
     assert "tpu-getting-started (PermissionError: 403 Client Error)" in str(caught.value)
@@ -104,97 +93,19 @@ def test_a_missing_kagglehub_says_how_to_install_it(monkeypatch):
         download_competition()
 
 
-def test_a_token_is_seen_in_each_of_its_places(tmp_path):
-    nowhere = {"KAGGLE_CONFIG_DIR": str(tmp_path)}
-    assert not has_kaggle_token(nowhere)
-    assert not has_kaggle_token(nowhere | {"KAGGLE_USERNAME": "someone"})
-    assert has_kaggle_token(nowhere | {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "k"})
-    assert has_kaggle_token(nowhere | {"KAGGLE_API_TOKEN": "t"})
-    for name in ("access_token", "kaggle.json"):
-        (tmp_path / name).touch()
-        assert has_kaggle_token(nowhere)
-        (tmp_path / name).unlink()
-
-
-class NotebookAccessError(Exception):
-    pass
-
-
-class SecretNotFoundError(Exception):
-    pass
-
-
-@pytest.fixture
-def colab(monkeypatch, tmp_path):
-    """A Colab notebook with these secrets; an error in the place of a value is raised."""
-
-    def enter(**secrets):
-        def get(name):
-            found = secrets.get(name, SecretNotFoundError(f"Secret {name} does not exist."))
-            if isinstance(found, Exception):
-                raise found
-            return found
-
-        userdata = types.SimpleNamespace(
-            get=get,
-            NotebookAccessError=NotebookAccessError,
-            SecretNotFoundError=SecretNotFoundError,
-        )
-        module = types.ModuleType("google.colab")
-        module.userdata = userdata
-        monkeypatch.setitem(sys.modules, "google.colab", module)
-        return {"KAGGLE_CONFIG_DIR": str(tmp_path)}
-
-    return enter
-
-
-@pytest.mark.parametrize(
-    "secrets",
-    [
-        {"KAGGLE_API_TOKEN": "tok-en"},
-        {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "k-ey"},
-        {"KAGGLE_API_TOKEN": "tok-en", "KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "k-ey"},
-    ],
-)
-def test_a_token_in_colabs_secrets_goes_into_the_environment_and_is_not_shown(
-    colab, secrets, capsys, caplog
-):
-    environ = colab(**{name: f" {value}\n" for name, value in secrets.items()})
-    before = dict(environ)
-    with caplog.at_level(logging.DEBUG):
-        assert has_kaggle_token(environ)
-    assert environ == before | secrets
-    assert (capsys.readouterr(), caplog.messages) == (("", ""), [])
-
-
-@pytest.mark.parametrize(
-    "secrets",
-    [
-        {},
-        {"KAGGLE_API_TOKEN": ""},
-        {"KAGGLE_API_TOKEN": None},
-        {"KAGGLE_USERNAME": "someone"},
-        {"KAGGLE_API_TOKEN": TimeoutError("no browser")},
-    ],
-)
-def test_colab_without_a_whole_token_changes_nothing(colab, secrets, caplog):
-    environ = colab(**secrets)
-    before = dict(environ)
-    assert not has_kaggle_token(environ)
-    assert environ == before
-    assert caplog.messages == []
-
-
-def test_a_secret_that_colab_keeps_from_the_notebook_is_told_with_the_remedy(colab, caplog):
-    environ = colab(KAGGLE_API_TOKEN=NotebookAccessError("no access"))
-    assert not has_kaggle_token(environ)
-    assert caplog.messages == [
-        "Colab's secret KAGGLE_API_TOKEN is closed to this notebook, so it is not used. Switch on its "
-        "notebook access, under the key in the side bar."
-    ]
-
-
-def test_colab_is_not_asked_where_a_token_is_known(colab):
-    environ = colab(KAGGLE_API_TOKEN="other")
-    assert has_kaggle_token(environ | {"KAGGLE_API_TOKEN": "mine"})
-    assert "KAGGLE_API_TOKEN" not in environ
+def test_a_token_is_seen_where_kagglehub_looks_for_it(tmp_path, monkeypatch):
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    assert not has_kaggle_token()
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    assert not has_kaggle_token()
+    monkeypatch.setenv("KAGGLE_KEY", "k")
+    assert has_kaggle_token()
+    monkeypatch.delenv("KAGGLE_KEY")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "t")
+    assert has_kaggle_token()
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    monkeypatch.setitem(sys.modules, "kagglehub.config", None)
+    assert not has_kaggle_token()

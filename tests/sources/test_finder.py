@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import kagglehub
 import pytest
 from PIL import Image
 
@@ -18,14 +19,14 @@ from flowerkit.sources.synthetic import draw_photos
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path, monkeypatch):
-    """A machine without mounts, kagglehub or a token, with a cache of its own, drawing little."""
+    """A machine without mounts or a token, with a cache of its own, drawing little."""
     for name in ("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "no-kaggle"))
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("FLOWERKIT_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(competition, "MOUNTS", (tmp_path / "mount",))
-    monkeypatch.delitem(sys.modules, "kagglehub", raising=False)
     monkeypatch.setattr(sources, "DRAWN_CLASSES", 3)
     monkeypatch.setattr(sources, "DRAWN_SIZE_PX", 16)
     monkeypatch.setattr(sources, "DRAWN_COUNTS", {"num_train": 6, "num_val": 3, "num_test": 3})
@@ -38,11 +39,6 @@ def write_folder(folder, image_size=32):
     shard.parent.mkdir(parents=True)
     shard.touch()
     return folder
-
-
-def install_kagglehub(folder, monkeypatch, body):
-    (folder / "kagglehub.py").write_text(f"def competition_download(slug):\n    {body}\n")
-    monkeypatch.syspath_prepend(folder)
 
 
 def test_auto_takes_the_mounted_competition(machine):
@@ -97,14 +93,17 @@ def test_drawing_that_fails_leaves_no_half_cache(machine, monkeypatch):
 
 def test_auto_downloads_with_kagglehub_and_a_token(machine, monkeypatch):
     write_folder(machine / "hub", image_size=224)
-    install_kagglehub(machine, monkeypatch, f"return {str(machine / 'hub')!r}")
+    monkeypatch.setattr(kagglehub, "competition_download", lambda slug: str(machine / "hub"))
     assert find_data().origin == "drawn"
     monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
     assert find_data().folder == machine / "hub"
 
 
 def test_a_failed_download_is_not_replaced_by_drawn_flowers(machine, monkeypatch):
-    install_kagglehub(machine, monkeypatch, "raise OSError('no internet')")
+    def fail(slug):
+        raise OSError("no internet")
+
+    monkeypatch.setattr(kagglehub, "competition_download", fail)
     monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
     with pytest.raises(RuntimeError, match=r"\(OSError: no internet\)"):
         find_data()
