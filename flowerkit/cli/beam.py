@@ -45,6 +45,6 @@ def run_convert_beam(
     for line in conversion.summary():
         echo(line)
     echo(
-        f"wrote {data.folder}, see conversion.md there; next: flowerkit train --data {data.folder}"
+        f"wrote {data.folder}, see conversion.json there; next: flowerkit train --data {data.folder}"
     )
     return 0

@@ -6,7 +6,7 @@ depends on the seed and its id as long as its class has as many photos, so a new
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -23,16 +23,15 @@ from flowerkit.text import pluralize
 class SplitAssignment:
     """The photos that go into the shards and their splits, row by row.
 
-    `duplicates` are groups of photos with the same picture, `near_duplicates` groups that look the
-    same; `left_out` has the reason by path, `notes` are for a person to read.
+    `near_duplicates` are groups of paths whose pictures are or look the same; `left_out` has the reason
+    by path, `notes` are for a person to read.
     """
 
     photos: list[Photo]
     splits: list[str]
     class_names: tuple[str, ...]
     seed: int
-    duplicates: list[list[Photo]]
-    near_duplicates: list[list[Photo]]
+    near_duplicates: list[list[str]]
     left_out: dict[str, str]
     notes: list[str]
 
@@ -63,7 +62,6 @@ def assign_photos(
     listing: Listing,
     known: Mapping[str, ReadPhoto],
     unreadable: Mapping[str, str],
-    *,
     val_fraction: float,
     test_fraction: float,
     seed: int,
@@ -73,72 +71,67 @@ def assign_photos(
     Raises ValueError if fewer than two classes are left.
     """
     photos = [photo for photo in listing.photos if photo.path in known]
-    groups, refused = resolve_duplicates(
-        [known[photo.path].digest for photo in photos],
-        [photo.class_name for photo in photos],
-        [photo.split for photo in photos],
-    )
+    refused = resolve_duplicates([known[photo.path].digest for photo in photos], photos)
     left_out = {normalize_name(photos[row].path): reason for row, reason in refused.items()}
-    duplicates = [[photos[row] for row in rows] for rows in groups]
     photos = [photo for row, photo in enumerate(photos) if row not in refused]
     names = tuple(sorted({photo.class_name for photo in photos} - {None}))
     if len(names) < 2:
-        first = next(
-            f"{path}: {reason}" for path, reason in [*unreadable.items(), *left_out.items()]
-        )
+        path, reason = next(iter((dict(unreadable) | left_out).items()))
         raise ValueError(
             f"photos of {len(names)} class{'es' * (len(names) != 1)} are left, and a classifier needs "
-            f"two. {len(unreadable):,} are unreadable, {len(left_out):,} left out; the first: {first}"
+            f"two. {len(unreadable):,} are unreadable, {len(left_out):,} left out; the first: {path}: "
+            f"{reason}"
         )
     groups = _find_near_duplicates([known[photo.path] for photo in photos])
-    splits = assign_splits(
-        [photo.id for photo in photos],
-        [photo.class_name for photo in photos],
-        [photo.split for photo in photos],
-        groups,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
-    )
-    near = [[photos[row] for row in rows] for rows in groups]
-    notes = _note_groups(near, [{splits[row] for row in rows} for rows in groups])
+    splits = assign_splits(photos, groups, val_fraction, test_fraction, seed)
+    near = [[normalize_name(photos[row].path) for row in rows] for rows in groups]
+    notes = []
     if lost := sorted(set(listing.class_names) - set(names)):
-        notes.insert(0, f"no readable photo is left of {', '.join(lost)}")
-    notes += _note_missing(photos, splits, names)
-    return SplitAssignment(photos, splits, names, seed, duplicates, near, left_out, notes)
+        notes.append(f"no readable photo is left of {', '.join(lost)}")
+    in_classes = [len({photos[row].class_name for row in rows}) for rows in groups]
+    if crossing := [paths for paths, num in zip(near, in_classes, strict=True) if num > 1]:
+        notes.append(
+            f"{pluralize(len(crossing), 'group')} of photos that look the same in two classes, such as "
+            f"{' and '.join(crossing[0][:2])}: keep each in the class that it shows"
+        )
+    if torn := sum(len({splits[row] for row in rows}) > 1 for rows in groups):
+        notes.append(
+            f"{pluralize(torn, 'group')} of photos that look the same in two of the splits you gave"
+        )
+    counts = Counter(zip(splits, (photo.class_name for photo in photos), strict=True))
+    for split in SPLITS:
+        missing = [name for name in names if not counts[split, name]]
+        if missing and not counts[split, None]:
+            some = join_some(missing) if len(missing) < len(names) else "any class"
+            notes.append(f"no photo in {split} of {some}")
+    return SplitAssignment(photos, splits, names, seed, near, left_out, notes)
 
 
 # Duplicates ---------------------------------------------------------------------------------------
 
 
-def resolve_duplicates(
-    digests: Sequence[Hashable], labels: Sequence[str | None], splits: Sequence[str | None]
-) -> tuple[list[list[int]], dict[int, str]]:
-    """Groups of rows that are the same picture, and the rows to leave out with the reason.
+def resolve_duplicates(digests: Sequence[str], photos: Sequence[Photo]) -> dict[int, str]:
+    """The rows of photos with equal digests that are left out, with the reason.
 
     If a picture is in two classes, all its copies are left out: either label may be wrong. If it is
     given to a split, only the copies there stay; if to two, those in the later one, because what
-    measures must not train. A label None agrees with all.
-
-    >>> resolve_duplicates("aab", ["daisy", "rose", "rose"], [None] * 3)
-    ([[0, 1]], {0: "the same picture is in 'daisy' and 'rose'; keep it in one",
-                1: "the same picture is in 'daisy' and 'rose'; keep it in one"})
+    measures must not train. A copy without a label agrees with all.
     """
-    rows_of = defaultdict(list)
-    for row, digest in enumerate(digests):
-        rows_of[digest].append(row)
-    groups = [rows for rows in rows_of.values() if len(rows) > 1]
+    copies_of = defaultdict(dict)
+    for row, (digest, photo) in enumerate(zip(digests, photos, strict=True)):
+        copies_of[digest][row] = photo
     left_out = {}
-    for rows in groups:
-        classes = sorted({labels[row] for row in rows} - {None})
-        last = max({splits[row] for row in rows} - {None}, key=SPLITS.index, default=None)
-        for row in rows:
+    for copies in copies_of.values():
+        classes = sorted({photo.class_name for photo in copies.values()} - {None})
+        given = {photo.split for photo in copies.values()} - {None}
+        last = max(given, key=SPLITS.index, default=None)
+        names = " and ".join(map(repr, classes))
+        for row, photo in copies.items():
             if len(classes) > 1:
-                names = " and ".join(map(repr, classes))
                 left_out[row] = f"the same picture is in {names}; keep it in one"
-            elif last and splits[row] != last:
+            elif photo.split != last:
                 left_out[row] = f"the same picture is given to {last}"
-    return groups, left_out
+    return left_out
 
 
 def _find_near_duplicates(known: list[ReadPhoto]) -> list[list[int]]:
@@ -151,80 +144,45 @@ def _find_near_duplicates(known: list[ReadPhoto]) -> list[list[int]]:
     return group_rows(np.concatenate([pairs, same]))
 
 
-def _note_groups(groups: list[list[Photo]], splits: list[set[str]]) -> list[str]:
-    notes = []
-    crossing = [group for group in groups if len({photo.class_name for photo in group}) > 1]
-    if crossing:
-        shown = " and ".join(normalize_name(photo.path) for photo in crossing[0][:2])
-        notes.append(
-            f"{pluralize(len(crossing), 'group')} of photos that look the same in two classes, such as "
-            f"{shown}: keep each in the class that it shows"
-        )
-    if torn := sum(len(of) > 1 for of in splits):
-        notes.append(
-            f"{pluralize(torn, 'group')} of photos that look the same in two of the splits you gave"
-        )
-    return notes
-
-
-def _note_missing(photos: list[Photo], splits: list[str], names: tuple[str, ...]) -> list[str]:
-    notes = []
-    counts = Counter(zip(splits, (photo.class_name for photo in photos), strict=True))
-    for split in SPLITS:
-        missing = [name for name in names if not counts[split, name]]
-        if missing and len(missing) < len(names):
-            notes.append(f"no photo in {split} of {join_some(missing)}")
-        elif missing and not (split == "test" and counts[split, None]):
-            notes.append(f"there are no {split} photos")
-    return notes
-
-
 # Splits -------------------------------------------------------------------------------------------
 
 
 def shuffle_key(seed: int, id: str) -> bytes:
-    """A key to sort by, for an order that looks random and is the same everywhere.
-
-    >>> sorted(["a", "b", "c", "d"], key=lambda id: shuffle_key(0, id))
-    ['d', 'a', 'c', 'b']
-    """
+    """A key to sort by, for an order that looks random and is the same everywhere."""
     return sha256(f"{seed}:{id}".encode()).digest()
 
 
 def assign_splits(
-    ids: Sequence[str],
-    labels: Sequence[str | None],
-    given: Sequence[str | None],
+    photos: Sequence[Photo],
     groups: Sequence[Sequence[int]],
-    *,
     val_fraction: float,
     test_fraction: float,
     seed: int,
 ) -> list[str]:
-    """The split of each row: "train", "val" or "test".
+    """The split of each photo: "train", "val" or "test".
 
-    A `given` split stays; where val is given none is drawn, and where any is given no test is. The
-    rows of a group (duplicates) go to one split, that of a given one among them; a group too large
-    for what val or test still lack goes to train. Of each class val and test get their rounded share,
-    at least one photo of two (val) or three (test); train keeps one.
+    A given split stays; where val is given none is drawn, and where any is given no test is. The rows
+    of a group (duplicates) go to one split, that of a given one among them; a group too large for what
+    val or test still lack goes to train. Of each class val and test get their rounded share, at least
+    one photo of two (val) or three (test); train keeps one.
     """
-    fractions = {"val": val_fraction, "test": test_fraction}
-    for split in set(given) - {None}:
-        fractions[split] = fractions["test"] = 0
+    splits = [photo.split for photo in photos]
+    if given := set(splits) - {None}:
+        test_fraction = 0
+        val_fraction = 0 if "val" in given else val_fraction
     grouped = {row for rows in groups for row in rows}
-    units = [*groups, *([row] for row in range(len(ids)) if row not in grouped)]
-    splits, free = list(given), []
-    for rows in units:
-        if chosen := next((given[row] for row in rows if given[row]), None):
+    free = []
+    for rows in [*groups, *([row] for row in range(len(photos)) if row not in grouped)]:
+        if chosen := next((splits[row] for row in rows if splits[row]), None):
             for row in rows:
                 splits[row] = splits[row] or chosen
         else:
             free.append(rows)
-    counts = Counter(labels[row] for rows in free for row in rows)
-    places = _count_places(counts, fractions["val"], fractions["test"])
-    free.sort(key=lambda rows: shuffle_key(seed, min(ids[row] for row in rows)))
+    counts = Counter(photos[row].class_name for rows in free for row in rows)
+    places = _count_places(counts, val_fraction, test_fraction)
+    free.sort(key=lambda rows: shuffle_key(seed, min(photos[row].id for row in rows)))
     for rows in free:
-        needed = Counter(labels[row] for row in rows)
+        needed = Counter(photos[row].class_name for row in rows)
         split = next((name for name, left in places.items() if needed <= left), "train")
         if split != "train":
             places[split] -= needed

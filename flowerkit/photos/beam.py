@@ -16,14 +16,15 @@ from pathlib import Path
 
 from flowerkit.data.tfrecords import SPLITS, FlowerData, Record, choose_shard_size, write_shards
 from flowerkit.files import replacing
+from flowerkit.photos.assignment import assign_photos
 from flowerkit.photos.cache import read_or_explain
-from flowerkit.photos.conversion import Request, assign, claim_folder, show_folder, write_beside
+from flowerkit.photos.conversion import Request, claim_folder, show_folder, write_beside
 from flowerkit.photos.listing import Listing, Photo, list_photos, normalize_name
 from flowerkit.photos.reader import ReadPhoto
 from flowerkit.photos.report import Conversion
 
 # Beam's own choice may fetch another runner from the network; this one is in the package.
-LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+_LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 _ASSIGNED = "assigned.pickle"
 
@@ -51,7 +52,13 @@ def convert_with_beam(
     """
     source, out = Path(photos).expanduser().resolve(), Path(out).expanduser().resolve()
     request = Request(source, out, image_size, resize, val_fraction, test_fraction, seed)
-    beam = _import_beam()
+    try:
+        import apache_beam as beam
+    except ImportError as error:
+        raise RuntimeError(
+            f'this needs Apache Beam ({error}). Install the extra, pip install -e ".[beam]", or convert '
+            "on one machine with `flowerkit convert`."
+        ) from error
     listing = list_photos(source, labels_csv)
     claim_folder(request)
     # What a failed pipeline wrote was assigned by the photos of that time.
@@ -59,10 +66,10 @@ def convert_with_beam(
     request.unfinished.mkdir()
     options = list(beam_options)
     if not any(option.split("=")[0] == "--runner" for option in options):
-        options.append(f"--runner={LOCAL_RUNNER}")
+        options.append(f"--runner={_LOCAL_RUNNER}")
     start = time.monotonic()
     pipeline = beam.Pipeline(options=beam.options.pipeline_options.PipelineOptions(options))
-    _build(pipeline, request, listing)
+    _build(beam, pipeline, request, listing)
     state = pipeline.run().wait_until_finish()
     assigned = request.unfinished / _ASSIGNED
     if state != "DONE" or not assigned.is_file():
@@ -76,20 +83,8 @@ def convert_with_beam(
     return show_folder(request, assignment.class_names), conversion
 
 
-def _import_beam():
-    try:
-        import apache_beam
-    except ImportError as error:
-        raise RuntimeError(
-            f'this needs Apache Beam ({error}). Install the extra, pip install -e ".[beam]", or convert '
-            "on one machine with `flowerkit convert`."
-        ) from error
-    return apache_beam
-
-
-def _build(pipeline, request: Request, listing: Listing) -> None:
+def _build(beam, pipeline, request: Request, listing: Listing) -> None:
     """Read; assign in one place; bring the pictures of each shard together; write."""
-    beam = _import_beam()
     read = (
         pipeline
         | "list" >> beam.Create(list(listing.photos))
@@ -103,7 +98,7 @@ def _build(pipeline, request: Request, listing: Listing) -> None:
         | "assign" >> beam.FlatMap(_assign, request, listing)
     )
     (
-        {"jpeg": read | "pictures" >> beam.FlatMapTuple(_take_jpeg), "place": places}
+        {"read": read, "place": places}
         | "join" >> beam.CoGroupByKey()
         | "records" >> beam.FlatMapTuple(_make_record)
         | "shards" >> beam.GroupByKey()
@@ -120,11 +115,6 @@ def _drop_jpeg(id: str, read: ReadPhoto | str) -> tuple[str, ReadPhoto | str]:
     return id, read if isinstance(read, str) else replace(read, jpeg=b"")
 
 
-def _take_jpeg(id: str, read: ReadPhoto | str) -> Iterator[tuple[str, bytes]]:
-    if not isinstance(read, str):
-        yield id, read.jpeg
-
-
 def _assign(
     read: list[tuple[str, ReadPhoto | str]], request: Request, listing: Listing
 ) -> Iterator[tuple[str, tuple]]:
@@ -135,7 +125,7 @@ def _assign(
             unreadable[normalize_name(photo.path)] = result
         else:
             known[photo.path] = result
-    assignment = assign(request, listing, known, unreadable)
+    assignment = assign_photos(listing, known, unreadable, *request.fractions, request.seed)
     with replacing(request.unfinished / _ASSIGNED) as temporary:
         temporary.write_bytes(pickle.dumps((known, unreadable, assignment)))
     for split in SPLITS:
@@ -146,10 +136,10 @@ def _assign(
 
 
 def _make_record(id: str, joined: dict) -> Iterator[tuple[tuple[str, int], tuple[int, Record]]]:
-    """A picture with its place, unless it was left out."""
+    """A picture with its place, unless it has none."""
     for split, shard, rank, label in joined["place"]:
-        (jpeg,) = joined["jpeg"]
-        yield (split, shard), (rank, Record(image=jpeg, id=id, label=label))
+        (read,) = joined["read"]
+        yield (split, shard), (rank, Record(image=read.jpeg, id=id, label=label))
 
 
 def _write_shard(element: tuple[tuple[str, int], Iterable], request: Request) -> None:

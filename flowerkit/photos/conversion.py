@@ -4,13 +4,16 @@ OUT shows the shards when all is done; until then OUT/.converting holds what was
 continues there.
 """
 
+import csv
+import io
 import json
 import logging
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,12 +26,12 @@ from flowerkit.data.tfrecords import (
     find_shards,
     write_shards,
 )
-from flowerkit.files import write_json
+from flowerkit.files import write_json, write_text
 from flowerkit.photos.assignment import SplitAssignment, assign_photos, check_fractions
 from flowerkit.photos.cache import PhotoCache, lock
-from flowerkit.photos.listing import HEIC_SUFFIXES, Listing, list_photos, normalize_name
+from flowerkit.photos.listing import Listing, list_photos, normalize_name
 from flowerkit.photos.reader import JPEG_QUALITY, ReadPhoto, can_read_heic, check_size
-from flowerkit.photos.report import Conversion, load_conversion, write_report
+from flowerkit.photos.report import Conversion, load_conversion
 from flowerkit.submission import write_submission
 from flowerkit.text import pluralize
 
@@ -62,6 +65,11 @@ class Request:
         check_fractions(self.val_fraction, self.test_fraction)
 
     @property
+    def fractions(self) -> tuple[float, float]:
+        """Of val and test."""
+        return self.val_fraction, self.test_fraction
+
+    @property
     def unfinished(self) -> Path:
         """Where the shards are until the folder is complete."""
         return self.out / UNFINISHED
@@ -92,7 +100,7 @@ def convert_photos(
     `labels_csv` names the classes, see `list_photos`; `workers` are processes, by default one a core.
     `progress(title, done, total)` is called for each photo. `out` gets the shards, classes.json,
     sample_submission.csv, test_labels.csv (the test shards hold no labels, as in the competition), and
-    the report as conversion.md, conversion.json and photos.csv.
+    the report as conversion.json (see `Conversion`) and photos.csv.
 
     Raises what `list_photos` raises; FileExistsError if `out` is in use, unless an interrupted
     conversion left it: then it continues; ValueError for fractions, a resize method or a size that make
@@ -100,17 +108,22 @@ def convert_photos(
     """
     source, out = Path(photos).expanduser(), Path(out).expanduser()
     request = Request(source, out, image_size, resize, val_fraction, test_fraction, seed)
+    return _convert(request, list_photos(source, labels_csv), workers, progress)
+
+
+def _convert(
+    request: Request, listing: Listing, workers: int | None, progress: Progress | None
+) -> tuple[FlowerData, Conversion]:
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be 1 or more, or None for one a core.")
     progress = progress or (lambda title, done, total: None)
-    listing = list_photos(source, labels_csv)
     claim_folder(request)
     with lock(request.unfinished):
         start = time.monotonic()
-        cache = PhotoCache(request.unfinished, source, image_size, resize)
+        cache = PhotoCache(request.unfinished, request.source, request.image_size, request.resize)
         known, unreadable = cache.read(listing.photos, workers or num_cores(), progress)
         seconds = time.monotonic() - start
-        assignment = assign(request, listing, known, unreadable)
+        assignment = assign_photos(listing, known, unreadable, *request.fractions, request.seed)
         # What an interrupted run wrote was assigned by the photos of that time.
         shutil.rmtree(request.unfinished / request.shards, ignore_errors=True)
         for split in SPLITS:
@@ -153,8 +166,6 @@ def claim_folder(request: Request) -> None:
             f"{out} is inside the photos ({source}), and the next conversion would take it for a class. "
             "Convert into a folder beside them."
         )
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file. Pass a folder that is new or empty.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         held = sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".")
@@ -176,23 +187,6 @@ def claim_folder(request: Request) -> None:
     )
 
 
-def assign(
-    request: Request,
-    listing: Listing,
-    known: Mapping[str, ReadPhoto],
-    unreadable: Mapping[str, str],
-) -> SplitAssignment:
-    """`assign_photos` with the fractions and the seed of the request."""
-    return assign_photos(
-        listing,
-        known,
-        unreadable,
-        val_fraction=request.val_fraction,
-        test_fraction=request.test_fraction,
-        seed=request.seed,
-    )
-
-
 def write_beside(
     request: Request,
     listing: Listing,
@@ -202,26 +196,7 @@ def write_beside(
     seconds: float,
 ) -> Conversion:
     """Write the files beside the shards: class names, csv files of the test split, the report."""
-    out, names = request.out, assignment.class_names
-    counts = {name: {} for name in names}
-    unlabelled, enlarged, rows = 0, 0, []
-    for photo, split in zip(assignment.photos, assignment.splits, strict=True):
-        read, name = known[photo.path], photo.class_name
-        if name is None:
-            unlabelled += 1
-        else:
-            counts[name][split] = counts[name].get(split, 0) + 1
-        # A photo that is padded is as large as its longer side, another as its shorter.
-        side = (max if request.resize == "pad" else min)(read.width, read.height)
-        enlarged += side < request.image_size
-        row = [photo.id, normalize_name(photo.path), name or "", split, read.width, read.height]
-        rows.append([*row, "; ".join(read.notes)])
-    notes = [*listing.notes, *assignment.notes]
-    if enlarged:
-        notes.append(
-            f"{pluralize(enlarged, 'photo')} smaller than {request.image_size} px, and so enlarged; "
-            f"a smaller --image-size (image_size=) avoids that"
-        )
+    out, names, photos = request.out, assignment.class_names, assignment.photos
     tests = [photo for photo, _ in assignment.shuffled("test")]
     labelled = [photo for photo in tests if photo.class_name is not None]
     write_json(out / "classes.json", list(names))
@@ -230,6 +205,19 @@ def write_beside(
     if labelled:
         labels = [names.index(photo.class_name) for photo in labelled]
         write_submission(out / TEST_LABELS, [photo.id for photo in labelled], labels)
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")
+    writer.writerow(["id", "path", "class", "split", "width", "height", "notes"])
+    for photo, split in zip(photos, assignment.splits, strict=True):
+        read, path = known[photo.path], normalize_name(photo.path)
+        row = [photo.id, path, photo.class_name or "", split, read.width, read.height]
+        writer.writerow([*row, "; ".join(read.notes)])
+    write_text(out / "photos.csv", rows.getvalue())
+    # A photo that is padded is as large as its longer side, another as its shorter.
+    measure = max if request.resize == "pad" else min
+    num = sum(measure(read.width, read.height) < request.image_size for read in known.values())
+    note = f"{pluralize(num, 'photo')} enlarged; a smaller --image-size (image_size=) avoids that"
+    counts = Counter(zip((photo.class_name for photo in photos), assignment.splits, strict=True))
     conversion = Conversion(
         source=normalize_name(str(request.source.resolve())),
         image_size=request.image_size,
@@ -239,21 +227,16 @@ def write_beside(
         seed=request.seed,
         jpeg_quality=JPEG_QUALITY,
         class_names=names,
-        counts=counts,
-        num_unlabelled=unlabelled,
+        counts={name: {split: counts[name, split] for split in SPLITS} for name in names},
+        num_unlabelled=counts[None, "test"],
         unreadable=dict(unreadable),
         left_out=listing.left_out | assignment.left_out,
-        duplicates=_name_groups(assignment.duplicates),
-        near_duplicates=_name_groups(assignment.near_duplicates),
-        notes=notes,
+        near_duplicates=assignment.near_duplicates,
+        notes=[*listing.notes, *assignment.notes, *([note] if num else [])],
         seconds=round(seconds, 3),
     )
-    write_report(out, conversion, rows)
+    conversion.save(out)
     return conversion
-
-
-def _name_groups(groups: list[list]) -> list[list[str]]:
-    return [[normalize_name(photo.path) for photo in group] for group in groups]
 
 
 def show_folder(request: Request, class_names: tuple[str, ...]) -> FlowerData:
@@ -288,63 +271,38 @@ def load_photos(
     The cache is used as long as the photos' paths, sizes and times of change, their labels and the
     arguments are the same. What is unreadable or left out is logged. Raises as `convert_photos`.
     """
-    out = Path()
-    request = Request(
-        Path(folder).expanduser(), out, image_size, resize, val_fraction, test_fraction, seed
-    )
-    listing = list_photos(folder, labels_csv)
-    out = cache_folder() / f"{_PREFIX}{_make_key(request, listing)}"
-    if not (out / UNFINISHED).exists() and (conversion := load_conversion(out)):
+    source = Path(folder).expanduser()
+    options = (image_size, resize, val_fraction, test_fraction, seed)
+    listing = list_photos(source, labels_csv)
+    out = cache_folder() / f"{_PREFIX}{_make_key(source, listing, options)}"
+    request = Request(source, out, *options)
+    if not request.unfinished.exists() and (conversion := load_conversion(out)):
         _log.info(f"the photos of {folder} were converted before, into {out}")
         names = conversion.class_names
         return find_shards(out, image_size=image_size, class_names=names, origin="folder")
     _log.info(f"converting {len(listing.photos):,} photos of {folder} into {out}")
-    data, conversion = convert_photos(
-        folder,
-        out,
-        image_size=image_size,
-        resize=resize,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
-        labels_csv=labels_csv,
-        workers=workers,
-        progress=progress,
-    )
-    for line in [*conversion.summary(), f"more is in {out / 'conversion.md'}"]:
+    data, conversion = _convert(request, listing, workers, progress)
+    for line in [*conversion.summary(), f"details are in {out / 'conversion.json'}"]:
         _log.info(line)
     return data
 
 
-def _make_key(request: Request, listing: Listing) -> str:
-    has_heic = any(photo.path.lower().endswith(HEIC_SUFFIXES) for photo in listing.photos)
-    parts = [
-        [*asdict(request).values()],
-        str(request.source.resolve()),
-        JPEG_QUALITY,
-        has_heic and can_read_heic(),
-        [asdict(photo) for photo in listing.photos],
-    ]
-    return sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+def _make_key(source: Path, listing: Listing, options: tuple) -> str:
+    photos = [list(vars(photo).values()) for photo in listing.photos]
+    parts = [str(source.resolve()), options, JPEG_QUALITY, can_read_heic(), photos]
+    return sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def find_converted() -> dict[Path, int]:
-    """The folders of converted photos in the cache, complete or not, with their bytes.
-
-    Without those that a process is converting into.
-    """
-    return {
-        folder: sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
-        for folder in sorted(cache_folder().glob(f"{_PREFIX}*/"))
-        if not _is_in_use(folder / UNFINISHED)
-    }
-
-
-def _is_in_use(unfinished: Path) -> bool:
-    if unfinished.is_dir():
+    """The folders of converted photos in the cache, with their bytes, but those being converted."""
+    found = {}
+    for folder in sorted(cache_folder().glob(f"{_PREFIX}*/")):
         try:
-            with lock(unfinished):
+            with lock(folder / UNFINISHED):
                 pass
         except FileExistsError:
-            return True
-    return False
+            continue
+        except FileNotFoundError:
+            pass  # complete: there is nothing to lock
+        found[folder] = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+    return found

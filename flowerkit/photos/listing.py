@@ -6,6 +6,7 @@ in Unicode's composed form (NFC), because a Mac writes Korean syllables in piece
 """
 
 import csv
+import itertools
 import os
 import unicodedata
 from collections import Counter
@@ -22,7 +23,6 @@ SUFFIXES = (
     *HEIC_SUFFIXES,
 )
 
-_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 _SYSTEM_FOLDERS = ("__macosx", "@eadir")
 _SPLITS = {
@@ -37,7 +37,6 @@ _NAME_COLUMNS = (
 )
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "species", "target")
 _SPLIT_COLUMNS = ("split", "set", "subset")
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def list_photos(folder: str | os.PathLike, labels_csv: str | os.PathLike | None 
     occurs once, with or without its suffix. A photo without a row, or whose rows disagree, is left out.
 
     Raises FileNotFoundError or NotADirectoryError if there is no such folder or csv; ValueError if
-    the folder is an archive or holds shards, if there are no photos, fewer than two classes, or
+    the folder holds shards, if there are no photos, fewer than two classes, or
     classes whose names differ in case or blanks only, and where the csv cannot be understood.
     """
     folder = Path(folder).expanduser()
@@ -103,8 +102,6 @@ def list_photos(folder: str | os.PathLike, labels_csv: str | os.PathLike | None 
     else:
         photos = _label_by_folder(folder, files, walk)
     names = _find_classes(folder, photos, walk)
-    if not labels_csv:
-        _note_empty_folders(folder, names, walk)
     if walk.others:
         walk.notes.append(f"files that are no photos, passed over: {_format_counts(walk.others)}")
     notes = tuple(map(normalize_name, walk.notes))
@@ -113,26 +110,16 @@ def list_photos(folder: str | os.PathLike, labels_csv: str | os.PathLike | None 
 
 
 def holds_photos(folder: str | os.PathLike) -> bool:
-    """Whether a sub folder of `folder`, at any depth, holds a photo, and `folder` holds no shards."""
-    folder = Path(folder)
-    if not folder.is_dir() or find_sizes(folder):
-        return False
-    return any("/" in photo.path for photo in _find_photos(folder, _Walk()))
+    """Whether a sub folder of `folder`, at any depth, holds a photo."""
+    return any("/" in photo.path for photo in _find_photos(Path(folder), _Walk()))
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.is_file() and folder.suffix.lower() in _ARCHIVES:
-        raise ValueError(
-            f"{folder} is an archive. Unpack it (python -m zipfile -e, or tar -xf), and pass the folder."
-        )
+    remedy = "Pass the folder that holds the class folders (unpack an archive first)."
     if not folder.exists():
-        raise FileNotFoundError(
-            f"no folder {folder}. Pass the folder that holds the class folders."
-        )
+        raise FileNotFoundError(f"no folder {folder}. {remedy}")
     if not folder.is_dir():
-        raise NotADirectoryError(
-            f"{folder} is a file. Pass the folder that holds the class folders."
-        )
+        raise NotADirectoryError(f"{folder} is a file. {remedy}")
     if sizes := find_sizes(folder):
         raise ValueError(
             f"{folder} holds shards (tfrecords-jpeg-{sizes[0]}x{sizes[0]}/), not photos. "
@@ -141,11 +128,10 @@ def _check_folder(folder: Path) -> None:
 
 
 def _format_counts(counts: Counter) -> str:
-    shown = [f"{count:,} {suffix}" for suffix, count in counts.most_common(_SHOWN)]
-    return ", ".join(shown) + (", ..." if len(counts) > _SHOWN else "")
+    return join_some([f"{count:,} {suffix}" for suffix, count in counts.most_common()])
 
 
-def join_some(items: Sequence[str], num: int = _SHOWN, mark: str = ", ") -> str:
+def join_some(items: Sequence[str], num: int = 5, mark: str = ", ") -> str:
     """The first `num` items, and how many more there are.
 
     >>> join_some(["a", "b"]), join_some("abcdefg")
@@ -236,13 +222,6 @@ def _find_split_folders(files: list[Photo]) -> dict[str, str]:
     if None in splits.values() or "train" not in {splits[top] for top in deep}:
         return {}
     return splits
-
-
-def _note_empty_folders(folder: Path, names: tuple[str, ...], walk: _Walk) -> None:
-    folders = sorted(normalize_name(entry.name) for entry in folder.iterdir() if entry.is_dir())
-    known = {*names, *_SYSTEM_FOLDERS, *_SPLITS}
-    if empty := [name for name in folders if name[0] != "." and not {name, name.lower()} & known]:
-        walk.notes.append(f"folders without photos of a class: {join_some(empty)}")
 
 
 # Classes by csv -----------------------------------------------------------------------------------
@@ -376,20 +355,14 @@ def _find_classes(folder: Path, photos: list[Photo], walk: _Walk) -> tuple[str, 
 
 
 def _set_ids(photos: list[Photo]) -> Iterator[Photo]:
+    """The photos with ids: their paths, composed, without what a csv cannot hold, none twice."""
+    forbidden = dict.fromkeys(map(ord, ',"\r\n\t'), "_")
     used = set()
     for photo in photos:
-        stem, suffix = os.path.splitext(_make_id(photo.path))
-        id, number = stem + suffix, 2
-        while id in used:  # two paths that differ in their Unicode form, or in a comma
-            id, number = f"{stem}-{number}{suffix}", number + 1
+        id = path = normalize_name(photo.path).translate(forbidden).strip()
+        for number in itertools.count(2):
+            if id not in used:
+                break
+            id = f"-{number}".join(os.path.splitext(path))
         used.add(id)
         yield replace(photo, id=id)
-
-
-def _make_id(path: str) -> str:
-    """A path as an id: composed, without what a csv cannot hold.
-
-    >>> _make_id('daisy/a, "b".jpg')
-    'daisy/a_ _b_.jpg'
-    """
-    return normalize_name(path).translate(dict.fromkeys(map(ord, ',"\r\n\t'), "_")).strip()

@@ -44,8 +44,8 @@ class UnreadablePhoto(ValueError):
 class ReadPhoto:
     """A photo as a square JPEG, and what is known of it.
 
-    `width` and `height` are the photo's own in px, upright; `format` is Pillow's name ("JPEG");
-    `digest` is the SHA-256 of `jpeg`, so equal for copies that differ in metadata alone;
+    `width` and `height` are the photo's own in px, upright; `digest` is the
+    SHA-256 of `jpeg`, so equal for copies that differ in metadata alone;
     `picture_hash` and `thumbnail` (16, 16, 3) uint8 are those of `data.duplicates`, of the square;
     `notes` say how the photo was changed.
     """
@@ -53,7 +53,6 @@ class ReadPhoto:
     jpeg: bytes
     width: int
     height: int
-    format: str
     digest: str
     picture_hash: int
     thumbnail: np.ndarray
@@ -91,11 +90,13 @@ def _read_file(file, num_bytes: int, image_size: int, resize: str) -> ReadPhoto:
     if num_bytes == 0:
         raise UnreadablePhoto("0 bytes")
     can_read_heic()
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
         with warnings.catch_warnings():
             # Pillow warns of large and of slightly damaged pictures that it reads all the same.
             warnings.simplefilter("ignore")
-            with Image.open(file, formats=_known_formats()) as image:
+            with Image.open(file, formats=formats) as image:
                 return _convert(image, file, image_size, resize)
     except Exception as error:  # decoders raise errors of any class, SyntaxError included
         raise UnreadablePhoto(_describe(error, file, num_bytes)) from None
@@ -112,20 +113,14 @@ def can_read_heic() -> bool:
     return True
 
 
-@functools.cache
-def _known_formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
 def _describe(error: Exception, file, num_bytes: int) -> str:
     file.seek(0)
     head = file.read(12)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS and not can_read_heic():
         return "a HEIC photo, which needs pillow-heif: pip install pillow-heif"
     if isinstance(error, Image.DecompressionBombError):
-        limit = f"{2 * Image.MAX_IMAGE_PIXELS:,} px"
-        return f"too large to be decoded safely (more than {limit}). Save it smaller"
+        limit = 2 * Image.MAX_IMAGE_PIXELS
+        return f"too large to be decoded safely (more than {limit:,} px). Save it smaller"
     if isinstance(error, MemoryError):
         return f"too large for the memory ({num_bytes:,} bytes). Save it smaller"
     if isinstance(error, UnidentifiedImageError):
@@ -179,7 +174,6 @@ def _convert(image: Image.Image, file, image_size: int, resize: str) -> ReadPhot
         jpeg=jpeg,
         width=width,
         height=height,
-        format=format,
         digest=byte_digest(jpeg),
         picture_hash=int(picture_hash(pixels)),
         thumbnail=thumbnail(pixels),
@@ -188,11 +182,7 @@ def _convert(image: Image.Image, file, image_size: int, resize: str) -> ReadPhot
 
 
 def _choose_draft_size(size: tuple[int, int], image_size: int, resize: str) -> tuple[int, int]:
-    """The least size in px that the JPEG decoder must leave of a picture of `size` (width, height).
-
-    >>> _choose_draft_size((4000, 3000), 224, "crop")
-    (448, 336)
-    """
+    """The least size in px that the JPEG decoder must leave of a picture of `size` (width, height)."""
     scales = [image_size / side for side in size]
     if resize != "squish":
         scales = [max(scales) if resize == "crop" else min(scales)] * 2

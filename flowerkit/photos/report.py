@@ -1,23 +1,19 @@
-"""What a conversion did: conversion.json for programs, conversion.md for people, photos.csv by photo."""
+"""What a conversion did, as conversion.json holds it."""
 
-import csv
-import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowerkit.data.tfrecords import SPLITS
-from flowerkit.files import read_dataclass, write_dataclass, write_text
+from flowerkit.files import read_dataclass, write_dataclass
 from flowerkit.photos.listing import join_some
 from flowerkit.text import pluralize
 
 RESIZE_METHODS = ("crop", "pad", "squish")
 
 _FILE = "conversion.json"
-_COLUMNS = ["id", "path", "class", "split", "width", "height", "notes"]
-_LISTED = 200  # items of a list in conversion.md; the json holds all
 
 
 @dataclass(frozen=True)
@@ -25,9 +21,8 @@ class Conversion:
     """How the photos of the folder `source` became a data set, and what became of each.
 
     `image_size` is in px, `resize` one of RESIZE_METHODS, the fractions are of each class. `counts` has
-    the photos of each class by split; `unreadable` and `left_out` the reason by path; `duplicates`
-    groups of paths of the same picture, `near_duplicates` groups that look the same (the former among
-    them); `seconds` is the time of the reading.
+    the photos of each class by split; `unreadable` and `left_out` the reason by path; `near_duplicates`
+    groups of paths whose pictures are or look the same; `seconds` is the time of the reading.
     """
 
     source: str
@@ -42,7 +37,6 @@ class Conversion:
     num_unlabelled: int
     unreadable: Mapping[str, str]
     left_out: Mapping[str, str]
-    duplicates: Sequence[Sequence[str]]
     near_duplicates: Sequence[Sequence[str]]
     notes: Sequence[str]
     seconds: float
@@ -82,7 +76,8 @@ class Conversion:
         ]
         for title, reasons in (("unreadable", self.unreadable), ("left out", self.left_out)):
             if reasons:
-                some = join_some(_format_reasons(reasons), 3, "; ")
+                some = [f"{path}: {reason}" for path, reason in reasons.items()]
+                some = join_some(some, 3, "; ")
                 lines.append(f"{title}, {pluralize(len(reasons), 'photo')}: {some}")
         if self.near_duplicates:
             groups = pluralize(len(self.near_duplicates), "group")
@@ -99,46 +94,3 @@ def load_conversion(folder: str | os.PathLike) -> Conversion | None:
     Raises ValueError if its conversion.json is damaged.
     """
     return Conversion.load(folder) if (Path(folder) / _FILE).is_file() else None
-
-
-def write_report(folder: Path, conversion: Conversion, photos: Iterable[list]) -> None:
-    """Write the three files; `photos` are the rows of photos.csv, see `_COLUMNS`."""
-    conversion.save(folder)
-    write_text(folder / "conversion.md", "\n".join(_describe(conversion)) + "\n")
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *photos])
-    write_text(folder / "photos.csv", text.getvalue())
-
-
-def _describe(conversion: Conversion) -> list[str]:
-    """The report in Markdown, by line."""
-    lines = [
-        "# Converted photos",
-        "",
-        f"From {conversion.source}: image_size {conversion.image_size}, resize {conversion.resize}, "
-        f"val_fraction {conversion.val_fraction}, test_fraction {conversion.test_fraction}, "
-        f"seed {conversion.seed}, jpeg_quality {conversion.jpeg_quality}.",
-        "",
-        *(f"- {line}" for line in conversion.summary()),
-        "",
-        "| class | " + " | ".join(SPLITS) + " |",
-        "|---|" + "---:|" * len(SPLITS),
-    ]
-    for name in conversion.class_names:
-        cells = " | ".join(f"{conversion.counts[name].get(split, 0):,}" for split in SPLITS)
-        lines.append(f"| {name} | {cells} |")
-    for title, items in (
-        ("Unreadable", _format_reasons(conversion.unreadable)),
-        ("Left out", _format_reasons(conversion.left_out)),
-        ("Duplicates", [*map(join_some, conversion.duplicates)]),
-        ("Near duplicates", [*map(join_some, conversion.near_duplicates)]),
-    ):
-        if items:
-            lines += ["", f"## {title}", "", *(f"- {item}" for item in items[:_LISTED])]
-        if len(items) > _LISTED:
-            lines.append(f"- and {len(items) - _LISTED:,} more, in {_FILE}")
-    return lines
-
-
-def _format_reasons(reasons: Mapping[str, str]) -> list[str]:
-    return [f"{path}: {reason}" for path, reason in reasons.items()]

@@ -47,7 +47,7 @@ def test_it_says_what_became_of_the_photos_and_what_comes_next(convert, own, tmp
     )
     assert status == 0
     assert told[0].startswith("16 photos of 2 classes: train 12, val 4, test 0 (")
-    assert told[1] == "there are no test photos"
+    assert told[1] == "no photo in test of any class"
     assert told[-1].endswith(f"next: flowerkit train --data {tmp_path / 'out'}")
 
 

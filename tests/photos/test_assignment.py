@@ -14,12 +14,14 @@ from flowerkit.photos.assignment import (
 from flowerkit.photos.listing import Photo
 
 
-def assign(labels, *, ids=None, given=None, groups=(), val=0.2, test=0.1, seed=0):
+def list_some(labels, *, ids=None, given=None):
     ids = ids or [f"{label}/{row}" for row, label in enumerate(labels)]
     given = given or [None] * len(labels)
-    return assign_splits(
-        ids, labels, given, groups, val_fraction=val, test_fraction=test, seed=seed
-    )
+    return [Photo(*row, 100, 0) for row in zip(ids, ids, labels, given, strict=True)]
+
+
+def assign(labels, *, ids=None, given=None, groups=(), val=0.2, test=0.1, seed=0):
+    return assign_splits(list_some(labels, ids=ids, given=given), groups, val, test, seed)
 
 
 def count(labels, splits):
@@ -37,19 +39,14 @@ def test_fractions_that_leave_nothing_to_train_on_are_refused():
 
 
 def test_a_picture_in_two_classes_is_left_out_of_both():
-    groups, left_out = resolve_duplicates(
-        "aabbc", ["daisy", "rose", "lily", "lily", "rose"], [None] * 5
-    )
-    assert groups == [[0, 1], [2, 3]]
+    photos = list_some(["daisy", "rose", "lily", "lily", "rose"])
     reason = "the same picture is in 'daisy' and 'rose'; keep it in one"
-    assert left_out == dict.fromkeys((0, 1), reason)
+    assert resolve_duplicates("aabbc", photos) == dict.fromkeys((0, 1), reason)
 
 
 def test_a_picture_given_to_two_splits_stays_in_the_later_one():
-    splits = ["train", "test", "val", "train", "val", None, "train"]
-    groups, left_out = resolve_duplicates("aaabbbc", ["daisy"] * 7, splits)
-    assert groups == [[0, 1, 2], [3, 4, 5]]
-    assert left_out == {
+    given = ["train", "test", "val", "train", "val", None, "train"]
+    assert resolve_duplicates("aaabbbc", list_some(["daisy"] * 7, given=given)) == {
         0: "the same picture is given to test",
         2: "the same picture is given to test",
         3: "the same picture is given to val",
@@ -58,9 +55,8 @@ def test_a_picture_given_to_two_splits_stays_in_the_later_one():
 
 
 def test_an_unlabelled_copy_contradicts_no_label():
-    assert resolve_duplicates("aa", ["daisy", None], ["train", "test"])[1] == {
-        0: "the same picture is given to test"
-    }
+    photos = list_some(["daisy", None], given=["train", "test"])
+    assert resolve_duplicates("aa", photos) == {0: "the same picture is given to test"}
 
 
 def test_each_class_gives_its_share():
@@ -157,7 +153,7 @@ def assignment():
         for number in range(6)
     ]
     splits = ["train"] * 4 + ["val", "test"]
-    return SplitAssignment(photos, splits * 2, ("lily", "rose"), 0, [], [], {}, [])
+    return SplitAssignment(photos, splits * 2, ("lily", "rose"), 0, [], {}, [])
 
 
 def shuffled(assignment, split):

@@ -49,7 +49,7 @@ def are_near(found, wanted, tolerance=12):
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_every_usual_format_becomes_the_same_square(halves, format):
     photo = read_photo(encode(halves, format), 32)
-    assert (photo.width, photo.height, photo.format, photo.notes) == (80, 60, format, ())
+    assert (photo.width, photo.height, photo.notes) == (80, 60, ())
     assert are_near(look(read_pixels(encode(halves, format))), [RED, GREEN])
 
 
@@ -58,7 +58,7 @@ def test_heic_is_read_and_turned_where_pillow_heif_is_installed(halves):
     exif = Image.Exif()
     exif[0x0112] = 3
     photo = read_photo(encode(halves, "HEIF", exif=exif.tobytes()), 32)
-    assert (photo.format, photo.width, photo.height) == ("HEIF", 80, 60)
+    assert (photo.width, photo.height) == (80, 60)
     # pillow-heif turns it itself, and takes the orientation out of the EXIF.
     assert are_near(look(read_pixels(encode(halves, "HEIF"))), [RED, GREEN])
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from flowerkit.photos import convert_photos, load_conversion
-from flowerkit.photos.report import write_report
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +41,7 @@ def test_a_damaged_file_is_named_with_the_remedy(conversion, tmp_path, damage, r
     conversion.save(tmp_path)
     file = tmp_path / "conversion.json"
     file.write_text(damage(file.read_text("utf-8")), "utf-8")
-    with pytest.raises(
-        ValueError, match=rf"conversion\.json .*{reason}.*Convert the ph"
-    ):
+    with pytest.raises(ValueError, match=rf"conversion\.json .*{reason}.*Convert the ph"):
         load_conversion(tmp_path)
 
 
@@ -66,9 +63,3 @@ def test_the_summary_counts_photos_and_gives_the_first_reasons(conversion):
         "duplicates or near duplicates: 5 photos in 2 groups; each group is in one split",
         "photos in daisy/may/ count as daisy",
     ]
-
-
-def test_a_long_list_ends_in_the_json(conversion, tmp_path):
-    many = replace(conversion, unreadable={f"{n}.jpg": "" for n in range(250)})
-    write_report(tmp_path, many, [])
-    assert "- and 50 more, in conversion.json" in (tmp_path / "conversion.md").read_text("utf-8")

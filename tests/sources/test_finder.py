@@ -172,10 +172,10 @@ def test_a_folder_of_photos_is_converted_once_and_the_log_says_where(machine, ph
     assert find_data(data.folder, image_size=32) == data
 
 
-def test_photos_become_224_px_and_smaller_ones_are_enlarged_and_it_is_said(photos, caplog):
+def test_photos_become_224_px_and_smaller_ones_are_enlarged_with_a_note(photos, caplog):
     caplog.set_level(logging.INFO, "flowerkit")
     assert find_data(photos).image_size == 224
-    assert "20 photos smaller than 224 px, and so enlarged" in caplog.text
+    assert "20 photos enlarged" in caplog.text
 
 
 def test_converted_photos_that_were_cleared_are_told_apart_from_a_wrong_folder(photos):
