@@ -25,7 +25,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_FORMAT = 3  # another reader makes other pictures and never takes those of this one
+_FORMAT = 3  # of the files; counted up when `read_photo` makes other pictures
 _FEW = 64  # for fewer photos starting processes takes longer than reading
 
 
