@@ -153,12 +153,11 @@ def sign_in(
 
     `poll_seconds` lie between two looks at a run; a failed request is tried six times, with pauses
     that grow from `backoff_seconds`; `timeout_seconds` limit the connection and each silence. Raises
-    KaggleError if the client is missing, too old or broken, or if Kaggle accepts no credentials.
+    KaggleError if the client is missing or too old, or if Kaggle accepts no credentials.
     """
     _check_version()
-    client = Client(
-        _build_api(_build_adapter(backoff_seconds, timeout_seconds)), echo, poll_seconds
-    )
+    api = _build_api(_build_adapter(backoff_seconds, timeout_seconds))
+    client = Client(api, echo, poll_seconds)
     client.call("signing in", lambda: _authenticate(client.api))
     return client
 
@@ -177,13 +176,15 @@ def hushed() -> Iterator[None]:
 
 
 def _check_version() -> None:
-    remedy = f"Run `pip install 'kaggle>={MIN_VERSION}' six`."
     try:
         version = importlib.metadata.version("kaggle")
     except importlib.metadata.PackageNotFoundError:
-        raise KaggleError(f"the kaggle client is not installed. {remedy}") from None
-    if Version(version) < Version(MIN_VERSION):
-        raise KaggleError(f"the kaggle client is too old: {version}. {remedy}")
+        version = None
+    if version is None or Version(version) < Version(MIN_VERSION):
+        raise KaggleError(
+            f"the kaggle client {MIN_VERSION} or newer is needed, found {version or 'none'}. "
+            f"Run `pip install 'kaggle>={MIN_VERSION}' six`."
+        )
 
 
 def _build_adapter(backoff_seconds: float, timeout_seconds: tuple[float, float]):
@@ -208,13 +209,8 @@ def _build_adapter(backoff_seconds: float, timeout_seconds: tuple[float, float])
 
 
 def _build_api(adapter):
-    try:
-        with hushed():
-            from kaggle.api.kaggle_api_extended import KaggleApi
-    except ImportError as error:
-        raise KaggleError(
-            f"the kaggle client does not start ({error}). Run `pip install --upgrade kaggle six`."
-        ) from None
+    with hushed():
+        from kaggle.api.kaggle_api_extended import KaggleApi
 
     class Api(KaggleApi):
         # With VERBOSE in the environment it would print the header with the credentials.

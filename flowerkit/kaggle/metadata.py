@@ -137,17 +137,8 @@ def write_bundle(root: str | os.PathLike, *, owner: str | None = None) -> tuple[
 
 # Lint ---------------------------------------------------------------------------------------------
 
-# The required values, and why; the client itself refuses values of the wrong type.
-_SETTINGS = {
-    "code_file": (BUNDLE, "another file does not hold the package"),
-    "language": ("python", "another language gets another image"),
-    "kernel_type": ("notebook", "a script cannot be read as a notebook"),
-}
-_SHAPE_REASONS = {
-    "tpu": "without it the run does not get the TPU",
-    "gpu": "unless it names a GPU that Kaggle has, the run gets another",
-    "cpu": "it requests an accelerator, but enable_tpu and enable_gpu do not",
-}
+# The client itself refuses values of the wrong type.
+_SETTINGS = {"code_file": BUNDLE, "language": "python", "kernel_type": "notebook"}
 
 
 def lint(
@@ -200,9 +191,9 @@ def _check_identity(metadata: KernelMetadata, owner_known: bool) -> Iterator[str
 
 
 def _check_settings(metadata: KernelMetadata) -> Iterator[str]:
-    for name, (required, reason) in _SETTINGS.items():
+    for name, required in _SETTINGS.items():
         if metadata.values.get(name) != required:
-            yield f'{_format(metadata, name)}: {reason}. Write "{name}": "{required}".'
+            yield f'{_format(metadata, name)}. Write "{name}": "{required}".'
     if "id_no" in metadata.values:
         yield f"{METADATA} has id_no, which replaces the id. Remove id_no."
     if SLUG not in metadata.values.get("competition_sources", []):
@@ -220,17 +211,18 @@ def _check_settings(metadata: KernelMetadata) -> Iterator[str]:
 
 
 def _check_device(metadata: KernelMetadata, require: str | None) -> Iterator[str]:
-    device, shape = metadata.device, str(metadata.values.get("machine_shape") or "")
+    device, shapes = metadata.device, MACHINE_SHAPES[metadata.device]
     if require not in (None, device):
         yield (
             f"{METADATA} requests a {device.upper()}, --require a {require.upper()}. Write "
             f"{_format_request(require)}, or pass --require {device}."
         )
-    elif shape not in MACHINE_SHAPES[device]:
+    elif str(metadata.values.get("machine_shape") or "") not in shapes:
         other = f"; or, for an accelerator, {_format_request('tpu')}" if device == "cpu" else ""
         yield (
-            f"{_format(metadata, 'machine_shape')}: {_SHAPE_REASONS[device]}. Write "
-            f'"machine_shape": "{MACHINE_SHAPES[device][0]}"{other}.'
+            f"{_format(metadata, 'machine_shape')}, but for a {device.upper()} Kaggle has "
+            f"{', '.join(shapes) or 'none'}, and a run with another name gets another machine. Write "
+            f'"machine_shape": "{shapes[0]}"{other}.'
         )
     for name in ("docker_image", "docker_image_pinning_type"):
         if device == "tpu" and metadata.values.get(name):

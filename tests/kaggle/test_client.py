@@ -116,5 +116,5 @@ def test_a_client_that_is_missing_or_too_old_is_named_with_the_remedy(monkeypatc
 
     monkeypatch.setattr(importlib.metadata, "version", find_version)
     remedy = re.escape("pip install 'kaggle>=2.2.5' six")
-    with pytest.raises(KaggleError, match=rf"{version or 'not installed'}.*{remedy}"):
+    with pytest.raises(KaggleError, match=rf"found {version or 'none'}.*{remedy}"):
         sign_in()

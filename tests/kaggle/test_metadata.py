@@ -108,7 +108,7 @@ def test_a_missing_owner_is_a_problem_unless_the_credentials_fill_it_in(checkout
         ({"code_file": SOURCE}, f'code_file is "{SOURCE}"', f'"code_file": "{BUNDLE}"'),
         ({"language": "r"}, 'language is "r"', '"language": "python"'),
         ({"kernel_type": "script"}, 'kernel_type is "script"', '"kernel_type": "notebook"'),
-        ({"enable_tpu": False}, "requests an accelerator", '"enable_tpu": true'),
+        ({"enable_tpu": False}, "for a CPU", '"enable_tpu": true'),
         ({"machine_shape": None}, "machine_shape is missing", '"machine_shape": "TpuV5E8"'),
         ({"machine_shape": "TpuV38"}, '"TpuV38"', '"machine_shape": "TpuV5E8"'),
         ({"docker_image": "gcr.io/x"}, "gets a CPU", "Remove docker_image."),
