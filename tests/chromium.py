@@ -27,11 +27,11 @@ _OPTIONS = (
 
 
 class Page:
-    """One tab. `requests` are the addresses that it asked for, `errors` what its console says."""
+    """One tab. `requests` are the addresses that it requested, `errors` those of its console."""
 
     def __init__(self, reading, writing):
         self.reading, self.writing = reading, writing
-        self.numbers, self.answers, self.events = itertools.count(1), {}, []
+        self.numbers, self.replies, self.events = itertools.count(1), {}, []
         self.rest, self.session = b"", None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
@@ -45,12 +45,12 @@ class Page:
         if self.session:
             message["sessionId"] = self.session
         os.write(self.writing, json.dumps(message).encode() + b"\0")
-        while number not in self.answers:
+        while number not in self.replies:
             self._receive()
-        answer = self.answers.pop(number)
-        if "error" in answer:
-            raise RuntimeError(f"{method}: {answer['error']}")
-        return answer["result"]
+        reply = self.replies.pop(number)
+        if "error" in reply:
+            raise RuntimeError(f"{method}: {reply['error']}")
+        return reply["result"]
 
     def _receive(self):
         data = os.read(self.reading, 1 << 20)
@@ -59,14 +59,14 @@ class Page:
         *messages, self.rest = (self.rest + data).split(b"\0")
         for message in map(json.loads, messages):
             if "id" in message:
-                self.answers[message["id"]] = message
+                self.replies[message["id"]] = message
             else:
                 self.events.append(message)
 
     def run(self, script):
         """The value of a script in the page."""
-        found = self.call("Runtime.evaluate", expression=script, returnByValue=True)
-        return found["result"].get("value")
+        reply = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        return reply["result"].get("value")
 
     def wait_for(self, script, seconds=30):
         """The value of the script once it is true."""
@@ -74,9 +74,9 @@ class Page:
         while time.monotonic() < until:
             if value := self.run(script):
                 return value
-            time.sleep(0.2)
+            time.sleep(0.05)
         raise TimeoutError(
-            f"{script} never was true; the page says: {self.run('document.body.innerText')!r}"
+            f"{script} was never true; the page says: {self.run('document.body.innerText')!r}"
         )
 
     def choose_file(self, selector, file):
@@ -87,28 +87,28 @@ class Page:
 
     @property
     def requests(self):
-        sent = [
-            one["params"] for one in self.events if one["method"] == "Network.requestWillBeSent"
-        ]
-        return [one["request"]["url"] for one in sent]
+        sent = self._select("Network.requestWillBeSent")
+        return [params["request"]["url"] for params in sent]
 
     @property
     def errors(self):
-        logged = [
-            one["params"]["entry"] for one in self.events if one["method"] == "Log.entryAdded"
-        ]
-        thrown = [one for one in self.events if one["method"] == "Runtime.exceptionThrown"]
-        return [one["text"] for one in logged if one["level"] == "error"] + thrown
+        entries = [params["entry"] for params in self._select("Log.entryAdded")]
+        logged = [entry["text"] for entry in entries if entry["level"] == "error"]
+        return logged + self._select("Runtime.exceptionThrown")
+
+    def _select(self, method):
+        """The parameters of all events of a method so far."""
+        return [event["params"] for event in self.events if event["method"] == method]
 
 
 @contextlib.contextmanager
 def open_page():
-    """A `Page` of a Chromium of its own, which is ended with the block."""
-    theirs_in, writing = os.pipe()
-    reading, theirs_out = os.pipe()
+    """A `Page` of a new Chromium, which ends with the block."""
+    child_in, writing = os.pipe()
+    reading, child_out = os.pipe()
 
-    def take_places():  # Chromium reads from 3 and writes to 4
-        first, second = os.dup(theirs_in), os.dup(theirs_out)
+    def move_pipes():  # Chromium reads from 3 and writes to 4
+        first, second = os.dup(child_in), os.dup(child_out)
         os.dup2(first, 3)
         os.dup2(second, 4)
 
@@ -116,13 +116,13 @@ def open_page():
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}"],
-            preexec_fn=take_places,
+            preexec_fn=move_pipes,
             close_fds=False,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(theirs_in)
-        os.close(theirs_out)
+        os.close(child_in)
+        os.close(child_out)
         try:
             yield Page(reading, writing)
         finally:

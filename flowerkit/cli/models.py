@@ -4,18 +4,14 @@ import argparse
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flowerkit.cli.option_kinds import at_least_one
 from flowerkit.cli.terminal import quiet_frameworks
 from flowerkit.deploy import FORMATS, detect_format
 from flowerkit.files import write_text
 from flowerkit.text import pluralize
-
-if TYPE_CHECKING:
-    from flowerkit.deploy import Prediction
 
 Echo = Callable[[str], None]
 
@@ -87,14 +83,14 @@ def run_classify(args, echo: Echo, progress) -> int:
     return int(unread > 0)
 
 
-def _count_classes(predictions: Sequence["Prediction"]) -> str:
+def _count_classes(predictions: list) -> str:
     """The number of photos of each class, the most frequent first."""
     counts = Counter(prediction.name for prediction in predictions if not prediction.problem)
     shares = ", ".join(f"{name} {num:,}" for name, num in counts.most_common())
     return f"{pluralize(counts.total(), 'photo')}: {shares or 'none could be read'}"
 
 
-def _tabulate(predictions: Sequence["Prediction"], top: int) -> str:
+def _tabulate(predictions: list, top: int) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     ranks = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "probability")]
@@ -121,13 +117,11 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
 
 def run_serve(args, echo: Echo, progress) -> int:
     """Serve a page for a model on this machine, until interrupted."""
-    from flowerkit.deploy.serving import build_page, import_gradio, serve
+    from flowerkit.deploy import build_page, import_gradio, load_classifier, serve
 
     detect_format(args.model)
     with quiet_frameworks():
         import_gradio()
-        from flowerkit.deploy import load_classifier
-
         classifier = load_classifier(args.model)
         page = build_page(classifier, top=args.top)
     echo(str(classifier))

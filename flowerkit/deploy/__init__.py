@@ -15,12 +15,13 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "ModelCard": "card",
         "FORMATS": "formats",
         "detect_format": "formats",
         "export_model": "exports",
         "Classifier": "classifier",
-        "Prediction": "classifier",
         "load_classifier": "classifier",
+        "build_page": "serving",
+        "serve": "serving",
+        "import_gradio": "serving",
     },
 )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from exported_run import CLASSES, draw_photo, train_on_photos
 
-from flowerkit.deploy import ModelCard, export_model, load_classifier
-from flowerkit.deploy.card import find_run_card
+from flowerkit.deploy import export_model, load_classifier
+from flowerkit.deploy.card import ModelCard, find_run_card
 
 CARD = ModelCard(("rose", "수국"), 224, "pad", 0.91, "tiny", "drawn")
 

@@ -7,8 +7,9 @@ import pytest
 from exported_run import CLASSES, draw_photo, train_on_photos
 from PIL import Image
 
-from flowerkit.deploy import ModelCard, Prediction, load_classifier
-from flowerkit.deploy.classifier import _encode, _flatten
+from flowerkit.deploy import load_classifier
+from flowerkit.deploy.card import ModelCard
+from flowerkit.deploy.classifier import Prediction, _encode, _flatten
 from flowerkit.deploy.keras_file import rewrite_keras
 from flowerkit.models import load_model
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from exported_run import CLASSES, draw_photo, export, skip_without, train_on_photos
 
-from flowerkit.deploy import FORMATS, ModelCard, export_model, load_classifier
-from flowerkit.deploy.card import find_run_card
+from flowerkit.deploy import FORMATS, export_model, load_classifier
+from flowerkit.deploy.card import ModelCard, find_run_card
 from flowerkit.deploy.keras_file import rewrite_keras
 from flowerkit.models import build_classifier
 
