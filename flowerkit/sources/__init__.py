@@ -1,1 +1,23 @@
-"""sources."""
+"""Where data comes from: every source ends as shards in the competition's layout.
+
+finder       find_data: the competition, shards, a folder of photos, or drawn flowers; test ids
+competition  Petals to the Metal: its mounts on Kaggle, its download, its 104 class names
+synthetic    drawn flowers: their species, as a competition or as a folder of photos
+painting     a picture of a species, pixel by pixel
+"""
+
+from flowerkit.lazy import lazy
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "find_data": "finder",
+        "find_test_ids": "finder",
+        "check_test_split": "finder",
+        "is_competition_required": "finder",
+        "is_of_photos": "finder",
+        "draw_competition": "synthetic",
+        "draw_flower": "synthetic",
+        "draw_photos": "synthetic",
+    },
+)

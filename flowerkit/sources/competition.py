@@ -50,31 +50,29 @@ def find_competition(
     or the first that does lacks that size.
     """
     mounts = [Path(mount) for mount in mounts]
-    for mount in mounts:
-        if find_sizes(mount):
-            return _find_in(mount, image_size)
-    looked = ", ".join(map(str, mounts))
+    if folder := next(filter(find_sizes, mounts), None):
+        return _find_in(folder, image_size)
     raise FileNotFoundError(
-        f"no competition data (looked in {looked}). On Kaggle: Add Input, search for {SLUG!r} "
-        "under Competitions, add it, and accept the rules on the competition's page."
+        f"no competition data (looked in {', '.join(map(str, mounts))}). On Kaggle: Add Input, search "
+        f"for {SLUG!r} under Competitions, add it, and accept the rules on the competition's page."
     )
 
 
 def download_competition(*, image_size: int | None = 224) -> FlowerData:
-    """The competition's shards by `kagglehub`, which keeps them and downloads them only once.
+    """The competition's shards by `kagglehub`, which stores them and downloads them only once.
 
     Raises RuntimeError, with the remedy, if kagglehub is missing or the download fails.
     """
     try:
         import kagglehub
+
+        folder = kagglehub.competition_download(SLUG)
     except ImportError as error:
         raise RuntimeError(
-            "kagglehub is not installed, and nothing else here downloads the competition. Run "
-            "`pip install kagglehub`, or pass the folder of the data."
+            f"the download needs kagglehub ({error}). Run `pip install kagglehub`, or pass the folder "
+            "of the data."
         ) from error
-    try:
-        folder = kagglehub.competition_download(SLUG)
-    except Exception as error:  # kagglehub lets the errors of several libraries through
+    except Exception as error:  # kagglehub raises the errors of several libraries
         raise RuntimeError(
             f"kagglehub could not download {SLUG} ({type(error).__name__}: {error}). Check three "
             "things: an API token (kaggle.com/settings), the rules accepted on "

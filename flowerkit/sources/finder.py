@@ -1,5 +1,7 @@
 """One call for every kind of data: the competition, shards, a folder of photos, or drawn flowers."""
 
+import contextlib
+import importlib.util
 import inspect
 import json
 import logging
@@ -9,7 +11,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-from flowerkit.accelerator import cache_folder
+from flowerkit.accelerator.machine import cache_folder
 from flowerkit.data.tfrecords import FlowerData, check_counts, find_shards, find_sizes, read_records
 from flowerkit.photos import holds_photos, load_conversion
 from flowerkit.sources import competition
@@ -20,10 +22,6 @@ DRAWN_CLASSES = 12
 DRAWN_SIZE_PX = 64
 DRAWN_COUNTS = {"num_train": 960, "num_val": 240, "num_test": 240}
 PHOTO_SIZE_PX = 224  # what the backbones' ImageNet weights were trained at
-
-_NAMES_REMEDY = (
-    'Write the class names in the order of their ids, ["daisy", "rose"], or remove the file.'
-)
 
 _log = logging.getLogger("flowerkit")
 
@@ -36,14 +34,13 @@ def find_data(
 ) -> FlowerData:
     """The data that `source` names; `image_size` in px chooses among the sizes there are.
 
-    "auto": the competition where it is mounted. On Kaggle nothing else will do; elsewhere it is
+    "auto": the competition where it is mounted. On Kaggle nothing replaces it; elsewhere it is
     downloaded if kagglehub and a Kaggle token are there, and else flowers are drawn, with a
     warning in the log. "drawn": drawn flowers, kept in the user's cache. Anything else is a folder.
-    One that holds tfrecords-jpeg-SxS/ has its class names in its classes.json; without one they are
-    the competition's. One that holds photos, a sub folder a class, is converted into the user's
-    cache once, to 224 px without `image_size`, and smaller photos are enlarged (`photos.load_photos`;
-    with options of your own: `flowerkit convert`). The log says where the shards are;
-    `progress(what, done, total)` is called while they are made.
+    A folder of tfrecords-jpeg-SxS/ has its class names in its classes.json; without that file they are
+    the competition's. A folder of photos, a sub folder a class, is converted into the user's cache
+    once, to 224 px without `image_size`; see `load_photos`, and `flowerkit convert` for its options.
+    The log says where the shards are; `progress(title, done, total)` is called while they are made.
 
     Raises FileNotFoundError if the data or the size is not there, ValueError if classes.json is
     not a list of names or the photos are not of two classes, RuntimeError if a download fails.
@@ -57,29 +54,21 @@ def find_data(
         from flowerkit.photos import load_photos
 
         return load_photos(folder, image_size=image_size or PHOTO_SIZE_PX, progress=progress)
-    _check_cleared(folder)
-    return find_shards(
-        folder, image_size=image_size, class_names=_read_class_names(folder), origin="folder"
-    )
+    if not folder.exists() and folder.parent.resolve() == cache_folder().resolve():
+        raise FileNotFoundError(
+            f"the converted photos in {folder} were cleared from the cache. Pass the folder of the "
+            "photos (--data PHOTOS), which is then converted again."
+        )
+    names = _read_class_names(folder)
+    return find_shards(folder, image_size=image_size, class_names=names, origin="folder")
 
 
 def is_of_photos(folder: Path) -> bool:
     """Whether `folder` holds photos, a sub folder a class, and not shards."""
-    # A folder above the data may hold pictures too, of runs above all: it is an error, not photos.
+    # A folder above the data may hold the plots of runs: it is an error, and not photos.
     if find_sizes(folder) or any(folder.glob("*/tfrecords-jpeg-*")):
         return False
     return holds_photos(folder)
-
-
-def _check_cleared(folder: Path) -> None:
-    """Where a run goes on with photos that were converted, and the cache was cleared since."""
-    if folder.exists():
-        return
-    if folder.parent.resolve() == cache_folder().resolve():
-        raise FileNotFoundError(
-            f"the converted photos in {folder} were cleared from the cache. Pass the folder of the "
-            "photos (--data PHOTOS), and they are made again."
-        )
 
 
 def is_competition_required() -> bool:
@@ -94,81 +83,71 @@ def _find_auto(image_size: int | None) -> FlowerData:
     # the competition is mounted, what is missing is an error and not a reason to draw.
     if is_competition_required():
         return competition.find_competition(image_size=image_size, mounts=competition.MOUNTS)
-    if competition.has_kaggle_token():
+    if importlib.util.find_spec("kagglehub") and competition.has_kaggle_token():
         return competition.download_competition(image_size=image_size)
     data = _find_drawn(image_size)
     _log.warning(
         "no competition data here, so these flowers are drawn: %s. Pass the folder of the data, "
-        "or install kagglehub and save a Kaggle token (on Colab the secret KAGGLE_API_TOKEN, with "
-        "notebook access).",
+        "or install kagglehub and save a Kaggle token.",
         data,
     )
     return data
 
 
 def _find_drawn(image_size: int | None) -> FlowerData:
-    # Imported here: Pillow and NumPy are not needed to find data that exists.
+    # Imported here: finding data that exists needs neither Pillow nor NumPy.
     from flowerkit.sources import painting, synthetic
 
     size = image_size or DRAWN_SIZE_PX
-    # The drawing code is part of the name, so that a change of it never meets its old pictures.
+    # The drawing code is part of the name, so that changed code never finds its old pictures.
     code = inspect.getsource(synthetic) + inspect.getsource(painting)
     version = sha256(code.encode()).hexdigest()[:8]
     folder = cache_folder() / f"drawn-{DRAWN_CLASSES}-classes-{size}-px-{version}"
     if not folder.is_dir():
-        _draw_into(folder, size)
-    return find_shards(
-        folder, image_size=size, class_names=_read_class_names(folder), origin="drawn"
-    )
-
-
-def _draw_into(folder: Path, image_size: int) -> None:
-    from flowerkit.sources import synthetic
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".drawing-") as hidden:
-        growing = Path(hidden) / folder.name
-        synthetic.draw_competition(
-            growing, num_classes=DRAWN_CLASSES, image_size=image_size, **DRAWN_COUNTS
-        )
-        try:
-            growing.replace(folder)
-        except OSError:
-            # Another process was quicker; the same code drew the same pictures there.
-            if not folder.is_dir():
-                raise
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".drawing-") as hidden:
+            growing = Path(hidden) / folder.name
+            synthetic.draw_competition(
+                growing, num_classes=DRAWN_CLASSES, image_size=size, **DRAWN_COUNTS
+            )
+            with contextlib.suppress(OSError):  # another process drew the same pictures faster
+                growing.replace(folder)
+    names = _read_class_names(folder)
+    return find_shards(folder, image_size=size, class_names=names, origin="drawn")
 
 
 def _read_class_names(folder: Path) -> tuple[str, ...]:
-    path = folder / "classes.json"
-    if not path.exists():
+    file = folder / "classes.json"
+    if not file.exists():
         conversion = load_conversion(folder)
         return conversion.class_names if conversion else competition.CLASS_NAMES
+    remedy = (
+        'Write the class names in the order of their ids, ["daisy", "rose"], or remove the file.'
+    )
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
+        names = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). {_NAMES_REMEDY}") from None
+        raise ValueError(f"{file} is not JSON ({error}). {remedy}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"{path} is not a list of names. {_NAMES_REMEDY}")
+        raise ValueError(f"{file} is not a list of names. {remedy}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path} has {twice[0]!r} more than once. {_NAMES_REMEDY}")
+        raise ValueError(f"{file} has {twice[0]!r} more than once. {remedy}")
     return tuple(names)
 
 
 def find_test_ids(data: FlowerData) -> list[str]:
     """The ids that a submission for `data` must hold, in order.
 
-    From its sample_submission.csv, which needs no framework to read and is a second witness beside
-    the shards; without one, from the test shards. Raises ValueError where the two differ in number,
-    and FileNotFoundError where there is neither.
+    From its sample_submission.csv, which confirms the shards; without that file, from the test shards.
+    Raises ValueError where the two differ in number, FileNotFoundError where there is neither.
     """
     sample = data.folder / "sample_submission.csv"
     if sample.is_file():
         ids = read_ids(sample)
         if data.counts["test"] not in (0, len(ids)):
             raise ValueError(
-                f"{sample} has {len(ids):,} ids, the names of the test shards promise "
-                f"{data.counts['test']:,} images. Fetch the data again."
+                f"{sample} has {len(ids):,} ids, but the names of the test shards promise "
+                f"{data.counts['test']:,} images. Download the data again."
             )
         return ids
     if not data.files["test"]:
@@ -179,7 +158,7 @@ def find_test_ids(data: FlowerData) -> list[str]:
 
 
 def check_test_split(data: FlowerData, *, on_corrupt: str = "raise") -> None:
-    """Before hours of training: whether the test shards are whole, and as many as the csv needs.
+    """Check before hours of training that the test shards are complete, and as many as the csv needs.
 
     Raises ValueError for a shard that is cut off (unless on_corrupt="skip") or images that are missing.
     """
@@ -188,6 +167,6 @@ def check_test_split(data: FlowerData, *, on_corrupt: str = "raise") -> None:
     faults = check_counts(data.files["test"])
     if faults and on_corrupt == "raise":
         raise ValueError(
-            f'test/{faults[0]}. Re-download the file, or pass on_corrupt="skip" (--on-corrupt skip).'
+            f'test/{faults[0]}. Download the file again, or pass on_corrupt="skip" (--on-corrupt skip).'
         )
     find_test_ids(data)

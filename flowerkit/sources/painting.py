@@ -1,8 +1,8 @@
 """Pictures of flowers, painted with Pillow: what a species looks like goes in, pixels come out.
 
-Everything that a camera would not repeat (pose, light, clutter, blur, noise) comes from a random
-generator. Lengths are fractions of the picture or of the bloom's radius, so that one state of the
-generator gives one scene at any size. Painted two or three times too large and reduced: smooth edges.
+What no camera repeats (pose, light, clutter, blur, noise) comes from a random generator. Lengths are
+fractions of the picture or of the bloom's radius, so that a state of the generator gives the same scene
+at any size. Painted two or three times too large and reduced, for smooth edges.
 """
 
 import math
@@ -30,7 +30,8 @@ GROUNDS = {  # dark, middle, light
     "stone": ((90, 92, 92), (140, 140, 134), (196, 194, 186)),
     "straw": ((120, 96, 50), (176, 148, 88), (222, 204, 150)),
 }
-_GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))  # seeds of a sunflower, Vogel 1979
+
+_GREENS = (40, 90, 30), (120, 150, 80)  # darkest and lightest leaf
 
 
 class Form(NamedTuple):
@@ -47,13 +48,13 @@ class Form(NamedTuple):
     curl: float = 0.0  # sideways sweep of the tip, as in a periwinkle
     lopsided: float = 0.0  # upper petals longer, lower ones shorter, as in a pansy
     cup: float = 0.1  # how high the petal tips rise over the flower's plane; negative: they hang
-    centre: str = "button"  # one of CENTRES
-    heads: int = 1  # small blooms on one stem
+    centre: str = "button"  # a key of CENTRES
+    heads: int = 1  # small blooms on a stem
 
 
 @dataclass(frozen=True)
 class Species:
-    """One kind of flower; colours are red, green, blue in 0..255."""
+    """A kind of flower; colours are red, green, blue in 0..255."""
 
     name: str
     form: Form
@@ -62,11 +63,11 @@ class Species:
     second_colour: tuple[int, int, int]  # of the throat and of the marking
     mark: str  # one of MARKS
     centre_colour: tuple[int, int, int]
-    ground: str  # one of GROUNDS, the usual one; a third of the pictures are taken elsewhere
+    ground: str  # a key of GROUNDS, the usual one; a third of the pictures have another
 
 
 class _Pose(NamedTuple):
-    """How a bloom stands before the camera: centre and radius in pixels, angles in radians."""
+    """Where a bloom is and how it is turned: centre and radius in pixels, angles in radians."""
 
     centre: np.ndarray
     radius: float
@@ -81,7 +82,7 @@ def paint_flower(kind: Species, *, size: int, rng: np.random.Generator) -> np.nd
     side = size * oversampling
     picture = _paint_ground(kind, side, rng)
     brush = ImageDraw.Draw(picture)
-    pose = _strike_pose(kind, side, rng)
+    pose = _draw_pose(kind, side, rng)
     _paint_plants(brush, kind, pose, side, rng)
     _paint_head(brush, kind, pose, rng)
     if rng.random() < 0.25:  # something grows before the bloom
@@ -109,15 +110,11 @@ def _paint_ground(kind: Species, side: int, rng: np.random.Generator) -> Image.I
     return picture.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def _strike_pose(kind: Species, side: int, rng: np.random.Generator) -> _Pose:
-    upright = kind.form.lopsided > 0
-    return _Pose(
-        centre=side * (0.5 + rng.normal(0, 0.07, 2).clip(-0.16, 0.16)),
-        radius=side * rng.uniform(0.18, 0.46),
-        spin=rng.normal(0, 0.3) if upright else rng.uniform(0, 2 * math.pi),
-        tilt=math.radians(70) * rng.beta(1.3, 2.0),
-        lean=rng.normal(0, 0.5),
-    )
+def _draw_pose(kind: Species, side: int, rng: np.random.Generator) -> _Pose:
+    centre = side * (0.5 + rng.normal(0, 0.07, 2).clip(-0.16, 0.16))
+    radius = side * rng.uniform(0.18, 0.46)
+    spin = rng.normal(0, 0.3) if kind.form.lopsided > 0 else rng.uniform(0, 2 * math.pi)
+    return _Pose(centre, radius, spin, math.radians(70) * rng.beta(1.3, 2.0), rng.normal(0, 0.5))
 
 
 def _paint_plants(brush, kind: Species, pose: _Pose, side: int, rng: np.random.Generator) -> None:
@@ -125,7 +122,7 @@ def _paint_plants(brush, kind: Species, pose: _Pose, side: int, rng: np.random.G
     for _ in range(int(rng.integers(0, 7))):
         _paint_blade(brush, side, rng)
     foot = np.array([rng.uniform(0.2, 0.8), 1.05]) * side
-    green = _leaf_green(rng)
+    green = rng.uniform(*_GREENS)
     _paint_curve(brush, foot, pose.centre, 0.025 * side, green, rng)
     for _ in range(int(rng.integers(0, 5))):
         along = foot + rng.uniform(0, 0.9) * (pose.centre - foot)
@@ -136,19 +133,15 @@ def _paint_plants(brush, kind: Species, pose: _Pose, side: int, rng: np.random.G
         turn = rng.uniform(0, 2 * math.pi)
         away = pose.centre + 0.45 * side * np.array([math.cos(turn), math.sin(turn)])
         _paint_curve(brush, foot, away, 0.02 * side, green, rng)
-        other = _strike_pose(kind, side, rng)
-        _paint_head(brush, kind, other._replace(centre=away, radius=0.55 * other.radius), rng)
-
-
-def _leaf_green(rng: np.random.Generator) -> np.ndarray:
-    return np.array([rng.uniform(40, 120), rng.uniform(90, 150), rng.uniform(30, 80)])
+        behind = _draw_pose(kind, side, rng)
+        behind = behind._replace(centre=away, radius=0.55 * behind.radius)
+        _paint_head(brush, kind, behind, rng)
 
 
 def _paint_blade(brush, side: int, rng: np.random.Generator) -> None:
-    """A blade of grass, from below the picture or across it."""
     start = np.array([rng.uniform(-0.1, 1.1), 1.05]) * side
-    end = np.array([rng.uniform(-0.1, 1.1), rng.uniform(0.0, 0.7)]) * side
-    _paint_curve(brush, start, end, side * rng.uniform(0.008, 0.03), _leaf_green(rng), rng)
+    end = rng.uniform((-0.1, 0.0), (1.1, 0.7)) * side
+    _paint_curve(brush, start, end, side * rng.uniform(0.008, 0.03), rng.uniform(*_GREENS), rng)
 
 
 def _paint_curve(brush, start, end, width: float, colour, rng: np.random.Generator) -> None:
@@ -164,18 +157,18 @@ def _paint_curve(brush, start, end, width: float, colour, rng: np.random.Generat
 
 
 def _paint_leaf(brush, foot, length: float, rng: np.random.Generator) -> None:
-    """A leaf that points up, one half of it in the light."""
+    """A leaf that points up, half of it in the light."""
     leaf = Form("leaf", (1, 1), 1, rng.uniform(0.15, 0.3), 0.7, 0.9, curl=rng.normal(0, 0.2))
     pose = _Pose(foot, length, rng.uniform(-math.pi, 0), rng.uniform(0, 0.9), 0.0)
     whole, inner = _project(_petal_outline(leaf) * [[[1, 1]], [[1, 0.86]]], pose)
-    green = _leaf_green(rng)
+    green = rng.uniform(*_GREENS)
     _fill(brush, whole, green * 0.7)
     _fill(brush, inner, green)
     _fill(brush, inner[: len(inner) // 2], green * 1.15)
 
 
 def _paint_bud(brush, kind: Species, place, foot, side: int, rng: np.random.Generator) -> None:
-    green = _leaf_green(rng)
+    green = rng.uniform(*_GREENS)
     _paint_curve(brush, foot, place, 0.012 * side, green, rng)
     outline = _petal_outline(Form("bud", (1, 1), 1, 0.34, 0.5, 0.8))
     pose = _Pose(place, side * rng.uniform(0.08, 0.15), rng.normal(-math.pi / 2, 0.4), 0.0, 0.0)
@@ -186,24 +179,21 @@ def _paint_bud(brush, kind: Species, place, foot, side: int, rng: np.random.Gene
 def _paint_head(brush, kind: Species, pose: _Pose, rng: np.random.Generator) -> None:
     """One bloom, or a head of small ones from the rim to the middle."""
     tint = np.array(kind.colour) * rng.normal(1, 0.08, 3)  # no two plants are quite alike
-    if kind.form.heads == 1:
-        return _paint_bloom(brush, kind, pose, tint, rng)
-    places = _spiral(kind.form.heads, 0.8)
-    spots = _project(places, pose, 0.5 - 0.5 * (places**2).sum(1))
-    for spot in spots[::-1]:
-        small = pose._replace(centre=spot, radius=0.36 * pose.radius, spin=rng.uniform(0, 6.28))
-        _paint_bloom(brush, kind, small._replace(tilt=0.8 * pose.tilt), tint, rng)
-
-
-def _paint_bloom(brush, kind: Species, pose: _Pose, tint, rng: np.random.Generator) -> None:
-    for layer in range(kind.form.layers):
-        reach = 1 - 0.72 * layer / kind.form.layers
-        _paint_petals(brush, kind, pose, tint * (1 - 0.07 * (layer % 2)), reach, rng)
-    _paint_centre(brush, kind, pose, rng)
+    blooms = [pose]
+    if kind.form.heads > 1:
+        places = _spiral(kind.form.heads, 0.8)
+        spots = _project(places, pose, 0.5 - 0.5 * (places**2).sum(1))
+        small = pose._replace(radius=0.36 * pose.radius, tilt=0.8 * pose.tilt)
+        blooms = (small._replace(centre=p, spin=rng.uniform(0, 6.28)) for p in spots[::-1])
+    for bloom in blooms:
+        for layer in range(kind.form.layers):
+            reach = 1 - 0.72 * layer / kind.form.layers
+            _paint_petals(brush, kind, bloom, tint * (1 - 0.07 * (layer % 2)), reach, rng)
+        _paint_centre(brush, kind, bloom, rng)
 
 
 def _paint_petals(brush, kind: Species, pose: _Pose, tint, reach: float, rng) -> None:
-    """One ring of petals, each in four tones from the rim to the throat."""
+    """A ring of petals, each in four tones from the rim to the throat."""
     form, num = kind.form, kind.petals
     turns = 2 * math.pi * (np.arange(num) + rng.normal(0, 0.08, num)) / num
     turns += rng.uniform(0, 2 * math.pi) * (form.lopsided == 0)
@@ -215,37 +205,35 @@ def _paint_petals(brush, kind: Species, pose: _Pose, tint, reach: float, rng) ->
     shades = 1 + 0.1 * np.cos(turns + pose.spin - 4) + rng.normal(0, 0.03, num)
     inks = np.clip(colours * shades[:, None, None], 0, 255).astype(int).tolist()
     marks = _arrange(_mark_petals(kind, rng), turns, lengths, height, pose)
-    mark_colour = 0.8 * np.array(kind.second_colour)
+    mark_colour, thickness = 0.8 * np.array(kind.second_colour), max(1.0, 0.035 * pose.radius)
     for petal, tones, mark in zip(outlines.tolist(), inks, marks, strict=True):
         for points, ink in zip(petal, tones, strict=True):
             brush.polygon(points, fill=tuple(ink))
-        _paint_mark(brush, kind.mark, mark, max(1.0, 0.035 * pose.radius), mark_colour)
+        if kind.mark == "spots":
+            _dots(brush, mark, thickness, mark_colour)
+        for vein in mark.reshape(3, 4).tolist() if kind.mark == "veins" else ():
+            brush.line(vein, fill=_ink(mark_colour), width=max(1, round(0.7 * thickness)))
 
 
 def _arrange(shapes, turns, lengths, height: float, pose: _Pose) -> np.ndarray:
     """Pixels (petals, ..., 2) of `shapes` (petals or 1, ..., 2) along x, laid around the bloom."""
     ring = (-1,) + (1,) * (shapes.ndim - 2)
-    x = shapes[..., 0] * lengths.reshape(ring)
-    y = shapes[..., 1] * lengths.reshape(ring)
+    x, y = (shapes[..., axis] * lengths.reshape(ring) for axis in (0, 1))
     cos, sin = np.cos(turns).reshape(ring), np.sin(turns).reshape(ring)
     return _project(np.stack([x * cos - y * sin, x * sin + y * cos], -1), pose, height * x * x)
 
 
 def _petal_tones(kind: Species, tint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scales (4, 2) of the outline's length and width, and colours (4, 3), outermost first."""
-    second = np.array(kind.second_colour, float)
-    rim, eye = kind.mark == "rim", kind.mark == "eye"
-    scales = ((1, 1), (0.86, 0.8) if rim else (0.97, 0.9), (0.75, 0.6), (0.5, 0.5))
-    colours = (
-        0.7 * second + 0.3 * tint if rim else 0.72 * tint,
-        tint,
-        0.87 * tint + 0.13 * 255,
-        second if eye else 0.75 * tint + 0.25 * second,
-    )
-    return np.array(scales, float), np.array(colours)
+    second, next_scale, outer = np.array(kind.second_colour, float), (0.97, 0.9), 0.72 * tint
+    if kind.mark == "rim":
+        next_scale, outer = (0.86, 0.8), 0.7 * second + 0.3 * tint
+    throat = second if kind.mark == "eye" else 0.75 * tint + 0.25 * second
+    scales = np.array(((1, 1), next_scale, (0.75, 0.6), (0.5, 0.5)), float)
+    return scales, np.array((outer, tint, 0.87 * tint + 0.13 * 255, throat))
 
 
-@lru_cache(maxsize=256)  # a bloom in a head of many asks for the same one each time
+@lru_cache(maxsize=256)  # the blooms of a head share it
 def _petal_outline(form: Form) -> np.ndarray:
     """(24, 2) float64: a petal of length 1 from the origin along x, upper edge first."""
     num = 12
@@ -257,30 +245,19 @@ def _petal_outline(form: Form) -> np.ndarray:
     y = np.concatenate([half, -half[::-1]])
     x = x - form.notch * x**4 * np.exp(-((3 * y / form.width) ** 2))
     x = x + form.frill * x**3 * np.where(np.arange(2 * num) % 2, 1, -1)
-    outline = np.stack([x, y + form.curl * x**2], 1)
-    outline.flags.writeable = False
-    return outline
+    return np.stack([x, y + form.curl * x**2], 1)
 
 
 def _mark_petals(kind: Species, rng: np.random.Generator) -> np.ndarray:
-    """(petals, n, 2) float64: spots, or the ends of three veins; n is 0 for the other markings."""
+    """(petals, n, 2) float64: four spots, the ends of three veins, or nothing."""
+    x = y = np.empty((kind.petals, 0))
     if kind.mark == "spots":
         x = rng.uniform(0.35, 0.75, (kind.petals, 4))
         y = rng.uniform(-0.5, 0.5, x.shape) * kind.form.width
     elif kind.mark == "veins":
         x = np.tile((0.2, 0.8), (kind.petals, 3))
         y = np.repeat((-0.5, 0.0, 0.5), 2) * kind.form.width * x
-    else:
-        x = y = np.empty((kind.petals, 0))
     return np.stack([x, y + kind.form.curl * x**2], -1)
-
-
-def _paint_mark(brush, mark: str, points: np.ndarray, thickness: float, colour) -> None:
-    if mark == "spots":
-        _dots(brush, points, thickness, colour)
-    elif mark == "veins":
-        for vein in points.reshape(3, 4).tolist():
-            brush.line(vein, fill=_ink(colour), width=max(1, round(0.7 * thickness)))
 
 
 def _paint_centre(brush, kind: Species, pose: _Pose, rng: np.random.Generator) -> None:
@@ -303,8 +280,8 @@ def _paint_centre(brush, kind: Species, pose: _Pose, rng: np.random.Generator) -
 
 
 def _spiral(num: int, radius: float) -> np.ndarray:
-    """(num, 2) float64: places spread evenly over a disc, from the middle outwards."""
-    turns = _GOLDEN_ANGLE * np.arange(num)
+    """(num, 2) float64: places spread evenly over a disc, by the golden angle (Vogel 1979)."""
+    turns = math.pi * (3 - math.sqrt(5)) * np.arange(num)
     reach = radius * np.sqrt((np.arange(num) + 0.5) / num)
     return reach[:, None] * np.stack([np.cos(turns), np.sin(turns)], 1)
 

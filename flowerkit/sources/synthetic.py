@@ -1,8 +1,8 @@
 """Drawn flowers in the competition's layout, so that everything runs anywhere.
 
 A species is a pure function of its number. Four species in a row are a genus: one form, one ground,
-two pairs. A pair shares its marking; only a near colour and the number of petals tell its two apart.
-So a small network learns the genera at once, the pairs slowly, and its confusions look plausible.
+two pairs. A pair shares its marking; a similar colour and the number of petals distinguish its two. So a
+small network learns the genera at once, the pairs slowly, and its confusions look plausible.
 """
 
 import io
@@ -25,9 +25,8 @@ from flowerkit.data.tfrecords import (
 from flowerkit.files import replacing, write_json, write_text
 from flowerkit.sources.painting import GROUNDS, MARKS, Form, Species, paint_flower
 
-GENUS_SIZE = 4
 JPEG_QUALITY = 92
-MIN_SIZE_PX = 8
+NUM_SPECIES = 104
 
 FORMS = (
     Form("daisy", (13, 21), 1, 0.15, 0.6, 0.35, centre="disc"),
@@ -64,54 +63,43 @@ COLOURS = {  # in the order of hue: neighbours are easily confused
     "azure": (150, 190, 244),
 }
 SEED_COLOURS = ((236, 190, 40), (120, 74, 30), (60, 34, 30), (206, 210, 90), (230, 130, 30))
-EPITHETS = ("garden", "field", "alpine", "marsh", "river", "winter", "royal", "dwarf", "island")
+
+Progress = Callable[[str, int, int], None]
 
 
 def species(k: int) -> Species:
-    """The drawn species number `k`, the same in every process; any k >= 0, or ValueError.
+    """The drawn species number `k`, 0 to 103, the same in every process; ValueError for another.
 
     >>> species(0).name, species(1).name, species(4).name
     ('white daisy', 'cream daisy', 'coral primrose')
     """
-    if k < 0:
-        raise ValueError(f"a species number is 0 or larger. Received: k={k}")
-    genus, member = divmod(k, GENUS_SIZE)
+    if not 0 <= k < NUM_SPECIES:
+        raise ValueError(f"there are {NUM_SPECIES} drawn species, from 0. Received: k={k}")
+    genus, member = divmod(k, 4)
     pair, second = divmod(member, 2)
-    cycle, place = divmod(genus, len(FORMS))
-    rng = np.random.default_rng((7, genus))
+    form, prefix, shift = FORMS[genus % len(FORMS)], "", 0
+    if genus >= len(FORMS):  # a relative of the first genus of this form
+        rng = np.random.default_rng((7, genus))
+        centre = ("cone", "stamens", "disc", "button")[int(rng.integers(4))]
+        form = form._replace(
+            width=form.width * float(rng.choice((0.7, 1.3))),
+            layers=form.layers + (form.heads == 1) if form.layers < 3 else 2,
+            cup=form.cup + float(rng.choice((-0.4, 0.0, 0.3))),
+            centre=form.centre if form.layers > 2 else centre,
+        )
+        prefix, shift = "garden ", 3
     names = list(COLOURS)
     colour = (5 * genus + 8 * pair + second) % len(names)
-    form = _vary_form(FORMS[place], cycle, rng)
     return Species(
-        name=_species_name(names[colour], form.name, cycle),
+        name=f"{names[colour]} {prefix}{form.name}",
         form=form,
         petals=form.petals[second],
         colour=COLOURS[names[colour]],
         second_colour=COLOURS[names[(colour - second + (6, 11)[pair]) % len(names)]],
         mark=MARKS[(genus + 2 * pair) % len(MARKS)],
         centre_colour=SEED_COLOURS[(genus + pair) % len(SEED_COLOURS)],
-        ground=tuple(GROUNDS)[(genus + 3 * cycle) % len(GROUNDS)],
+        ground=tuple(GROUNDS)[(genus + shift) % len(GROUNDS)],
     )
-
-
-def _vary_form(form: Form, cycle: int, rng: np.random.Generator) -> Form:
-    """The form as it is in the first cycle of genera; later cycles are its relatives."""
-    if cycle == 0:
-        return form
-    centre = ("cone", "stamens", "disc", "button")[int(rng.integers(4))]
-    return form._replace(
-        width=form.width * float(rng.choice((0.7, 1.3))),
-        layers=form.layers + (form.heads == 1) if form.layers < 3 else 2,
-        cup=form.cup + float(rng.choice((-0.4, 0.0, 0.3))),
-        centre=form.centre if form.layers > 2 else centre,
-    )
-
-
-def _species_name(colour: str, form: str, cycle: int) -> str:
-    if cycle == 0:
-        return f"{colour} {form}"
-    turn, epithet = divmod(cycle - 1, len(EPITHETS))
-    return f"{colour} {EPITHETS[epithet]} {form}" + (f" {turn + 1}" if turn else "")
 
 
 def draw_flower(k: int, *, size: int, seed: int | tuple[int, ...]) -> np.ndarray:
@@ -119,20 +107,17 @@ def draw_flower(k: int, *, size: int, seed: int | tuple[int, ...]) -> np.ndarray
 
     Pose, light, scale and clutter come from `seed`, a number or several.
 
-    Raises ValueError for a negative `k` or seed, or a size below 8.
-
-    >>> draw_flower(3, size=32, seed=1).shape
-    (32, 32, 3)
+    Raises ValueError for an unknown `k`, a negative seed, or a size below 8.
     """
     kind = species(k)
     seeds = seed if isinstance(seed, tuple) else (seed,)
-    _check_picture(size, seeds)
+    _check_picture(size, *seeds)
     return paint_flower(kind, size=size, rng=np.random.default_rng((k, *seeds)))
 
 
-def _check_picture(size: int, seeds: tuple[int, ...]) -> None:
-    if size < MIN_SIZE_PX:
-        raise ValueError(f"a flower needs {MIN_SIZE_PX} pixels or more. Received: size={size}")
+def _check_picture(size: int, *seeds: int) -> None:
+    if size < 8:
+        raise ValueError(f"a flower needs 8 pixels or more. Received: size={size}")
     if min(seeds) < 0:
         raise ValueError(f"a seed is 0 or larger. Received: seed={min(seeds)}")
 
@@ -146,124 +131,56 @@ def draw_competition(
     num_val: int,
     num_test: int,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> FlowerData:
     """Draw a competition into `folder`: shards, `classes.json` and `sample_submission.csv`.
 
-    Every split holds every class, unevenly as in the competition; test records carry no class, and
+    Every split holds every class, unevenly as in the competition; test records hold no labels, and
     a split of 0 pictures is left out. Same arguments, same bytes; one picture in memory at a time.
-    `progress(what, done, total)` is called after every picture.
+    `progress(title, done, total)` is called after every picture.
 
     Raises ValueError for fewer pictures than classes (or what `draw_flower` refuses), and
     FileExistsError if `folder` holds shards.
-
-    >>> import tempfile
-    >>> wish = dict(num_classes=3, image_size=16, num_train=12, num_val=3, num_test=3)
-    >>> data = draw_competition(Path(tempfile.mkdtemp()), **wish)
-    >>> data.class_names
-    ('white daisy', 'cream daisy', 'wine daisy')
     """
     folder = Path(folder)
     counts = dict(zip(SPLITS, (num_train, num_val, num_test), strict=True))
-    _check_picture(image_size, (seed,))
-    _check_request(folder, num_classes, counts)
-    names = tuple(species(k).name for k in range(num_classes))
-    write_json(folder / "classes.json", list(names))
-    rows = "".join(f"{name},0\n" for name in _picture_ids("test", counts, seed))
-    write_text(folder / "sample_submission.csv", "id,label\n" + rows)
-    for split, count in counts.items():
-        records = _draw_records(split, counts, num_classes, image_size, seed)
-        if progress:
-            records = _report(records, progress, f"drawing {split}", count)
-        write_shards(
-            folder, split, records, image_size=image_size, shard_size=choose_shard_size(count)
-        )
-    return find_shards(folder, image_size=image_size, class_names=names, origin="drawn")
-
-
-def draw_photos(
-    folder: str | os.PathLike,
-    *,
-    num_classes: int = 5,
-    photos_per_class: int = 40,
-    image_size: int = 224,
-    seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Path:
-    """Draw a folder of photos, a sub folder for each species, and return it.
-
-    JPEG files, four by three and `image_size` px on the longer side, every third one upright. Same
-    arguments, same bytes. `progress(what, done, total)` is called after every photo.
-
-    Raises ValueError for what `draw_flower` refuses, FileExistsError if `folder` holds anything.
-
-    >>> import tempfile
-    >>> photos = draw_photos(tempfile.mkdtemp(), num_classes=2, photos_per_class=3, image_size=32)
-    >>> sorted(str(path.relative_to(photos)) for path in photos.rglob("*.jpg"))[:2]
-    ['cream daisy/001.jpg', 'cream daisy/002.jpg']
-    """
-    folder = Path(folder)
-    _check_picture(image_size, (seed,))
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty. Draw into a new folder.")
-    for label in range(num_classes):
-        of_species = folder / species(label).name
-        of_species.mkdir(parents=True)
-        for number in range(1, photos_per_class + 1):
-            pixels = draw_flower(label, size=image_size, seed=(seed, len(SPLITS), number))
-            with replacing(of_species / f"{number:03}.jpg") as temporary:
-                _cut_photo(pixels, upright=number % 3 == 0).save(
-                    temporary, "JPEG", quality=JPEG_QUALITY
-                )
-            if progress:
-                done = label * photos_per_class + number
-                progress("drawing photos", done, num_classes * photos_per_class)
-    return folder
-
-
-def _cut_photo(pixels: np.ndarray, *, upright: bool) -> Image.Image:
-    """Four by three: an eighth is cut off at either end of one side."""
-    margin = len(pixels) // 8
-    part = np.s_[:, margin:-margin] if upright else np.s_[margin:-margin]
-    return Image.fromarray(np.ascontiguousarray(pixels[part]))
-
-
-def _report(records: Iterator[Record], progress, what: str, total: int) -> Iterator[Record]:
-    for done, record in enumerate(records, start=1):
-        yield record
-        progress(what, done, total)
-
-
-def _check_request(folder: Path, num_classes: int, counts: dict[str, int]) -> None:
-    if num_classes < 2:
+    _check_picture(image_size, seed)
+    if not 2 <= num_classes <= NUM_SPECIES:
         raise ValueError(
-            f"a competition needs at least 2 classes. Received: num_classes={num_classes}"
+            f"there are 2 to {NUM_SPECIES} classes. Received: num_classes={num_classes}"
         )
+    names = tuple(species(k).name for k in range(num_classes))
     for split, count in counts.items():
         if count < num_classes and (count or split == "train"):
             raise ValueError(
                 f"num_{split}={count} pictures cannot show each of {num_classes} classes. "
                 f"Pass num_{split}={num_classes} or more, or fewer classes."
             )
-    present = sorted(path.name for path in folder.glob("tfrecords-jpeg-*"))
-    if present:
+    if present := sorted(path.name for path in folder.glob("tfrecords-jpeg-*")):
         raise FileExistsError(
             f"{folder} already holds {present[0]}/. Draw into a new folder, or remove that one."
         )
+    write_json(folder / "classes.json", list(names))
+    rows = "".join(f"{name},0\n" for name in _picture_ids("test", counts, seed))
+    write_text(folder / "sample_submission.csv", "id,label\n" + rows)
+    for split, count in counts.items():
+        labels = np.repeat(np.arange(num_classes), _class_counts(count, num_classes, seed))
+        np.random.default_rng((11, seed, SPLITS.index(split))).shuffle(labels)
+        ids = _picture_ids(split, counts, seed)
+        records = _draw_records(split, labels.tolist(), ids, image_size, seed, progress)
+        shard_size = choose_shard_size(count)
+        write_shards(folder, split, records, image_size=image_size, shard_size=shard_size)
+    return find_shards(folder, image_size=image_size, class_names=names, origin="drawn")
 
 
-def _draw_records(
-    split: str, counts: dict[str, int], num_classes: int, image_size: int, seed: int
-) -> Iterator[Record]:
-    place = SPLITS.index(split)
-    labels = np.repeat(np.arange(num_classes), _class_counts(counts[split], num_classes, seed))
-    np.random.default_rng((11, seed, place)).shuffle(labels)
-    names = _picture_ids(split, counts, seed)
-    for i, (label, name) in enumerate(zip(labels.tolist(), names, strict=True)):
-        pixels = draw_flower(label, size=image_size, seed=(seed, place, i))
+def _draw_records(split, labels, ids, image_size, seed, progress) -> Iterator[Record]:
+    for i, (label, id) in enumerate(zip(labels, ids, strict=True)):
+        pixels = draw_flower(label, size=image_size, seed=(seed, SPLITS.index(split), i))
         jpeg = io.BytesIO()
         Image.fromarray(pixels).save(jpeg, "JPEG", quality=JPEG_QUALITY)
-        yield Record(image=jpeg.getvalue(), id=name, label=None if split == "test" else label)
+        yield Record(image=jpeg.getvalue(), id=id, label=None if split == "test" else label)
+        if progress:
+            progress(f"drawing {split}", i + 1, len(labels))
 
 
 def _class_counts(num_pictures: int, num_classes: int, seed: int) -> np.ndarray:
@@ -271,11 +188,11 @@ def _class_counts(num_pictures: int, num_classes: int, seed: int) -> np.ndarray:
 
     The same classes are frequent in every split, as in the competition.
     """
+    if num_pictures == 0:
+        return np.zeros(num_classes, int)
     quantiles = (np.arange(num_classes) + 0.5) / num_classes
     weights = np.exp([0.6 * NormalDist().inv_cdf(float(q)) for q in quantiles])
     np.random.default_rng((13, seed)).shuffle(weights)
-    if num_pictures == 0:
-        return np.zeros(num_classes, int)
     shares = (num_pictures - num_classes) * weights / weights.sum()
     counts = 1 + shares.astype(int)
     counts[np.argsort(shares.astype(int) - shares)[: num_pictures - counts.sum()]] += 1
@@ -287,3 +204,38 @@ def _picture_ids(split: str, counts: dict[str, int], seed: int) -> Iterator[str]
     first = sum(counts[before] for before in SPLITS[: SPLITS.index(split)])
     for number in range(first, first + counts[split]):
         yield f"{(number * 0x9E3779B97 + seed * 0x51ED27 + 0x1F0E) % 16**9:09x}"
+
+
+def draw_photos(
+    folder: str | os.PathLike,
+    *,
+    num_classes: int = 5,
+    photos_per_class: int = 40,
+    image_size: int = 224,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Path:
+    """Draw a folder of photos, a sub folder for each species, and return it.
+
+    JPEG files, four by three and `image_size` px on the longer side, every third upright. Same
+    arguments, same bytes. `progress(title, done, total)` is called after every photo.
+
+    Raises ValueError for what `draw_flower` refuses, FileExistsError if `folder` holds anything.
+    """
+    folder = Path(folder)
+    _check_picture(image_size, seed)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty. Draw into a new folder.")
+    margin, total = image_size // 8, num_classes * photos_per_class
+    for label, name in enumerate([species(k).name for k in range(num_classes)]):
+        for number in range(1, photos_per_class + 1):
+            pixels = draw_flower(label, size=image_size, seed=(seed, len(SPLITS), number))
+            upright = number % 3 == 0
+            photo = pixels[:, margin:-margin] if upright else pixels[margin:-margin]
+            with replacing(folder / name / f"{number:03}.jpg") as temporary:
+                Image.fromarray(np.ascontiguousarray(photo)).save(
+                    temporary, "JPEG", quality=JPEG_QUALITY
+                )
+            if progress:
+                progress("drawing photos", label * photos_per_class + number, total)
+    return folder

@@ -10,8 +10,7 @@ import kagglehub
 import pytest
 from PIL import Image
 
-from flowerkit.sources import competition
-from flowerkit.sources import finder as sources
+from flowerkit.sources import competition, finder
 from flowerkit.sources.competition import CLASS_NAMES
 from flowerkit.sources.finder import find_data
 from flowerkit.sources.synthetic import draw_photos
@@ -27,9 +26,9 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.delenv("FLOWERKIT_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(competition, "MOUNTS", (tmp_path / "mount",))
-    monkeypatch.setattr(sources, "DRAWN_CLASSES", 3)
-    monkeypatch.setattr(sources, "DRAWN_SIZE_PX", 16)
-    monkeypatch.setattr(sources, "DRAWN_COUNTS", {"num_train": 6, "num_val": 3, "num_test": 3})
+    monkeypatch.setattr(finder, "DRAWN_CLASSES", 3)
+    monkeypatch.setattr(finder, "DRAWN_SIZE_PX", 16)
+    monkeypatch.setattr(finder, "DRAWN_COUNTS", {"num_train": 6, "num_val": 3, "num_test": 3})
     return tmp_path
 
 
@@ -85,7 +84,7 @@ def test_drawn_flowers_come_in_the_size_asked_for():
 
 
 def test_drawing_that_fails_leaves_no_half_cache(machine, monkeypatch):
-    monkeypatch.setattr(sources, "DRAWN_COUNTS", {"num_train": 6, "num_val": 3, "num_test": 1})
+    monkeypatch.setattr(finder, "DRAWN_COUNTS", {"num_train": 6, "num_val": 3, "num_test": 1})
     with pytest.raises(ValueError, match="num_test=1"):
         find_data("drawn")
     assert list((machine / "cache" / "flowerkit").iterdir()) == []
@@ -178,7 +177,7 @@ def test_photos_become_224_px_and_smaller_ones_are_enlarged_with_a_note(photos, 
     assert "20 photos enlarged" in caplog.text
 
 
-def test_converted_photos_that_were_cleared_are_told_apart_from_a_wrong_folder(photos):
+def test_converted_photos_that_were_cleared_are_named_as_such(photos):
     folder = find_data(photos, image_size=32).folder
     shutil.rmtree(folder)
     with pytest.raises(
@@ -210,18 +209,18 @@ def test_finding_a_folder_loads_no_framework(tmp_path):
 def test_a_test_shard_that_is_cut_off_is_said_before_training(drawn, tmp_path):
     folder = tmp_path / "flowers"
     shutil.copytree(drawn.folder, folder)
-    data = sources.find_data(folder)
-    sources.check_test_split(data)
+    data = finder.find_data(folder)
+    finder.check_test_split(data)
     shard = data.files["test"][0]
     shard.write_bytes(shard.read_bytes()[:-20])
     with pytest.raises(
         ValueError, match=r"test/00-32x32-22.tfrec, record 21: truncated .*--on-corrupt"
     ):
-        sources.check_test_split(data)
-    sources.check_test_split(data, on_corrupt="skip")
+        finder.check_test_split(data)
+    finder.check_test_split(data, on_corrupt="skip")
 
 
 def test_a_folder_one_or_two_levels_off_is_pointed_at(drawn):
     for wrong in (drawn.folder.parent, drawn.folder / "tfrecords-jpeg-32x32" / "train"):
         with pytest.raises(FileNotFoundError, match=rf"Did you mean {drawn.folder}\?"):
-            sources.find_data(wrong)
+            finder.find_data(wrong)

@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -31,7 +29,7 @@ def read_files(folder):
 
 
 def test_the_first_species_are_these():
-    names = [species(k).name for k in (0, 1, 2, 3, 4, 103, 104)]
+    names = [species(k).name for k in (0, 1, 2, 3, 4, 103)]
     assert names == [
         "white daisy",
         "cream daisy",
@@ -39,19 +37,12 @@ def test_the_first_species_are_these():
         "cherry daisy",
         "coral primrose",
         "blue garden pansy",
-        "blush field daisy",
     ]
-
-
-def test_every_species_has_its_own_name_and_looks():
-    kinds = [species(k) for k in range(2000)]
-    assert len({kind.name for kind in kinds}) == 2000
-    looks = {(kind.form, kind.petals, kind.colour, kind.mark, kind.ground) for kind in kinds}
-    assert len(looks) > 1900
 
 
 def test_104_species_differ_in_every_trait():
     kinds = [species(k) for k in range(104)]
+    assert len({kind.name for kind in kinds}) == 104
     assert {kind.form.name for kind in kinds} == {form.name for form in FORMS}
     assert {kind.ground for kind in kinds} == set(GROUNDS)
     assert {kind.mark for kind in kinds} == set(MARKS)
@@ -68,9 +59,10 @@ def test_a_genus_shares_its_form_and_ground_and_a_pair_its_marking_but_none_its_
         assert genus[0].mark == genus[1].mark != genus[2].mark == genus[3].mark
 
 
-def test_a_negative_species_number_is_refused():
-    with pytest.raises(ValueError, match=r"0 or larger\. Received: k=-1"):
-        species(-1)
+@pytest.mark.parametrize("k", [-1, 104])
+def test_an_unknown_species_is_refused(k):
+    with pytest.raises(ValueError, match=f"104 drawn species, from 0. Received: k={k}"):
+        species(k)
 
 
 @pytest.mark.parametrize("size", [8, 33, 64, 224])
@@ -86,27 +78,11 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_others():
     assert np.abs(once.astype(int) - draw_flower(5, size=48, seed=(3, 1, 5))).mean() > 10
 
 
-def test_another_process_draws_the_same_pixels():
-    code = (
-        "from flowerkit.sources.synthetic import draw_flower as draw\n"
-        "import hashlib\n"
-        "print(hashlib.sha256(b''.join(draw(k, size=32, seed=9).tobytes() for k in range(52)))"
-        ".hexdigest())"
-    )
-    run = [subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(2)]
-    assert run[0] == run[1]
-
-
 def test_a_seed_shows_one_scene_at_every_size():
     small = draw_flower(9, size=64, seed=2).astype(int)
     large = Image.fromarray(draw_flower(9, size=192, seed=2)).reduce(3)
     another = draw_flower(9, size=64, seed=3)
     assert np.abs(small - np.asarray(large)).mean() < 10 < np.abs(small - another).mean()
-
-
-def test_every_form_and_marking_can_be_drawn_whatever_its_pose():
-    for k in range(0, 320, 3):
-        assert draw_flower(k, size=16, seed=k).any()
 
 
 def test_pictures_of_one_species_vary_in_light_and_pose():
@@ -129,7 +105,7 @@ def test_a_competition_has_the_counts_the_names_and_the_layout(drawn):
     assert names == list(drawn.class_names) == [species(k).name for k in range(4)]
 
 
-def test_its_shards_are_sound_and_only_test_is_unlabelled(drawn):
+def test_its_shards_are_valid_and_only_test_is_unlabelled(drawn):
     for split, paths in drawn.files.items():
         for path in paths:
             faults = check_shard(path, image_size=32, num_classes=4, labelled=split != "test")
@@ -165,11 +141,6 @@ def test_ids_are_9_hex_characters_and_none_comes_twice(drawn):
     assert all(len(name) == 9 and int(name, 16) >= 0 for name in ids)
 
 
-def test_no_picture_is_in_two_splits(drawn):
-    pictures = [record.image for split in drawn.files for record in read_split(drawn, split)]
-    assert len(set(pictures)) == 86
-
-
 def test_the_sample_submission_lists_the_test_ids_in_order(drawn):
     lines = (drawn.folder / "sample_submission.csv").read_text().splitlines()
     assert lines == ["id,label", *(f"{record.id},0" for record in read_split(drawn, "test"))]
@@ -177,12 +148,12 @@ def test_the_sample_submission_lists_the_test_ids_in_order(drawn):
 
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(drawn, tmp_path):
     draw_competition(tmp_path / "again", **SMALL)
-    draw_competition(tmp_path / "other", **SMALL, seed=1)
+    draw_competition(tmp_path / "seed 1", **SMALL, seed=1)
     first = read_files(drawn.folder)
     assert read_files(tmp_path / "again") == first
-    other = read_files(tmp_path / "other")
-    assert other.keys() == first.keys()
-    same = [name for name, content in first.items() if other[name] == content]
+    second = read_files(tmp_path / "seed 1")
+    assert second.keys() == first.keys()
+    same = [name for name, content in first.items() if second[name] == content]
     assert same == ["classes.json"]
 
 
@@ -201,7 +172,8 @@ def test_a_split_of_no_pictures_is_left_out(tmp_path):
         ),
         ({"num_val": 3}, r"num_val=3 pictures cannot show each of 4 classes\."),
         ({"num_test": -1}, r"num_test=-1 pictures cannot"),
-        ({"num_classes": 1}, r"at least 2 classes\. Received: num_classes=1"),
+        ({"num_classes": 1}, r"2 to 104 classes\. Received: num_classes=1"),
+        ({"num_classes": 105}, r"2 to 104 classes\. Received: num_classes=105"),
         ({"image_size": 4}, r"8 pixels or more\. Received: size=4"),
         ({"seed": -1}, r"a seed is 0 or larger\. Received: seed=-1"),
     ],
@@ -220,13 +192,13 @@ def test_a_folder_that_holds_shards_is_left_alone(drawn):
 
 
 def test_photos_are_four_by_three_in_a_folder_for_each_species(tmp_path):
-    told = []
+    calls = []
     photos = draw_photos(
         tmp_path / "photos",
         num_classes=2,
         photos_per_class=3,
         image_size=32,
-        progress=lambda *line: told.append(line),
+        progress=lambda *line: calls.append(line),
     )
     files = sorted(photos.rglob("*.jpg"))
     assert [str(path.relative_to(photos)) for path in files] == [
@@ -236,13 +208,16 @@ def test_photos_are_four_by_three_in_a_folder_for_each_species(tmp_path):
     ]
     assert [Image.open(path).size for path in files[:3]] == [(32, 24), (32, 24), (24, 32)]
     assert len({path.read_bytes() for path in files}) == 6
-    assert told[-1] == ("drawing photos", 6, 6)
+    assert calls[-1] == ("drawing photos", 6, 6)
 
 
 def test_the_same_photos_are_drawn_again_and_never_over_others(tmp_path):
-    wish = {"num_classes": 2, "photos_per_class": 2, "image_size": 16}
-    first = draw_photos(tmp_path / "first", **wish)
-    assert read_files(draw_photos(tmp_path / "again", **wish)) == read_files(first)
-    assert read_files(draw_photos(tmp_path / "other", **wish, seed=1)) != read_files(first)
+    def draw(name, seed=0):
+        folder = tmp_path / name
+        return draw_photos(folder, num_classes=2, photos_per_class=2, image_size=16, seed=seed)
+
+    first = draw("first")
+    assert read_files(draw("again")) == read_files(first)
+    assert read_files(draw("seed 1", seed=1)) != read_files(first)
     with pytest.raises(FileExistsError, match="first is not empty. Draw into a new folder"):
-        draw_photos(first, **wish)
+        draw("first")
