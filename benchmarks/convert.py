@@ -78,7 +78,7 @@ def draw_some(folder: Path, width: int, numbers: list[int]) -> None:
     import numpy as np
     from PIL import Image
 
-    from flowerkit.sources.synthetic import draw_flower
+    from flowerkit.sources import draw_flower
 
     height = width * 3 // 4
     # The noise of each photo is cut from another place of a larger field.

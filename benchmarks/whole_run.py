@@ -21,7 +21,7 @@ import harness
 
 def measure(args: argparse.Namespace) -> dict:
     """One side, which must leave a valid csv."""
-    from flowerkit.sources.finder import find_test_ids
+    from flowerkit.sources import find_test_ids
     from flowerkit.submission import check_submission
 
     data = harness.find_data(args.data)

@@ -11,11 +11,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "connect": "accelerator",
-    "find_data": "sources.finder",
+    "find_data": "sources",
     "load_photos": "photos",
     "convert_photos": "photos",
-    "draw_competition": "sources.synthetic",
-    "draw_photos": "sources.synthetic",
+    "draw_competition": "sources",
+    "draw_photos": "sources",
     "find_leaks": "data.leaks",
     "load_split": "data.split",
     "build_classifier": "models.classifier",

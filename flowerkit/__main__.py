@@ -26,7 +26,7 @@ class WrongUsage(Exception):
 
 
 def run_demo(args) -> int:
-    from flowerkit.sources.synthetic import draw_competition
+    from flowerkit.sources import draw_competition
 
     out = args.out or find_free_folder("runs", "demo")
     accelerator = connect_device(args.require, _echo)
@@ -45,7 +45,7 @@ def run_demo(args) -> int:
 
 
 def run_draw(args) -> int:
-    from flowerkit.sources.synthetic import draw_competition, draw_photos
+    from flowerkit.sources import draw_competition, draw_photos
 
     if args.photos:
         folder = draw_photos(
@@ -75,7 +75,7 @@ def run_draw(args) -> int:
 
 
 def run_train(args) -> int:
-    from flowerkit.sources.finder import find_data
+    from flowerkit.sources import find_data
 
     changes = _find_changes(args)
     settled = None if args.resume else _settle_new(args, changes)
@@ -94,7 +94,7 @@ def run_lr_find(args) -> int:
     with quiet_frameworks():
         from flowerkit.training.lr_finder import lr_find
     from flowerkit.reports.writer import write_rate_search
-    from flowerkit.sources.finder import find_data
+    from flowerkit.sources import find_data
 
     data = find_data(args.data, image_size=plan.image_size, progress=ProgressLine())
     print(data)
@@ -174,7 +174,7 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
     training, _ = _import_training()
     from flowerkit.cli.submitting import find_score, predict_and_submit
     from flowerkit.reports.writer import write_pictures, write_report
-    from flowerkit.sources.finder import check_test_split
+    from flowerkit.sources import check_test_split
 
     check_test_split(data, on_corrupt=plan.on_corrupt)
     run = training.train(
@@ -215,7 +215,7 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
 
 def run_check(args) -> int:
     from flowerkit.cli.submitting import report_problems
-    from flowerkit.sources.finder import find_data
+    from flowerkit.sources import find_data
 
     data = find_data(args.data, image_size=args.image_size)
     return int(bool(report_problems(args.csv, data, _echo)))

@@ -11,7 +11,7 @@ import tempfile
 import pytest
 
 import flowerkit
-from flowerkit.sources.synthetic import draw_competition
+from flowerkit.sources import draw_competition
 from flowerkit.training.plan import TrainingPlan
 
 GLOBAL_BATCH = 16

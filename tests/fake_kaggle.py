@@ -23,7 +23,7 @@ from flowerkit.__main__ import main
 from flowerkit.kaggle.bundle import SOURCE
 from flowerkit.kaggle.client import sign_in
 from flowerkit.kaggle.metadata import write_bundle
-from flowerkit.sources.competition import CLASS_NAMES
+from flowerkit.sources import CLASS_NAMES
 
 USER, KEY, TOKEN = "flora", "0123456789abcdef-secret-key", "KGAT_secret_access_token"
 KERNELS, COMPETITIONS = "kernels.KernelsApiService", "competitions.CompetitionApiService"

@@ -123,7 +123,7 @@ def _examine_space() -> list[Finding]:
 
 
 def _examine_data(source: str) -> Finding:
-    from flowerkit.sources.finder import find_data, is_competition_required, is_of_photos
+    from flowerkit.sources import find_data, is_competition_required, is_of_photos
 
     if source == "auto" and not is_competition_required():
         fact = "no competition data on this machine; 'auto' would download it or draw flowers"

@@ -188,7 +188,7 @@ def _add_submission(parser: ArgumentParser) -> None:
 
 
 def _find_data(args):
-    from flowerkit.sources.finder import find_data
+    from flowerkit.sources import find_data
 
     return find_data(args.data) if args.data else None
 

@@ -38,7 +38,7 @@ def run_check_data(
     with quiet_frameworks():
         import tensorflow  # noqa: F401 - the shards are read with it
     from flowerkit.data.leaks import find_leaks
-    from flowerkit.sources.finder import find_data
+    from flowerkit.sources import find_data
 
     data = find_data(args.data, image_size=args.image_size)
     external = find_data(args.external, image_size=_fit_size(args, data)) if args.external else None

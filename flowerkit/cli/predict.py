@@ -10,7 +10,7 @@ from flowerkit.cli.option_kinds import at_least_one
 from flowerkit.cli.submitting import Echo, submit
 from flowerkit.cli.terminal import quiet_frameworks
 from flowerkit.data.tfrecords import FlowerData, find_sizes
-from flowerkit.sources.finder import find_data
+from flowerkit.sources import find_data
 
 Progress = Callable[[str, int, int], None]
 

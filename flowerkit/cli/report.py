@@ -45,7 +45,7 @@ def _find_seen(run_folder: Path, source: str | None) -> dict:
     """What `write_report` takes besides the folder: images, what is wrong with the csv, the model."""
     from flowerkit.data.split import load_split
     from flowerkit.prediction.predictions import Predictions
-    from flowerkit.sources.finder import find_data, find_test_ids
+    from flowerkit.sources import find_data, find_test_ids
     from flowerkit.submission import check_submission
     from flowerkit.training.run_folder import load_run
 

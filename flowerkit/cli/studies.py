@@ -10,7 +10,7 @@ from flowerkit.cli.option_kinds import at_least_one
 from flowerkit.cli.terminal import quiet_frameworks
 from flowerkit.experiments.studies import STUDIES
 from flowerkit.files import find_free_folder
-from flowerkit.sources.finder import find_data
+from flowerkit.sources import find_data
 from flowerkit.text import pluralize
 
 Echo = Callable[[str], None]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flowerkit.data.tfrecords import FlowerData
-from flowerkit.sources.finder import find_test_ids
+from flowerkit.sources import find_test_ids
 from flowerkit.submission import check_submission, read_labels, write_submission
 
 SHOWN_PROBLEMS = 50

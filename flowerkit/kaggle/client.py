@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 
 from packaging.version import Version
 
-from flowerkit.sources.competition import SLUG
+from flowerkit.sources import SLUG
 
 MIN_VERSION = "2.2.5"  # an older one loses the version of a run and stores error pages as outputs
 RULES = f"https://www.kaggle.com/competitions/{SLUG}/rules"

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from flowerkit.files import read_json, write_json, write_text
 from flowerkit.kaggle.bundle import BUNDLE, build_bundle, check_bundle
-from flowerkit.sources.competition import SLUG
+from flowerkit.sources import SLUG
 
 METADATA = "kernel-metadata.json"
 PLACEHOLDER = "INSERT_OWNER_HERE"

@@ -18,7 +18,7 @@ from flowerkit.kaggle.push import (
     get_session,
     read_events,
 )
-from flowerkit.sources.competition import CLASS_NAMES, SLUG
+from flowerkit.sources import CLASS_NAMES, SLUG
 from flowerkit.submission import check_submission
 
 CSV = "submission.csv"
@@ -99,7 +99,7 @@ def check_csv(csv: str | Path, data: FlowerData | None = None) -> list[str]:
     the competition: header, form, 104 classes, 7,382 different ids. Raises FileNotFoundError.
     """
     if data is not None:
-        from flowerkit.sources.finder import find_test_ids
+        from flowerkit.sources import find_test_ids
 
         return check_submission(csv, find_test_ids(data), data.num_classes)
     path = Path(csv)

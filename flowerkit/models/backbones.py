@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowerkit.sources.competition import KAGGLE
+from flowerkit.sources import KAGGLE
 from flowerkit.text import did_you_mean
 
 _log = logging.getLogger("flowerkit")

@@ -19,5 +19,9 @@ __getattr__, __dir__, __all__ = lazy(
         "draw_competition": "synthetic",
         "draw_flower": "synthetic",
         "draw_photos": "synthetic",
+        "CLASS_NAMES": "competition",
+        "KAGGLE": "competition",
+        "SLUG": "competition",
+        "WORKING": "competition",
     },
 )

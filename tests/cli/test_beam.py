@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from flowerkit.cli.beam import add_convert_beam_options, run_convert_beam
-from flowerkit.sources.synthetic import draw_flower
+from flowerkit.sources import draw_flower
 
 
 def parse(*words):

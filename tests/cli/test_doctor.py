@@ -5,8 +5,7 @@ from flowerkit.__main__ import main
 from flowerkit.accelerator import device
 from flowerkit.cli.doctor import GIB, clear_cache, examine
 from flowerkit.photos import load_photos
-from flowerkit.sources import competition
-from flowerkit.sources.synthetic import draw_photos
+from flowerkit.sources import competition, draw_photos
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from PIL import Image
 from flowerkit.cli.leaks import add_check_data_options, run_check_data
 from flowerkit.data.records import read_records
 from flowerkit.data.tfrecords import Record, write_shards
-from flowerkit.sources.synthetic import draw_flower
+from flowerkit.sources import draw_flower
 
 
 def run(*words):

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from flowerkit.cli.photos import add_convert_options, run_convert
-from flowerkit.sources.synthetic import draw_photos
+from flowerkit.sources import draw_photos
 
 
 @pytest.fixture

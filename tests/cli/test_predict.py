@@ -15,7 +15,7 @@ from flowerkit.data.tfrecords import read_records, write_shards
 from flowerkit.models.classifier import build_classifier, save_classifier
 from flowerkit.prediction.blending import blend, find_weights
 from flowerkit.prediction.predictions import Predictions, predict
-from flowerkit.sources.finder import find_data
+from flowerkit.sources import find_data
 from flowerkit.submission import write_submission
 from flowerkit.training.plan import TrainingPlan
 from flowerkit.training.run_folder import write_start

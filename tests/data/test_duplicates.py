@@ -17,7 +17,7 @@ from flowerkit.data.duplicates import (
     picture_hash,
     thumbnail,
 )
-from flowerkit.sources.synthetic import draw_flower
+from flowerkit.sources import draw_flower
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from flowerkit.data.leaks import DuplicatePair, Place, find_leaks, list_by_weight, write_pairs
 from flowerkit.data.tfrecords import Record, find_shards, write_shards
-from flowerkit.sources.synthetic import draw_flower
+from flowerkit.sources import draw_flower
 
 NAMES = ("white daisy", "cream daisy", "wine daisy")
 

@@ -27,9 +27,7 @@ from flowerkit.kaggle.bundle import (
     check_bundle,
 )
 from flowerkit.kaggle.metadata import write_bundle
-from flowerkit.sources import competition
-from flowerkit.sources.finder import find_data, find_test_ids
-from flowerkit.sources.synthetic import draw_competition
+from flowerkit.sources import competition, draw_competition, find_data, find_test_ids
 from flowerkit.submission import check_submission
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 from flowerkit.kaggle import metadata as metadata_module
 from flowerkit.kaggle.bundle import BUNDLE, SOURCE
 from flowerkit.kaggle.metadata import METADATA, KernelMetadata, lint, write_bundle
-from flowerkit.sources.competition import SLUG
+from flowerkit.sources import SLUG
 
 ROOT = Path(__file__).parents[2]
 NAME = "petals-to-the-metal-flowerkit"

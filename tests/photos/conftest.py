@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from flowerkit.sources.synthetic import draw_flower
+from flowerkit.sources import draw_flower
 
 
 @pytest.fixture(scope="session")

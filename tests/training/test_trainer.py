@@ -10,7 +10,7 @@ import pytest
 from flowerkit.data.split import load_split
 from flowerkit.data.tfrecords import find_shards, read_records, write_shards
 from flowerkit.prediction.predictions import Predictions, predict
-from flowerkit.sources.synthetic import draw_competition
+from flowerkit.sources import draw_competition
 from flowerkit.submission import check_submission, write_submission
 from flowerkit.training.history import COLUMNS, read_history
 from flowerkit.training.plan import TrainingPlan
