@@ -11,7 +11,7 @@ from pathlib import Path
 from flowerkit.cli.connecting import connect_device
 from flowerkit.cli.options import build_parser
 from flowerkit.cli.terminal import ProgressLine, quiet_frameworks, start_log
-from flowerkit.files import find_free_folder, write_json
+from flowerkit.files import find_free_folder
 from flowerkit.training.plan import PLANS, TrainingPlan, change_plan, load_plan
 
 DEMO_CLASSES, DEMO_SIZE_PX = 12, 64
@@ -42,6 +42,19 @@ def run_demo(args) -> int:
     return _train_and_submit(
         PLANS["smoke"], data, out / "run", accelerator, resume=False, args=args
     )
+
+
+def run_doctor(args) -> int:
+    with quiet_frameworks():
+        from flowerkit.cli.doctor import clear_cache, examine
+
+        freed = clear_cache() if args.clear_cache else None
+        findings = examine(args.data)
+    if freed is not None:
+        print(f"removed {format_bytes(freed)} from the cache")
+    for finding in findings:
+        print(finding)
+    return int(any(finding.blocks for finding in findings))
 
 
 def run_draw(args) -> int:
@@ -115,10 +128,9 @@ def run_lr_find(args) -> int:
 
 
 def run_models(args) -> int:
-    from flowerkit.models import list_backbones
+    from flowerkit.models.backbones import tabulate_backbones
 
-    print(f"{'backbone':<20}{'parameters':>13}{'px':>6}{'weights':>10}  licence")
-    print(*list_backbones(), sep="\n")
+    print(*tabulate_backbones(), sep="\n")
     return 0
 
 
@@ -171,7 +183,7 @@ def _lay_over(plan: TrainingPlan, changes: dict) -> TrainingPlan:
 
 
 def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> int:
-    training, _ = _import_training()
+    training, run_folder = _import_training()
     from flowerkit.cli.submitting import find_score, predict_and_submit
     from flowerkit.reports.writer import write_pictures, write_report
     from flowerkit.sources import check_test_split
@@ -187,7 +199,7 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
         progress=ProgressLine(),
     )
     print(run)
-    if run.interrupted:
+    if run.summary.interrupted:
         folder, source = shlex.quote(str(out)), shlex.quote(str(data.folder))
         print("a csv with what was learned so far is written by:")
         print(f"  flowerkit predict {folder} --data {source} --out submission.csv")
@@ -203,7 +215,8 @@ def _train_and_submit(plan, data, out, accelerator, *, resume: bool, args) -> in
             run.model, data, csv, _echo, global_batch=run.global_batch, on_corrupt=plan.on_corrupt
         )
         if not problems:
-            write_json(out / "result.json", run.to_dict() | find_score(csv, data))
+            summary = dataclasses.replace(run.summary, **find_score(csv, data))
+            run_folder.RunFolder(out).write_result(summary)
     else:
         print("no test split, so no submission.csv")
     report = write_report(
@@ -219,6 +232,12 @@ def run_check(args) -> int:
 
     data = find_data(args.data, image_size=args.image_size)
     return int(bool(report_problems(args.csv, data, _echo)))
+
+
+def run_kaggle(args) -> int:
+    from flowerkit.cli.kaggle import run_kaggle_command
+
+    return run_kaggle_command(args, _echo)
 
 
 def _echo(line: str) -> None:
@@ -237,7 +256,7 @@ def _from_module(room: str, name: str):
 
 COMMANDS = {
     "demo": run_demo,
-    "doctor": _from_module("cli.doctor", "run_doctor"),
+    "doctor": run_doctor,
     "draw": run_draw,
     "train": run_train,
     "lr-find": run_lr_find,
@@ -253,11 +272,7 @@ COMMANDS = {
     "export": _from_module("cli.models", "run_export"),
     "classify": _from_module("cli.models", "run_classify"),
     "serve": _from_module("cli.models", "run_serve"),
-    "bundle": _from_module("cli.kaggle", "run_bundle"),
-    "push": _from_module("cli.kaggle", "run_push"),
-    "watch": _from_module("cli.kaggle", "run_watch"),
-    "pull": _from_module("cli.kaggle", "run_pull"),
-    "submit": _from_module("cli.kaggle", "run_submit"),
+    **dict.fromkeys(("bundle", "push", "watch", "pull", "submit"), run_kaggle),
 }
 
 # Around them --------------------------------------------------------------------------------------
@@ -265,8 +280,8 @@ COMMANDS = {
 
 def _import_training():
     with quiet_frameworks():
-        from flowerkit.training import run as training
         from flowerkit.training import run_folder
+        from flowerkit.training import trainer as training
     return training, run_folder
 
 

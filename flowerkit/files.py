@@ -4,11 +4,12 @@ import itertools
 import json
 import os
 import reprlib
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -74,22 +75,57 @@ def write_dataclass(path: str | os.PathLike, value: Any) -> None:
 def read_dataclass(path: str | os.PathLike, kind: type[T], *, remedy: str) -> T:
     """The dataclass `kind` whose fields are in a JSON file; fields with a default may be missing.
 
-    Raises FileNotFoundError, or ValueError, naming the file and the remedy, for a file that is
-    damaged, lacks a field or holds a value that `kind` refuses. Unknown keys are skipped.
+    Nested dataclasses are read too, and lists become the tuples of their fields. Unknown keys are
+    skipped. Raises FileNotFoundError, or ValueError, naming the file, the field and the remedy, for a
+    file that is damaged, lacks a field or holds a value of another type or that `kind` refuses.
     """
-    values = read_json(path, remedy=remedy)
-    known = [field for field in fields(kind) if field.init]
-    missing = [
-        field.name
-        for field in known
-        if field.name not in values and field.default is field.default_factory is MISSING
-    ]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}. {remedy}")
+    return _decode(kind, read_json(path, remedy=remedy), str(path), remedy)
+
+
+def _decode(kind: type[T], values: dict, where: str, remedy: str) -> T:
+    hints = get_type_hints(kind)
+    found = {}
+    for field in (field for field in fields(kind) if field.init):
+        if field.name in values:
+            try:
+                found[field.name] = _convert(values[field.name], hints[field.name], where, remedy)
+            except TypeError:
+                raise ValueError(
+                    f"{where} is damaged: {field.name} is {reprlib.repr(values[field.name])}. {remedy}"
+                ) from None
+        elif field.default is field.default_factory is MISSING:
+            raise ValueError(f"{where} lacks {field.name}. {remedy}")
     try:
-        return kind(**{field.name: values[field.name] for field in known if field.name in values})
+        return kind(**found)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}. {remedy}") from error
+        raise ValueError(f"{where} is damaged: {error}. {remedy}") from error
+
+
+def _convert(value, hint, where: str, remedy: str):
+    """`value` as the type `hint` has it. Raises TypeError where it is of another type."""
+    if hint is Any:
+        return value
+    if isinstance(hint, types.UnionType):
+        if value is None and type(None) in get_args(hint):
+            return None
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    if is_dataclass(hint) and isinstance(value, dict):
+        return _decode(hint, value, where, remedy)
+    base, inner = get_origin(hint) or hint, get_args(hint)
+    if base is tuple and isinstance(value, list):
+        item = inner[0] if inner else Any
+        return tuple(_convert(each, item, where, remedy) for each in value)
+    if base in (dict, Mapping) and isinstance(value, dict):
+        item = inner[1] if inner else Any
+        return {key: _convert(each, item, where, remedy) for key, each in value.items()}
+    if base is list and isinstance(value, list):
+        item = inner[0] if inner else Any
+        return [_convert(each, item, where, remedy) for each in value]
+    if base is float and type(value) is int:
+        return float(value)
+    if type(value) is not base:
+        raise TypeError
+    return value
 
 
 def find_free_folder(parent: str | os.PathLike, name: str) -> Path:

@@ -70,7 +70,7 @@ def load_split(
     name: str,
     *,
     on_corrupt: str = "raise",
-    keep: str = "auto",
+    cache: str = "auto",
     order: Callable[[int], np.ndarray] | None = None,
 ) -> Split:
     """Split `name` of `data`, checked at once and decoded in the background, rows as in the shards.
@@ -86,6 +86,7 @@ def load_split(
     bad record (file and number). Damage inside a JPEG that only decoding shows raises it when the
     images are asked for.
     """
+    keep = cache
     if keep not in KEEP:
         raise ValueError(f"keep={keep!r} is unknown. Pass one of {', '.join(KEEP)}.")
     files = data.files[name]

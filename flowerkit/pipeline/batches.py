@@ -15,6 +15,7 @@ from flowerkit.pipeline.augment_params import (
     PARAMS,
     check_pairs,
     mix_labels,
+    one_hot,
     random_stream,
     sample_params,
 )
@@ -49,16 +50,16 @@ def train_batches(
     *,
     global_batch: int,
     seed: int,
+    num_classes: int,
     augmentation: Augmentation = _FLIP,
-    one_hot: int | None = None,
     first_epoch: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Endless batches ((images, params), labels) of `split`; `steps_per_epoch` of them are an epoch.
 
     images (global_batch, size, size, 3) uint8 as stored; params (global_batch, len(PARAMS)) float32,
-    with which `Augment` changes them inside the step; labels (global_batch,) int32, or with `one_hot`
-    classes (global_batch, one_hot) float32, rows sum to 1.
+    with which `Augment` changes them inside the step; labels (global_batch, num_classes) float32 are
+    shares, rows sum to 1: of mixed images they are those of both.
 
     Batch k depends on the seed and k alone, not on the device, the number of replicas, or where a
     run was resumed (`first_epoch`, from 0). `process` (index, count) takes one host's equal part of
@@ -79,23 +80,27 @@ def train_batches(
         epoch, step = divmod(number, steps)
         order, params = sample_epoch(epoch)
         rows = order[step * global_batch : (step + 1) * global_batch][part]
-        labels, params = split.labels[rows], params[rows]
-        if one_hot:
-            labels = mix_labels(labels, params, augmentation, num_classes=one_hot, image_size=size)
-        return (split.images[rows], params), labels
+        labels = mix_labels(
+            split.labels[rows], params[rows], augmentation, num_classes=num_classes, image_size=size
+        )
+        return (split.images[rows], params[rows]), labels
 
     images = tf.TensorSpec((num_rows, size, size, 3), tf.uint8)
     params = tf.TensorSpec((num_rows, len(PARAMS)), tf.float32)
-    labels = tf.TensorSpec((num_rows,), tf.int32)
-    if one_hot:
-        labels = tf.TensorSpec((num_rows, one_hot), tf.float32)
+    labels = tf.TensorSpec((num_rows, num_classes), tf.float32)
     return _dataset(make_batch, ((images, params), labels), _endless(first_epoch * steps))
 
 
 def feature_batches(
-    arrays: np.ndarray, labels: np.ndarray, *, global_batch: int, seed: int, first_epoch: int = 0
+    arrays: np.ndarray,
+    labels: np.ndarray,
+    *,
+    global_batch: int,
+    seed: int,
+    num_classes: int,
+    first_epoch: int = 0,
 ) -> tf.data.Dataset:
-    """Endless batches (features (global_batch, ...) float32, labels (global_batch,) int32).
+    """Endless batches (features (global_batch, ...), labels (global_batch, num_classes)), float32.
 
     `arrays` (views, n, ...) float32 are the features of n images. Epoch e has view e % views, and the
     order is that of `train_batches` of these images with this seed and batch.
@@ -111,10 +116,10 @@ def feature_batches(
     def make_batch(number):
         epoch, step = divmod(number, steps)
         rows = order_of(epoch)[step * global_batch : (step + 1) * global_batch]
-        return arrays[epoch % len(arrays)][rows], labels[rows]
+        return arrays[epoch % len(arrays)][rows], one_hot(labels[rows], num_classes)
 
     features = tf.TensorSpec((global_batch, *arrays.shape[2:]), tf.float32)
-    spec = features, tf.TensorSpec((global_batch,), tf.int32)
+    spec = features, tf.TensorSpec((global_batch, num_classes), tf.float32)
     return _dataset(make_batch, spec, _endless(first_epoch * steps))
 
 

@@ -61,7 +61,7 @@ def _open(
 ) -> tuple[Split, Sequence[str]]:
     if isinstance(source, FlowerData):
         # Nothing is kept: a handful of images is decoded, not thousands.
-        return load_split(source, "train", keep="none"), class_names or source.class_names
+        return load_split(source, "train", cache="none"), class_names or source.class_names
     if source.labels is None:
         raise ValueError("this split has no labels (a test split). Pass the training split.")
     if class_names is None:

@@ -1,37 +1,249 @@
-"""What happens between epochs: validate, record, keep the best, stop. Backend-neutral Keras callbacks.
+"""What happens during an epoch and at its end: validate, log, keep, stop. Backend-neutral callbacks.
 
-Their order matters and is set in one place, `training`: weights are made one, then scored, then
-recorded, then kept; only then may anyone decide to stop.
+Keras hands the logs of each step to `on_train_batch_end` as Python numbers; a number must be fetched,
+and while the host waits for it the accelerator has nothing to do. `StepHooks` therefore calls
+`on_step(done, logs)` of those callbacks that have one: `done` steps of the epoch have been started,
+and `logs` holds the running means as arrays that may still be being computed.
 """
 
+import gc
 import logging
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import keras
 import numpy as np
 
-from flowerkit.accelerator.machine import has_bfloat16
-from flowerkit.files import replacing
 from flowerkit.prediction.predictions import Predictions
 from flowerkit.schedules import Schedule
-from flowerkit.training.async_steps import StepHooks, Stopper
-from flowerkit.training.history import (
-    best_row,
-    count_epochs_without_better,
-    count_plateaus,
-    write_history,
-)
+from flowerkit.training.history import History
 
 _log = logging.getLogger("flowerkit")
 
+# How far the host may run ahead of the device: enough to hide its own work, and few enough that the
+# batches waiting there need little memory.
+STEPS_AHEAD = 16
 
-class JoinReplicas(keras.callbacks.Callback):
+
+class StepHooks(keras.callbacks.Callback):
+    """Call `on_step` of every listener after each compiled step.
+
+    `done` counts the epoch's steps, `trained_at` is when the last of them was finished
+    (`time.perf_counter()`), and `first_step_seconds` how long the very first took: nearly all of that
+    is tracing and compiling.
+    """
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps = steps
+        self.listeners: list = []
+        self.execute: Callable | None = None  # Keras's own step, while it is wrapped
+        self.done = 0
+        self.trained_at: float | None = None
+        self.first_step_seconds: float | None = None
+
+    def listen(self, callbacks: Sequence) -> None:
+        """Call the `on_step` of those that have one, in their order."""
+        self.listeners = [callback for callback in callbacks if hasattr(callback, "on_step")]
+
+    def on_train_begin(self, logs=None):
+        # Keras has made the compiled step by now, and looks it up on the model before each call.
+        self.execute = self.model.train_function
+        self.model.train_function = self._step
+
+    def _step(self, *state):
+        timed = self.first_step_seconds is not None
+        outputs = self.execute(*state) if timed else self._time_first(*state)
+        self.done += 1
+        for listener in self.listeners:
+            listener.on_step(self.done, _logs_of(outputs))
+        return outputs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.done = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.trained_at = time.perf_counter()  # Keras has fetched the metrics: all is computed
+
+    def on_train_end(self, logs=None):
+        self.release()
+
+    def release(self) -> None:
+        """Give the model Keras's own step back."""
+        if self.execute is not None:
+            self.model.train_function, self.execute = self.execute, None
+
+    def _time_first(self, *state):
+        start = time.perf_counter()
+        with _without_garbage_collection():
+            outputs = self.execute(*state)
+        float(_logs_of(outputs)["loss"])  # waits, this once
+        self.first_step_seconds = time.perf_counter() - start
+        _log.info(f"first step {self.first_step_seconds:.1f} s, tracing and compiling; not again")
+        return outputs
+
+
+def _logs_of(outputs) -> dict:
+    """JAX's step returns (logs, state), TensorFlow's the logs."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+@contextmanager
+def _without_garbage_collection():
+    """Tracing makes millions of objects that all stay alive; scanning them takes a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+class StopFlag(keras.callbacks.Callback):
+    """Ends training, and keeps the first reason that was given.
+
+    An epoch that was left before its last of `steps` steps is dropped, whatever stopped it: the best
+    weights must belong to a row that a resumed run keeps. Only the first is kept, being all there is.
+    """
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps, self.done = steps, 0
+        self.reason: str | None = None
+        self.cut_short = False  # inside an epoch
+        self.ends_run = False  # not only the phase
+        self.interrupted = False
+
+    def set_model(self, model):
+        super().set_model(model)
+        # On JAX `self.model`, asked for inside a step, puts weights back that the step has used up.
+        self.trained = model
+
+    def on_step(self, done, logs):
+        self.done = done
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch > 0 and self.done < self.steps:
+            self.request("one of your callbacks stopped it inside an epoch")
+            self.cut_short = True
+
+    def request(self, reason: str, *, cut_short: bool = False, ends_run: bool = True) -> None:
+        """Stop after this step. `cut_short` drops the epoch; without `ends_run` the next phase follows."""
+        if self.reason is None:
+            self.reason, self.cut_short, self.ends_run = reason, cut_short, ends_run
+        self.trained.stop_training = True
+
+    @contextmanager
+    def on_interrupt(self) -> Iterator[None]:
+        """Let Ctrl-C end training after the current step; a second Ctrl-C ends the program.
+
+        An exception in the middle of a step would leave JAX without the weights it was given.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def interrupt(signum, frame):
+            _log.warning("interrupted: ending after this step (once more to end at once)")
+            signal.signal(signal.SIGINT, previous)
+            self.interrupted = True
+            self.request("it was interrupted (Ctrl-C)", cut_short=True)
+
+        previous = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+
+class ReseedDropout(keras.callbacks.Callback):
+    """Start each epoch's dropout from (seed, epoch), so that a resumed run draws what a whole one does.
+
+    Keras's weights files leave the states of seed generators out.
+    """
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.seed = seed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        states = [
+            variable for variable in self.model.variables if "seed_generator" in variable.path
+        ]
+        for number, state in enumerate(states):
+            state.assign(np.random.SeedSequence((self.seed, epoch, number)).generate_state(2))
+
+
+class LearningRateSetter(keras.callbacks.Callback):
+    """Set the optimizer's learning rate by the schedule at the start of each epoch.
+
+    The schedule's epoch 0 is `start`. (Keras's LearningRateScheduler would pass a second argument.)
+    """
+
+    def __init__(self, schedule: Schedule, start: int):
+        super().__init__()
+        self.schedule, self.start = schedule, start
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.optimizer.learning_rate = self.schedule(epoch - self.start)
+
+
+class ReduceLROnPlateau(keras.callbacks.Callback):
+    """Halve a constant rate after each `patience` epochs without improvement.
+
+    How often is read off the history, as in `EarlyStopping`, so that a resumed run waits for as long
+    as the whole one would have.
+    """
+
+    def __init__(self, history: History, phase: int, first_lr: float, patience: int):
+        super().__init__()
+        self.history, self.phase, self.first_lr, self.patience = history, phase, first_lr, patience
+
+    def on_epoch_begin(self, epoch, logs=None):
+        plateaus = self.history.of_phase(self.phase).count_plateaus(self.patience)
+        self.model.optimizer.learning_rate = self.first_lr * 0.5**plateaus
+
+
+class TerminateOnNaN(keras.callbacks.Callback):
+    """Stop soon after a loss that is not a number, before anything of its epoch is kept.
+
+    It reads the loss of `STEPS_AHEAD` steps ago, which is computed by now. (Keras's would fetch each
+    step's.) A running mean that was not a number once stays so: the epoch's end sees all.
+    """
+
+    def __init__(self, stop: StopFlag):
+        super().__init__()
+        self.stop = stop
+        self.losses = deque()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        self.losses.clear()
+
+    def on_step(self, done, logs):
+        self.losses.append((done, logs["loss"]))
+        if len(self.losses) > STEPS_AHEAD:
+            self._check(*self.losses.popleft())
+
+    def on_epoch_end(self, epoch, logs=None):
+        while self.losses and not self.stop.cut_short:
+            self._check(*self.losses.popleft())
+
+    def _check(self, step: int, loss) -> None:
+        loss = float(loss)
+        if not math.isfinite(loss):
+            self.stop.request(
+                f"the loss became {loss} in epoch {self.epoch + 1}, step {step}", cut_short=True
+            )
+
+
+class SyncBatchNorm(keras.callbacks.Callback):
     """Give every TensorFlow replica the mean of all replicas' BatchNormalization statistics.
 
     Each replica gathers its own, and saving keeps the first's alone; without this, the model that is
@@ -47,141 +259,58 @@ class JoinReplicas(keras.callbacks.Callback):
                 variable.assign(mean.astype("float32"))
 
 
-class FixRate(keras.callbacks.Callback):
-    """Set the optimizer's learning rate by the schedule, once an epoch; its epoch 0 is `start`."""
-
-    def __init__(self, schedule: Schedule, start: int = 0):
-        super().__init__()
-        self.schedule, self.start = schedule, start
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.model.optimizer.learning_rate = self.schedule(epoch - self.start)
-
-
-class Plateau(keras.callbacks.Callback):
-    """Multiply a constant rate by `factor` after each `patience` epochs without a better one.
-
-    Keras's ReduceLROnPlateau with its smallest change at 0. How often is read off the history, as
-    `EarlyStop` does, so that a resumed run waits for as long as the whole one would have.
-    """
-
-    def __init__(
-        self,
-        rows: list[dict],
-        phase: int,
-        first_lr: float,
-        monitor: str,
-        *,
-        factor: float,
-        patience: int,
-        cooldown: int = 0,
-    ):
-        super().__init__()
-        self.rows, self.phase, self.first_lr, self.monitor = rows, phase, first_lr, monitor
-        self.factor, self.patience, self.cooldown = factor, patience, cooldown
-
-    def on_epoch_begin(self, epoch, logs=None):
-        rows = [row for row in self.rows if row["phase"] == self.phase]
-        falls = count_plateaus(rows, self.monitor, self.patience, self.cooldown)
-        self.model.optimizer.learning_rate = self.first_lr * self.factor**falls
-
-
-class FastMath(keras.callbacks.Callback):
-    """Let oneDNN compute training steps in bfloat16 where TensorFlow's device is a CPU that has it.
-
-    Weights and sums stay float32. Not while predicting: what is validated is then what any machine
-    that loads the model computes.
-    """
-
-    def __init__(self, wanted: bool):
-        super().__init__()
-        self.wanted = wanted and keras.backend.backend() == "tensorflow" and has_bfloat16()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._switch(True)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._switch(False)
-
-    def release(self) -> None:
-        """Switch it off, for an error in an epoch would leave it on for the whole process."""
-        self._switch(False)
-
-    def _switch(self, on: bool) -> None:
-        if self.wanted:
-            import tensorflow as tf
-
-            tf.config.optimizer.set_experimental_options(
-                {"auto_mixed_precision_onednn_bfloat16": on}
-            )
-
-
-class SeedLayers(keras.callbacks.Callback):
-    """Start each epoch's dropout from (seed, epoch), so that a resumed run draws what a whole one does.
-
-    Keras's weights files leave the seed generators' states out.
-    """
-
-    def __init__(self, seed: int):
-        super().__init__()
-        self.seed = seed
-
-    def on_epoch_begin(self, epoch, logs=None):
-        states = [one for one in self.model.variables if "seed_generator" in one.path]
-        for number, state in enumerate(states):
-            state.assign(np.random.SeedSequence((self.seed, epoch, number)).generate_state(2))
-
-
-class Validate(keras.callbacks.Callback):
+class Validation(keras.callbacks.Callback):
     """Score the full validation predictions on the host and add val_* to the epoch's logs.
 
     `averaged(model)` is a context in which the model holds the weights that count; None: its own.
     """
 
-    def __init__(self, predict: Callable[[], Predictions], stopper: Stopper, averaged=None):
+    def __init__(self, predict: Callable[[], Predictions], stop: StopFlag, averaged=None):
         super().__init__()
-        self.predict, self.stopper = predict, stopper
-        self.averaged = averaged
+        self.predict, self.stop, self.averaged = predict, stop, averaged
         self.predictions: Predictions | None = None
         self.seconds = 0.0
 
     def on_epoch_end(self, epoch, logs=None):
         self.predictions = None
-        if self.stopper.cut_short:
+        if self.stop.cut_short:
             return
         start = time.perf_counter()
         with self.averaged(self.model) if self.averaged else nullcontext():
             predictions = self.predict()
         self.seconds = time.perf_counter() - start
         if not np.isfinite(predictions.probabilities).all():
-            self.stopper.stop(f"the validation predictions of epoch {epoch + 1} are not numbers")
+            self.stop.request(f"the validation predictions of epoch {epoch + 1} are not numbers")
             return
         self.predictions = predictions
         logs |= predictions.score()
 
 
-class Record(keras.callbacks.Callback):
-    """Append a row to history.csv: the logs, the planned rate and the one that was really used."""
+class HistoryWriter(keras.callbacks.Callback):
+    """Append the epoch to the history: the logs, the planned rate and the rate that was used.
+
+    `planned(epoch, done)` is the rate that the schedule has after `done` steps of the epoch; None: no
+    schedule.
+    """
 
     def __init__(
         self,
-        path: Path,
-        rows: list[dict],
+        history: History,
         phase: int,
         planned: Callable[[int, int], float] | None,
         global_batch: int,
-        stopper: Stopper,
+        stop: StopFlag,
         hooks: StepHooks,
     ):
         super().__init__()
-        self.path, self.rows, self.phase, self.planned = path, rows, phase, planned
-        self.global_batch, self.stopper, self.hooks = global_batch, stopper, hooks
+        self.history, self.phase, self.planned = history, phase, planned
+        self.global_batch, self.stop, self.hooks = global_batch, stop, hooks
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.stopper.cut_short:
+        if self.stop.cut_short:
             return
         # Not float(variable): it raises under a tf.distribute strategy.
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
@@ -189,188 +318,83 @@ class Record(keras.callbacks.Callback):
         logs["planned_lr"] = self.planned(epoch, self.hooks.done) if self.planned else rate
         logs["seconds"] = time.perf_counter() - self.start
         num_images = self.hooks.done * self.global_batch
-        logs["images_per_second"] = num_images / (self.hooks.trained - self.start)
+        logs["images_per_second"] = num_images / (self.hooks.trained_at - self.start)
         logs["steps"] = self.hooks.done
         logs["phase"] = self.phase
-        self.rows.append(
-            {"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
-        )
-        write_history(self.path, self.rows)
+        row = {name: float(value) for name, value in logs.items()}
+        self.history.append({"epoch": epoch + 1} | row)
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """Keep the best weights, with their validation predictions, the last, to resume from, and others.
+class EpochLogger(keras.callbacks.Callback):
+    """Log one line an epoch; `epochs` are those of all phases, `steps` those of a whole epoch."""
 
-    The best are the classifier's, of whichever phase; with averaged weights the raw ones stand beside
-    them. While the head learns alone on features (`kept` is that head, else the classifier) the best
-    of it stand in files of their own, because writing the whole network would take longer than the
-    epoch, until `complete`. The last hold the optimizer's state too, so that a resumed run goes on
-    exactly. `every`: keep the classifier's weights of every so many epochs. Each is written under a
-    temporary name; a full disk costs no older file.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        classifier: keras.Model,
-        kept: keras.Model,
-        rows: list[dict],
-        monitor: str,
-        validate: Validate,
-        steps: int,
-        every: int | None = None,
-    ):
+    def __init__(self, history: History, epochs: int, steps: int):
         super().__init__()
-        self.folder, self.classifier, self.kept, self.rows = folder, classifier, kept, rows
-        self.monitor, self.validate, self.every = monitor, validate, every
-        self.steps = steps  # of a whole epoch
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "best.weights.h5"
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "last.weights.h5"
+        self.history, self.epochs, self.steps = history, epochs, steps
 
     def on_epoch_end(self, epoch, logs=None):
-        if not self.rows or self.rows[-1]["epoch"] != epoch + 1:
-            return  # an epoch that was cut short
-        if (
-            self.validate.predictions is not None
-            and best_row(self.rows, self.monitor) is self.rows[-1]
-        ):
-            self._save_best()
-            self.validate.predictions.save(self.folder.parent / "val_predictions.npz")
-        if self.every and (epoch + 1) % self.every == 0:
-            self._save_averaged(self.classifier, self.folder / f"epoch-{epoch + 1:02d}.weights.h5")
-        if self.rows[-1]["steps"] == self.steps:  # a resumed run starts where an epoch ended
-            save_weights(self.model, self.last)
-
-    def complete(self) -> None:
-        """After a phase of the head alone: its best, in files of the whole classifier."""
-        if self.kept is self.classifier:
+        row = self.history.last
+        if row is None or row["epoch"] != epoch + 1:
             return
-        now = self.kept.get_weights()
-        for whole, part in zip(_list_best(self.folder), self._own_best(), strict=True):
-            if part.is_file():
-                self.kept.load_weights(part)
-                save_weights(self.classifier, whole)
-                part.unlink()
-        self.kept.set_weights(now)
-
-    def _own_best(self) -> list[Path]:
-        """The files for the best of what is kept, and its raw weights."""
-        return _list_best(self.folder, "" if self.kept is self.classifier else "head_")
-
-    def _save_best(self) -> None:
-        best, raw = self._own_best()
-        self._save_averaged(self.kept, best)
-        if self.validate.averaged:
-            save_weights(self.kept, raw)
-
-    def _save_averaged(self, model: keras.Model, path: Path) -> None:
-        averaged = self.validate.averaged
-        with averaged(self.model) if averaged else nullcontext():
-            save_weights(model, path)
-
-
-def _list_best(folder: Path, of: str = "") -> list[Path]:
-    return [folder / f"{of}{name}.weights.h5" for name in ("best", "best_raw")]
-
-
-def save_weights(model: keras.Model, path: Path) -> None:
-    """Write a weights file in one piece; an older one survives a full disk."""
-    with replacing(path) as temporary:
-        model.save_weights(temporary)
-
-
-class EarlyStop(keras.callbacks.Callback):
-    """Stop after `patience` epochs without a better one; `Checkpoint` keeps the best weights.
-
-    Not Keras's: what counts is read off the history each time, so nothing goes stale between fits,
-    and a resumed run stops where the whole one would have.
-    """
-
-    def __init__(
-        self,
-        rows: list[dict],
-        phase: int,
-        monitor: str,
-        patience: int | None,
-        first_epoch: int,
-        stopper: Stopper,
-    ):
-        super().__init__()
-        self.rows, self.phase, self.monitor, self.stopper = rows, phase, monitor, stopper
-        self.patience, self.first_epoch = patience, first_epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.is_due():
-            self.stopper.stop(
-                f"{self.monitor} had not improved for {self.patience} epochs (early stopping)",
-                ends_run=False,
-            )
-
-    def rows_of_phase(self) -> list[dict]:
-        """The history of this phase alone: what another phase reached is no measure of patience."""
-        return [row for row in self.rows if row["phase"] == self.phase]
-
-    def is_due(self) -> bool:
-        """Whether the phase is long enough without a better epoch; never without patience."""
-        if self.patience is None:
-            return False
-        rows = self.rows_of_phase()
-        return count_epochs_without_better(rows, self.monitor, self.first_epoch) >= self.patience
-
-
-class CatchInterrupt(keras.callbacks.Callback):
-    """Let Ctrl-C end training after the step in hand; a second Ctrl-C ends the program.
-
-    An exception in the middle of a step would leave JAX without the weights it was given.
-    """
-
-    def __init__(self, stopper: Stopper):
-        super().__init__()
-        self.stopper = stopper
-        self.previous = None
-        self.caught = False
-
-    def on_train_begin(self, logs=None):
-        if threading.current_thread() is threading.main_thread():
-            self.previous = signal.signal(signal.SIGINT, self._interrupt)
-
-    def on_train_end(self, logs=None):
-        self.release()
-
-    def release(self) -> None:
-        if self.previous is not None:
-            signal.signal(signal.SIGINT, self.previous)
-            self.previous = None
-
-    def _interrupt(self, signum, frame):
-        _log.warning("interrupted: ending after this step (once more to end at once)")
-        self.release()
-        self.caught = True
-        self.stopper.stop("it was interrupted (Ctrl-C)", cut_short=True)
-
-
-class Tell(keras.callbacks.Callback):
-    """One log line an epoch."""
-
-    def __init__(self, rows: list[dict], epochs: int, monitor: str, steps: int):
-        super().__init__()
-        self.rows, self.epochs, self.monitor, self.steps = rows, epochs, monitor, steps
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not self.rows or self.rows[-1]["epoch"] != epoch + 1:
-            return
-        row = self.rows[-1]
         part = f" ({row['steps']:.0f} of {self.steps} steps)" if row["steps"] < self.steps else ""
-        best = "  best so far" if best_row(self.rows, self.monitor) is row else ""
+        best = "  best so far" if self.history.last_is_best else ""
         _log.info(
             f"epoch {epoch + 1}/{self.epochs}{part}  loss {row['loss']:.3f}  "
             f"val_loss {row.get('val_loss', math.nan):.3f}  val_f1 {row.get('val_f1', math.nan):.3f}  "
             f"rate {row['learning_rate']:.2g}  {row['seconds']:.0f} s  "
             f"{row['images_per_second']:,.0f} images/s{best}"
         )
+
+
+class TimeLimit(keras.callbacks.Callback):
+    """Stop while there is time left to validate, to predict the test split and to write.
+
+    `deadline` is the run's `step.Deadline`; its batches are as long as training batches. `step` is the
+    phase's `TrainStep`: it knows what an image costs where validation, on features, does not.
+    """
+
+    def __init__(self, deadline, validation: Validation, stop: StopFlag, step, global_batch: int):
+        super().__init__()
+        self.deadline, self.validation, self.stop = deadline, validation, stop
+        self.step, self.global_batch = step, global_batch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start, self.first = time.monotonic(), None
+
+    def on_step(self, done, logs):
+        # Later epochs are only begun if they fit. Inside the first, a model half an epoch old is
+        # better than none: it is validated and kept.
+        now, val_seconds = time.monotonic(), self.validation.seconds
+        if self.first is None:
+            self.first = done, now  # it traces and compiles, and says nothing of the others
+        step_seconds = (now - self.first[1]) / max(1, done - self.first[0])
+        needed = self._finish_seconds(step_seconds)
+        needed += val_seconds or step_seconds * self.deadline.num_val_batches
+        if now + needed > self.deadline.at:
+            self.stop.request("the time was up", cut_short=val_seconds > 0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = time.monotonic()
+        if now + (now - self.start) + self._finish_seconds(0.0) > self.deadline.at:
+            self.stop.request("another epoch would not have fitted into the time")
+
+    def _finish_seconds(self, step_seconds: float) -> float:
+        """Saving, reloading, the test split: with a margin, because a late csv is worth nothing."""
+        if self.validation.seconds:
+            step_seconds = self.validation.seconds / self.deadline.num_val_batches
+        batch_seconds = max(step_seconds, self.step.seconds_per_image * self.global_batch)
+        return 15 + 1.3 * batch_seconds * self.deadline.num_test_batches
+
+
+class StepProgress(keras.callbacks.Callback):
+    """Call `progress(description, done, total)` after each step of the epoch."""
+
+    def __init__(self, progress: Callable[[str, int, int], None], epochs: int, steps: int):
+        super().__init__()
+        self.progress, self.epochs, self.steps = progress, epochs, steps
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.description = f"epoch {epoch + 1}/{self.epochs}"
+
+    def on_step(self, done, logs):
+        self.progress(self.description, done, self.steps)

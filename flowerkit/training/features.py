@@ -1,23 +1,27 @@
-"""Backbone outputs computed once: a head learns from them in seconds, as the notes' learners do it.
+"""Backbone outputs computed once, so that a head learns from them in seconds.
 
-`models.split_classifier` cuts a classifier in two. What its body says of every image is computed in one
-pass and kept, in a file that the next run finds again, and the head is trained on that. It is float32:
-predictions from features are then those of the whole model to 1e-6, which float16 would spoil.
+`models.split_classifier` cuts a classifier in two. What its body gives for every image is computed
+in one pass and kept in a file that the next run finds again, and the head is trained on that. Features are
+float32: predictions from them are then those of the whole model to 1e-6, which float16 would spoil.
 """
 
+import functools
 import json
 import logging
+import os
+import shutil
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 
 import keras
 import numpy as np
 
-from flowerkit.accelerator import free_memory_bytes
-from flowerkit.data import cache as decode_cache
+from flowerkit.accelerator import cache_folder, free_memory_bytes
 from flowerkit.data.split import RAM_FRACTION, Split
 from flowerkit.pipeline.augment_layer import Augment
 from flowerkit.pipeline.augment_params import PARAMS, sample_params
@@ -28,17 +32,17 @@ from flowerkit.text import format_bytes
 
 _log = logging.getLogger("flowerkit")
 
-# Part of every key: features computed otherwise never meet the files of this way.
+# Part of every key: features computed in another way never meet the files of this one.
 _FORMAT = 2
 _DTYPE = "float32"
-_KEEP_FILES = ("auto", "disk")
-# Rows that one call of the head is given: enough to hide the call, few enough to be no burden.
-_ANSWER_BYTES = 64 * 2**20
+# Bytes of features that one call of the head is given: enough to hide the call, few enough to hold.
+_CHUNK_BYTES = 64 * 2**20
+_SPARE_BYTES = 2**30  # of the disk, for what else the run writes
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What a body says of the images of one split; row i of every array is the same image.
+    """What a body gives for the images of one split; row i of every array is the same image.
 
     `arrays` (views, n, ...) float32: (height, width, channels) of a feature map, or (channels,) after
     pooling. View 0 is of the images as they are. `labels`, `ids`, `digests`: as in `Split`. `body`
@@ -66,17 +70,16 @@ def compute_features(
     views: int = 1,
     augmentation: Augmentation | None = None,
     seed: int = 0,
-    keep: str = "auto",
-    what: str = "images",
+    name: str = "images",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Features:
-    """What `body` says of every image of `split`, in its order, in `views` views.
+    """What `body` gives for every image of `split`, in its order, in `views` views.
 
-    View 0 is of the images as they are, view v > 0 is changed by `augmentation` as drawn for
-    (seed, v), inside the compiled step. `keep`: "auto" or "disk": a
-    file that the next run finds by what the body and the data are, and memory where there is no room
-    for one; "ram" or "none": memory. Images are read batch by batch; `global_batch` is a multiple of
-    the replicas. `progress("features of " + what, done, total)` is called after every batch.
+    View 0 is of the images as they are, view v > 0 is changed by `augmentation` as sampled for
+    (seed, v). They are kept in a file in the cache folder that the next run finds by what the body and
+    the data are, or in memory where the disk has no room. Images are read batch by batch;
+    `global_batch` is a multiple of the replicas. `progress("features of " + name, done, total)` is
+    called after every batch.
 
     Raises ValueError for images of another size than the body takes, and views that would all be the
     same; MemoryError where there is no room for the features.
@@ -84,16 +87,17 @@ def compute_features(
     _check_views(body, split, views, augmentation)
     start = time.perf_counter()
     body_key, data_key = describe_body(body), describe_data(split)
-    drawn = f"{augmentation} {seed}" if views > 1 else ""
-    key = sha256(f"{_FORMAT} {body_key} {data_key} {views} {drawn}".encode()).hexdigest()[:16]
+    sampled = f"{augmentation} {seed}" if views > 1 else ""
+    key = sha256(f"{_FORMAT} {body_key} {data_key} {views} {sampled}".encode()).hexdigest()[:16]
     shape = (views * len(split), *body.output_shape[1:])
-    array, seconds = _find_kept(key, shape, what) if keep in _KEEP_FILES else None, 0.0
+    array, seconds = _find_kept(key, shape, name), 0.0
     if array is None:
-        store = _Store.open(key, shape, keep, what)
-        answers = _answer_views(body, split, global_batch, views, augmentation, seed)
-        array = store.fill(answers, f"features of {what}", progress)
+        outputs = _compute_views(body, split, global_batch, views, augmentation, seed)
+        if progress:
+            outputs = _report(outputs, shape[0], functools.partial(progress, f"features of {name}"))
+        array = _keep(outputs, key, shape, name)
         seconds = time.perf_counter() - start
-        _log.info(f"features of {what}: {len(array):,} of {_name_shape(shape)} in {seconds:.1f} s")
+        _log.info(f"features of {name}: {len(array):,} of {_name_shape(shape)} in {seconds:.1f} s")
     array = array.reshape(views, len(split), *shape[1:])
     return Features(array, split.labels, split.ids, split.digests, body_key, data_key, seconds)
 
@@ -125,15 +129,15 @@ def predict_features(head: keras.Model, features: Features, *, global_batch: int
             f"a head that does not fit: it takes features of {_name_shape(('', *wanted))}, these are "
             f"of {_name_shape(('', *stored))}. Cut head and body out of the same classifier."
         )
-    rows = max(1, _ANSWER_BYTES // (4 * int(np.prod(stored)) * global_batch)) * global_batch
+    rows = max(1, _CHUNK_BYTES // (4 * int(np.prod(stored)) * global_batch)) * global_batch
     rows = min(rows, -(-len(features) // global_batch) * global_batch)
-    answers = stream_outputs(head, _padded(features.arrays[0], rows))
-    probabilities = np.concatenate(list(answers))[: len(features)]
+    outputs = stream_outputs(head, _padded(features.arrays[0], rows))
+    probabilities = np.concatenate(list(outputs))[: len(features)]
     return Predictions(features.ids, probabilities, features.labels)
 
 
 def stream_outputs(model: keras.Model, batches: Iterable) -> Iterator[np.ndarray]:
-    """What `model` says of each batch, (batch, ...) float32; one batch at a time is in memory.
+    """What `model` gives for each batch, (batch, ...) float32; one batch at a time is in memory.
 
     A batch is an array, or a tuple of them, whose length the replicas divide; all are alike.
     """
@@ -158,7 +162,7 @@ def stream_outputs(model: keras.Model, batches: Iterable) -> Iterator[np.ndarray
 
 
 def describe_body(body: keras.Model) -> str:
-    """A sentence part that is the same for models of the same structure and weights, and no others.
+    """A clause that is the same for models of the same structure and weights, and no others.
 
     Names that Keras counts up (input_layer_3) do not matter, nor what is trainable.
     """
@@ -188,7 +192,7 @@ def _find_names(model: keras.Model) -> list[str]:
 
 
 def describe_data(split: Split) -> str:
-    """A sentence part that is the same for the same images in the same order, and no others."""
+    """A clause that is the same for the same images in the same order, and no others."""
     head = f"{split.images.shape[1:]} ".encode()
     digest = sha256(head + np.asarray(split.digests, "<i8").tobytes()).hexdigest()[:16]
     return f"{len(split):,} images of {split.images.shape[1]} px (key {digest})"
@@ -197,77 +201,84 @@ def describe_data(split: Split) -> str:
 # Keeping ------------------------------------------------------------------------------------------
 
 
-def _find_kept(key: str, shape: tuple[int, ...], what: str) -> np.ndarray | None:
-    """What an earlier run left in a file, read once to see that it is sound; None: to be computed."""
-    cached = decode_cache.open_cached(key, shape, _DTYPE)
-    if cached is None:
-        return None
-    pairs = zip(cached.images, cached.checksums.tolist(), strict=True)
-    if any(zlib.crc32(row) != checksum for row, checksum in pairs):
-        _log.warning(f"{cached.path} is damaged: the features of {what} are computed anew")
-        cached.discard()
-        return None
-    _log.info(f"features of {what} are there from an earlier run: {cached.path}")
-    return cached.images
+def _find_kept(key: str, shape: tuple[int, ...], name: str) -> np.ndarray | None:
+    """What an earlier run left, read once to see that it is whole; None: to be computed.
 
-
-@dataclass(frozen=True, eq=False)
-class _Store:
-    """Where features go as they come: `array` (n, ...) float32, of a growing file or of memory."""
-
-    array: np.ndarray
-    growing: decode_cache.GrowingFile | None
-
-    @classmethod
-    def open(cls, key: str, shape: tuple[int, ...], keep: str, what: str) -> "_Store":
-        """A file if `keep` allows one and there is room, else memory. Raises MemoryError for neither."""
-        num_bytes = 4 * int(np.prod(shape, dtype="int64"))
-        size, no_file = f"{format_bytes(num_bytes)} of features", ""
-        if keep in _KEEP_FILES:
-            try:
-                growing = decode_cache.grow_file(
-                    key, shape, f"features of {what}, {_name_shape(shape)}", _DTYPE
-                )
-                _log.info(f"{what}: {size} go into {growing.path}")
-                return cls(growing.images, growing)
-            except OSError as error:
-                no_file = f", and no file of them: {error}"
-        free = free_memory_bytes()
-        if num_bytes > RAM_FRACTION * free:
-            raise MemoryError(
-                f"{size} of {what} do not fit into {format_bytes(free)} of free memory{no_file}. A "
-                f"head that begins with pooling (head='pooled') has far smaller ones; feature_views=0 "
-                f"has none."
-            )
-        _log.info(f"{what}: {size} stay in RAM{no_file}")
-        return cls(np.empty(shape, _DTYPE), None)
-
-    def fill(self, answers: Iterator[np.ndarray], told: str, progress) -> np.ndarray:
-        """The array with all `answers` one after the other; a file of them is shown to later runs."""
-        done = 0
+    The file's name ends with the CRC-32 of its rows.
+    """
+    for file in _folder().glob(f"{key}-*.npy"):
         try:
-            for rows in answers:
-                part = slice(done, done := done + len(rows))
-                self.array[part] = rows
-                if self.growing:
-                    self.growing.checksums[part] = [zlib.crc32(row) for row in self.array[part]]
-                if progress:
-                    progress(told, done, len(self.array))
-        except BaseException:
-            if self.growing:
-                self.growing.drop()
-            raise
-        self._show()
-        return self.array
+            array = np.load(file, mmap_mode="r")
+        except (OSError, ValueError):
+            array = np.empty(0)
+        if array.shape == shape and f"{_checksum(array):08x}" == file.stem[-8:]:
+            _log.info(f"features of {name} are there from an earlier run: {file}")
+            return np.asarray(array)
+        _log.warning(f"{file} is damaged: the features of {name} are computed anew")
+        file.unlink(missing_ok=True)
+    return None
 
-    def _show(self) -> None:
-        if self.growing is None:
-            return
-        try:
-            self.growing.keep()
-        except OSError as error:
-            _log.warning(f"the features are not kept for the next run: {error}")
-            self.growing.drop()
+
+def _folder() -> Path:
+    return cache_folder() / "features"
+
+
+def _checksum(array: np.ndarray) -> int:
+    crc = 0
+    for start in range(0, len(array), 256):
+        crc = zlib.crc32(np.ascontiguousarray(array[start : start + 256]), crc)
+    return crc
+
+
+def _keep(outputs: Iterator[np.ndarray], key: str, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """All `outputs` one after the other: in a file if the disk has room, else in memory."""
+    num_bytes = 4 * int(np.prod(shape, dtype="int64"))
+    no_file = _check_disk(num_bytes)
+    if no_file is None:
+        return _write(outputs, key, shape)
+    size, free = f"{format_bytes(num_bytes)} of features", free_memory_bytes()
+    if num_bytes > RAM_FRACTION * free:
+        raise MemoryError(
+            f"{size} of {name} do not fit into {format_bytes(free)} of free memory, nor into a file: "
+            f"{no_file}. A head that begins with pooling (head='pooled', --head pooled) has far smaller "
+            f"ones; feature_views=0 (--feature-views 0) has none."
+        )
+    _log.info(f"{name}: {size} stay in RAM ({no_file})")
+    array, done = np.empty(shape, _DTYPE), 0
+    for rows in outputs:
+        array[done : done + len(rows)] = rows
+        done += len(rows)
+    return array
+
+
+def _check_disk(num_bytes: int) -> str | None:
+    """Why no file of this size can be kept; None if it can."""
+    try:
+        _folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=_folder()):
+            free = shutil.disk_usage(_folder()).free
+    except OSError as error:
+        return str(error)
+    if free < num_bytes + min(_SPARE_BYTES, num_bytes):
+        return f"the disk of {_folder()} has {format_bytes(free)} free"
+    return None
+
+
+def _write(outputs: Iterator[np.ndarray], key: str, shape: tuple[int, ...]) -> np.ndarray:
+    hidden, crc = _folder() / f".{key}-{os.getpid()}.part", 0
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    try:
+        with hidden.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for rows in outputs:
+                rows = np.ascontiguousarray(rows, "<f4")
+                crc = zlib.crc32(rows, crc)
+                file.write(rows)
+        path = _folder() / f"{key}-{crc:08x}.npy"
+        os.replace(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
+    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 # Computing ----------------------------------------------------------------------------------------
@@ -287,8 +298,8 @@ def _check_views(body, split: Split, views: int, augmentation: Augmentation | No
         )
 
 
-def _answer_views(body, split, global_batch, views, augmentation, seed):
-    """The body's answers, batch by batch, view after view, without the padding of the last batch."""
+def _compute_views(body, split, global_batch, views, augmentation, seed):
+    """The body's outputs, batch by batch, view after view, without the padding of the last batch."""
     yield from _trimmed(stream_outputs(body, _image_batches(split, global_batch)), len(split))
     if views == 1:
         return
@@ -296,9 +307,18 @@ def _answer_views(body, split, global_batch, views, augmentation, seed):
     params = keras.Input((len(PARAMS),), dtype="float32")
     body = keras.Model((pixels, params), body(Augment(augmentation)((pixels, params))))
     for view in range(1, views):
-        drawn = sample_params(augmentation, len(split), seed=seed, epoch=view)
-        pairs = zip(_image_batches(split, global_batch), _padded(drawn, global_batch), strict=True)
+        sampled = sample_params(augmentation, len(split), seed=seed, epoch=view)
+        padded = _padded(sampled, global_batch)
+        pairs = zip(_image_batches(split, global_batch), padded, strict=True)
         yield from _trimmed(stream_outputs(body, pairs), len(split))
+
+
+def _report(outputs: Iterator[np.ndarray], total: int, progress) -> Iterator[np.ndarray]:
+    done = 0
+    for rows in outputs:
+        yield rows
+        done += len(rows)
+        progress(done, total)
 
 
 def _image_batches(split: Split, global_batch: int) -> Iterator[np.ndarray]:
@@ -315,8 +335,8 @@ def _padded(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
         yield np.pad(piece, rest, mode="edge") if missing else piece
 
 
-def _trimmed(answers: Iterator[np.ndarray], num_rows: int) -> Iterator[np.ndarray]:
-    for rows in answers:
+def _trimmed(outputs: Iterator[np.ndarray], num_rows: int) -> Iterator[np.ndarray]:
+    for rows in outputs:
         yield rows[:num_rows]
         num_rows -= len(rows)
 

@@ -1,9 +1,10 @@
-"""What a run logged, a row an epoch: history.csv read and written, the best epoch found. Pure Python."""
+"""What a run logged, a row an epoch: history.csv, the best epoch and the time since. Pure Python."""
 
 import csv
 import io
 import math
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flowerkit.files import write_text
@@ -25,69 +26,116 @@ COLUMNS = (
 )
 
 
-def read_history(path: str | os.PathLike) -> list[dict[str, float]]:
-    """The rows of a history.csv, numbers throughout; epochs count from 1. [] if there is no file."""
-    path = Path(path)
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [
-            {name: float(text) if text else math.nan for name, text in row.items()}
-            for row in csv.DictReader(file)
-        ]
-    return [row | {"epoch": int(row["epoch"])} for row in rows]
+class History(Sequence):
+    """The epochs of a run in order, each a row: a dict of floats by the names in COLUMNS.
 
+    `monitor` (of MONITORS) decides which row is best. Epochs count from 1. With a `path`, `append`
+    writes history.csv.
 
-def write_history(path: str | os.PathLike, rows: list[dict[str, float]]) -> None:
-    """Write history.csv in one piece, seven significant digits: what float32 holds."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow(f"{row.get(name, math.nan):.7g}" for name in COLUMNS)
-    write_text(path, text.getvalue())
-
-
-def best_row(rows: list[dict[str, float]], monitor: str) -> dict[str, float] | None:
-    """The row with the best value of `monitor`, the earliest on a tie; None if no row has a value."""
-    scored = [row for row in rows if math.isfinite(row.get(monitor, math.nan))]
-    sign = 1 if MONITORS[monitor] == "max" else -1
-    return max(scored, key=lambda row: sign * row[monitor]) if scored else None
-
-
-def count_epochs_without_better(
-    rows: list[dict[str, float]], monitor: str, first_epoch: int
-) -> int:
-    """Epochs since the best one, leaving out the first `first_epoch` (the ramp's).
-
-    >>> rows = [{"epoch": k, "val_f1": f1} for k, f1 in enumerate([0.1, 0.7, 0.5, 0.6], start=1)]
-    >>> [count_epochs_without_better(rows, "val_f1", ramp) for ramp in (0, 3, 9)]
-    [2, 1, 0]
+    >>> rows = [{"epoch": k, "val_f1": f1} for k, f1 in enumerate([0.1, 0.7, 0.5], 1)]
+    >>> history = History("val_f1", rows)
+    >>> history.best["epoch"], history.epochs_since_best(), history.epochs_since_best(first_epoch=2)
+    (2, 1, 1)
     """
-    best = best_row(rows, monitor)
-    since = max(best["epoch"] if best else 0, first_epoch)
-    return max(0, rows[-1]["epoch"] - since) if rows else 0
+
+    def __init__(
+        self, monitor: str, rows: Iterable[dict] = (), path: str | os.PathLike | None = None
+    ):
+        self.monitor, self.path = monitor, path
+        self.rows = list(rows)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, monitor: str) -> "History":
+        """The rows of a history.csv; an empty history where there is no file.
+
+        Raises ValueError, with the file and the line, for text that is not such a table.
+        """
+        path = Path(path)
+        if not path.is_file():
+            return cls(monitor, (), path)
+        rows = []
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            try:
+                missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+                if missing:
+                    raise ValueError(f"column {missing[0]!r} is missing")
+                for line in reader:
+                    row = {name: float(line[name]) for name in COLUMNS}
+                    rows.append(row | {"epoch": int(row["epoch"])})
+            except (TypeError, ValueError, csv.Error) as error:
+                raise ValueError(
+                    f"{path}, line {max(1, reader.line_num)}: {error}. The file is damaged: restore it, "
+                    f"or train again in a new folder."
+                ) from error
+        return cls(monitor, rows, path)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+    def append(self, row: dict[str, float]) -> None:
+        """Add the row of an epoch, and write the file in one piece: seven digits, as float32 holds."""
+        self.rows.append(row)
+        if self.path is None:
+            return
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for each in self.rows:
+            writer.writerow(f"{each.get(name, math.nan):.7g}" for name in COLUMNS)
+        write_text(self.path, text.getvalue())
+
+    @property
+    def last(self) -> dict[str, float] | None:
+        """The row of the newest epoch; None before the first."""
+        return self.rows[-1] if self.rows else None
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The row with the best value of the monitor, the earliest on a tie; None if no row has one."""
+        scored = [row for row in self.rows if math.isfinite(row.get(self.monitor, math.nan))]
+        sign = 1 if MONITORS[self.monitor] == "max" else -1
+        return max(scored, key=lambda row: sign * row[self.monitor]) if scored else None
+
+    @property
+    def last_is_best(self) -> bool:
+        """Whether the newest epoch is the best one."""
+        return self.best is not None and self.best is self.last
+
+    def of_phase(self, number: int) -> "History":
+        """The epochs of one phase alone."""
+        return History(self.monitor, [row for row in self.rows if row["phase"] == number])
+
+    def epochs_since_best(self, first_epoch: int = 0) -> int:
+        """Epochs since the best one; those up to `first_epoch` (the ramp's) do not count."""
+        if not self.rows:
+            return 0
+        best_epoch = self.best["epoch"] if self.best else 0
+        return max(0, self.rows[-1]["epoch"] - max(best_epoch, first_epoch))
+
+    def count_plateaus(self, patience: int) -> int:
+        """How often `patience` epochs in a row brought nothing better; counting starts anew each time.
+
+        >>> scores = [0.1, 0.7, 0.5, 0.6, 0.7, 0.6]
+        >>> rows = [{"epoch": k, "val_f1": f1} for k, f1 in enumerate(scores, 1)]
+        >>> History("val_f1", rows).count_plateaus(2)
+        2
+        """
+        plateaus = waited = 0
+        for number in range(1, len(self.rows) + 1):
+            better = History(self.monitor, self.rows[:number]).last_is_best
+            waited = 0 if better else waited + 1
+            if waited == patience:
+                plateaus, waited = plateaus + 1, 0
+        return plateaus
 
 
-def count_plateaus(
-    rows: list[dict[str, float]], monitor: str, patience: int, cooldown: int = 0
-) -> int:
-    """How often `patience` epochs in a row were not better than the best before them.
+def read_history(path):  # shims until every caller reads a RunFolder
+    return History.load(path, "val_f1").rows
 
-    Each time counting starts anew, after `cooldown` epochs that do not count. An epoch without a
-    value is no better one.
 
-    >>> rows = [{"epoch": k, "val_f1": f1} for k, f1 in enumerate([0.1, 0.7, 0.5, 0.6, 0.7, 0.6], 1)]
-    >>> [count_plateaus(rows, "val_f1", 2, cooldown) for cooldown in (0, 1, 9)]
-    [2, 1, 1]
-    """
-    falls = waited = cooling = 0
-    for number, row in enumerate(rows, 1):
-        if best_row(rows[:number], monitor) is row:
-            waited = 0
-        elif not cooling:
-            waited += 1
-        cooling = max(0, cooling - 1)
-        if waited == patience:
-            falls, waited, cooling = falls + 1, 0, cooldown
-    return falls
+def best_row(rows, monitor):
+    return History(monitor, rows).best

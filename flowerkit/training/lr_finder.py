@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -19,16 +19,12 @@ import numpy as np
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data.split import Split, load_split
 from flowerkit.data.tfrecords import FlowerData
-from flowerkit.models.classifier import split_classifier
 from flowerkit.pipeline.batches import epoch_permutation
 from flowerkit.text import did_you_mean
-from flowerkit.training.async_steps import STEPS_AHEAD, StepHooks
-from flowerkit.training.callbacks import FastMath, SeedLayers
-from flowerkit.training.loop import extract_features, open_batches
-from flowerkit.training.optimizers import TableRate
+from flowerkit.training.callbacks import STEPS_AHEAD, ReseedDropout, StepHooks
 from flowerkit.training.phases import Phase, find_phase
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.training.step import build_planned, compile_for_training
+from flowerkit.training.step import Progress, RunContext, TrainStep, build_model
 
 _log = logging.getLogger("flowerkit")
 
@@ -95,40 +91,46 @@ def lr_find(
     min_lr: float = 1e-6,
     max_lr: float = 1.0,
     num_steps: int = 100,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LRFinderResult:
     """Train `num_steps` steps as `plan` would, at rates that grow from `min_lr` to `max_lr`.
 
-    It ends early when the smoothed loss is 4 times its lowest, or no number. `phase`: "frozen" (the
-    head alone, on features where the plan has it so) or "whole" (the network), or one of
-    `find_phases(plan)`; None: the plan's first. `classifier`: train this one
-    (None: a fresh one of the plan). It comes back as it was, to the bit, after an error too, and so
-    do an optimizer and metrics that it is compiled with, because the search compiles its own.
-    `split`: the training images where they are loaded already. `progress(what, done, total)` is
-    called after every step. A wider range has fewer steps where it matters.
+    It ends early when the smoothed loss is 4 times its lowest, or not a number. `phase`: "frozen" (the
+    head alone, on features where the plan has it so), "whole" (the network), or a `Phase`; None: the
+    plan's first. `classifier`: train this model (None: a fresh one of the plan). Its weights come back
+    as they were, to the bit, after an error too. `split`: the training images where they are loaded
+    already. `progress(description, done, total)` is called after every step. A wider range has fewer
+    steps where it matters.
 
-    Raises ValueError for an unknown phase, rates out of order, too few steps, a loss that is no number
-    from the start, and one that diverges before there is anything to read.
+    Raises ValueError for an unknown phase, rates out of order, too few steps, a loss that is not a
+    number from the start, and a loss that diverges before there is anything to read.
     """
     start, rates = time.perf_counter(), spread_rates(min_lr, max_lr, num_steps)
     accelerator = accelerator or connect()
-    global_batch = plan.per_replica_batch * accelerator.replicas
     if not isinstance(phase, Phase):
+        global_batch = plan.per_replica_batch * accelerator.replicas
         phase = find_phase(plan, phase, global_batch=global_batch)
-    classifier = classifier or build_planned(plan, data, accelerator)
-    order = None if phase.views else functools.partial(epoch_permutation, seed=plan.seed, epoch=0)
-    how = {"on_corrupt": plan.on_corrupt, "keep": plan.keep, "order": order}
-    split = split or load_split(data, "train", **how)
-    source = _find_source(plan, accelerator, classifier, phase, split, progress)
+    classifier = classifier or build_model(plan, data, accelerator)
+    if split is None:
+        order = functools.partial(epoch_permutation, seed=plan.seed, epoch=0)
+        split = load_split(
+            data,
+            "train",
+            on_corrupt=plan.on_corrupt,
+            cache=plan.cache,
+            order=None if phase.views else order,
+        )
+    run = RunContext.of(plan, accelerator, classifier, split, None)
     _log.info(
-        f"range test: {num_steps} steps of {global_batch:,} images, rates {min_lr:g} to {max_lr:g}"
+        f"range test: {num_steps} steps of {run.global_batch:,} images, rates {min_lr:g} to {max_lr:g}"
     )
     # A step is long on a CPU; elsewhere the host must not wait for the last one.
-    reader = _ReadLosses(rates, 1 if accelerator.kind == "cpu" else STEPS_AHEAD, progress)
+    reader = _LossReader(rates, 1 if accelerator.kind == "cpu" else STEPS_AHEAD, progress)
     with unchanged(classifier):
-        model = _compile(classifier, plan, accelerator, phase, rates, split.labels)
-        _sweep(model, plan, accelerator, source, data.num_classes, reader)
-    return _conclude(reader, plan, phase, global_batch, time.perf_counter() - start)
+        with accelerator.scope():
+            step = TrainStep.for_phase(run, phase, rates=rates, progress=progress)
+        _sweep(step, plan.seed, reader)
+    return _conclude(reader, plan, phase, run.global_batch, time.perf_counter() - start)
 
 
 def spread_rates(min_lr: float, max_lr: float, num_steps: int) -> list[float]:
@@ -216,24 +218,6 @@ def read_suggestions(rates: np.ndarray, smoothed: np.ndarray, num_steps: int) ->
     return {name: read(rates, smoothed) for name, read in SUGGESTIONS.items()}
 
 
-def _find_source(plan, accelerator, classifier, phase: Phase, split: Split, progress):
-    if not phase.views:
-        return split
-    with accelerator.scope():
-        body = split_classifier(classifier)[0]
-    how = {"views": phase.views, "what": "train", "progress": progress}
-    return extract_features(plan, accelerator, body, split, **how)
-
-
-def _compile(classifier, plan, accelerator, phase: Phase, rates, labels) -> keras.Model:
-    # Several steps an execution would show one loss for all of them.
-    plan, phase = replace(plan, steps_per_execution=1), replace(phase, schedule=None)
-    with accelerator.scope():
-        model = compile_for_training(classifier, plan, accelerator, phase, labels=labels)
-        model.optimizer.learning_rate = TableRate(rates)
-    return model
-
-
 @contextmanager
 def unchanged(model: keras.Model) -> Iterator[None]:
     """Put back all that `model` holds when the block ends, to the bit, after an error too.
@@ -263,21 +247,22 @@ def _copies(variable) -> Sequence:
     return values if len(values) > 1 else [variable]
 
 
-def _sweep(model, plan: TrainingPlan, accelerator, source, num_classes, reader) -> None:
-    batches = open_batches(plan, accelerator, source, num_classes=num_classes)
+def _sweep(step: TrainStep, seed: int, reader: "_LossReader") -> None:
     hooks = StepHooks(len(reader.rates))
     hooks.listen([reader])
-    fast = FastMath(plan.cpu_bfloat16 and accelerator.strategy is None)
-    callbacks = [hooks, fast, SeedLayers(plan.seed), reader]
-    how = {"callbacks": callbacks, "steps_per_epoch": hooks.steps, "verbose": 0, "shuffle": False}
     try:
-        model.fit(batches, **how)
+        step.model.fit(
+            step.batches(first_epoch=0),
+            callbacks=[hooks, ReseedDropout(seed), reader],
+            steps_per_epoch=hooks.steps,
+            verbose=0,
+            shuffle=False,
+        )
     finally:
         hooks.release()
-        fast.release()
 
 
-class _ReadLosses(keras.callbacks.Callback):
+class _LossReader(keras.callbacks.Callback):
     """Each batch's own loss, out of Keras's running means, `lag` steps late; stops when it diverges.
 
     Batches are equally long, so the mean of k, times k, less the mean of k - 1, times k - 1, is the
@@ -329,7 +314,7 @@ class _ReadLosses(keras.callbacks.Callback):
         self.trained.stop_training = True
 
 
-def _conclude(reader: _ReadLosses, plan, phase: Phase, global_batch, seconds) -> LRFinderResult:
+def _conclude(reader: _LossReader, plan, phase: Phase, global_batch, seconds) -> LRFinderResult:
     losses = np.array(reader.losses)
     if reader.lost is not None and not reader.losses:
         raise ValueError(

@@ -11,9 +11,10 @@ from flowerkit.training.plan import TrainingPlan
 class Phase:
     """A stretch of epochs with one set of layers that learn, one optimizer and one schedule.
 
-    `number` counts from 1 and stands in history.csv. `schedule` takes the epoch within the phase; None:
-    the rate is constant until a plateau lowers it. `first_patient_epoch`, also within the phase, is
-    where patience starts. `views`: how many views' features it learns from; 0: from images.
+    `number` counts from 1, as in history.csv. `schedule` takes the epoch within the phase; None: the
+    rate is constant until a plateau halves it. `first_patient_epoch`, also within the phase, is where
+    the patience of early stopping starts. `views`: how many views' features it learns from; 0: from
+    images.
     """
 
     number: int
@@ -25,60 +26,70 @@ class Phase:
     views: int = 0
 
     def __str__(self) -> str:
-        what = "the head alone" if self.is_frozen else "the network"
+        part = "the head alone" if self.is_frozen else "the network"
         if self.views:
-            what += " on features" + (f" of {self.views} views" if self.views > 1 else "")
+            part += " on features" + (f" of {self.views} views" if self.views > 1 else "")
         return (
-            f"phase {self.number}, {what}: {self.schedule or f'{self.first_lr:g} until a plateau'}"
+            f"phase {self.number}, {part}: {self.schedule or f'{self.first_lr:g} until a plateau'}"
         )
 
 
-def find_phases(
+def plan_phases(
     plan: TrainingPlan, *, global_batch: int, schedule: Schedule | None = None
 ) -> list[Phase]:
     """The phases of `plan` in order: with `freeze_epochs` and `epochs` there are two, else one.
 
-    `schedule`: your own, used as it stands for the last phase. Raises ValueError where the plan has
+    `schedule`: given in Python, used as it is for the last phase. Raises ValueError where the plan has
     another controller of the rate.
     """
     _check_own_schedule(plan, schedule)
     phases = []
     if plan.freeze_epochs and plan.epochs:
-        frozen = plan.frozen_schedule_for(global_batch=global_batch)
+        of_head = plan.freeze_schedule_for(global_batch=global_batch)
         # A cycle is worth its end; at a constant rate there is nothing to wait for.
         patient = plan.freeze_epochs if plan.schedule == "one-cycle" else 0
         phases.append(
-            Phase(1, True, plan.freeze_epochs, frozen(0), frozen, patient, plan.num_feature_views)
+            Phase(1, True, plan.freeze_epochs, of_head(0), of_head, patient, plan.num_feature_views)
         )
     planned = schedule or plan.schedule_for(global_batch=global_batch)
     is_frozen = not plan.epochs
+    num_epochs = plan.epochs or plan.freeze_epochs
     last = Phase(
-        len(phases) + 1,
-        is_frozen,
-        plan.epochs or plan.freeze_epochs,
-        planned(0),
-        planned if plan.plateau_patience is None else None,
-        plan.first_patient_epoch,
-        plan.num_feature_views if is_frozen else 0,
+        number=len(phases) + 1,
+        is_frozen=is_frozen,
+        epochs=num_epochs,
+        first_lr=planned(0),
+        schedule=planned if plan.plateau_patience is None else None,
+        first_patient_epoch=_first_patient_epoch(plan, num_epochs),
+        views=plan.num_feature_views if is_frozen else 0,
     )
     return [*phases, last]
 
 
-def explain_rates(plan: TrainingPlan, phase: Phase, *, global_batch: int) -> list[str]:
-    """What one would wonder at in the rates of a run: that they are scaled, or never reach their height.
+def _first_patient_epoch(plan: TrainingPlan, num_epochs: int) -> int:
+    """Where patience starts: nothing is stopped while the rate climbs, and a cycle is worth its end."""
+    if plan.schedule == "one-cycle":
+        return num_epochs
+    return int(plan.rampup_epochs) if plan.schedule in ("ramp", "cosine") else 0
 
-    `phase` is the last one.
-    """
+
+find_phases = plan_phases  # until every caller has the new name
+
+
+def warn_about_rates(plan: TrainingPlan, phase: Phase, *, global_batch: int) -> list[str]:
+    """Warnings about the learning-rate settings of the last phase: scaled rates, a ramp too long."""
     lines = []
     if plan.lr_reference_batch not in (None, global_batch):
         lines.append(
-            f"rates are the plan's for batches of {plan.lr_reference_batch:,}, scaled to these"
+            f"learning rates are scaled from batches of {plan.lr_reference_batch:,} (the plan's "
+            f"lr_reference_batch) to {global_batch:,}"
         )
     ramp = getattr(phase.schedule, "rampup_epochs", 0)
     if ramp >= phase.epochs:
         lines.append(
-            f"the ramp of {format_epochs(ramp)} leaves the rate no time at its height in "
-            f"{format_epochs(phase.epochs)}: a smaller rampup_epochs (--rampup-epochs), or more epochs"
+            f"the ramp of {format_epochs(ramp)} leaves no time at the highest rate in "
+            f"{format_epochs(phase.epochs)}: pass a smaller rampup_epochs (--rampup-epochs), or more "
+            f"epochs"
         )
     return lines
 
@@ -86,7 +97,7 @@ def explain_rates(plan: TrainingPlan, phase: Phase, *, global_batch: int) -> lis
 def find_phase(plan: TrainingPlan, name: str | None, *, global_batch: int) -> Phase:
     """The phase "frozen" (the head alone) or "whole" (the network) of `plan`; None: its first.
 
-    A plan without such a phase is taken to have an epoch of it. Raises ValueError for another name.
+    A plan without such a phase is given an epoch of it. Raises ValueError for another name.
     """
     if name not in (None, "frozen", "whole"):
         raise ValueError(
@@ -97,7 +108,7 @@ def find_phase(plan: TrainingPlan, name: str | None, *, global_batch: int) -> Ph
         plan = replace(plan, freeze_epochs=plan.freeze_epochs or 1)
     elif name == "whole":
         plan = replace(plan, epochs=plan.epochs or plan.freeze_epochs)
-    return find_phases(plan, global_batch=global_batch)[-1 if name == "whole" else 0]
+    return plan_phases(plan, global_batch=global_batch)[-1 if name == "whole" else 0]
 
 
 def _check_own_schedule(plan: TrainingPlan, schedule: Schedule | None) -> None:
@@ -111,6 +122,6 @@ def _check_own_schedule(plan: TrainingPlan, schedule: Schedule | None) -> None:
     if others:
         raise ValueError(
             f"two controllers of the learning rate: the plan's {' and '.join(others)}, and your "
-            f"schedule ({schedule}). Beside a schedule of your own the plan has schedule='constant' "
-            f"and plateau_patience=None."
+            f"schedule ({schedule}). With a schedule of your own the plan needs schedule='constant' and "
+            f"plateau_patience=None."
         )

@@ -1,129 +1,251 @@
-"""The folder of a run: refused, begun, read back."""
+"""The folder of a run: what is refused before it begins, and one codec for each of its files."""
 
-import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-import keras
 
 from flowerkit.accelerator import Accelerator, versions
 from flowerkit.data.tfrecords import FlowerData
-from flowerkit.files import read_json, write_json
-from flowerkit.models.classifier import load_model
+from flowerkit.files import read_dataclass, read_json, write_dataclass, write_json
 from flowerkit.photos import load_conversion
 from flowerkit.schedules import Schedule
-from flowerkit.training.history import read_history
+from flowerkit.training.history import History
 from flowerkit.training.plan import TrainingPlan, change_plan
 
+_REMEDY = "Restore the file, or train again in a new folder"
 
-def check_folder(out: Path, resume: bool, schedule: Schedule | None = None) -> None:
-    """Refuse to write over a run (FileExistsError) or to resume none (FileNotFoundError).
 
-    Raises ValueError for a run that is resumed by another schedule of your own than it began with.
+@dataclass(frozen=True)
+class TrainedOn:
+    """The data of a run, as environment.json records it.
+
+    `folder` holds the shards, `photos` is the folder of photos that they were made from, if any;
+    `class_counts` are the images of each class in train and val; `images` describes the images of each
+    split by count, size and a key (`features.describe_data`).
     """
-    if (out / "history.csv").exists() and not resume:
-        raise FileExistsError(
-            f"{out} already holds a run. Pass another folder, or resume=True (--resume) to go on."
+
+    folder: str
+    origin: str
+    photos: str | None
+    image_size: int
+    counts: dict[str, int]
+    class_names: tuple[str, ...]
+    class_counts: dict[str, tuple[int, ...]]
+    images: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Device:
+    """The accelerator of a run, see `Accelerator`."""
+
+    kind: str
+    backend: str
+    replicas: int
+    precision: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Environment:
+    """environment.json: where a run was trained, with what, and on which data.
+
+    `schedule` describes a learning-rate schedule given in Python, which replaced the plan's.
+    """
+
+    accelerator: Device
+    data: TrainedOn
+    schedule: str | None = None
+    python: str = field(default_factory=platform.python_version)
+    machine: str = field(default_factory=platform.platform)
+    versions: dict[str, str | None] = field(default_factory=versions)
+
+    @classmethod
+    def of(
+        cls,
+        data: FlowerData,
+        accelerator: Accelerator,
+        schedule: Schedule | None,
+        *,
+        class_counts: Mapping[str, list[int]],
+        images: Mapping[str, str],
+    ) -> "Environment":
+        """The environment of this process, for a run on `data`."""
+        conversion = load_conversion(data.folder)
+        trained_on = TrainedOn(
+            folder=str(data.folder.resolve()),
+            origin=data.origin,
+            photos=conversion.source if conversion else None,
+            image_size=data.image_size,
+            counts=dict(data.counts),
+            class_names=tuple(data.class_names),
+            class_counts={split: tuple(counts) for split, counts in class_counts.items()},
+            images=dict(images),
         )
-    if resume and not (out / "plan.json").exists():
-        raise FileNotFoundError(f"no run to resume in {out} (no plan.json). Start without resume.")
-    if resume and (out / "environment.json").is_file():
-        began = read_json(out / "environment.json").get("schedule")
-        if began != (schedule and str(schedule)):
-            raise ValueError(
-                f"the rate of the run in {out} followed {began or 'its plan'}, and would now follow "
-                f"{schedule or 'its plan'}. Pass the same again: train(..., resume=True, "
-                f"schedule={'YOURS' if began else None})."
+        return cls(Device(**accelerator.to_dict()), trained_on, schedule and str(schedule))
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """result.json: how a run ended. The test scores are None without known test labels."""
+
+    stopped_at_epoch: int
+    stop_reason: str
+    interrupted: bool
+    best_epoch: int
+    val_f1: float
+    val_accuracy: float
+    val_loss: float
+    seconds_per_epoch: float
+    images_per_second: float
+    first_step_seconds: float | None = None
+    test_f1: float | None = None
+    test_accuracy: float | None = None
+    test_images: int | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"stopped at epoch {self.stopped_at_epoch} because {self.stop_reason}; best epoch "
+            f"{self.best_epoch}: macro F1 {self.val_f1:.4f} on val, accuracy {self.val_accuracy:.4f}; "
+            f"{self.seconds_per_epoch:.1f} s an epoch, {self.images_per_second:,.0f} images/s"
+        )
+
+
+class RunFolder:
+    """The files of a run, each with the one function that reads it.
+
+    Every reading method raises FileNotFoundError where the file is missing and ValueError, naming the
+    file, where it is damaged. Reading loads no framework, except for `model` and `val_predictions`.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.plan_file = self.path / "plan.json"
+        self.environment_file = self.path / "environment.json"
+        self.history_file = self.path / "history.csv"
+        self.result_file = self.path / "result.json"
+        self.model_file = self.path / "model.keras"
+        self.val_predictions_file = self.path / "val_predictions.npz"
+        self.submission_file = self.path / "submission.csv"
+        self.report_file = self.path / "report.html"
+        self.checkpoints = self.path / "checkpoints"
+        self.best_weights = self.checkpoints / "best.weights.h5"
+        self.best_raw_weights = self.checkpoints / "best_raw.weights.h5"
+        self.last_weights = self.checkpoints / "last.weights.h5"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    # Beginning ------------------------------------------------------------------------------------
+
+    @classmethod
+    def start(cls, path: str | os.PathLike) -> "RunFolder":
+        """A folder for a new run. Raises FileExistsError where a run is already."""
+        folder = cls(path)
+        if folder.history_file.exists():
+            raise FileExistsError(
+                f"{folder} already holds a run. Pass another folder, or resume=True (--resume) to "
+                f"continue it."
             )
+        return folder
+
+    @classmethod
+    def resume(cls, path: str | os.PathLike, schedule: Schedule | None = None) -> "RunFolder":
+        """The folder of a run that continues, with the `schedule` that it began with.
+
+        Raises FileNotFoundError where there is no run, and ValueError for another schedule.
+        """
+        folder = cls(path)
+        if not folder.plan_file.exists():
+            raise FileNotFoundError(
+                f"no run to resume in {folder} (no plan.json). Start without resume."
+            )
+        before = folder.environment().schedule
+        if before != (schedule and str(schedule)):
+            raise ValueError(
+                f"the learning rate of the run in {folder} followed {before or 'its plan'}, and would "
+                f"now follow {schedule or 'its plan'}. Pass the same again: train(..., resume=True, "
+                f"schedule={'YOURS' if before else None})."
+            )
+        return folder
+
+    def write_start(self, plan: TrainingPlan, environment: Environment) -> None:
+        """Write plan.json and environment.json before training.
+
+        Raises ValueError where a run that is resumed began with other images.
+        """
+        if self.environment_file.is_file():
+            self._check_images(environment.data.images)
+        write_json(self.plan_file, plan.to_dict())
+        write_dataclass(self.environment_file, environment)
+
+    def _check_images(self, images: Mapping[str, str]) -> None:
+        before = self.environment().data.images
+        for split, description in before.items():
+            if images.get(split) != description and self.history_file.exists():
+                raise ValueError(
+                    f"the run in {self} began with other images: {split} was {description} and is now "
+                    f"{images.get(split)}. Resume it with its own data, or train in a new folder."
+                )
+
+    # Reading --------------------------------------------------------------------------------------
+
+    def plan(self) -> TrainingPlan:
+        """The plan of the run. Raises FileNotFoundError for a folder that is no run."""
+        if not self.plan_file.is_file():
+            near = next(iter(sorted(self.path.glob("*/plan.json"))), None)
+            remedy = f"Did you mean {near.parent}?" if near else "Run `flowerkit train`."
+            raise FileNotFoundError(f"{self} is no run folder (no plan.json). {remedy}")
+        values = read_json(self.plan_file, remedy=_REMEDY)
+        return change_plan(TrainingPlan(), values, where=str(self.plan_file))
+
+    def environment(self) -> Environment:
+        """The device and the data of the run."""
+        return read_dataclass(self.environment_file, Environment, remedy=_REMEDY)
+
+    def history(self) -> History:
+        """The epochs so far; an empty history before the first."""
+        return History.load(self.history_file, self.plan().monitor)
+
+    def result(self) -> RunResult:
+        """How the run ended. Raises FileNotFoundError while it has not."""
+        if not self.result_file.is_file():
+            raise FileNotFoundError(
+                f"{self} is not finished (no result.json). Continue it: flowerkit train --resume "
+                f"--out {self}"
+            )
+        return read_dataclass(self.result_file, RunResult, remedy=_REMEDY)
+
+    def write_result(self, result: RunResult) -> None:
+        """Write result.json."""
+        write_dataclass(self.result_file, result)
+
+    def model(self):
+        """The classifier with the best weights, a `keras.Model`, not compiled."""
+        from flowerkit.models import load_model
+
+        return load_model(self.model_file)
+
+    def val_predictions(self):
+        """The `Predictions` of val at the best epoch."""
+        from flowerkit.prediction.predictions import Predictions
+
+        return Predictions.load(self.val_predictions_file)
 
 
-def check_images(out: Path, images: Mapping[str, str]) -> None:
-    """Refuse (ValueError) to resume a run on other images than it began with; see `write_start`."""
-    file = out / "environment.json"
-    known = read_json(file)["data"].get("images") if file.is_file() else None
-    differs = [name for name in images if known and known.get(name) != images[name]]
-    if differs:
-        name = differs[0]
-        raise ValueError(
-            f"the run in {out} began with other images: {name} was {known.get(name)} and is now "
-            f"{images[name]}. Resume it with its own data, or train on this in a new folder."
-        )
+def describe_difference(first: tuple[str, ...], second: tuple[str, ...]) -> str:
+    """Where two lists of class names differ, for an error: "class 3 is 'iris' and 'rose'"."""
+    if len(first) != len(second):
+        return f"{len(first)} and {len(second)}"
+    number = next(k for k, (one, two) in enumerate(zip(first, second, strict=True)) if one != two)
+    return f"class {number} is {first[number]!r} and {second[number]!r}"
 
 
-def write_start(
-    out: Path,
-    plan: TrainingPlan,
-    data: FlowerData,
-    accelerator: Accelerator,
-    schedule: Schedule | None = None,
-    *,
-    class_counts: Mapping[str, Sequence[int]] | None = None,
-    images: Mapping[str, str] | None = None,
-) -> None:
-    """Write plan.json and environment.json: what is about to be trained, on what, with what.
-
-    `class_counts`: how many images each class has, in each split that is known. `images`: what
-    `features.describe_data` says of the splits; a run that is resumed with others is refused.
-    """
-    conversion = load_conversion(data.folder)
-    write_json(out / "plan.json", plan.to_dict())
-    write_json(
-        out / "environment.json",
-        {
-            "accelerator": accelerator.to_dict(),
-            "schedule": schedule and str(schedule),  # of your own, over the plan's
-            "python": platform.python_version(),
-            "machine": platform.platform(),
-            "versions": versions(),
-            "data": {
-                "folder": str(data.folder.resolve()),
-                "origin": data.origin,
-                "photos": conversion.source if conversion else None,
-                "resize": conversion.resize if conversion else None,
-                "image_size": data.image_size,
-                "counts": dict(data.counts),
-                "class_names": list(data.class_names),
-                "class_counts": dict(class_counts or {}),
-                "images": dict(images or {}),
-            },
-        },
-    )
+def read_run(folder):  # shims until every caller reads a RunFolder
+    run = RunFolder(folder)
+    return run.plan(), asdict(run.environment())
 
 
-def read_whole_epochs(out: Path, steps: int) -> list[dict[str, float]]:
-    """The history without an epoch that the time cut off: it is done again."""
-    return [row for row in read_history(out / "history.csv") if row["steps"] == steps]
-
-
-def load_run(folder: str | os.PathLike) -> tuple[TrainingPlan, dict, keras.Model]:
-    """The plan, the environment and the model of a run folder.
-
-    Raises FileNotFoundError if it is none, ValueError if a file in it is damaged.
-    """
-    plan, environment = read_run(folder)
-    return plan, environment, load_model(folder)
-
-
-def read_run(folder: str | os.PathLike) -> tuple[TrainingPlan, dict]:
-    """The plan and the environment of a run folder, without its model."""
-    folder = Path(folder)
-    plan_file = folder / "plan.json"
-    if not plan_file.is_file():
-        near = next((path.parent for path in sorted(folder.glob("*/plan.json"))), None)
-        hint = f"Did you mean {near}?" if near else "Run `flowerkit train`."
-        raise FileNotFoundError(f"{folder} is no run folder (no plan.json). {hint}")
-    plan = change_plan(
-        TrainingPlan(), json.loads(plan_file.read_text(encoding="utf-8")), where=str(plan_file)
-    )
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    return plan, environment
-
-
-def describe_difference(known: list[str], held: tuple[str, ...]) -> str:
-    """Where two lists of class names part, for an error: "class 3 is 'iris' and 'rose'"."""
-    if len(known) != len(held):
-        return f"{len(known)} and {len(held)}"
-    number = next(k for k, pair in enumerate(zip(known, held, strict=True)) if len(set(pair)) == 2)
-    return f"class {number} is {known[number]!r} and {held[number]!r}"
+def load_run(folder):
+    return *read_run(folder), RunFolder(folder).model()

@@ -1,9 +1,14 @@
-"""A classifier made ready to train: which layers learn, how fast, on which loss. Needs no TensorFlow."""
+"""What a batch is, and what one training step does with it: the model and its batches side by side."""
+
+import abc
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 import keras
-import numpy as np
 
 from flowerkit.accelerator import Accelerator
+from flowerkit.data.split import Split
 from flowerkit.data.tfrecords import FlowerData
 from flowerkit.models import (
     build_classifier,
@@ -14,14 +19,77 @@ from flowerkit.models import (
 )
 from flowerkit.pipeline.augment_layer import Augment
 from flowerkit.pipeline.augment_params import PARAMS
-from flowerkit.schedules import OneCycle, momenta_per_step, rates_per_step
-from flowerkit.training.losses import build_loss, build_metrics, class_weights_for
+from flowerkit.pipeline.batches import feature_batches, steps_per_epoch, train_batches
+from flowerkit.prediction.predictions import Predictions, predict
+from flowerkit.schedules import rates_per_step
+from flowerkit.training.features import Features, check_features, compute_features, predict_features
+from flowerkit.training.history import History
+from flowerkit.training.losses import build_loss, class_weights_for
 from flowerkit.training.optimizers import TableRate, build_optimizer
 from flowerkit.training.phases import Phase
 from flowerkit.training.plan import TrainingPlan
+from flowerkit.training.run_folder import RunFolder
+
+Progress = Callable[[str, int, int], None]
 
 
-def build_planned(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) -> keras.Model:
+@dataclass(frozen=True)
+class Deadline:
+    """When a run must be done (`time.monotonic()`), and how many batches it predicts until then."""
+
+    at: float
+    num_val_batches: int
+    num_test_batches: int
+
+
+@dataclass(frozen=True, eq=False)
+class RunContext:
+    """What all phases of one run share.
+
+    `global_batch` counts the images of a step over all replicas, `num_steps` the steps of an epoch;
+    `history` grows. A range test has neither `val` nor folder nor history.
+    """
+
+    plan: TrainingPlan
+    accelerator: Accelerator
+    classifier: keras.Model
+    train: Split
+    val: Split | None
+    global_batch: int
+    num_steps: int
+    folder: RunFolder | None = None
+    history: History | None = None
+    deadline: Deadline | None = None
+
+    @classmethod
+    def of(
+        cls, plan, accelerator, classifier, train: Split, val: Split | None, **others
+    ) -> "RunContext":
+        """With the steps counted. Raises ValueError if a batch does not fit the training split."""
+        global_batch = plan.per_replica_batch * accelerator.replicas
+        num_steps = steps_per_epoch(len(train), global_batch)
+        return cls(plan, accelerator, classifier, train, val, global_batch, num_steps, **others)
+
+    @property
+    def num_classes(self) -> int:
+        """The width of the classifier's output."""
+        return self.classifier.output_shape[-1]
+
+    def compute_features(self, split: Split, *, views: int, name: str, progress=None) -> Features:
+        """The features of `split`, as the plan has them: its views, seed and batches."""
+        return compute_features(
+            split_classifier(self.classifier)[0],
+            split,
+            global_batch=self.global_batch,
+            views=views,
+            augmentation=self.plan.view_augmentation(),
+            seed=self.plan.seed,
+            name=name,
+            progress=progress,
+        )
+
+
+def build_model(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) -> keras.Model:
     """The classifier of `plan` for `data`, its fresh weights drawn from the plan's seed."""
     keras.utils.set_random_seed(plan.seed)
     with accelerator.scope():
@@ -37,94 +105,171 @@ def build_planned(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator
         )
 
 
-def compile_for_training(
-    classifier: keras.Model,
-    plan: TrainingPlan,
-    accelerator: Accelerator,
-    phase: Phase | None = None,
-    *,
-    num_steps: int = 1,
-    labels: np.ndarray | None = None,
-) -> keras.Model:
-    """A model of training batches around `classifier`, whose weights it shares.
+class TrainStep(abc.ABC):
+    """The compiled model of a phase, the batches that it takes and the predictions that judge it.
 
-    It takes `pipeline.train_batches`, or in a phase on features `feature_batches`: then it is of the
-    head alone. What is done to training images alone is in here, and so in no file. `phase` (None: the
-    plan's last, at its first rate) says which layers learn and how fast in its `num_steps` an epoch;
-    `labels` (n,) are counted for balanced class weights. Call it within the accelerator's scope.
+    `model` shares the classifier's weights; what is done to training images alone is in it, and so in
+    no file. Build it by `for_phase`, within the accelerator's scope.
     """
-    if phase.is_frozen if phase else not plan.epochs:
-        freeze_backbone(classifier)
-    else:
-        choose_trainable(classifier, plan.unfreeze_from, freeze_norms=plan.freeze_norms)
-    if keras.backend.backend() == "jax":
-        # Keras compiles predict for the split into trainable and other weights, which has changed.
-        classifier.predict_function = None
-    on_features = phase is not None and phase.views > 0
-    one_hot = plan.augmentation().mixes and not on_features
-    model = _wrap_head(classifier) if on_features else _wrap(classifier, plan)
-    # XLA takes minutes to compile a convolution net for a CPU under TensorFlow, and crashes there
-    # under MirroredStrategy; JAX has no other way.
-    on_cpu = accelerator.kind == "cpu" and accelerator.backend == "tensorflow"
+
+    model: keras.Model
+
+    @staticmethod
+    def for_phase(
+        run: RunContext,
+        phase: Phase,
+        *,
+        features: tuple[Features, Features] | None = None,
+        rates: list[float] | None = None,
+        progress: Progress | None = None,
+    ) -> "TrainStep":
+        """On features where the phase has views of them, else on pixels.
+
+        `features`: those of train and val where they are computed already. `rates`: one for each step,
+        in place of the phase's schedule. Raises ValueError for features of another model or of other
+        data, and for class weights that cannot be.
+        """
+        if phase.is_frozen:
+            freeze_backbone(run.classifier)
+        else:
+            choose_trainable(
+                run.classifier, run.plan.unfreeze_from, freeze_norms=run.plan.freeze_norms
+            )
+        if keras.backend.backend() == "jax":
+            # Keras compiled predict for the split into trainable and other weights, which has changed.
+            run.classifier.predict_function = None
+        on_features = phase.views > 0
+        step = _FeatureStep(run, phase, features, progress) if on_features else _PixelStep(run)
+        _compile(step.model, run, phase, rates)
+        return step
+
+    @abc.abstractmethod
+    def batches(self, first_epoch: int) -> Iterable:
+        """Endless batches from the start of `first_epoch` (from 0), as `model` takes them."""
+
+    @abc.abstractmethod
+    def predict_val(self) -> Predictions:
+        """The predictions of val, with the weights as they are now."""
+
+    @property
+    def seconds_per_image(self) -> float:
+        """What the whole network takes for an image, where computing features measured it; else 0."""
+        return 0.0
+
+
+class _PixelStep(TrainStep):
+    """Batches are ((images uint8, augmentation parameters), labels); the whole classifier learns."""
+
+    def __init__(self, run: RunContext):
+        self.run = run
+        self.augmentation = run.plan.augmentation()
+        pixels = keras.Input(run.classifier.input_shape[1:], dtype="uint8", name="training_pixels")
+        params = keras.Input((len(PARAMS),), dtype="float32", name="augmentation_params")
+        changed = Augment(self.augmentation, name="augment")((pixels, params))
+        self.model = keras.Model((pixels, params), run.classifier(changed), name="training")
+
+    def batches(self, first_epoch: int) -> Iterable:
+        return train_batches(
+            self.run.train,
+            global_batch=self.run.global_batch,
+            seed=self.run.plan.seed,
+            augmentation=self.augmentation,
+            num_classes=self.run.num_classes,
+            first_epoch=first_epoch,
+        )
+
+    def predict_val(self) -> Predictions:
+        return predict(self.run.classifier, self.run.val, global_batch=self.run.global_batch)
+
+
+class _FeatureStep(TrainStep):
+    """Batches are (features float32, labels); the head alone learns, and val is judged by features."""
+
+    def __init__(self, run: RunContext, phase: Phase, features, progress: Progress | None):
+        self.run, self.views, self.progress = run, phase.views, progress
+        body, self.head = split_classifier(run.classifier)
+        if features is not None:
+            self._check_given(features, body)
+            self.features = features
+        inputs = keras.Input(self.head.input_shape[1:], dtype="float32", name="features")
+        self.model = keras.Model(inputs, self.head(inputs), name="training")
+
+    def _check_given(self, features: tuple[Features, Features], body: keras.Model) -> None:
+        for of_split, split in zip(features, (self.run.train, self.run.val), strict=True):
+            check_features(of_split, body, split)
+        if len(features[0].arrays) != self.views:
+            raise ValueError(
+                f"the features of train hold {len(features[0].arrays)} views of each image, the plan "
+                f"needs {self.views}. Compute so many, or pass "
+                f"feature_views={len(features[0].arrays)}."
+            )
+
+    @cached_property
+    def features(self) -> tuple[Features | None, Features | None]:
+        """Those of train and val, computed when first needed: a finished phase needs none."""
+        train = self.run.compute_features(
+            self.run.train, views=self.views, name="train", progress=self.progress
+        )
+        if self.run.val is None:
+            return train, None
+        return train, self.run.compute_features(
+            self.run.val, views=1, name="val", progress=self.progress
+        )
+
+    def batches(self, first_epoch: int) -> Iterable:
+        train = self.features[0]
+        return feature_batches(
+            train.arrays,
+            train.labels,
+            global_batch=self.run.global_batch,
+            seed=self.run.plan.seed,
+            num_classes=self.run.num_classes,
+            first_epoch=first_epoch,
+        )
+
+    def predict_val(self) -> Predictions:
+        return predict_features(self.head, self.features[1], global_batch=self.run.global_batch)
+
+    @property
+    def seconds_per_image(self) -> float:
+        val = self.features[1]
+        return val.seconds / len(val)
+
+
+def _compile(model: keras.Model, run: RunContext, phase: Phase, rates: list[float] | None) -> None:
+    plan, device = run.plan, run.accelerator
+    balanced = plan.class_weights == "balanced"
     model.compile(
-        optimizer=_build_optimizer(model, classifier, plan, accelerator, phase, num_steps),
-        loss=_build_loss(plan, classifier.output_shape[-1], one_hot, labels),
-        # Metric objects, like built slots, do not cost a second trace of the training step.
-        metrics=build_metrics(one_hot=one_hot),
-        jit_compile=False if on_cpu else "auto",
-        steps_per_execution=plan.steps_per_execution,
-    )
-    return model
-
-
-def _wrap(classifier, plan: TrainingPlan) -> keras.Model:
-    """(images, params) -> augmented images -> the classifier's probabilities."""
-    pixels = keras.Input(classifier.input_shape[1:], dtype="uint8", name="training_pixels")
-    params = keras.Input((len(PARAMS),), dtype="float32", name="params")
-    changed = Augment(plan.augmentation(), name="augment")((pixels, params))
-    return keras.Model((pixels, params), classifier(changed), name="training")
-
-
-def _wrap_head(classifier) -> keras.Model:
-    head = split_classifier(classifier)[1]
-    features = keras.Input(head.input_shape[1:], dtype="float32", name="features")
-    return keras.Model(features, head(features), name="training")
-
-
-def _build_loss(plan: TrainingPlan, num_classes: int, one_hot: bool, labels) -> keras.losses.Loss:
-    balanced = plan.class_weights is not None and labels is not None
-    return build_loss(
-        num_classes,
-        label_smoothing=plan.label_smoothing,
-        focal_gamma=plan.focal_gamma,
-        class_weights=class_weights_for(labels, num_classes) if balanced else None,
-        one_hot=one_hot,
+        optimizer=_build_optimizer(model, run, phase, rates),
+        loss=build_loss(
+            label_smoothing=plan.label_smoothing,
+            class_weights=class_weights_for(run.train.labels, run.num_classes)
+            if balanced
+            else None,
+        ),
+        # A metric object, like built slots, does not cost a second trace of the training step.
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        # XLA takes minutes to compile a convolution net for a CPU under TensorFlow, and crashes there
+        # under MirroredStrategy; JAX has no other way.
+        jit_compile=False if device.kind == "cpu" and device.backend == "tensorflow" else "auto",
     )
 
 
-def _build_optimizer(model, classifier, plan, accelerator, phase, num_steps):
-    global_batch = plan.per_replica_batch * accelerator.replicas
-    schedule = phase.schedule if phase else plan.schedule_for(global_batch=global_batch)
-    rate = phase.first_lr if phase else schedule(0)
-    momentum = plan.momentum
-    if phase and schedule and schedule.per_step:
-        length = {"epochs": phase.epochs, "steps_per_epoch": num_steps}
-        rate = TableRate(rates_per_step(schedule, **length))
-        if isinstance(schedule, OneCycle):
-            momentum = TableRate(momenta_per_step(schedule, **length))
-    multipliers = None
+def _build_optimizer(model: keras.Model, run: RunContext, phase: Phase, rates):
+    plan, schedule = run.plan, phase.schedule
+    if rates is None and schedule is not None and schedule.per_step:
+        rates = rates_per_step(schedule, epochs=phase.epochs, steps_per_epoch=run.num_steps)
+    lr_factors = None
     if plan.backbone_lr_factor is not None:
-        depths = depth_of(classifier)
-        multipliers = {
+        depths = depth_of(run.classifier)
+        lr_factors = {
             path: plan.backbone_lr_factor ** (1 - depth) for path, depth in depths.items()
         }
     return build_optimizer(
         plan.optimizer,
-        rate,
+        phase.first_lr if rates is None else TableRate(rates),
         model,
         weight_decay=plan.weight_decay,
-        momentum=momentum,
-        clip_norm=plan.clip_norm,
         ema=plan.ema,
-        multipliers=multipliers,
+        lr_factors=lr_factors,
     )

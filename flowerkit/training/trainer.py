@@ -1,11 +1,11 @@
-"""TrainingPlan + FlowerData -> TrainingResult: a trained model, and a folder that says all about it."""
+"""The story of a run: a plan and data in, a trained classifier and a run folder out."""
 
 import functools
 import importlib.util
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,20 +15,21 @@ import numpy as np
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data.split import Split, check_leak, load_split
 from flowerkit.data.tfrecords import FlowerData
-from flowerkit.files import write_json
 from flowerkit.metrics import count_classes
-from flowerkit.models.classifier import check_reload, save_classifier
+from flowerkit.models import check_reload, choose_trainable, save_classifier
 from flowerkit.pipeline.batches import epoch_permutation, steps_per_epoch
 from flowerkit.prediction.predictions import Predictions
-from flowerkit.schedules import Schedule
-from flowerkit.training.async_steps import ShowSteps
+from flowerkit.schedules import Schedule, rates_per_step
+from flowerkit.training import callbacks as own
+from flowerkit.training.checkpoints import ModelCheckpoint
+from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
 from flowerkit.training.features import Features, describe_data
-from flowerkit.training.history import best_row
-from flowerkit.training.loop import Run, Watchers, check_execution, fit, open_feed
-from flowerkit.training.phases import Phase, explain_rates, find_phases
+from flowerkit.training.history import History
+from flowerkit.training.optimizers import averaged_weights
+from flowerkit.training.phases import Phase, plan_phases, warn_about_rates
 from flowerkit.training.plan import COMPETITION, TrainingPlan
-from flowerkit.training.run_folder import check_folder, check_images, read_whole_epochs, write_start
-from flowerkit.training.step import build_planned, compile_for_training
+from flowerkit.training.run_folder import Environment, RunFolder, RunResult
+from flowerkit.training.step import Deadline, Progress, RunContext, TrainStep, build_model
 
 _log = logging.getLogger("flowerkit")
 
@@ -37,54 +38,29 @@ FEW_STEPS = 20
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """What a training run came to; the same stands in its folder.
+    """What a training run came to; the same is in its folder.
 
-    `model` holds the best weights. `history` has a row (dict) an epoch, see `history.COLUMNS`;
-    `best` is the row of the best epoch. `predictions` are those of val at the best epoch,
-    `val_images` (n, size, size, 3) uint8 the images they are about, row by row.
+    `model` holds the best weights. `history` has a row (dict) an epoch, see `history.COLUMNS`.
+    `predictions` are those of val at the best epoch, `val_images` (n, size, size, 3) uint8 its images,
+    row by row. `summary` is what result.json holds.
     """
 
     folder: Path
     plan: TrainingPlan
     model: keras.Model
-    history: list[dict[str, float]]
-    best: dict[str, float]
-    stop_reason: str
+    history: History
+    summary: RunResult
     predictions: Predictions
     val_images: np.ndarray
     accelerator: Accelerator
-    interrupted: bool
-    first_step_seconds: float | None = None
 
     @property
     def global_batch(self) -> int:
         """Images per step, over all replicas."""
         return self.plan.per_replica_batch * self.accelerator.replicas
 
-    def to_dict(self) -> dict:
-        """The headline figures, as in result.json."""
-        # The first epoch traces and compiles; the others say how fast the machine is.
-        steady = self.history[1:] or self.history
-        return {
-            "stopped_at_epoch": self.history[-1]["epoch"],
-            "stop_reason": self.stop_reason,
-            "best_epoch": self.best["epoch"],
-            "val_f1": self.best["val_f1"],
-            "val_accuracy": self.best["val_accuracy"],
-            "val_loss": self.best["val_loss"],
-            "seconds_per_epoch": sum(row["seconds"] for row in steady) / len(steady),
-            "images_per_second": sum(row["images_per_second"] for row in steady) / len(steady),
-            "first_step_seconds": self.first_step_seconds,
-        }
-
     def __str__(self) -> str:
-        figures = self.to_dict()
-        return (
-            f"stopped at epoch {figures['stopped_at_epoch']} because {self.stop_reason}; "
-            f"best epoch {figures['best_epoch']}: macro F1 {figures['val_f1']:.4f} on val, "
-            f"accuracy {figures['val_accuracy']:.4f}; {figures['seconds_per_epoch']:.1f} s an epoch, "
-            f"{figures['images_per_second']:,.0f} images/s"
-        )
+        return str(self.summary)
 
 
 def train(
@@ -98,19 +74,18 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     resume: bool = False,
     started: float | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> TrainingResult:
-    """Train `plan` on `data` and leave a run folder at `out`.
+    """Train `plan` on `data` and leave a run folder at `out`, see `RunFolder`.
 
-    The folder holds plan.json, environment.json, history.csv, result.json, model.keras (the best
-    weights), val_predictions.npz and checkpoints/. With `resume` an interrupted run in `out` goes
-    on exactly where its last whole epoch ended. `schedule`: your own for the last phase, such as
-    `schedules.OfEpochAndRate(f, start_lr)`, used as it stands; a plan is data and holds no function, so
-    a resumed run is given it again. `features`: those of train and val, where you have computed them
-    (else a phase that learns from features computes or finds them). `callbacks` are yours, called
-    after the run's own; their `self.model` trains the classifier, which is its layer
-    "flower_classifier", or on features its layer "head". `started` (`time.monotonic()`) is when the
-    clock of `max_minutes` began. `progress(what, done, total)` is called after every step.
+    With `resume` an interrupted run in `out` continues exactly where its last whole epoch ended.
+    `schedule`: your own for the last phase, such as `schedules.OfEpochAndRate(f, start_lr)`, used as it
+    is; a plan is data and holds no function, so a resumed run needs it again. `features`: those of train
+    and val, where you have computed them (else a phase that learns from features computes or finds
+    them). `callbacks` are yours, called after the run's own; their `self.model` trains the classifier,
+    which is its layer "flower_classifier", or on features its layer "head". `started`
+    (`time.monotonic()`) is when the clock of `max_minutes` began. `progress(description, done, total)`
+    is called after every step.
 
     Raises ValueError for data that cannot be trained on (an empty split, one class, a batch larger
     than the split, validation that shares images with training), features of another model or of
@@ -118,40 +93,33 @@ def train(
     RuntimeError when training ended before there was a model to keep.
     """
     started = time.monotonic() if started is None else started
-    out = Path(out)
-    check_folder(out, resume, schedule)
+    folder = RunFolder.resume(out, schedule) if resume else RunFolder.start(out)
     _check_callbacks(plan, callbacks)
-    _check_tensorboard(plan)
     accelerator = accelerator or connect()
-    global_batch = plan.per_replica_batch * accelerator.replicas
-    phases = find_phases(plan, global_batch=global_batch, schedule=schedule)
-    _check_wanted(features, phases)
-    run = _prepare(plan, data, accelerator, phases, out, started, resume)
-    counts = {
-        name: count_classes(split.labels, data.num_classes).tolist()
-        for name, split in (("train", run.train), ("val", run.val))
-    }
-    images = {"train": describe_data(run.train), "val": describe_data(run.val)}
-    if resume:
-        check_images(out, images)
-    write_start(out, plan, data, accelerator, schedule, class_counts=counts, images=images)
-    watchers, first_step_seconds = _train_phases(run, phases, features, callbacks, progress)
-    best, reason = _keep_best(run, watchers)
-    trained = TrainingResult(
-        out,
-        plan,
-        run.classifier,
-        run.rows,
-        best,
-        reason,
-        Predictions.load(out / "val_predictions.npz"),
-        run.val.images,
-        accelerator,
-        interrupted=watchers.interrupt.caught,
-        first_step_seconds=first_step_seconds,
+    phases = plan_phases(
+        plan, global_batch=plan.per_replica_batch * accelerator.replicas, schedule=schedule
     )
-    write_json(out / "result.json", trained.to_dict())
-    return trained
+    _check_features_used(features, phases)
+    run = _prepare(plan, data, accelerator, phases, folder, started, resume)
+    folder.write_start(plan, _describe_environment(run, data, schedule))
+
+    first_step_seconds = None
+    for phase in phases:
+        if run.history and phase.number < run.history.last["phase"]:
+            continue  # it was finished before the run was resumed
+        if len(phases) > 1 or phase.views:
+            _log.info(f"{phase}")
+        with accelerator.scope():
+            step = TrainStep.for_phase(run, phase, features=features, progress=progress)
+        stop = own.StopFlag(run.num_steps)
+        watching = build_callbacks(run, phase, step, stop, progress)
+        _restore(run, phase, step, stop)
+        if stop.reason is None:
+            fit(run, phase, step, stop, watching, callbacks)
+            first_step_seconds = first_step_seconds or watching[0].first_step_seconds
+        if stop.ends_run:
+            break
+    return _finish(run, stop, first_step_seconds)
 
 
 def fine_tune(
@@ -168,8 +136,8 @@ def fine_tune(
     """The head for `freeze_epochs`, then the whole network for `epochs`: fastai's `fine_tune`.
 
     One cycle each, up to `base_lr` and then to half of it, with rates that fall towards the first layer
-    to `backbone_lr_factor` of the head's; fastai's is a hundredth. The rates are used as they stand. What
-    else there is comes from `plan`; `options` are those of `train`, and so is what is raised.
+    to `backbone_lr_factor` of the head's; fastai's is a hundredth. The rates are used as they are. The
+    rest comes from `plan`; `options` are those of `train`, and so is what is raised.
     """
     plan = replace(
         plan,
@@ -195,8 +163,8 @@ def fit_one_cycle(
 ) -> TrainingResult:
     """Train for `epochs` by one cycle up to `max_lr`: fastai's `fit_one_cycle`.
 
-    The rate is used as it stands. What else there is comes from `plan`; `options` are those of
-    `train`, and so is what is raised.
+    The rate is used as it is. The rest comes from `plan`; `options` are those of `train`, and so is
+    what is raised.
     """
     plan = replace(
         plan, schedule="one-cycle", epochs=epochs, max_lr=max_lr, lr_reference_batch=None
@@ -204,94 +172,34 @@ def fit_one_cycle(
     return train(plan, data, out=out, **options)
 
 
+# Before the first step ------------------------------------------------------------------------------
+
+
 def _prepare(
-    plan, data: FlowerData, accelerator: Accelerator, phases, out: Path, started, resume: bool
-) -> Run:
-    """All that can be refused is refused here, and the splits are loaded."""
-    # Before the data: a backbone or weights that are not there are said at once.
-    classifier = build_planned(plan, data, accelerator)
-    _check_choices(classifier, plan, accelerator, phases)
-    global_batch = plan.per_replica_batch * accelerator.replicas
-    splits = _load_splits(data, plan, phases, out, global_batch)
-    num_steps = steps_per_epoch(len(splits[0]), global_batch)
-    check_execution(plan, accelerator, num_steps)
-    _tell_steps(num_steps, global_batch)
-    for line in explain_rates(plan, phases[-1], global_batch=global_batch):
-        _log.info(line)
-    rows = read_whole_epochs(out, num_steps) if resume else []
-    until = _find_deadline(plan, data, started, global_batch)
-    return Run(plan, accelerator, classifier, *splits, out, rows, until)
-
-
-def _train_phases(run: Run, phases, features, callbacks, progress) -> tuple[Watchers, float | None]:
-    """Train one phase after the other; the watchers of the last, and the seconds of the first step."""
-    first_steps = []
-    for phase in phases:
-        if run.rows and phase.number < run.rows[-1]["phase"]:
-            continue  # done before the run was resumed
-        if len(phases) > 1 or phase.views:
-            _log.info(f"{phase}")
-        watchers = _train_phase(run, phase, features, callbacks, progress)
-        first_steps.append(watchers.hooks.first_step_seconds)
-        if watchers.ended_run():
-            break
-    return watchers, next((seconds for seconds in first_steps if seconds is not None), None)
-
-
-def _train_phase(run: Run, phase: Phase, features, callbacks, progress) -> Watchers:
-    with run.accelerator.scope():
-        feed = open_feed(run, phase, features, progress)
-        model = compile_for_training(
-            run.classifier,
-            run.plan,
-            run.accelerator,
-            phase,
-            num_steps=run.num_steps,
-            labels=run.train.labels,
-        )
-    watchers = Watchers(run, phase, feed)
-    if run.rows and phase.number == run.rows[-1]["phase"]:
-        model.load_weights(watchers.checkpoint.last)
-        _log.info(f"resuming after epoch {run.rows[-1]['epoch']}")
-    if not watchers.finished_before():
-        shown = [ShowSteps(progress, watchers.num_epochs, run.num_steps)] if progress else []
-        fit(model, run, feed, watchers, [*callbacks, *shown])
-    watchers.checkpoint.complete()
-    return watchers
-
-
-def _check_wanted(features, phases) -> None:
-    if features is not None and not any(phase.views for phase in phases):
-        raise ValueError(
-            "features were given, but no phase of this plan learns from any: it needs freeze_epochs, "
-            "and feature_views=1 or more (or no augmentation)."
-        )
-
-
-def _check_choices(classifier, plan: TrainingPlan, accelerator: Accelerator, phases) -> None:
-    """Refuse layers, rates and losses that cannot be, before data is decoded or a phase is trained."""
-    with accelerator.scope():
-        compile_for_training(classifier, plan, accelerator)
-    if phases[0].is_frozen and not classifier.get_layer("backbone").weights:
-        raise ValueError(
-            f"freeze_epochs={plan.freeze_epochs}, but {plan.backbone} has no weights to freeze."
-        )
-
-
-def _find_deadline(plan, data, started: float, global_batch: int):
-    if plan.max_minutes is None:
-        return None
-    num_val, num_test = (-(-data.counts[name] // global_batch) for name in ("val", "test"))
-    return started + 60 * plan.max_minutes, num_val, num_test
-
-
-def _tell_steps(steps: int, global_batch: int) -> None:
-    _log.info(f"{steps:,} steps an epoch, {global_batch:,} images each")
-    if steps < FEW_STEPS:
+    plan, data: FlowerData, accelerator, phases, folder: RunFolder, started: float, resume: bool
+) -> RunContext:
+    """The classifier and the splits; everything that can be refused is refused here."""
+    # Before the data: a missing backbone or missing weights are reported at once.
+    classifier = build_model(plan, data, accelerator)
+    _check_layers(classifier, plan)
+    num_steps = steps_per_epoch(data.counts["train"], plan.per_replica_batch * accelerator.replicas)
+    history = _open_history(folder, plan, num_steps, resume)
+    train_split, val_split = _load_splits(data, plan, phases, first_epoch=len(history))
+    run = RunContext.of(
+        plan, accelerator, classifier, train_split, val_split, folder=folder, history=history
+    )
+    if plan.max_minutes is not None:
+        num_val, num_test = (-(-data.counts[name] // run.global_batch) for name in ("val", "test"))
+        run = replace(run, deadline=Deadline(started + 60 * plan.max_minutes, num_val, num_test))
+    _log.info(f"{run.num_steps:,} steps an epoch, {run.global_batch:,} images each")
+    if run.num_steps < FEW_STEPS:
         _log.warning(
-            f"so few steps an epoch (under {FEW_STEPS}) learn slowly: a smaller per_replica_batch "
+            f"so few steps an epoch (under {FEW_STEPS}) learn slowly: pass a smaller per_replica_batch "
             f"(--per-replica-batch), or more epochs"
         )
+    for line in warn_about_rates(plan, phases[-1], global_batch=run.global_batch):
+        _log.info(line)
+    return run
 
 
 def _check_callbacks(plan: TrainingPlan, callbacks: Sequence[keras.callbacks.Callback]) -> None:
@@ -302,61 +210,222 @@ def _check_callbacks(plan: TrainingPlan, callbacks: Sequence[keras.callbacks.Cal
                 f"two controllers of the learning rate: the plan's schedule={plan.schedule!r} and "
                 f"your {type(callback).__name__}. Leave it out, and put the rate into the plan."
             )
-
-
-def _check_tensorboard(plan: TrainingPlan) -> None:
     if plan.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ModuleNotFoundError(
-            "tensorboard=True needs a package that is not here: pip install tensorboard, or leave it out"
+            "tensorboard=True needs a missing package: pip install tensorboard, or leave it out"
         )
+
+
+def _check_features_used(features, phases: Sequence[Phase]) -> None:
+    if features is not None and not any(phase.views for phase in phases):
+        raise ValueError(
+            "features were given, but no phase of this plan learns from them: it needs freeze_epochs, "
+            "and feature_views=1 or more (or no augmentation)."
+        )
+
+
+def _check_layers(classifier: keras.Model, plan: TrainingPlan) -> None:
+    """Refuse layers to freeze and to unfreeze that are not there."""
+    if plan.freeze_epochs and not classifier.get_layer("backbone").weights:
+        raise ValueError(
+            f"freeze_epochs={plan.freeze_epochs}, but {plan.backbone} has no weights to freeze."
+        )
+    if plan.epochs:
+        choose_trainable(classifier, plan.unfreeze_from, freeze_norms=plan.freeze_norms)
+
+
+def _open_history(folder: RunFolder, plan: TrainingPlan, num_steps: int, resume: bool) -> History:
+    """The whole epochs so far: one that the time cut off is done again."""
+    before = History.load(folder.history_file, plan.monitor) if resume else ()
+    whole = [row for row in before if row["steps"] == num_steps]
+    return History(plan.monitor, whole, folder.history_file)
 
 
 def _load_splits(
-    data: FlowerData, plan: TrainingPlan, phases, out: Path, global_batch: int
+    data: FlowerData, plan: TrainingPlan, phases: Sequence[Phase], *, first_epoch: int
 ) -> tuple[Split, Split]:
-    # The order of the epoch that comes first, so that it can begin before all is decoded. Features
-    # are computed row by row, and what is asked for once need not be kept.
-    first_epoch = len(read_whole_epochs(out, data.counts["train"] // global_batch))
+    # In the order of the first epoch, so that it can begin before all is decoded. Features are
+    # computed row by row, and images that are needed once need not be kept.
     order = functools.partial(epoch_permutation, seed=plan.seed, epoch=first_epoch)
     if phases[0].views and first_epoch < phases[0].epochs:
         order = None
-    how = {
-        "on_corrupt": plan.on_corrupt,
-        "keep": "none" if all(phase.views for phase in phases) else plan.keep,
-    }
-    train_split = load_split(data, "train", order=order, **how)
+    cache = "none" if all(phase.views for phase in phases) else plan.cache
+    train_split = load_split(data, "train", on_corrupt=plan.on_corrupt, cache=cache, order=order)
     if len(set(train_split.labels.tolist())) < 2:
         raise ValueError(
             f"the train split of {data.folder} holds one class only "
-            f"({data.class_names[train_split.labels[0]]!r}); there is nothing to tell apart."
+            f"({data.class_names[train_split.labels[0]]!r}); there is nothing to distinguish."
         )
-    val_split = load_split(data, "val", **how)
+    val_split = load_split(data, "val", on_corrupt=plan.on_corrupt, cache=cache)
     check_leak(train_split, val_split)
     return train_split, val_split
 
 
-def _keep_best(run: Run, watchers: Watchers) -> tuple[dict, str]:
-    """Put the best weights back, save them as model.keras, and see that the file predicts the same."""
-    plan, model = run.plan, run.classifier
-    best = best_row(run.rows, plan.monitor)
-    reason = watchers.stopper.reason or _explain_end(run.rows, watchers.num_epochs)
-    if watchers.interrupt.caught and best is None:
-        raise RuntimeError(
-            "interrupted before the first epoch was whole: there is nothing to keep."
-        )
-    if best is None or not watchers.checkpoint.best.is_file():
-        raise RuntimeError(
-            f"training ended before its first epoch was whole, because {reason}: there are no "
-            f"weights to keep. Give it more time, or after a loss that is no number a lower rate "
-            f"(max_lr={plan.max_lr:g})."
-        )
-    model.load_weights(watchers.checkpoint.best)
-    save_classifier(model, run.out / "model.keras")
-    check_reload(model, run.out / "model.keras")
-    return best, reason
+def _describe_environment(run: RunContext, data: FlowerData, schedule) -> Environment:
+    splits = {"train": run.train, "val": run.val}
+    return Environment.of(
+        data,
+        run.accelerator,
+        schedule,
+        class_counts={
+            name: count_classes(split.labels, data.num_classes).tolist()
+            for name, split in splits.items()
+        },
+        images={name: describe_data(split) for name, split in splits.items()},
+    )
 
 
-def _explain_end(rows, num_epochs: int) -> str:
-    if rows and rows[-1]["epoch"] >= num_epochs:
-        return "the plan's epochs were done"
-    return "one of your callbacks stopped it"
+# A phase --------------------------------------------------------------------------------------------
+
+
+def build_callbacks(
+    run: RunContext,
+    phase: Phase,
+    step: TrainStep,
+    stop: own.StopFlag,
+    progress: Progress | None = None,
+) -> list[keras.callbacks.Callback]:
+    """The run's own callbacks for a phase, in the one order in which they are right.
+
+    At an epoch's end statistics are made the same on all replicas, then the weights are scored, then
+    the epoch is recorded, then weights are kept; only then may anything decide to stop.
+    """
+    plan, history = run.plan, run.history
+    start = _start_of(history, phase)
+    hooks = own.StepHooks(run.num_steps)
+    validation = own.Validation(step.predict_val, stop, averaged_weights if plan.ema else None)
+    callbacks = [
+        hooks,  # first: it counts the steps for the others
+        stop,
+        own.ReseedDropout(plan.seed),
+        own.TerminateOnNaN(stop),
+        own.SyncBatchNorm(),
+        validation,
+        own.HistoryWriter(
+            history, phase.number, _find_planned_rate(run, phase), run.global_batch, stop, hooks
+        ),
+        ModelCheckpoint(run.folder, run.classifier, history, validation, steps=run.num_steps),
+        own.EpochLogger(history, plan.freeze_epochs + plan.epochs, run.num_steps),
+        EarlyStopping(history, phase, plan.patience, stop),
+    ]
+    if phase.schedule is None:
+        callbacks.append(
+            own.ReduceLROnPlateau(history, phase.number, phase.first_lr, plan.plateau_patience)
+        )
+    elif not phase.schedule.per_step:  # else the optimizer looks it up, step by step
+        callbacks.append(own.LearningRateSetter(phase.schedule, start))
+    if run.deadline:
+        callbacks.append(own.TimeLimit(run.deadline, validation, stop, step, run.global_batch))
+    if plan.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(str(run.folder.path / "tensorboard")))
+    if progress:
+        callbacks.append(own.StepProgress(progress, start + phase.epochs, run.num_steps))
+    return callbacks
+
+
+def _start_of(history: History, phase: Phase) -> int:
+    """How many epochs came before the phase."""
+    return sum(row["phase"] < phase.number for row in history)
+
+
+def _find_planned_rate(run: RunContext, phase: Phase):
+    """(epoch, steps done in it) -> the planned rate; None without a schedule."""
+    schedule, start = phase.schedule, _start_of(run.history, phase)
+    if schedule is None:
+        return None
+    if not schedule.per_step:
+        return lambda epoch, done: schedule(epoch - start)
+    rates = rates_per_step(schedule, epochs=phase.epochs, steps_per_epoch=run.num_steps)
+    # The optimizer tells the rate of the step that comes next.
+    return lambda epoch, done: rates[min((epoch - start) * run.num_steps + done, len(rates) - 1)]
+
+
+def _restore(run: RunContext, phase: Phase, step: TrainStep, stop: own.StopFlag) -> None:
+    """The last weights of a phase that is resumed; `stop` holds a reason if it was finished before."""
+    num_done = len(run.history.of_phase(phase.number))
+    if not num_done:
+        return
+    step.model.load_weights(run.folder.last_weights)
+    _log.info(f"resuming after epoch {run.history.last['epoch']}")
+    if is_stopping_due(run.history, phase, run.plan.patience):
+        stop.reason = "it had stopped early before"
+    elif num_done >= phase.epochs:
+        stop.reason = "the plan's epochs were done before (--epochs N trains longer)"
+
+
+def fit(
+    run: RunContext,
+    phase: Phase,
+    step: TrainStep,
+    stop: own.StopFlag,
+    watching: Sequence[keras.callbacks.Callback],
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
+    """Train a phase to its end or until `stop` is set; `callbacks` come after the run's own."""
+    hooks, every = watching[0], [*watching, *callbacks]
+    hooks.listen(every)
+    last_epoch = _start_of(run.history, phase) + phase.epochs
+    try:
+        with stop.on_interrupt():
+            step.model.fit(
+                step.batches(first_epoch=len(run.history)),
+                epochs=last_epoch,
+                initial_epoch=len(run.history),
+                callbacks=every,
+                steps_per_epoch=run.num_steps,
+                verbose=0,
+                shuffle=False,
+            )
+    finally:
+        hooks.release()
+    if stop.reason is None and len(run.history) < last_epoch:
+        stop.reason, stop.ends_run = "one of your callbacks stopped it", True
+
+
+# After the last step --------------------------------------------------------------------------------
+
+
+def _finish(
+    run: RunContext, stop: own.StopFlag, first_step_seconds: float | None
+) -> TrainingResult:
+    """Put the best weights back, save them as model.keras, and check that the file predicts the same."""
+    folder, best = run.folder, run.history.best
+    reason = stop.reason or "the plan's epochs were done"
+    if best is None or not folder.best_weights.is_file():
+        if stop.interrupted:
+            raise RuntimeError(
+                "interrupted before the first epoch was complete: there is nothing to keep."
+            )
+        raise RuntimeError(
+            f"training ended before its first epoch was complete, because {reason}: there are no "
+            f"weights to keep. Give it more time, or after a loss that is not a number a lower "
+            f"learning rate (max_lr={run.plan.max_lr:g}, --max-lr)."
+        )
+    run.classifier.load_weights(folder.best_weights)
+    save_classifier(run.classifier, folder.model_file)
+    check_reload(run.classifier, folder.model_file)
+    # The first epoch traces and compiles; the others say how fast the machine is.
+    steady = run.history[1:] or run.history[:]
+    summary = RunResult(
+        stopped_at_epoch=run.history.last["epoch"],
+        stop_reason=reason,
+        interrupted=stop.interrupted,
+        best_epoch=best["epoch"],
+        val_f1=best["val_f1"],
+        val_accuracy=best["val_accuracy"],
+        val_loss=best["val_loss"],
+        seconds_per_epoch=sum(row["seconds"] for row in steady) / len(steady),
+        images_per_second=sum(row["images_per_second"] for row in steady) / len(steady),
+        first_step_seconds=first_step_seconds,
+    )
+    folder.write_result(summary)
+    return TrainingResult(
+        folder=folder.path,
+        plan=run.plan,
+        model=run.classifier,
+        history=run.history,
+        summary=summary,
+        predictions=folder.val_predictions(),
+        val_images=run.val.images,
+        accelerator=run.accelerator,
+    )

@@ -7,9 +7,9 @@ import time
 import keras
 import numpy as np
 import pytest
+from flowerkit.training.async_steps import StepHooks, Stopper, WatchLoss
 
 from flowerkit.training import async_steps as steps
-from flowerkit.training.async_steps import StepHooks, Stopper, WatchLoss
 
 pytestmark = pytest.mark.backends
 

@@ -2,9 +2,9 @@
 
 import keras
 import pytest
+from flowerkit.training.async_steps import Stopper
 
 from flowerkit.training import callbacks
-from flowerkit.training.async_steps import Stopper
 
 
 def rows_of(monitor, values):

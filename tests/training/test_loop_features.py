@@ -5,13 +5,13 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from flowerkit.training.loop import open_batches
 
 from flowerkit.data.split import load_split
 from flowerkit.models.classifier import build_classifier, split_classifier
 from flowerkit.schedules import OfEpochAndRate
 from flowerkit.sources import draw_competition
 from flowerkit.training.features import compute_features
-from flowerkit.training.loop import open_batches
 from flowerkit.training.run_folder import load_run
 from flowerkit.training.trainer import train
 
