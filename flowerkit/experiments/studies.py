@@ -56,7 +56,7 @@ LEARNING_RATES: dict[str, TrainingPlan] = {
     "constant-low": replace(_RATES, max_lr=3e-4),
     "constant-high": replace(_RATES, max_lr=3e-2),
     "plateau": replace(_RATES, plateau_patience=1),
-    "staircase": replace(_RATES, schedule="staircase", stair_epochs=3, exp_decay=0.5),
+    "staircase": replace(_RATES, schedule="staircase", sustain_epochs=3, exp_decay=0.5),
     "ramp": _RAMP,
     "cosine": replace(_RAMP, schedule="cosine"),
     "one-cycle": replace(_RATES, schedule="one-cycle"),
@@ -109,5 +109,7 @@ def _fit_into(plan: TrainingPlan, epochs: int | None) -> TrainingPlan:
         ramp, sustain = round(plan.rampup_epochs * share, 3), round(plan.sustain_epochs * share, 3)
         return replace(plan, epochs=epochs, rampup_epochs=ramp, sustain_epochs=sustain)
     if plan.schedule == "staircase":
-        return replace(plan, epochs=epochs, stair_epochs=max(1, round(plan.stair_epochs * share)))
+        return replace(
+            plan, epochs=epochs, sustain_epochs=max(1, round(plan.sustain_epochs * share))
+        )
     return replace(plan, epochs=epochs)

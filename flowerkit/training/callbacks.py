@@ -134,7 +134,7 @@ class StopFlag(keras.callbacks.Callback):
             self.cut_short = True
 
     def request(self, reason: str, *, cut_short: bool = False, ends_run: bool = True) -> None:
-        """Stop after this step. `cut_short` drops the epoch; without `ends_run` the next phase follows."""
+        """Stop after this step; `cut_short` drops the epoch, and only `ends_run` ends all phases."""
         if self.reason is None:
             self.reason, self.cut_short, self.ends_run = reason, cut_short, ends_run
         self.trained.stop_training = True

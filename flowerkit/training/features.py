@@ -1,8 +1,8 @@
 """Backbone outputs computed once, so that a head learns from them in seconds.
 
 `models.split_classifier` cuts a classifier in two. What its body gives for every image is computed
-in one pass and kept in a file that the next run finds again, and the head is trained on that. Features are
-float32: predictions from them are then those of the whole model to 1e-6, which float16 would spoil.
+in one pass and kept in a file that the next run finds again, and the head is trained on that. They
+are float32: predictions from them are then those of the whole model to 1e-6, which float16 would spoil.
 """
 
 import functools
@@ -209,7 +209,7 @@ def _find_kept(key: str, shape: tuple[int, ...], name: str) -> np.ndarray | None
     for file in _folder().glob(f"{key}-*.npy"):
         try:
             array = np.load(file, mmap_mode="r")
-        except (OSError, ValueError):
+        except (OSError, EOFError, ValueError):
             array = np.empty(0)
         if array.shape == shape and f"{_checksum(array):08x}" == file.stem[-8:]:
             _log.info(f"features of {name} are there from an earlier run: {file}")

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.data.cache import list_cached
 from flowerkit.data.split import load_split
 from flowerkit.models import classifier as models
 from flowerkit.models import freeze_backbone
@@ -30,7 +29,7 @@ CROPS = Augmentation(min_crop_area=0.5)
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "decoded"
+    return tmp_path / "cache" / "features"
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +71,18 @@ def test_predictions_from_features_are_those_of_the_whole_model(accelerator, spl
 
 
 @pytest.mark.replicas
-def test_the_first_view_is_the_picture_and_the_others_are_drawn_by_seed_and_view(built, split):
-    how = {"global_batch": 16, "views": 3, "augmentation": CROPS, "keep": "ram"}
-    plain = compute_features(built[1], split, global_batch=16, keep="ram")
-    views = compute_features(built[1], split, seed=5, **how)
+def test_the_first_view_is_the_image_and_the_others_are_sampled_by_seed_and_view(built, split):
+    def compute(seed):
+        return compute_features(
+            built[1], split, global_batch=16, views=3, augmentation=CROPS, seed=seed
+        )
+
+    plain, views = compute_features(built[1], split, global_batch=16), compute(5)
     assert views.arrays.shape == (3, 22, 256)
     np.testing.assert_array_equal(views.arrays[0], plain.arrays[0])
     assert not np.allclose(views.arrays[1], views.arrays[0], atol=1e-3)
     assert not np.allclose(views.arrays[1], views.arrays[2], atol=1e-3)
-    again, other = (compute_features(built[1], split, seed=seed, **how) for seed in (5, 6))
+    again, other = compute(5), compute(6)
     np.testing.assert_array_equal(again.arrays, views.arrays)
     assert not np.allclose(other.arrays[1], views.arrays[1], atol=1e-3)
 
@@ -98,47 +100,43 @@ def test_images_are_read_batch_by_batch(built, split):
             self.most = max(self.most, len(found))
             return found
 
-    recorder, told = Recorder(split.images), []
+    recorder, steps = Recorder(split.images), []
     compute_features(
         built[1],
         dataclasses.replace(split, images=recorder),
         global_batch=8,
-        keep="ram",
-        what="val",
-        progress=lambda *step: told.append(step),
+        name="val",
+        progress=lambda *step: steps.append(step),
     )
     assert recorder.most == 8
-    assert told == [("features of val", done, 22) for done in (8, 16, 22)]
+    assert steps == [("features of val", done, 22) for done in (8, 16, 22)]
 
 
-def test_the_next_run_finds_them_and_memory_keeps_no_file(built, split, cache, caplog):
+def test_the_next_run_finds_them(built, split, cache, caplog):
     caplog.set_level(logging.INFO, logger="flowerkit")
-    compute_features(built[1], split, global_batch=8, keep="ram")
-    assert list_cached() == []
-    first = compute_features(built[1], split, global_batch=8, what="val")
-    (entry,) = list_cached()
-    assert (entry.path.suffix, entry.num_bytes) == (".float32", 22 * 256 * 4)
-    assert entry.what == "features of val, 256"
-    again = compute_features(built[1], split, global_batch=16, what="val")
+    first = compute_features(built[1], split, global_batch=8, name="val")
+    (file,) = cache.iterdir()
+    assert np.load(file).shape == (22, 256)
+    again = compute_features(built[1], split, global_batch=16, name="val")
     np.testing.assert_array_equal(again.arrays, first.arrays)
     assert first.seconds > again.seconds == 0
-    assert f"features of val are there from an earlier run: {entry.path}" in caplog.messages
+    assert f"features of val are there from an earlier run: {file}" in caplog.messages
 
 
-def test_a_damaged_file_is_computed_anew(built, split, caplog):
-    first = compute_features(built[1], split, global_batch=8)
-    kept = first.arrays.copy()
-    (entry,) = list_cached()
-    damaged = np.memmap(entry.path, "float32", "r+")
-    damaged[700] += 1
-    damaged.flush()
+@pytest.mark.parametrize("spoil", ["flip", "cut", "empty"])
+def test_a_damaged_file_is_named_and_computed_anew(built, split, cache, caplog, spoil):
+    kept = compute_features(built[1], split, global_batch=8).arrays.copy()
+    (file,) = cache.iterdir()
+    data = bytearray(file.read_bytes())
+    data[700] ^= 1
+    file.write_bytes({"flip": data, "cut": data[:-900], "empty": b""}[spoil])
     again = compute_features(built[1], split, global_batch=8)
     np.testing.assert_array_equal(again.arrays, kept)
-    assert "is damaged: the features of images are computed anew" in caplog.text
+    assert f"{file} is damaged: the features of images are computed anew" in caplog.messages
 
 
 def test_what_fails_half_way_leaves_no_file(built, split, cache):
-    def fail(what, done, total):
+    def fail(description, done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -146,16 +144,17 @@ def test_what_fails_half_way_leaves_no_file(built, split, cache):
     assert list(cache.iterdir()) == []
 
 
-def test_without_room_on_disk_they_stay_in_memory_and_without_either_it_is_said(
-    built, split, monkeypatch, caplog
+def test_without_a_file_they_stay_in_memory_and_without_room_there_is_an_error(
+    built, split, cache, monkeypatch, caplog
 ):
     caplog.set_level(logging.INFO, logger="flowerkit")
-    monkeypatch.setenv("FLOWERKIT_CACHE_GIB", "0")
-    found = compute_features(built[1], split, global_batch=8, what="val")
+    cache.parent.mkdir(parents=True)
+    cache.write_text("not a folder")
+    found = compute_features(built[1], split, global_batch=8, name="val")
     assert len(found) == 22
-    assert "val: 0.0 MiB of features stay in RAM, and no file of them: " in caplog.text
+    assert "val: 0.0 MiB of features stay in RAM" in caplog.text
     monkeypatch.setattr(features, "free_memory_bytes", lambda: 1000)
-    with pytest.raises(MemoryError, match=r"do not fit into 0\.0 MiB .* feature_views=0 has none"):
+    with pytest.raises(MemoryError, match=r"do not fit into 0\.0 MiB .*--feature-views 0"):
         compute_features(built[1], split, global_batch=8)
 
 

@@ -1,17 +1,19 @@
-"""history: what counts as best, what survives the file."""
+"""history: what counts as best, what the file keeps, and what a damaged file says."""
 
 import math
 import random
+import re
 
 import numpy as np
 import pytest
 
-from flowerkit.training import history
-from flowerkit.training.history import best_row, count_epochs_without_better, count_plateaus
+from flowerkit.training.history import COLUMNS, History
 
 
-def rows_of(monitor, values):
-    return [{"epoch": epoch, monitor: value} for epoch, value in enumerate(values, start=1)]
+def history_of(monitor, values):
+    return History(
+        monitor, [{"epoch": epoch, monitor: value} for epoch, value in enumerate(values, start=1)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -24,32 +26,52 @@ def rows_of(monitor, values):
     ],
 )
 def test_the_best_epoch_follows_the_monitors_direction(monitor, values, best_epoch):
-    assert best_row(rows_of(monitor, values), monitor)["epoch"] == best_epoch
+    assert history_of(monitor, values).best["epoch"] == best_epoch
 
 
 def test_without_a_single_value_there_is_no_best():
-    assert best_row(rows_of("val_f1", [math.nan, math.nan]), "val_f1") is None
-    assert best_row([], "val_f1") is None
+    assert history_of("val_f1", [math.nan, math.nan]).best is None
+    assert History("val_f1").best is None
+    assert History("val_f1").epochs_since_best() == 0
 
 
 def test_a_best_epoch_inside_the_ramp_still_counts_as_the_best():
-    rows = rows_of("val_f1", [0.9, 0.4, 0.3, 0.2])
-    assert best_row(rows, "val_f1")["epoch"] == 1
-    assert count_epochs_without_better(rows, "val_f1", 3) == 1
+    history = history_of("val_f1", [0.9, 0.4, 0.3, 0.2])
+    assert history.best["epoch"] == 1
+    assert history.epochs_since_best(first_epoch=3) == 1
 
 
 def test_history_survives_the_file_to_seven_digits(tmp_path):
-    row = dict.fromkeys(history.COLUMNS, 0.25) | {"epoch": 1, "val_f1": math.nan}
+    file = tmp_path / "history.csv"
+    row = dict.fromkeys(COLUMNS, 0.25) | {"epoch": 1, "val_f1": math.nan}
     row |= {"planned_lr": 4e-4, "learning_rate": float(np.float32(4e-4))}
-    history.write_history(tmp_path / "history.csv", [row])
-    (back,) = history.read_history(tmp_path / "history.csv")
+    History("val_loss", path=file).append(row)
+    (back,) = History.load(file, "val_loss")
     assert back["epoch"] == 1
     assert math.isnan(back["val_f1"])
     assert back["planned_lr"] == back["learning_rate"] == 0.0004
 
 
 def test_a_missing_history_is_empty(tmp_path):
-    assert history.read_history(tmp_path / "history.csv") == []
+    assert not History.load(tmp_path / "history.csv", "val_f1")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda text: text.replace("val_f1", "val_f2"), "line 1: column 'val_f1' is missing"),
+        (lambda text: text.replace("0.25", "a quarter", 1), "line 2: could not convert"),
+        (lambda text: text[: len(text) // 2 * 2 - 9], "line 3: "),
+    ],
+)
+def test_a_damaged_history_is_named_with_its_line(tmp_path, spoil, named):
+    file = tmp_path / "history.csv"
+    history = History("val_f1", path=file)
+    for epoch in (1, 2):
+        history.append(dict.fromkeys(COLUMNS, 0.25) | {"epoch": epoch})
+    file.write_text(spoil(file.read_text()))
+    with pytest.raises(ValueError, match=re.escape(f"{file}, {named}")):
+        History.load(file, "val_f1")
 
 
 def falls_by_keras(values, patience):
@@ -72,14 +94,10 @@ def falls_by_keras(values, patience):
 def test_plateaus_are_counted_as_keras_lowers_rates(patience):
     for seed in range(3):
         values = random.Random(seed).choices([1.0, 0.9, 0.8, 0.7, 0.6], k=12)
-        rows = [{"epoch": k, "val_loss": value} for k, value in enumerate(values, 1)]
-        assert count_plateaus(rows, "val_loss", patience) == falls_by_keras(values, patience)
+        plateaus = history_of("val_loss", values).count_plateaus(patience)
+        assert plateaus == falls_by_keras(values, patience)
 
 
-def test_epochs_that_cool_down_and_epochs_without_a_value_are_no_better_ones():
-    rows = [{"epoch": k, "val_loss": 1.0} for k in range(1, 8)]
-    counts = [count_plateaus(rows[:k], "val_loss", 2, cooldown=2) for k in range(8)]
-    assert counts == [0, 0, 0, 1, 1, 1, 1, 2]
-    rows[1:3] = [{"epoch": 2}, {"epoch": 3, "val_loss": math.nan}]
-    assert count_plateaus(rows[:3], "val_loss", 2) == 1
-    assert count_plateaus([], "val_loss", 2) == 0
+def test_an_epoch_without_a_value_is_no_improvement():
+    assert history_of("val_loss", [1.0, math.nan, math.nan]).count_plateaus(2) == 1
+    assert History("val_loss").count_plateaus(2) == 0

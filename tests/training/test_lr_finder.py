@@ -7,10 +7,10 @@ import pytest
 
 from flowerkit.data.split import load_split
 from flowerkit.models.classifier import build_classifier
-from flowerkit.pipeline.batches import train_batches
 from flowerkit.training import lr_finder as lr_search
-from flowerkit.training import step as compiling
 from flowerkit.training.lr_finder import LRFinderResult, lr_find
+from flowerkit.training.phases import find_phase
+from flowerkit.training.step import RunContext, TrainStep
 
 pytestmark = pytest.mark.backends
 
@@ -69,7 +69,7 @@ def test_a_search_prints_and_goes_into_json():
 @pytest.fixture(scope="module")
 def search(drawn, accelerator, split):
     """One whole search of a fresh classifier, far enough that it diverges, with its progress."""
-    told = []
+    steps = []
     plan = lr_search.TrainingPlan(
         backbone="tiny", weights=None, per_replica_batch=16 // accelerator.replicas
     )
@@ -81,19 +81,19 @@ def search(drawn, accelerator, split):
         min_lr=1e-5,
         max_lr=1e3,
         num_steps=40,
-        progress=lambda *what: told.append(what),
+        progress=lambda *step: steps.append(step),
     )
-    return found, told
+    return found, steps
 
 
 def test_a_search_ends_when_the_loss_diverges(search):
-    found, told = search
+    found, steps = search
     assert found.stop_reason.startswith("the loss diverged at a rate of ")
     assert 15 < len(found.rates) == len(found.losses) == len(found.smoothed) < 40
     assert found.smoothed[-1] > 4 * found.smoothed.min()
     assert not (found.smoothed[:-1] > 4 * np.minimum.accumulate(found.smoothed[:-1])).any()
-    assert told[0] == ("range test", 1, 40)
-    assert len(found.losses) <= len(told) <= len(found.losses) + 2
+    assert steps[0] == ("range test", 1, 40)
+    assert len(found.losses) <= len(steps) <= len(found.losses) + 2
 
 
 def test_the_suggestions_of_a_real_search_lie_where_it_learns(search):
@@ -105,6 +105,12 @@ def test_the_suggestions_of_a_real_search_lie_where_it_learns(search):
     assert found.scale == pytest.approx((16 / 128) ** 0.5)
 
 
+def make_step(plan, accelerator, classifier, split):
+    run = RunContext.of(plan, accelerator, classifier, split, None)
+    with accelerator.scope():
+        return TrainStep.for_phase(run, find_phase(plan, None, global_batch=run.global_batch))
+
+
 @pytest.mark.replicas
 def test_the_losses_are_those_of_single_steps_at_these_rates(
     quick_plan, drawn, accelerator, split, classifier
@@ -112,15 +118,20 @@ def test_the_losses_are_those_of_single_steps_at_these_rates(
     """The reference: epochs of one step each, whose mean is the batch's loss, at a rate set between."""
     before = bytes_of(classifier.variables)
     rates = lr_search.spread_rates(1e-5, 1e-2, STEPS)
-    quick_plan = dataclasses.replace(quick_plan, cpu_bfloat16=False)  # which the reference lacks
-    how = {"accelerator": accelerator, "classifier": classifier, "split": split}
-    found = lr_find(quick_plan, drawn, min_lr=1e-5, max_lr=1e-2, num_steps=STEPS, **how)
+    found = lr_find(
+        quick_plan,
+        drawn,
+        accelerator=accelerator,
+        classifier=classifier,
+        split=split,
+        min_lr=1e-5,
+        max_lr=1e-2,
+        num_steps=STEPS,
+    )
     assert bytes_of(classifier.variables) == before
-    with accelerator.scope():
-        model = compiling.compile_for_training(classifier, quick_plan, accelerator)
-    batches = train_batches(split, global_batch=16, seed=0, augmentation=quick_plan.augmentation())
-    history = model.fit(
-        batches,
+    step = make_step(quick_plan, accelerator, classifier, split)
+    history = step.model.fit(
+        step.batches(first_epoch=0),
         epochs=STEPS,
         steps_per_epoch=1,
         verbose=0,
@@ -137,15 +148,13 @@ def test_the_losses_are_those_of_single_steps_at_these_rates(
 def test_a_search_that_fails_in_the_middle_of_a_training_leaves_no_trace(
     quick_plan, drawn, accelerator, split, classifier
 ):
-    def fail(what, done, total):
+    def fail(description, done, total):
         if done == 3:
             raise KeyboardInterrupt
 
-    with accelerator.scope():
-        model = compiling.compile_for_training(classifier, quick_plan, accelerator)
-    model.fit(
-        train_batches(split, global_batch=16, seed=0), steps_per_epoch=2, verbose=0, shuffle=False
-    )
+    step = make_step(quick_plan, accelerator, classifier, split)
+    model = step.model
+    model.fit(step.batches(first_epoch=0), steps_per_epoch=2, verbose=0, shuffle=False)
     held = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     before, rate = bytes_of(held), model.optimizer.learning_rate
     with pytest.raises(KeyboardInterrupt):
@@ -221,14 +230,14 @@ def test_the_heads_rate_is_searched_on_features_too_and_finds_the_same(
         quick_plan, epochs=0, freeze_epochs=2, freeze_lr=3e-3, schedule="constant", flip=False
     )
     how = {"accelerator": accelerator, "classifier": classifier, "split": split}
-    before, told = bytes_of(classifier.variables), []
+    before, steps = bytes_of(classifier.variables), []
     on_images, on_features = (
         lr_find(
             dataclasses.replace(plan, feature_views=views),
             drawn,
             phase="frozen",
             num_steps=STEPS,
-            progress=lambda *step: told.append(step[0]),
+            progress=lambda *step: steps.append(step[0]),
             **how,
         )
         for views in (0, 1)
@@ -236,7 +245,7 @@ def test_the_heads_rate_is_searched_on_features_too_and_finds_the_same(
     assert bytes_of(classifier.variables) == before
     assert on_features.losses == pytest.approx(on_images.losses, rel=1e-3)
     assert (on_features.field, on_features.scale) == ("freeze_lr", 1.0)
-    assert set(told) == {"range test", "features of train"}
+    assert set(steps) == {"range test", "features of train"}
 
 
 def test_the_networks_rate_is_searched_in_a_plan_with_frozen_epochs(

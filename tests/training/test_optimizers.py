@@ -6,20 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.schedules import (
-    CosineWarmup,
-    OfEpochAndRate,
-    OneCycle,
-    momenta_per_step,
-    rates_per_step,
-)
-from flowerkit.training.optimizers import (
-    SGD,
-    TableRate,
-    averaged_weights,
-    build_optimizer,
-    find_undecayed,
-)
+from flowerkit.schedules import CosineWarmup, OfEpochAndRate
+from flowerkit.training.optimizers import SGD, TableRate, averaged_weights, build_optimizer
 
 pytestmark = pytest.mark.backends
 
@@ -32,7 +20,6 @@ def mean_output(y_true, y_pred):
 
 def build_model(accelerator, name="sgd", rate=0.1, **options):
     """Two layers side by side, one of them in a nested model; every weight starts at 1."""
-    options = {"momentum": 0.0} | options if name == "sgd" else options
     with accelerator.scope():
         inputs = keras.Input((2,))
         first, second = (
@@ -44,6 +31,8 @@ def build_model(accelerator, name="sgd", rate=0.1, **options):
         outputs = keras.layers.Add()([body(inputs), second(inputs)])
         model = keras.Model(inputs, outputs)
         optimizer = build_optimizer(name, rate, model, **options)
+        if name == "sgd":
+            optimizer.momentum = 0.0  # so that each step is the rate
         model.compile(optimizer, loss=mean_output, jit_compile=False)
     return model
 
@@ -76,7 +65,7 @@ def test_a_table_gives_each_step_its_rate_and_then_the_last():
 
 
 def test_a_table_of_nothing_or_of_no_rates_is_refused():
-    with pytest.raises(ValueError, match="needs at least one rate; this one is empty"):
+    with pytest.raises(ValueError, match="needs at least one rate"):
         TableRate([])
     for rate in (float("nan"), -0.1, float("inf")):
         with pytest.raises(ValueError, match=f"rate of step 1 is {rate}; it must be finite"):
@@ -98,64 +87,28 @@ def test_decay_takes_from_kernels_and_leaves_biases(accelerator):
     assert weights_of(model) == approx([0.85, 0.85], [0.9, 0.9])
 
 
-@pytest.mark.parametrize(
-    "name", ["adam", pytest.param("adamw", marks=pytest.mark.replicas), "sgd", "lamb"]
-)
-def test_a_multiplier_of_a_tenth_moves_a_tenth_as_far_and_0_not_at_all(accelerator, name):
+@pytest.mark.parametrize("name", ["adam", pytest.param("adamw", marks=pytest.mark.replicas), "sgd"])
+def test_a_factor_of_a_tenth_moves_a_tenth_as_far_and_0_not_at_all(accelerator, name):
     factors = {"body_dense/kernel": 0.1, "body_dense/bias": 0.0}
     decay = {"weight_decay": 0.5} if name == "adamw" else {}
-    model = build_model(accelerator, name, multipliers=factors, **decay)
+    model = build_model(accelerator, name, lr_factors=factors, **decay)
     take_steps(model, 1)
-    kernels = [0.985, 0.85] if decay else [0.99, 0.9]  # the decay is multiplied, too
+    kernels = [0.94, 0.85] if decay else [0.99, 0.9]  # Keras decays by the rate itself
     assert weights_of(model) == approx(kernels, [1.0, 0.9])
-
-
-@pytest.mark.replicas
-def test_the_whole_gradient_is_clipped_alike_on_any_number_of_replicas(accelerator):
-    # Six weights: the gradient is sqrt(6) long, and on each of eight replicas an eighth of that.
-    model = build_model(accelerator, rate=1.0, clip_norm=0.6)
-    take_steps(model, 1)
-    moved = 1 - 0.6 / 6**0.5
-    assert weights_of(model) == approx([moved, moved], [moved, moved])
-
-
-def test_a_gradient_shorter_than_the_limit_is_left_alone(accelerator):
-    model = build_model(accelerator, clip_norm=2.5)
-    take_steps(model, 1)
-    assert weights_of(model) == approx([0.9, 0.9], [0.9, 0.9])
-
-
-@pytest.mark.parametrize(
-    ("name", "moved"),
-    [
-        ("sgd", 0.1 + 0.15),  # velocity 0.1, then 0.5 * 0.1 + 0.1
-        # As one fixed beta_1 of 0.5 would.
-        pytest.param("adam", 0.1 + 0.1 * 0.75 / (1 - 0.5**2), marks=pytest.mark.replicas),
-    ],
-)
-def test_a_momentum_for_each_step(accelerator, name, moved):
-    model = build_model(accelerator, name, momentum=TableRate([0.5, 0.5, 0.9]))
-    take_steps(model, 2)
-    assert weights_of(model) == approx([1 - moved] * 2, [1 - moved] * 2)
-    before = 1 - moved
-    take_steps(model, 1)
-    # sgd: 0.9 * 0.15 + 0.1. adam: m is 0.75 + 0.1 * 0.25, and the correction takes today's beta_1.
-    step = 0.235 if name == "sgd" else 0.1 * 0.775 / (1 - 0.9**3)
-    assert weights_of(model) == approx([before - step] * 2, [before - step] * 2)
 
 
 @pytest.mark.replicas
 def test_averages_are_kept_beside_the_raw_weights(accelerator, tmp_path):
     seen = []
 
-    class Look(keras.callbacks.Callback):
+    class Evaluator(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             with averaged_weights(self.model):
                 seen.append(weights_of(self.model))
                 self.model.save_weights(tmp_path / "averaged.weights.h5")
 
     model = build_model(accelerator, ema=0.5)
-    take_steps(model, 2, Look())
+    take_steps(model, 2, Evaluator())
     assert seen == [approx([0.85, 0.85], [0.85, 0.85])]  # of 0.9 and 0.8
     raw = model.get_weights()
     # Keras's own finalize_variable_values would have left the averages here.
@@ -165,7 +118,7 @@ def test_averages_are_kept_beside_the_raw_weights(accelerator, tmp_path):
     assert predicted == pytest.approx(6 * 0.85)
     for before, after in zip(raw, model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
-    take_steps(model, 1, Look())  # and training goes on from the raw ones
+    take_steps(model, 1, Evaluator())  # and training goes on from the raw ones
     assert weights_of(model) == approx([0.7, 0.7], [0.7, 0.7])
     assert seen[1] == approx([0.775, 0.775], [0.775, 0.775])
     other = build_model(accelerator, ema=0.5)
@@ -207,42 +160,32 @@ def test_without_averages_there_is_nothing_to_put_in(accelerator):
         pass
 
 
-def test_a_model_saved_with_its_optimizer_goes_on_as_if_nothing_had_happened(accelerator, tmp_path):
+def test_weights_saved_with_the_optimizer_continue_as_if_nothing_had_happened(
+    accelerator, tmp_path
+):
     options = {
         "rate": TableRate([0.1, 0.2, 0.4, 0.8]),
         "weight_decay": 0.5,
         "ema": 0.5,
-        "multipliers": {"body_dense/kernel": 0.1},
-        "momentum": TableRate([0.5, 0.6, 0.7, 0.8]),
-        "clip_norm": 2.0,
+        "lr_factors": {"body_dense/kernel": 0.1},
     }
-    model = build_model(accelerator, **options)
-    take_steps(model, 2)
-    model.save(tmp_path / "model.keras")
-    with accelerator.scope():
-        again = keras.saving.load_model(
-            tmp_path / "model.keras", custom_objects={"mean_output": mean_output}
-        )
+    model, again = build_model(accelerator, **options), build_model(accelerator, **options)
     assert isinstance(again.optimizer, SGD)
-    assert again.optimizer.get_config() == model.optimizer.get_config()
-    for one in (model, again):
-        take_steps(one, 2)
+    take_steps(model, 2)
+    model.save_weights(tmp_path / "last.weights.h5")
+    again.load_weights(tmp_path / "last.weights.h5")
+    for trained in (model, again):
+        take_steps(trained, 2)
     assert weights_of(again) == pytest.approx(weights_of(model), abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("adamW", {}, "optimizer must be one of adam, adamw, sgd, lamb. Received: 'adamW' Did you"),
-        ("adam", {"weight_decay": 0.01}, "adam with weight_decay=0.01 is adamw: say optimizer="),
-        ("adamw", {}, "adamw without a weight_decay is adam: give one (0.01 is usual)"),
-        ("sgd", {"weight_decay": -0.1}, "weight_decay is -0.1; it must be 0 or more, and below 1."),
-        ("sgd", {"momentum": 1.0}, "momentum is 1; it must be 0 or more, and below 1."),
-        ("sgd", {"clip_norm": 0.0}, "clip_norm is 0; a longest gradient is above 0. None: off."),
-        ("sgd", {"ema": 1.0}, "ema is 1; the part kept by each step lies between 0 and 1"),
-        ("sgd", {"multipliers": {"body_dens/kernel": 1}}, "'body_dens/kernel' is no trainable"),
-        ("sgd", {"multipliers": {"body_dens/kernel": 1}}, "Did you mean 'body_dense/kernel'?"),
-        ("sgd", {"multipliers": {"body_dense/bias": -1}}, "'body_dense/bias' is -1; it must be 0"),
+        ("adamW", {}, "optimizer must be one of adam, adamw, sgd. Received: 'adamW' Did you"),
+        ("sgd", {"lr_factors": {"body_dens/kernel": 1}}, "'body_dens/kernel' is no trainable"),
+        ("sgd", {"lr_factors": {"body_dens/kernel": 1}}, "Did you mean 'body_dense/kernel'?"),
+        ("sgd", {"lr_factors": {"body_dense/bias": -1}}, "'body_dense/bias' is -1; it must be 0"),
     ],
 )
 def test_what_makes_no_optimizer_is_refused(accelerator, name, options, message):
@@ -250,15 +193,7 @@ def test_what_makes_no_optimizer_is_refused(accelerator, name, options, message)
         build_model(accelerator, name, **options)
 
 
-def test_an_optimizer_is_for_the_variables_that_were_trainable(accelerator):
-    model = build_model(accelerator, weight_decay=0.5)
-    config = model.optimizer.get_config()
-    model.get_layer("body").trainable = False
-    with pytest.raises(ValueError, match="was made for 4 variables, and is to be built with 2"):
-        SGD.from_config(config).build(model.trainable_variables)
-
-
-def test_biases_norms_and_vectors_do_not_decay_by_kind_not_by_name():
+def test_biases_norms_and_vectors_do_not_decay():
     class Gain(keras.layers.Layer):
         def build(self, shape):
             self.kernel = self.add_weight(shape=(shape[-1],), name="kernel")
@@ -272,28 +207,13 @@ def test_biases_norms_and_vectors_do_not_decay_by_kind_not_by_name():
     body = keras.Model(inner, x, name="body")
     inputs = keras.Input((8, 8, 4))
     x = keras.layers.Reshape((36, 4))(body(inputs))
-    x = keras.layers.LayerNormalization(axis=[1, 2], name="layer")(x)
+    x = keras.layers.LayerNormalization(name="layer")(x)
     x = keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x)
     model = keras.Model(inputs, keras.layers.Dense(1, name="dense")(x))
-    left_alone = {id(variable) for variable in find_undecayed(model)}
-    decays = [one for one in model.trainable_variables if id(one) not in left_alone]
-    assert [tuple(one.shape) for one in decays] == [(3, 3, 4, 4)] + [(4, 2, 3)] * 3 + [
-        (2, 3, 4),
-        (4, 1),
-    ]
-    assert len(left_alone) == 3 + 2 + 4 + 1
-
-
-def test_one_cycle_moves_the_rate_and_the_momentum_inside_an_epoch(accelerator):
-    cycle, lengths = OneCycle(max_lr=0.1, epochs=1), {"epochs": 1, "steps_per_epoch": 8}
-    rates, momenta = rates_per_step(cycle, **lengths), momenta_per_step(cycle, **lengths)
-    model = build_model(accelerator, rate=TableRate(rates), momentum=TableRate(momenta))
-    take_steps(model, 8)
-    weight, velocity = 1.0, 0.0
-    for rate, momentum in zip(rates, momenta, strict=True):
-        velocity = momentum * velocity - rate
-        weight += velocity
-    assert weights_of(model) == approx([weight] * 2, [weight] * 2)
+    optimizer = build_optimizer("sgd", 0.1, model, weight_decay=0.5)
+    decays = [one for one in model.trainable_variables if optimizer._use_weight_decay(one)]
+    kernels = [(3, 3, 4, 4)] + [(4, 2, 3)] * 3 + [(2, 3, 4), (4, 1)]
+    assert [tuple(one.shape) for one in decays] == kernels
 
 
 def test_the_cosine_is_kerass_where_keras_has_one():

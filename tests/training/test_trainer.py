@@ -1,7 +1,8 @@
-"""training: real runs of a tiny network, on the backend and devices of the environment."""
+"""trainer: real runs of a tiny network, on the backend and devices of the environment."""
 
 import dataclasses
-import json
+import signal
+import time
 
 import keras
 import numpy as np
@@ -9,163 +10,64 @@ import pytest
 
 from flowerkit.data.split import load_split
 from flowerkit.data.tfrecords import find_shards, read_records, write_shards
-from flowerkit.prediction.predictions import Predictions, predict
+from flowerkit.prediction.predictions import predict
+from flowerkit.schedules import OfEpochAndRate
 from flowerkit.sources import draw_competition
 from flowerkit.submission import check_submission, write_submission
-from flowerkit.training.history import COLUMNS, read_history
+from flowerkit.training.history import COLUMNS
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.training.run_folder import load_run
-from flowerkit.training.trainer import train
+from flowerkit.training.run_folder import RunFolder
+from flowerkit.training.trainer import fine_tune, fit_one_cycle, train
 
 pytestmark = pytest.mark.backends
 
-
-@pytest.fixture(scope="module")
-def finished(drawn, accelerator, tmp_path_factory):
-    """A run that did all its epochs; tests only look at it."""
-    plan = make_plan(accelerator)
-    return train(plan, drawn, out=tmp_path_factory.mktemp("runs") / "run", accelerator=accelerator)
-
-
-def make_plan(accelerator, **changes):
-    fields = {
-        "backbone": "tiny",
-        "weights": None,
-        "epochs": 2,
-        "lr_reference_batch": None,
-        "per_replica_batch": 16 // accelerator.replicas,
-        "rampup_epochs": 1,
-        "start_lr": 1e-3,
-        "max_lr": 2e-3,
-    }
-    return TrainingPlan(**(fields | changes))
+EVERYTHING = {
+    "min_crop_area": 0.5,
+    "max_zoom": 1.2,
+    "max_rotation_degrees": 20.0,
+    "random_erasing": 0.5,
+    "mixup": 0.4,
+    "cutmix": 1.0,
+}
 
 
-@pytest.mark.replicas
-def test_a_run_leaves_the_folder_that_was_promised(finished):
-    names = {path.name for path in finished.folder.iterdir()}
-    assert names == {
-        "plan.json",
-        "environment.json",
-        "history.csv",
-        "result.json",
-        "model.keras",
-        "val_predictions.npz",
-        "checkpoints",
-    }
-    assert {path.name for path in (finished.folder / "checkpoints").iterdir()} == {
-        "best.weights.h5",
-        "last.weights.h5",
-    }
-    environment = json.loads((finished.folder / "environment.json").read_text())
-    assert environment["accelerator"]["backend"] == keras.config.backend()
-    assert environment["data"]["counts"] == {"train": 50, "val": 18, "test": 22}
-    of_classes = environment["data"]["class_counts"]
-    assert {name: sum(counts) for name, counts in of_classes.items()} == {"train": 50, "val": 18}
-    assert [len(counts) for counts in of_classes.values()] == [4, 4]
+@pytest.fixture
+def run(quick_plan, drawn, accelerator, tmp_path):
+    """Train `quick_plan` with changes: run(name, callbacks=..., resume=..., data=..., **changes)."""
+
+    def train_plan(name="run", *, data=drawn, callbacks=(), resume=False, **changes):
+        return train(
+            dataclasses.replace(quick_plan, **changes),
+            data,
+            out=tmp_path / name,
+            accelerator=accelerator,
+            callbacks=callbacks,
+            resume=resume,
+        )
+
+    return train_plan
 
 
-@pytest.mark.replicas
-def test_the_planned_and_the_real_rate_are_both_recorded_and_equal(finished):
-    rows = read_history(finished.folder / "history.csv")
-    assert tuple(rows[0]) == COLUMNS
-    assert [row["epoch"] for row in rows] == [1, 2]
-    assert [row["planned_lr"] for row in rows] == [0.001, 0.002]
-    assert [row["learning_rate"] for row in rows] == [0.001, 0.002]
+class StopAfter(keras.callbacks.Callback):
+    """A callback of yours that stops after so many epochs."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch + 1 == self.epochs
 
 
-def test_the_run_says_how_it_ended(finished):
-    assert str(finished).startswith(
-        f"stopped at epoch 2 because the plan's epochs were done; best epoch "
-        f"{finished.best['epoch']}: macro F1 "
-    )
-    result = json.loads((finished.folder / "result.json").read_text())
-    assert result["val_f1"] == finished.best["val_f1"]
-    assert result["stopped_at_epoch"] == 2
+def find_head(model):
+    """The last layer, of a model that trains on images or on features."""
+    part = "head" if "head" in [layer.name for layer in model.layers] else "flower_classifier"
+    return model.get_layer(part).get_layer("probabilities")
 
 
-@pytest.mark.replicas
-def test_the_saved_model_predicts_what_the_run_recorded(finished, drawn):
-    """Also over several replicas, whose BatchNormalization statistics differ while training."""
-    _, _, model = load_run(finished.folder)
-    val = load_split(drawn, "val")
-    # Through plain arrays: no replicas, no padding, nothing of the run's own.
-    probabilities = keras.ops.convert_to_numpy(model(val.images, training=False))
-    recorded = Predictions.load(finished.folder / "val_predictions.npz")
-    np.testing.assert_allclose(recorded.probabilities, probabilities, atol=1e-5)
-    assert recorded.ids.tolist() == val.ids.tolist()
-    assert recorded.score()["val_f1"] == finished.best["val_f1"]
-
-
-@pytest.mark.replicas
-def test_the_csv_of_a_run_is_sound_with_a_remainder_over_the_replicas(finished, drawn, tmp_path):
-    test = load_split(drawn, "test")
-    predictions = predict(finished.model, test, global_batch=finished.global_batch)
-    write_submission(tmp_path / "submission.csv", predictions.ids, predictions.predicted)
-    assert check_submission(tmp_path / "submission.csv", test.ids, 4) == []
-    alone = keras.ops.convert_to_numpy(finished.model(test.images, training=False))
-    np.testing.assert_allclose(predictions.probabilities, alone, atol=1e-5)
-
-
-@pytest.mark.replicas
-def test_the_same_seed_gives_the_same_history_twice(finished, drawn, accelerator, tmp_path):
-    again = train(finished.plan, drawn, out=tmp_path / "again", accelerator=accelerator)
-    timed = ("seconds", "images_per_second")
-    for row, same in zip(finished.history, again.history, strict=True):
-        for name in set(COLUMNS) - set(timed):
-            assert row[name] == same[name], name
-
-
-def test_a_resumed_run_ends_like_the_whole_one(finished, drawn, accelerator, tmp_path):
-    plan = make_plan(accelerator, epochs=1)
-    train(plan, drawn, out=tmp_path / "run", accelerator=accelerator)
-    resumed = train(
-        finished.plan, drawn, out=tmp_path / "run", accelerator=accelerator, resume=True
-    )
-    assert [row["epoch"] for row in resumed.history] == [1, 2]
-    for name in ("loss", "val_loss", "val_f1", "learning_rate"):
-        assert resumed.history[1][name] == pytest.approx(finished.history[1][name], rel=1e-5)
-
-
-def test_a_run_is_not_resumed_on_other_images(drawn, accelerator, tmp_path):
-    out = tmp_path / "run"
-    train(make_plan(accelerator, epochs=1), drawn, out=out, accelerator=accelerator)
-    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
-    other = draw_competition(
-        tmp_path / "other",
-        num_classes=4,
-        image_size=32,
-        num_train=50,
-        num_val=18,
-        num_test=22,
-        seed=2,
-    )
-    with pytest.raises(
-        ValueError, match=r"began with other images: train was 50 .* in a new folder"
-    ):
-        train(make_plan(accelerator), other, out=out, accelerator=accelerator, resume=True)
-    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
-
-
-def test_a_finished_run_that_is_resumed_trains_no_more(finished, drawn, accelerator):
-    weights = finished.model.get_weights()
-    again = train(finished.plan, drawn, out=finished.folder, accelerator=accelerator, resume=True)
-    assert again.stop_reason == "the plan's epochs were done before (--epochs N goes further)"
-    assert len(again.history) == 2
-    for one, other in zip(weights, again.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.replicas
-def test_a_tpus_mixed_precision_trains_saves_and_reloads(drawn, accelerator, tmp_path):
-    """On a CPU's replicas, but with the dtypes of a TPU: bfloat16 inside, a float32 softmax."""
-    as_on_tpu = dataclasses.replace(accelerator, precision="mixed_bfloat16")
-    run = train(
-        make_plan(accelerator, epochs=1), drawn, out=tmp_path / "run", accelerator=as_on_tpu
-    )
-    assert run.model.get_layer("backbone").layers[1].compute_dtype == "bfloat16"
-    assert run.predictions.probabilities.dtype == np.float32
-    np.testing.assert_allclose(run.predictions.probabilities.sum(axis=1), 1, atol=1e-5)
+def poison(model):
+    head = find_head(model)
+    head.set_weights([np.nan * weight for weight in head.get_weights()])
 
 
 class SpoilAfter(keras.callbacks.Callback):
@@ -181,105 +83,263 @@ class SpoilAfter(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch + 1 >= self.first:
-            head = self.model.get_layer("flower_classifier").get_layer("probabilities")
+            head = find_head(self.model)
             kernel, bias = head.get_weights()
             head.set_weights([np.zeros_like(kernel), 100.0 * (np.arange(len(bias)) == 0)])
 
 
+# What a run comes to ------------------------------------------------------------------------------
+
+
 @pytest.mark.replicas
-def test_early_stopping_stops_and_the_best_weights_come_back(drawn, accelerator, tmp_path):
-    plan = make_plan(accelerator, epochs=30, patience=2, monitor="val_loss")
-    spoil = SpoilAfter(first=3)
-    run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator, callbacks=[spoil])
-    assert run.stop_reason == "val_loss had not improved for 2 epochs (early stopping)"
-    assert run.best["epoch"] in (1, 2)
-    assert run.history[-1]["epoch"] == run.best["epoch"] + 2
-    if run.best["epoch"] == 2:
-        for kept, best in zip(run.model.get_weights(), spoil.best, strict=True):
-            np.testing.assert_array_equal(kept, best)
+def test_the_planned_and_the_real_rate_are_both_recorded_and_equal(finished_run):
+    rows = RunFolder(finished_run.folder).history()
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["planned_lr"] for row in rows] == [0.001, 0.002]
+    assert [row["learning_rate"] for row in rows] == [0.001, 0.002]
 
 
-def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_last_good_weights(
-    drawn, accelerator, tmp_path
+def test_the_run_says_how_it_ended(finished_run):
+    best = finished_run.history.best
+    text = str(finished_run)
+    assert "stopped at epoch 2 because the plan's epochs were done" in text
+    assert f"best epoch {best['epoch']}: macro F1 {best['val_f1']:.4f}" in text
+
+
+@pytest.mark.replicas
+def test_the_saved_model_predicts_what_the_run_recorded(finished_run, drawn):
+    """Also over several replicas, whose BatchNormalization statistics differ while training."""
+    folder = RunFolder(finished_run.folder)
+    val = load_split(drawn, "val")
+    # Through plain arrays: no replicas, no padding, nothing of the run's own.
+    probabilities = keras.ops.convert_to_numpy(folder.model()(val.images, training=False))
+    recorded = folder.val_predictions()
+    np.testing.assert_allclose(recorded.probabilities, probabilities, atol=1e-5)
+    assert recorded.ids.tolist() == val.ids.tolist()
+    assert recorded.score()["val_f1"] == finished_run.history.best["val_f1"]
+
+
+@pytest.mark.replicas
+def test_the_csv_of_a_run_is_valid_with_a_remainder_over_the_replicas(
+    finished_run, drawn, tmp_path
 ):
-    class Poison(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            if self.model.optimizer.iterations == 4:  # epoch 2, its second step
-                head = self.model.get_layer("flower_classifier").get_layer("probabilities")
-                head.set_weights([np.nan * weight for weight in head.get_weights()])
-
-    plan = make_plan(accelerator, epochs=3)
-    run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator, callbacks=[Poison()])
-    assert run.stop_reason == "the loss became nan in epoch 2, step 2"
-    assert len(run.history) == 1
-    assert all(np.isfinite(weight).all() for weight in run.model.get_weights())
+    test = load_split(drawn, "test")
+    predictions = predict(finished_run.model, test, global_batch=finished_run.global_batch)
+    write_submission(tmp_path / "submission.csv", predictions.ids, predictions.predicted)
+    assert check_submission(tmp_path / "submission.csv", test.ids, 4) == []
+    alone = keras.ops.convert_to_numpy(finished_run.model(test.images, training=False))
+    np.testing.assert_allclose(predictions.probabilities, alone, atol=1e-5)
 
 
-def test_a_loss_that_is_never_a_number_leaves_nothing_to_keep(drawn, accelerator, tmp_path):
-    class Poison(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            head = self.model.get_layer("flower_classifier").get_layer("probabilities")
-            head.set_weights([np.nan * weight for weight in head.get_weights()])
-
-    with pytest.raises(
-        RuntimeError, match=r"loss became nan in epoch 1, step 1: there are no weights"
-    ):
-        train(
-            make_plan(accelerator),
-            drawn,
-            out=tmp_path / "run",
-            accelerator=accelerator,
-            callbacks=[Poison()],
-        )
+@pytest.mark.replicas
+def test_the_same_seed_gives_the_same_history_twice(finished_run, run):
+    again = run()
+    timed = ("seconds", "images_per_second")
+    for row, same in zip(finished_run.history, again.history, strict=True):
+        for name in set(COLUMNS) - set(timed):
+            assert row[name] == same[name], name
 
 
-def test_progress_is_told_after_every_step(drawn, accelerator, tmp_path):
-    told = []
+@pytest.mark.replicas
+def test_a_tpus_mixed_precision_trains_saves_and_reloads(quick_plan, drawn, accelerator, tmp_path):
+    """On a CPU's replicas, but with the dtypes of a TPU: bfloat16 inside, a float32 softmax."""
+    as_on_tpu = dataclasses.replace(accelerator, precision="mixed_bfloat16")
+    plan = dataclasses.replace(quick_plan, epochs=1)
+    run = train(plan, drawn, out=tmp_path / "run", accelerator=as_on_tpu)
+    assert run.model.get_layer("backbone").layers[1].compute_dtype == "bfloat16"
+    assert run.predictions.probabilities.dtype == np.float32
+    np.testing.assert_allclose(run.predictions.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.replicas
+def test_every_augmentation_at_once_trains_and_leaves_nothing_in_the_saved_model(run):
+    result = run(**EVERYTHING)
+    assert len(result.history) == 2
+    saved = RunFolder(result.folder).model()
+    assert "Augment" not in {type(layer).__name__ for layer in saved._flatten_layers()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adamw", "weight_decay": 0.01, "backbone_lr_factor": 0.1},
+        {"optimizer": "sgd", "schedule": "cosine", "max_lr": 0.05, "label_smoothing": 0.1},
+        {"schedule": "staircase", "sustain_epochs": 1},
+        {"class_weights": "balanced", "unfreeze_from": 0.5, "freeze_norms": True, "mixup": 0.2},
+        {"head": "concat", "schedule": "one-cycle", "ema": 0.9},
+    ],
+)
+def test_the_choices_of_a_plan_go_together(run, changes):
+    result = run(**changes)
+    assert len(result.history) == 2
+    for row in result.history:
+        assert np.isfinite(row["loss"])
+        assert row["learning_rate"] == pytest.approx(row["planned_lr"], rel=1e-5)
+
+
+def test_averaged_weights_are_validated_and_kept_beside_the_raw_ones(run):
+    result = run(ema=0.5)
+    kept = result.model.get_weights()
+    result.model.load_weights(RunFolder(result.folder).best_raw_weights)
+    assert differ(kept, result.model.get_weights())
+
+
+def test_two_classes_are_told_apart_by_one_sigmoid_and_more_are_refused(run, tmp_path):
+    pair = draw_competition(
+        tmp_path / "pair", num_classes=2, image_size=32, num_train=32, num_val=8, num_test=8
+    )
+    binary = run(data=pair, binary=True, epochs=1)
+    assert binary.model.get_layer("logit").units == 1
+    assert binary.predictions.probabilities.shape == (8, 2)
+    np.testing.assert_allclose(binary.predictions.probabilities.sum(axis=1), 1, atol=1e-6)
+    with pytest.raises(ValueError, match="there are 4"):
+        run("four", binary=True)
+
+
+def test_progress_is_reported_after_every_step(quick_plan, drawn, accelerator, tmp_path):
+    steps = []
     train(
-        make_plan(accelerator),
+        quick_plan,
         drawn,
         out=tmp_path / "run",
         accelerator=accelerator,
-        progress=lambda *step: told.append(step),
+        progress=lambda *step: steps.append(step),
     )
-    assert told == [(f"epoch {epoch}/2", step, 3) for epoch in (1, 2) for step in (1, 2, 3)]
+    assert steps == [(f"epoch {epoch}/2", step, 3) for epoch in (1, 2) for step in (1, 2, 3)]
 
 
-def test_time_that_is_up_ends_training_with_a_model(drawn, accelerator, tmp_path):
-    plan = make_plan(accelerator, epochs=500, max_minutes=0.3, patience=None)
-    run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator)
-    assert run.stop_reason in (
-        "another epoch would not have fitted into the time",
-        "the time was up",
+def test_tensorboard_logs_are_written_on_request(run):
+    assert list((run(epochs=1, tensorboard=True).folder / "tensorboard").rglob("events.out.*"))
+
+
+# Phases -------------------------------------------------------------------------------------------
+
+
+def differ(ours, others):
+    return any(not np.array_equal(one, other) for one, other in zip(ours, others, strict=True))
+
+
+class Snapshots(keras.callbacks.Callback):
+    """The classifier's weights by layer after every epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.taken = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        classifier = self.model.get_layer("flower_classifier")
+        self.taken.append(
+            {
+                layer.name: [np.array(one) for one in layer.get_weights()]
+                for layer in classifier.layers
+            }
+        )
+
+
+@pytest.mark.replicas
+def test_the_backbone_rests_while_the_head_learns_and_learns_afterwards(run):
+    snapshots = Snapshots()
+    result = run(freeze_epochs=2, freeze_lr=2e-3, epochs=1, callbacks=[snapshots])
+    first, second, third = snapshots.taken
+    assert not differ(first["backbone"], second["backbone"])
+    assert differ(first["probabilities"], second["probabilities"])
+    assert differ(second["backbone"], third["backbone"])
+    assert [row["phase"] for row in result.history] == [1, 1, 2]
+    assert [row["learning_rate"] for row in result.history] == pytest.approx([2e-3, 2e-3, 1e-3])
+    assert [row["planned_lr"] for row in result.history] == pytest.approx([2e-3, 2e-3, 1e-3])
+
+
+def test_fine_tune_and_fit_one_cycle_are_plans_in_one_call(
+    quick_plan, drawn, accelerator, tmp_path
+):
+    tuned = fine_tune(
+        drawn, 2, base_lr=4e-3, out=tmp_path / "tuned", plan=quick_plan, accelerator=accelerator
     )
-    assert 1 <= len(run.history) < 500
-    assert (run.folder / "model.keras").is_file()
-
-
-def test_a_plateau_lowers_a_constant_rate(drawn, accelerator, tmp_path):
-    plan = make_plan(
-        accelerator,
-        epochs=4,
-        schedule="constant",
-        plateau_patience=1,
-        patience=None,
-        monitor="val_loss",
+    assert [row["phase"] for row in tuned.history] == [1, 2, 2]
+    plan = tuned.plan
+    assert (plan.freeze_lr, plan.max_lr, plan.backbone_lr_factor) == (4e-3, 2e-3, 0.01)
+    cycle = fit_one_cycle(
+        drawn, 2, 3e-3, out=tmp_path / "cycle", plan=quick_plan, accelerator=accelerator
     )
-    run = train(
-        plan, drawn, out=tmp_path / "run", accelerator=accelerator, callbacks=[SpoilAfter(first=2)]
-    )
-    rates = [row["learning_rate"] for row in run.history]
-    assert rates == pytest.approx([2e-3, 2e-3, 1e-3, 5e-4])
+    assert [row["phase"] for row in cycle.history] == [1, 1]
+    assert cycle.history[-1]["learning_rate"] < 3e-3 / 5  # six steps: the last is not quite the end
 
 
-def test_tensorboard_logs_are_written_on_request(drawn, accelerator, tmp_path):
-    plan = make_plan(accelerator, epochs=1, tensorboard=True)
-    run = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator)
-    assert list((run.folder / "tensorboard").rglob("events.out.*"))
+def test_a_callback_of_yours_that_stops_a_phase_stops_the_run(run):
+    result = run(freeze_epochs=2, callbacks=[StopAfter(1)])
+    assert result.summary.stop_reason == "one of your callbacks stopped it"
+    assert [row["phase"] for row in result.history] == [1]
+
+
+def test_a_frozen_phase_that_stops_early_gives_way_to_the_next(run):
+    result = run(freeze_epochs=9, freeze_lr=1e-9, patience=1, monitor="val_accuracy", epochs=1)
+    phases = [row["phase"] for row in result.history]
+    assert phases[-1] == 2
+    assert 2 <= phases.count(1) < 9
+
+
+def test_a_schedule_of_your_own_is_followed_recorded_and_needed_again(
+    quick_plan, drawn, accelerator, tmp_path
+):
+    def halve(epoch, lr):
+        return lr if epoch == 0 else lr / 2
+
+    own = OfEpochAndRate(halve, 4e-3)
+    plan = dataclasses.replace(quick_plan, schedule="constant", epochs=3)
+
+    def train_by(schedule, **options):
+        return train(
+            plan, drawn, out=tmp_path / "run", accelerator=accelerator, schedule=schedule, **options
+        )
+
+    followed = train_by(own)
+    rates = [4e-3, 2e-3, 1e-3]
+    assert [row["planned_lr"] for row in followed.history] == pytest.approx(rates)
+    assert [row["learning_rate"] for row in followed.history] == pytest.approx(rates)
+    with pytest.raises(ValueError, match=r"halve every epoch, and would now follow its plan"):
+        train_by(None, resume=True)
+    assert len(train_by(own, resume=True).history) == 3
+
+
+# Resuming ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "stop_after"),
+    [
+        ({"epochs": 2}, 1),
+        ({"freeze_epochs": 2, "epochs": 3, "schedule": "one-cycle", "ema": 0.9}, 1),
+        ({"freeze_epochs": 2, "epochs": 3, "schedule": "one-cycle"}, 3),
+        pytest.param(
+            {"freeze_epochs": 4, "epochs": 1, "schedule": "one-cycle", "flip": False},
+            2,
+            marks=pytest.mark.replicas,
+        ),
+    ],
+)
+def test_a_resumed_run_ends_like_the_whole_one(run, changes, stop_after):
+    """In the only phase, in the first on images, in the second, and in one on features."""
+    whole = run("whole", **changes)
+    run("parts", **changes, callbacks=[StopAfter(stop_after)])
+    parts = run("parts", **changes, resume=True)
+    assert len(parts.history) == len(whole.history)
+    for row, other in zip(whole.history, parts.history, strict=True):
+        for name in ("phase", "loss", "val_loss", "learning_rate"):
+            assert row[name] == pytest.approx(other[name], rel=1e-4), name
+        assert row["learning_rate"] == pytest.approx(row["planned_lr"], rel=1e-5)
+
+
+def test_a_finished_run_that_is_resumed_trains_no_more(run):
+    first = run(freeze_epochs=1, epochs=1, flip=False)
+    weights = first.model.get_weights()
+    again = run(freeze_epochs=1, epochs=1, flip=False, resume=True)
+    assert "--epochs N" in again.summary.stop_reason
+    assert len(again.history) == 2
+    assert not differ(weights, again.model.get_weights())
 
 
 @pytest.mark.parametrize(("left_in", "rows_left"), [(1, [2]), (2, [3])])
-def test_an_epoch_that_was_left_is_done_again(drawn, accelerator, tmp_path, left_in, rows_left):
+def test_an_epoch_that_was_left_is_done_again(run, left_in, rows_left):
     class Leave(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             self.epoch = epoch + 1
@@ -287,88 +347,161 @@ def test_an_epoch_that_was_left_is_done_again(drawn, accelerator, tmp_path, left
         def on_train_batch_end(self, batch, logs=None):
             self.model.stop_training = (self.epoch, batch) == (left_in, 1)
 
-    plan = make_plan(accelerator, epochs=2)
-    out = tmp_path / "run"
-    left = train(plan, drawn, out=out, accelerator=accelerator, callbacks=[Leave()])
+    left = run(callbacks=[Leave()])
     # Only a first epoch is kept in part: later ones leave the best weights to whole epochs.
     assert [row["steps"] for row in left.history] == rows_left
-    resumed = train(plan, drawn, out=out, accelerator=accelerator, resume=True)
+    resumed = run(resume=True)
     assert [(row["epoch"], row["steps"]) for row in resumed.history] == [(1, 3), (2, 3)]
-    assert resumed.predictions.score()["val_f1"] == pytest.approx(resumed.best["val_f1"], rel=1e-6)
+    assert resumed.predictions.score()["val_f1"] == pytest.approx(
+        resumed.history.best["val_f1"], rel=1e-6
+    )
 
 
-def test_a_backbone_that_does_not_exist_is_said_before_the_data_is_read(drawn, tmp_path):
+def test_a_plateau_halves_a_constant_rate_and_waits_through_a_resume(run):
+    changes = {
+        "epochs": 0,
+        "freeze_epochs": 6,
+        "freeze_lr": 8e-3,
+        "flip": False,
+        "schedule": "constant",
+        "plateau_patience": 2,
+        "patience": None,
+        "monitor": "val_loss",
+    }
+    run(**changes, callbacks=[SpoilAfter(first=2), StopAfter(2)])
+    resumed = run(**changes, callbacks=[SpoilAfter(first=2)], resume=True)
+    assert [row["learning_rate"] for row in resumed.history] == pytest.approx(
+        [8e-3, 8e-3, 8e-3, 4e-3, 4e-3, 2e-3]
+    )
+
+
+# Stopping ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.replicas
+def test_early_stopping_stops_and_the_best_weights_come_back(run):
+    spoil = SpoilAfter(first=3)
+    result = run(epochs=30, patience=2, monitor="val_loss", callbacks=[spoil])
+    assert result.summary.stop_reason == "val_loss had not improved for 2 epochs (early stopping)"
+    best_epoch = result.history.best["epoch"]
+    assert best_epoch in (1, 2)
+    assert result.history[-1]["epoch"] == best_epoch + 2
+    if best_epoch == 2:
+        assert not differ(result.model.get_weights(), spoil.best)
+
+
+def test_early_stopping_on_features_keeps_the_best_head(run):
+    result = run(
+        epochs=0,
+        freeze_epochs=30,
+        freeze_lr=3.0,
+        schedule="constant",
+        flip=False,
+        patience=2,
+        monitor="val_loss",
+    )
+    assert result.summary.stop_reason == "val_loss had not improved for 2 epochs (early stopping)"
+    best = result.history.best
+    assert result.predictions.score()["val_loss"] == pytest.approx(best["val_loss"], rel=1e-5)
+    assert best["epoch"] == result.history[-1]["epoch"] - 2
+
+
+@pytest.mark.parametrize("lost_in", [3, 22])
+def test_a_loss_that_is_not_a_number_ends_the_run_and_names_its_step(run, lost_in):
+    """25 steps an epoch: more than the host runs ahead, so that the stop comes inside one."""
+
+    class Poison(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch + 1 == lost_in and self.model.optimizer.iterations > 25:
+                poison(self.model)
+
+    result = run(per_replica_batch=2, epochs=3, freeze_norms=True, callbacks=[Poison()])
+    assert result.summary.stop_reason == f"the loss became nan in epoch 2, step {lost_in}"
+    assert len(result.history) == 1
+    assert all(np.isfinite(weight).all() for weight in result.model.get_weights())
+
+
+def test_a_loss_that_is_never_a_number_leaves_nothing_to_keep(run):
+    class Poison(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            poison(self.model)
+
+    with pytest.raises(RuntimeError, match=r"nan in epoch 1, step 1: there are no .*--max-lr"):
+        run(callbacks=[Poison()])
+
+
+def test_time_that_is_up_ends_training_with_a_model(quick_plan, drawn, accelerator, tmp_path):
+    plan = dataclasses.replace(quick_plan, epochs=500, max_minutes=10.0, patience=None)
+    started = time.monotonic() - 9.7 * 60  # so that few epochs fit
+    result = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator, started=started)
+    assert result.summary.stop_reason in (
+        "another epoch would not have fitted into the time",
+        "the time was up",
+    )
+    assert 1 <= len(result.history) < 500
+    assert (result.folder / "model.keras").is_file()
+
+
+def test_ctrl_c_ends_after_the_step_and_the_run_can_be_resumed(run):
+    class PressCtrlC(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations == 5:  # inside epoch 2
+                signal.raise_signal(signal.SIGINT)
+
+    result = run(callbacks=[PressCtrlC()])
+    assert result.summary.interrupted
+    assert [row["epoch"] for row in result.history] == [1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [row["epoch"] for row in run(resume=True).history] == [1, 2]
+
+
+# Refusals ------------------------------------------------------------------------------------------
+
+
+def test_a_missing_backbone_is_reported_before_the_data_is_read(drawn, tmp_path):
     data = dataclasses.replace(drawn, files={**drawn.files, "train": ()})
-    with pytest.raises(ValueError, match="'DenseNet12' is neither"):
+    with pytest.raises(ValueError, match="DenseNet12"):
         train(TrainingPlan(backbone="DenseNet12"), data, out=tmp_path / "run")
 
 
-def test_a_run_folder_one_level_down_is_pointed_at(finished):
-    with pytest.raises(FileNotFoundError, match=rf"Did you mean {finished.folder}\?"):
-        load_run(finished.folder.parent)
+def test_a_layer_that_is_not_there_is_refused_before_anything_is_trained(run):
+    with pytest.raises(ValueError, match="block9"):
+        run(freeze_epochs=5, unfreeze_from="block9")
 
 
-# Refusals -----------------------------------------------------------------------------------------
-
-
-def test_tensorboard_that_is_not_installed_is_said_before_training(drawn, tmp_path, monkeypatch):
+def test_a_missing_tensorboard_is_reported_before_training(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr("flowerkit.training.trainer.importlib.util.find_spec", lambda name: None)
-    plan = TrainingPlan(tensorboard=True)
-    with pytest.raises(ModuleNotFoundError, match="pip install tensorboard, or leave it out"):
-        train(plan, drawn, out=tmp_path / "run")
+    with pytest.raises(ModuleNotFoundError, match="pip install tensorboard"):
+        train(TrainingPlan(tensorboard=True), drawn, out=tmp_path / "run")
 
 
-def test_a_second_controller_of_the_rate_among_your_callbacks_is_refused(
-    drawn, accelerator, tmp_path
-):
-    callbacks = [keras.callbacks.LearningRateScheduler(lambda epoch: 1e-3)]
-    with pytest.raises(
-        ValueError, match=r"two controllers .*='ramp' and your LearningRateScheduler"
-    ):
-        train(make_plan(accelerator), drawn, out=tmp_path / "run", callbacks=callbacks)
+def test_a_second_controller_of_the_rate_among_your_callbacks_is_refused(run):
+    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 1e-3)
+    with pytest.raises(ValueError, match=r"two controllers .*='ramp' .* LearningRateScheduler"):
+        run(callbacks=[scheduler])
 
 
-def test_a_folder_with_a_run_is_not_overwritten(finished, drawn):
-    with pytest.raises(FileExistsError, match=r"already holds a run. .* resume=True \(--resume\)"):
-        train(finished.plan, drawn, out=finished.folder)
-
-
-def test_resuming_nothing_says_so(finished, drawn, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no run to resume in .* Start without resume"):
-        train(finished.plan, drawn, out=tmp_path, resume=True)
-
-
-def test_one_class_only_is_refused(drawn, accelerator, tmp_path):
+def test_one_class_only_is_refused(run, drawn, tmp_path):
     records = [record for file in drawn.files["train"] for _, record in read_records(file)]
     kept = [record for record in records if record.label == 2]
     write_shards(tmp_path, "train", kept, image_size=32, shard_size=64)
     data = find_shards(tmp_path, class_names=drawn.class_names, origin="folder")
-    with pytest.raises(ValueError, match=rf"one class only \('{drawn.class_names[2]}'\); there is"):
-        train(make_plan(accelerator), data, out=tmp_path / "run", accelerator=accelerator)
+    with pytest.raises(ValueError, match=rf"one class only \('{drawn.class_names[2]}'\)"):
+        run(data=data, per_replica_batch=1)
 
 
-def test_a_batch_larger_than_the_split_is_refused(drawn, accelerator, tmp_path):
-    plan = make_plan(accelerator, per_replica_batch=64)
-    with pytest.raises(ValueError, match=r"is larger than the train split \(50 images\)"):
-        train(plan, drawn, out=tmp_path / "run", accelerator=accelerator)
+def test_a_batch_larger_than_the_split_is_refused(run):
+    with pytest.raises(ValueError, match=r"train split \(50 images\).*per_replica_batch"):
+        run(per_replica_batch=64)
 
 
-def test_an_empty_val_split_is_refused(drawn, accelerator, tmp_path):
-    data = dataclasses.replace(drawn, files={**drawn.files, "val": ()})
+def test_an_empty_val_split_is_refused(run, drawn):
     with pytest.raises(ValueError, match="the val split of .* is empty"):
-        train(make_plan(accelerator), data, out=tmp_path / "run", accelerator=accelerator)
+        run(data=dataclasses.replace(drawn, files={**drawn.files, "val": ()}))
 
 
-def test_validation_out_of_the_training_split_is_refused(drawn, accelerator, tmp_path):
-    data = dataclasses.replace(
-        drawn,
-        files={**drawn.files, "val": drawn.files["train"]},
-        counts={**drawn.counts, "val": 50},
-    )
+def test_validation_out_of_the_training_split_is_refused(run, drawn):
+    files = {**drawn.files, "val": drawn.files["train"]}
+    data = dataclasses.replace(drawn, files=files, counts={**drawn.counts, "val": 50})
     with pytest.raises(ValueError, match="train and val share 50 ids"):
-        train(make_plan(accelerator), data, out=tmp_path / "run", accelerator=accelerator)
-
-
-def test_a_folder_that_is_no_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no run folder .* Run `flowerkit train`"):
-        load_run(tmp_path)
+        run(data=data)

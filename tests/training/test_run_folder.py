@@ -1,0 +1,121 @@
+"""run_folder: the files of a run, what is refused, and what a damaged file says."""
+
+import json
+
+import keras
+import pytest
+
+from flowerkit.sources import draw_competition
+from flowerkit.training.history import COLUMNS
+from flowerkit.training.run_folder import RunFolder
+from flowerkit.training.trainer import train
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+def test_a_run_leaves_the_promised_files_and_each_is_read_back(finished_run):
+    folder = RunFolder(finished_run.folder)
+    assert {path.name for path in folder.path.iterdir()} == {
+        "plan.json",
+        "environment.json",
+        "history.csv",
+        "result.json",
+        "model.keras",
+        "val_predictions.npz",
+        "checkpoints",
+    }
+    assert {path.name for path in folder.checkpoints.iterdir()} == {
+        "best.weights.h5",
+        "last.weights.h5",
+    }
+    assert folder.plan() == finished_run.plan
+    assert folder.result() == finished_run.summary
+    assert tuple(folder.history()[0]) == COLUMNS
+    environment = folder.environment()
+    assert environment.accelerator.backend == keras.config.backend()
+    assert environment.data.counts == {"train": 50, "val": 18, "test": 22}
+    counts = environment.data.class_counts
+    assert {name: sum(of_classes) for name, of_classes in counts.items()} == {
+        "train": 50,
+        "val": 18,
+    }
+    assert [len(of_classes) for of_classes in counts.values()] == [4, 4]
+
+
+@pytest.mark.parametrize("name", ["plan.json", "environment.json", "result.json"])
+@pytest.mark.parametrize("spoil", ["cut", "list", "number"])
+def test_a_damaged_file_is_named_with_a_remedy(run_copy, name, spoil):
+    file, folder = run_copy / name, RunFolder(run_copy)
+    values = json.loads(file.read_text())
+    first = next(iter(values))
+    file.write_text(
+        {"cut": file.read_text()[:-20], "list": "[]", "number": json.dumps(values | {first: 0.5})}[
+            spoil
+        ]
+    )
+    read = {"plan": folder.plan, "environment": folder.environment, "result": folder.result}
+    with pytest.raises(ValueError, match=str(file)):
+        read[file.stem]()
+
+
+@pytest.mark.parametrize(("name", "key"), [("environment.json", "data"), ("result.json", "val_f1")])
+def test_a_missing_key_is_named_with_its_file(run_copy, name, key):
+    file, folder = run_copy / name, RunFolder(run_copy)
+    values = json.loads(file.read_text())
+    del values[key]
+    file.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"{file} lacks {key}"):
+        folder.environment() if name == "environment.json" else folder.result()
+
+
+@pytest.mark.parametrize("name", ["environment.json", "model.keras", "val_predictions.npz"])
+def test_a_missing_file_is_named(run_copy, name):
+    (run_copy / name).unlink()
+    folder = RunFolder(run_copy)
+    read = {
+        "environment.json": folder.environment,
+        "model.keras": folder.model,
+        "val_predictions.npz": folder.val_predictions,
+    }
+    with pytest.raises(FileNotFoundError, match=str(run_copy / name)):
+        read[name]()
+
+
+def test_a_run_without_a_result_is_not_finished(run_copy):
+    (run_copy / "result.json").unlink()
+    with pytest.raises(FileNotFoundError, match=f"--resume --out {run_copy}"):
+        RunFolder(run_copy).result()
+
+
+def test_a_run_folder_one_level_down_is_suggested(run_copy, tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"Did you mean {run_copy}\?"):
+        RunFolder(run_copy.parent).plan()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="Run `flowerkit train`"):
+        RunFolder(tmp_path / "empty").plan()
+
+
+def test_a_folder_with_a_run_is_not_overwritten(run_copy):
+    with pytest.raises(FileExistsError, match=r"resume=True \(--resume\)"):
+        RunFolder.start(run_copy)
+
+
+def test_resuming_nothing_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run to resume in"):
+        RunFolder.resume(tmp_path)
+
+
+def test_a_run_is_not_resumed_on_other_images(run_copy, quick_plan, accelerator, tmp_path):
+    before = {file: file.read_bytes() for file in run_copy.rglob("*") if file.is_file()}
+    other = draw_competition(
+        tmp_path / "other",
+        num_classes=4,
+        image_size=32,
+        num_train=50,
+        num_val=18,
+        num_test=22,
+        seed=2,
+    )
+    with pytest.raises(ValueError, match=r"began with other images: train was 50 .* a new folder"):
+        train(quick_plan, other, out=run_copy, accelerator=accelerator, resume=True)
+    assert {file: file.read_bytes() for file in run_copy.rglob("*") if file.is_file()} == before
