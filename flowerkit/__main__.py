@@ -44,19 +44,6 @@ def run_demo(args) -> int:
     )
 
 
-def run_doctor(args) -> int:
-    with quiet_frameworks():
-        from flowerkit.cli.doctor import clear_cache, examine
-
-        freed = clear_cache() if args.clear_cache else None
-        findings = examine(args.data)
-    if freed is not None:
-        print(f"removed {format_bytes(freed)} from the cache")
-    for finding in findings:
-        print(finding)
-    return int(any(finding.blocks for finding in findings))
-
-
 def run_draw(args) -> int:
     from flowerkit.sources import draw_competition, draw_photos
 
@@ -128,9 +115,10 @@ def run_lr_find(args) -> int:
 
 
 def run_models(args) -> int:
-    from flowerkit.models.backbones import tabulate_backbones
+    from flowerkit.models import list_backbones
 
-    print(*tabulate_backbones(), sep="\n")
+    print(f"{'backbone':<20}{'parameters':>13}{'px':>6}{'weights':>10}  licence")
+    print(*list_backbones(), sep="\n")
     return 0
 
 
@@ -234,12 +222,6 @@ def run_check(args) -> int:
     return int(bool(report_problems(args.csv, data, _echo)))
 
 
-def run_kaggle(args) -> int:
-    from flowerkit.cli.kaggle import run_kaggle_command
-
-    return run_kaggle_command(args, _echo)
-
-
 def _echo(line: str) -> None:
     print(line, flush=True)  # some runs take hours: a line when it comes
 
@@ -256,7 +238,7 @@ def _from_module(room: str, name: str):
 
 COMMANDS = {
     "demo": run_demo,
-    "doctor": run_doctor,
+    "doctor": _from_module("cli.doctor", "run_doctor"),
     "draw": run_draw,
     "train": run_train,
     "lr-find": run_lr_find,
@@ -272,7 +254,11 @@ COMMANDS = {
     "export": _from_module("cli.models", "run_export"),
     "classify": _from_module("cli.models", "run_classify"),
     "serve": _from_module("cli.models", "run_serve"),
-    **dict.fromkeys(("bundle", "push", "watch", "pull", "submit"), run_kaggle),
+    "bundle": _from_module("cli.kaggle", "run_bundle"),
+    "push": _from_module("cli.kaggle", "run_push"),
+    "watch": _from_module("cli.kaggle", "run_watch"),
+    "pull": _from_module("cli.kaggle", "run_pull"),
+    "submit": _from_module("cli.kaggle", "run_submit"),
 }
 
 # Around them --------------------------------------------------------------------------------------

@@ -37,14 +37,16 @@ def assert_equal(batch, expected):
 
 
 def test_a_batch_is_images_as_stored_their_parameters_and_labels_in_the_epochs_order(split):
-    batches = take(train_batches(split, global_batch=10, seed=5, augmentation=CROPS), 10)
+    batches = take(
+        train_batches(split, global_batch=10, seed=5, num_classes=4, augmentation=CROPS), 10
+    )
     for number, ((images, params), labels) in enumerate(batches):
         epoch, step = divmod(number, 5)
         rows = epoch_permutation(50, seed=5, epoch=epoch)[10 * step : 10 * step + 10]
         np.testing.assert_array_equal(images, split.images[rows])
         np.testing.assert_array_equal(params, sample_params(CROPS, 50, seed=5, epoch=epoch)[rows])
         assert params.shape == (10, len(PARAMS))
-        np.testing.assert_array_equal(labels, split.labels[rows])
+        np.testing.assert_array_equal(labels, np.eye(4)[split.labels[rows]])
 
 
 def test_each_epoch_has_every_image_once_in_another_order():
@@ -55,30 +57,34 @@ def test_each_epoch_has_every_image_once_in_another_order():
 
 
 def test_a_batch_depends_on_seed_and_number_alone(split):
-    whole = take(train_batches(split, global_batch=16, seed=3), 6)
-    resumed = take(train_batches(split, global_batch=16, seed=3, first_epoch=1), 3)
+    whole = take(train_batches(split, global_batch=16, seed=3, num_classes=4), 6)
+    resumed = take(train_batches(split, global_batch=16, seed=3, num_classes=4, first_epoch=1), 3)
     for batch, again in zip(whole[3:], resumed, strict=True):
         assert_equal(batch, again)
-    ((other, _), _), *_ = take(train_batches(split, global_batch=16, seed=4), 1)
+    ((other, _), _), *_ = take(train_batches(split, global_batch=16, seed=4, num_classes=4), 1)
     assert not np.array_equal(whole[0][0][0], other)
 
 
 def test_features_come_in_the_order_of_the_images_a_view_an_epoch(split):
     arrays = np.arange(2 * 50 * 3, dtype="float32").reshape(2, 50, 3)
-    features = take(feature_batches(arrays, split.labels, global_batch=16, seed=5), 9)
+    features = take(
+        feature_batches(arrays, split.labels, global_batch=16, seed=5, num_classes=4), 9
+    )
     for number, (rows, labels) in enumerate(features):
         epoch, step = divmod(number, 3)
         order = epoch_permutation(50, seed=5, epoch=epoch)[16 * step :][:16]
         np.testing.assert_array_equal(rows, arrays[epoch % 2, order])
-        np.testing.assert_array_equal(labels, split.labels[order])
-    resumed = feature_batches(arrays, split.labels, global_batch=16, seed=5, first_epoch=2)
+        np.testing.assert_array_equal(labels, np.eye(4)[split.labels[order]])
+    resumed = feature_batches(
+        arrays, split.labels, global_batch=16, seed=5, num_classes=4, first_epoch=2
+    )
     for (rows, _), (expected, _) in zip(take(resumed, 3), features[6:], strict=True):
         np.testing.assert_array_equal(rows, expected)
 
 
 def test_mixed_labels_keep_their_mass_and_name_both_classes(split):
     batches = train_batches(
-        split, global_batch=50, seed=5, augmentation=Augmentation(mixup=1.0), one_hot=4
+        split, global_batch=50, seed=5, augmentation=Augmentation(mixup=1.0), num_classes=4
     )
     _, labels = take(batches, 1)[0]
     assert (labels.shape, labels.dtype) == ((50, 4), "float32")
@@ -87,10 +93,20 @@ def test_mixed_labels_keep_their_mass_and_name_both_classes(split):
 
 
 def test_the_parts_of_several_hosts_make_up_the_batch_of_one(split):
-    whole = take(train_batches(split, global_batch=12, seed=2, augmentation=CROPS), 5)
+    whole = take(
+        train_batches(split, global_batch=12, seed=2, num_classes=4, augmentation=CROPS), 5
+    )
     parts = [
         take(
-            train_batches(split, global_batch=12, seed=2, augmentation=CROPS, process=(index, 3)), 5
+            train_batches(
+                split,
+                global_batch=12,
+                seed=2,
+                num_classes=4,
+                augmentation=CROPS,
+                process=(index, 3),
+            ),
+            5,
         )
         for index in range(3)
     ]
@@ -101,10 +117,10 @@ def test_the_parts_of_several_hosts_make_up_the_batch_of_one(split):
 
 def test_a_batch_that_processes_or_pairs_do_not_divide_is_refused(split):
     with pytest.raises(ValueError, match=r"global batch \(10\) must be divisible .* \(4\)"):
-        train_batches(split, global_batch=10, seed=0, process=(0, 4))
+        train_batches(split, global_batch=10, seed=0, num_classes=4, process=(0, 4))
     with pytest.raises(ValueError, match=r"must be even .*Received: 15"):
         train_batches(
-            split, global_batch=15, seed=0, augmentation=Augmentation(mixup=0.2), one_hot=4
+            split, global_batch=15, seed=0, augmentation=Augmentation(mixup=0.2), num_classes=4
         )
 
 
@@ -133,7 +149,7 @@ from flowerkit.data.split import Split
 from flowerkit.pipeline.batches import train_batches
 images = np.zeros((256, 224, 224, 3), "uint8")
 split = Split(images, np.zeros(256, "int32"), np.arange(256).astype(str), np.arange(256))
-batches = iter(train_batches(split, global_batch=128, seed=0))
+batches = iter(train_batches(split, global_batch=128, seed=0, num_classes=4))
 for _ in range(3):
     next(batches)
 print("taken", flush=True)

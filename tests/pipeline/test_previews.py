@@ -29,7 +29,7 @@ def test_a_preview_is_the_first_batch_of_the_epoch(drawn, split, epoch):
         global_batch=10,
         seed=5,
         augmentation=PLAN.augmentation(),
-        one_hot=4,
+        num_classes=4,
         first_epoch=epoch - 1,
     )
     (images, params), shares = next(batches.as_numpy_iterator())

@@ -224,12 +224,12 @@ def test_a_frozen_phase_searches_the_rate_of_the_head(
 
 
 def test_the_heads_rate_is_searched_on_features_too_and_finds_the_same(
-    quick_plan, drawn, accelerator, split, classifier
+    quick_plan, drawn, accelerator, split, classifier, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path))
     plan = dataclasses.replace(
         quick_plan, epochs=0, freeze_epochs=2, freeze_lr=3e-3, schedule="constant", flip=False
     )
-    how = {"accelerator": accelerator, "classifier": classifier, "split": split}
     before, steps = bytes_of(classifier.variables), []
     on_images, on_features = (
         lr_find(
@@ -237,8 +237,10 @@ def test_the_heads_rate_is_searched_on_features_too_and_finds_the_same(
             drawn,
             phase="frozen",
             num_steps=STEPS,
+            accelerator=accelerator,
+            classifier=classifier,
+            split=split,
             progress=lambda *step: steps.append(step[0]),
-            **how,
         )
         for views in (0, 1)
     )
