@@ -1,7 +1,6 @@
 """Petals to the Metal on Kaggle: where its files are, and the names of its 104 flowers."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from flowerkit.data.tfrecords import FlowerData, find_shards, find_sizes
@@ -41,19 +40,16 @@ CLASS_NAMES = (
 # fmt: on
 
 
-def find_competition(
-    *, image_size: int | None = 224, mounts: Iterable[str | os.PathLike] = MOUNTS
-) -> FlowerData:
-    """The competition's shards, from the first of `mounts` that holds any; `image_size` in px.
+def find_competition(*, image_size: int | None = 224) -> FlowerData:
+    """The competition's shards, from the first of MOUNTS that holds any; `image_size` in px.
 
     The competition has 192, 224, 331 and 512 px. Raises FileNotFoundError if no mount holds shards
     or the first that does lacks that size.
     """
-    mounts = [Path(mount) for mount in mounts]
-    if folder := next(filter(find_sizes, mounts), None):
+    if folder := next(filter(find_sizes, MOUNTS), None):
         return _find_in(folder, image_size)
     raise FileNotFoundError(
-        f"no competition data (looked in {', '.join(map(str, mounts))}). On Kaggle: Add Input, search "
+        f"no competition data (looked in {', '.join(map(str, MOUNTS))}). On Kaggle: Add Input, search "
         f"for {SLUG!r} under Competitions, add it, and accept the rules on the competition's page."
     )
 

@@ -82,7 +82,7 @@ def _find_auto(image_size: int | None) -> FlowerData:
     # A competitor's run must never train on drawn flowers by accident: on Kaggle, and wherever
     # the competition is mounted, what is missing is an error and not a reason to draw.
     if is_competition_required():
-        return competition.find_competition(image_size=image_size, mounts=competition.MOUNTS)
+        return competition.find_competition(image_size=image_size)
     if importlib.util.find_spec("kagglehub") and competition.has_kaggle_token():
         return competition.download_competition(image_size=image_size)
     data = _find_drawn(image_size)

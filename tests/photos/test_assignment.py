@@ -104,7 +104,7 @@ def test_the_seed_decides_and_nothing_else():
 def test_a_photo_that_is_added_moves_few_others():
     before = assign(["daisy"] * 50)
     after = assign(["daisy"] * 51)[:50]
-    assert sum(one != other for one, other in zip(before, after, strict=True)) <= 2
+    assert sum(a != b for a, b in zip(before, after, strict=True)) <= 2
 
 
 def test_a_group_goes_to_one_split_and_counts_as_its_photos():

@@ -64,10 +64,10 @@ def test_what_is_known_of_a_photo_comes_back_without_its_jpeg(cache, folder, pho
     known, unreadable = read(cache, photos, progress=lambda *call: calls.append(call))
     assert (len(known), unreadable) == (69, NO_PICTURE)
     assert (calls[0], calls[-1]) == (("photos", 0, 70), ("photos", 70, 70))
-    one, photo = known[photos[0].path], read_photo(folder / photos[0].path, 16)
-    assert (one.jpeg, cache.read_jpeg(photos[0])) == (b"", photo.jpeg)
-    assert (one.digest, one.picture_hash, one.width) == (photo.digest, photo.picture_hash, 20)
-    assert (one.thumbnail == photo.thumbnail).all()
+    first, photo = known[photos[0].path], read_photo(folder / photos[0].path, 16)
+    assert (first.jpeg, cache.read_jpeg(photos[0])) == (b"", photo.jpeg)
+    assert (first.digest, first.picture_hash, first.width) == (photo.digest, photo.picture_hash, 20)
+    assert (first.thumbnail == photo.thumbnail).all()
 
 
 def test_processes_of_a_script_without_a_guard_read_what_one_process_reads(cache, folder, photos):

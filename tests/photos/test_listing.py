@@ -45,10 +45,12 @@ def test_folders_that_differ_in_their_unicode_form_are_one_class(make):
     assert sorted(photo.id for photo in listing.photos[:2]) == ["데이지/1-2.jpg", "데이지/1.jpg"]
 
 
-@pytest.mark.parametrize(("one", "other"), [("Rose", "rose"), ("rose", "rose "), ("a  b", "a b")])
-def test_classes_that_differ_in_case_or_blanks_are_refused(make, one, other):
-    folder = make(f"{one}/1.jpg", f"{other}/2.jpg")
-    with pytest.raises(ValueError, match=f"'{one}' and '{other}' differ in case or blanks only"):
+@pytest.mark.parametrize(
+    ("first", "second"), [("Rose", "rose"), ("rose", "rose "), ("a  b", "a b")]
+)
+def test_classes_that_differ_in_case_or_blanks_are_refused(make, first, second):
+    folder = make(f"{first}/1.jpg", f"{second}/2.jpg")
+    with pytest.raises(ValueError, match=f"'{first}' and '{second}' differ in case or blanks only"):
         list_photos(folder)
 
 
@@ -134,10 +136,10 @@ def test_a_class_of_one_photo_is_named(make):
 
 def test_links_are_followed_but_not_in_circles(make, tmp_path):
     folder = make("rose/1.jpg", "rose/2.jpg", "daisy/1.jpg")
-    other = tmp_path / "elsewhere"
-    other.mkdir()
-    (other / "9.jpg").touch()
-    (folder / "daisy" / "more").symlink_to(other)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "9.jpg").touch()
+    (folder / "daisy" / "more").symlink_to(elsewhere)
     (folder / "rose" / "again").symlink_to(folder)
     (folder / "rose" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     listing = list_photos(folder)

@@ -33,7 +33,7 @@ def read_pixels(data, *, size=32, resize="crop"):
     return pixels.astype(int)
 
 
-def look(pixels):
+def edge_colours(pixels):
     """The colours near the left and the right edge."""
     side = len(pixels)
     return [tuple(pixels[side // 2, x].tolist()) for x in (side // 8, side - side // 8 - 1)]
@@ -50,7 +50,7 @@ def are_near(found, wanted, tolerance=12):
 def test_every_usual_format_becomes_the_same_square(halves, format):
     photo = read_photo(encode(halves, format), 32)
     assert (photo.width, photo.height, photo.notes) == (80, 60, ())
-    assert are_near(look(read_pixels(encode(halves, format))), [RED, GREEN])
+    assert are_near(edge_colours(read_pixels(encode(halves, format))), [RED, GREEN])
 
 
 @pytest.mark.skipif(not can_read_heic(), reason="pillow-heif is not installed")
@@ -60,7 +60,7 @@ def test_heic_is_read_and_turned_where_pillow_heif_is_installed(halves):
     photo = read_photo(encode(halves, "HEIF", exif=exif.tobytes()), 32)
     assert (photo.width, photo.height) == (80, 60)
     # pillow-heif turns it itself, and takes the orientation out of the EXIF.
-    assert are_near(look(read_pixels(encode(halves, "HEIF"))), [RED, GREEN])
+    assert are_near(edge_colours(read_pixels(encode(halves, "HEIF"))), [RED, GREEN])
 
 
 def test_heic_without_pillow_heif_names_the_remedy(monkeypatch):
@@ -75,7 +75,7 @@ def test_greys_become_grey_rgb(halves, mode):
     pixels = read_pixels(encode(halves.convert(mode), "PNG"))
     assert np.ptp(pixels, axis=2).max() <= 2
     if mode != "1":
-        assert are_near(look(pixels), [(81, 81, 81), (104, 104, 104)])
+        assert are_near(edge_colours(pixels), [(81, 81, 81), (104, 104, 104)])
 
 
 @pytest.mark.parametrize("depth", ["uint16", "int32", "float32"])
@@ -83,7 +83,7 @@ def test_16_bits_and_floats_keep_their_range(depth):
     ramp = np.linspace(0, 65535, 80)[None].repeat(60, 0)
     values = ramp / 65535 if depth == "float32" else ramp
     data = encode(Image.fromarray(values.astype(depth)), "TIFF")
-    assert are_near(look(read_pixels(data)), [(58,) * 3, (203,) * 3])
+    assert are_near(edge_colours(read_pixels(data)), [(58,) * 3, (203,) * 3])
     assert read_photo(data, 32).notes == ("16 bits or more a pixel, reduced to 8",)
 
 
@@ -93,27 +93,27 @@ def test_what_is_transparent_is_white(halves, format):
     alpha = np.repeat([[0] * 40 + [255] * 40], 60, axis=0).astype("uint8")
     see_through.putalpha(Image.fromarray(alpha))
     data = encode(see_through, format)
-    assert are_near(look(read_pixels(data)), [(255, 255, 255), GREEN])
+    assert are_near(edge_colours(read_pixels(data)), [(255, 255, 255), GREEN])
     assert read_photo(data, 32).notes == ("transparent, put over white",)
 
 
 def test_palettes_are_resolved_with_and_without_a_transparent_colour(halves):
     palette = halves.quantize(4)
-    assert are_near(look(read_pixels(encode(palette))), [RED, GREEN])
+    assert are_near(edge_colours(read_pixels(encode(palette))), [RED, GREEN])
     clear = encode(palette, transparency=palette.getpixel((0, 0)))
-    assert are_near(look(read_pixels(clear)), [(255, 255, 255), GREEN])
+    assert are_near(edge_colours(read_pixels(clear)), [(255, 255, 255), GREEN])
 
 
 def test_cmyk_becomes_rgb(halves):
     data = encode(halves.convert("CMYK"), "JPEG", quality=95)
-    assert are_near(look(read_pixels(data)), [RED, GREEN])
+    assert are_near(edge_colours(read_pixels(data)), [RED, GREEN])
     assert read_photo(data, 32).notes == ("CMYK without a profile, converted plainly",)
 
 
 def test_an_animation_gives_its_first_frame(halves):
     flipped = halves.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     data = encode(halves, "GIF", save_all=True, append_images=[flipped], duration=50)
-    assert are_near(look(read_pixels(data)), [RED, GREEN])
+    assert are_near(edge_colours(read_pixels(data)), [RED, GREEN])
     assert read_photo(data, 32).notes == ("the first of 2 frames",)
 
 
@@ -155,14 +155,14 @@ def make_profile(swapped):
 
 def test_colours_go_from_the_profile_to_srgb(halves):
     data = encode(halves, icc_profile=make_profile(swapped=True))
-    assert are_near(look(read_pixels(data)), [RED[::-1], GREEN[::-1]])
+    assert are_near(edge_colours(read_pixels(data)), [RED[::-1], GREEN[::-1]])
     assert "from the colour profile 'swap" in read_photo(data, 32).notes[0]
 
 
 @pytest.mark.parametrize("profile", [make_profile(swapped=False), b"no profile at all"])
 def test_srgb_and_damaged_profiles_change_nothing(halves, profile):
     data = encode(halves, icc_profile=profile)
-    assert are_near(look(read_pixels(data)), [RED, GREEN])
+    assert are_near(edge_colours(read_pixels(data)), [RED, GREEN])
     assert read_photo(data, 32).notes == ()
 
 
@@ -224,13 +224,13 @@ def test_a_jpeg_of_the_right_size_is_taken_byte_for_byte(halves):
 def test_copies_that_differ_in_metadata_alone_have_one_digest(halves):
     exif = Image.Exif()
     exif[0x0132] = "2026:11:22 06:00:00"
-    one, other = (
+    first, second = (
         read_photo(encode(halves, "JPEG"), 32),
         read_photo(encode(halves, "JPEG", exif=exif), 32),
     )
-    assert one.digest == other.digest
-    assert one.picture_hash == other.picture_hash
-    assert (one.thumbnail.shape, one.thumbnail.dtype) == ((16, 16, 3), np.uint8)
+    assert first.digest == second.digest
+    assert first.picture_hash == second.picture_hash
+    assert (first.thumbnail.shape, first.thumbnail.dtype) == ((16, 16, 3), np.uint8)
 
 
 def test_a_file_is_read_as_its_bytes_are(halves, tmp_path):

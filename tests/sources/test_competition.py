@@ -6,6 +6,7 @@ import sys
 import kagglehub
 import pytest
 
+from flowerkit.sources import competition
 from flowerkit.sources.competition import (
     CLASS_NAMES,
     MOUNTS,
@@ -40,29 +41,31 @@ def test_the_mounts_are_those_of_2026_before_the_older_ones():
     ]
 
 
-def test_the_first_mount_with_shards_is_taken(tmp_path):
+def test_the_first_mount_with_shards_is_taken(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     mount(tmp_path / "first", num_train=12)
     mount(tmp_path / "second", num_train=99)
     mounts = [tmp_path / name for name in ("absent", "empty", "first", "second")]
-    data = find_competition(mounts=mounts)
+    monkeypatch.setattr(competition, "MOUNTS", mounts)
+    data = find_competition()
     assert data.folder == tmp_path / "first"
     assert data.counts == {"train": 12, "val": 4, "test": 8}
     assert (data.class_names, data.image_size, data.origin) == (CLASS_NAMES, 224, "competition")
 
 
-def test_no_mount_is_an_error_with_the_places_and_the_remedy(tmp_path):
+def test_no_mount_is_an_error_with_the_places_and_the_remedy(tmp_path, monkeypatch):
     with pytest.raises(
         FileNotFoundError, match=r"looked in .*here, .*there\).* Add Input, .*rules"
     ):
-        find_competition(mounts=[tmp_path / "here", tmp_path / "there"])
+        find_competition()
 
 
-def test_a_mount_without_the_size_says_which_it_has(tmp_path):
+def test_a_mount_without_the_size_says_which_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(competition, "MOUNTS", [tmp_path])
     mount(tmp_path, image_size=512)
     with pytest.raises(FileNotFoundError, match=r"no tfrecords-jpeg-224x224/ .*\(found: 512\)"):
-        find_competition(mounts=[tmp_path])
-    assert find_competition(image_size=512, mounts=[tmp_path]).image_size == 512
+        find_competition()
+    assert find_competition(image_size=512).image_size == 512
 
 
 def test_a_download_is_found_where_kagglehub_put_it(tmp_path, monkeypatch):
