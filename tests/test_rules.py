@@ -1,6 +1,7 @@
-"""The rules of the house, read off its own source."""
+"""The rules of the house, by folder, read off its own source."""
 
 import ast
+import importlib
 import re
 import shlex
 import subprocess
@@ -17,324 +18,194 @@ from flowerkit.cli.options import build_parser
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flowerkit"
 
-# Lowest first: a room imports only from rooms before it. Imports inside functions count too.
-ROOMS = [
+# Lowest first: nothing imports from what comes after it. Imports inside functions count too.
+ORDER = [
+    "lazy",
+    "text",
     "files",
-    "wording",
-    "option_kinds",
-    "terminal",
-    "model_card",
-    "keras_file",
-    "fingerprints",
-    "submission",
-    "evaluation",
     "schedules",
-    "augmentation",
-    "plan",
-    "studies",
-    "phases",
-    "history",
-    "records",
-    "tfrecords",
-    "competition",
-    "backbones",
-    "networks",
-    "heads",
-    "models",
-    "attention_maps",
-    "machine",
-    "detection",
+    "metrics",
+    "submission",
     "accelerator",
-    "connecting",
-    "draws",
-    "augment_host",
-    "augment",
-    "decode_cache",
-    "shard_reader",
-    "decoded_images",
-    "decoding",
-    "leaks",
-    "leak_sheet",
-    "device_images",
-    "batch_memory",
-    "numpy_calls",
+    "data",
+    "photos",
+    "sources",
     "pipeline",
-    "previews",
-    "painting",
-    "synthetic",
-    "bundle",
-    "kernel",
-    "photo_reader",
-    "photo_labels",
-    "photo_listing",
-    "photo_splits",
-    "photo_cache",
-    "photo_report",
-    "photo_division",
-    "photo_folder",
-    "photos",
-    "beam_conversion",
-    "sources",
-    "doctor",
+    "models",
     "prediction",
-    "blending",
-    "features",
-    "submitting",
-    "steps",
-    "callbacks",
-    "losses",
-    "optimization",
-    "compiling",
-    "run_folder",
-    "fitting",
-    "lr_search",
     "training",
-    "report_page",
-    "fonts",
-    "plots_rates",
-    "plots_images",
-    "plots_classes",
-    "plots_compare",
     "plots",
-    "run_facts",
-    "compared_runs",
-    "compare",
-    "compare_tables",
-    "study_runs",
-    "report_plan",
-    "report_sections",
-    "plots_report",
-    "compare_page",
-    "report",
-    "export_formats",
-    "runtimes",
-    "conversion",
-    "exports",
-    "photo_sources",
-    "classifier",
-    "serving",
-    "kaggle_client",
-    "push",
-    "kaggle_results",
-    "kaggle_commands",
-    "photo_commands",
-    "beam_commands",
-    "leak_commands",
-    "report_commands",
-    "study_commands",
-    "predict_commands",
-    "model_commands",
-    "plan_options",
-    "options",
+    "reports",
+    "experiments",
+    "deploy",
+    "kaggle",
+    "cli",
     "__main__",
 ]
-WITHOUT_FRAMEWORK = [
-    "files",
-    "wording",
-    "option_kinds",
-    "terminal",
-    "model_card",
-    "keras_file",
-    "fingerprints",
-    "submission",
-    "evaluation",
-    "schedules",
-    "augmentation",
-    "plan",
-    "studies",
-    "phases",
-    "history",
-    "records",
-    "tfrecords",
-    "competition",
-    "backbones",
-    "machine",
-    "detection",
-    "accelerator",
-    "connecting",
-    "draws",
-    "augment_host",
-    "decode_cache",
-    "batch_memory",
-    "painting",
-    "synthetic",
-    "bundle",
-    "kernel",
-    "photo_reader",
-    "photo_labels",
-    "photo_listing",
-    "photo_splits",
-    "photo_cache",
-    "photo_report",
-    "photo_division",
-    "photo_folder",
-    "photos",
-    "beam_conversion",
-    "sources",
-    "doctor",
-    "submitting",
-    "report_page",
-    "export_formats",
-    "runtimes",
-    "conversion",
-    "photo_sources",
-    "classifier",
-    "serving",
-    "kaggle_client",
-    "push",
-    "kaggle_results",
-    "kaggle_commands",
-    "photo_commands",
-    "beam_commands",
-    "leak_commands",
-    "report_commands",
-    "study_commands",
-    "predict_commands",
-    "model_commands",
-    "plan_options",
-    "options",
-    "__main__",
-]
-HEAVY = ("tensorflow", "keras", "jax", "torch", "matplotlib", "sklearn")
-MAX_LINES = 350
+FOLDERS = [name for name in ORDER if (PACKAGE / name).is_dir()]
+# Importing the face of these, and every command's `--help`, loads none of HEAVY.
+HEAVY = ("tensorflow", "keras", "jax", "torch", "matplotlib", "sklearn", "numpy", "PIL")
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def parse(name):
-    return ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+def name_of(path):
+    """training/plan.py -> training.plan"""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-def find_imported_rooms(name):
-    """The rooms that `name` imports, wherever the import stands; relative ones are refused."""
-    rooms = set()
-    for node in ast.walk(parse(name)):
+def find_imports(path):
+    """(its folder or root module, the module) of everything imported from flowerkit."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name}.py, line {node.lineno}: write from flowerkit..."
-            modules = [node.module]
+            assert node.level == 0, f"{path}, line {node.lineno}: write from flowerkit..."
+            names = [node.module]
             if node.module == "flowerkit":
-                modules = [f"flowerkit.{alias.name}" for alias in node.names]
+                names = [f"flowerkit.{alias.name}" for alias in node.names]
         else:
             continue
-        rooms |= {module.split(".")[1] for module in modules if module.startswith("flowerkit.")}
-    return rooms
+        for name in names:
+            if name.startswith("flowerkit.") and name != "flowerkit.__version__":
+                yield name.split(".")[1], name
 
 
-def test_every_room_has_its_place_in_the_order():
-    assert len(set(ROOMS)) == len(ROOMS)
-    assert set(ROOMS) | {"__init__"} == {file.stem for file in PACKAGE.glob("*.py")}
-    assert not [path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]  # flat
+def test_every_folder_and_root_module_has_its_place_in_the_order():
+    here = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    here |= {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert here == set(ORDER)
 
 
-@pytest.mark.parametrize("name", ROOMS)
-def test_imports_point_down(name):
-    allowed = {*ROOMS[: ROOMS.index(name)], "__version__"}
-    assert find_imported_rooms(name) <= allowed
+def test_imports_point_down():
+    upward = [
+        f"{name_of(path)} imports {module}"
+        for path in MODULES
+        if path != PACKAGE / "__init__.py"
+        for place, module in find_imports(path)
+        if ORDER.index(place) > ORDER.index(name_of(path).split(".")[0])
+    ]
+    assert upward == []
+
+
+def test_others_import_from_a_folders_face():
+    inside = [
+        f"{name_of(path)} imports {module}"
+        for path in MODULES
+        for place, module in find_imports(path)
+        if place in FOLDERS and module.count(".") > 1 and name_of(path).split(".")[0] != place
+    ]
+    assert inside == []
 
 
 def test_the_imports_are_really_seen():
-    """The rule above would hold for any code if it saw none."""
-    assert {"plan", "training", "report", "sources", "submitting"} <= find_imported_rooms(
-        "__main__"
-    )
-    assert "backbones" in find_imported_rooms("doctor")  # inside a function
-    assert "accelerator" in find_imported_rooms("__init__")  # from flowerkit import ...
-    assert "synthetic" in find_imported_rooms("sources")
+    """The rules above would hold for any code if they saw none."""
+    places = {place for place, _ in find_imports(PACKAGE / "training" / "trainer.py")}
+    assert {"accelerator", "data", "pipeline", "training"} <= places
 
 
-def test_only_the_report_and_the_notebooks_draw():
-    assert [name for name in ROOMS if "plots" in find_imported_rooms(name)] == ["report"]
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_face_says_what_lives_in_the_folder_and_what_others_use(name):
+    folder = importlib.import_module(f"flowerkit.{name}")
+    modules = {path.stem for path in (PACKAGE / name).glob("*.py")} - {"__init__"}
+    assert len(modules) <= 13
+    missing = [module for module in sorted(modules) if module not in folder.__doc__]
+    assert missing == []
+    for exported in folder.__all__:
+        assert getattr(folder, exported) is not None
+    assert not modules & set(folder.__all__)  # no module bears the name of what its folder exports
 
 
-def test_light_rooms_load_no_framework():
-    code = "import importlib, sys\n" + "".join(
-        f"importlib.import_module('flowerkit.{name}')\n"
-        f"print('{name}', *(name for name in {HEAVY} if name in sys.modules))\n"
-        for name in WITHOUT_FRAMEWORK
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == WITHOUT_FRAMEWORK
-    assert done.stderr == ""
-
-
-def test_the_package_alone_loads_nothing_and_every_public_name_arrives():
+def test_faces_and_the_package_load_nothing_heavy_and_every_public_name_arrives():
     code = (
-        "import sys, flowerkit\n"
-        f"print(*(name for name in (*{HEAVY}, 'numpy') if name in sys.modules))\n"
+        "import importlib, sys, flowerkit\n"
+        f"for name in {FOLDERS}: importlib.import_module('flowerkit.' + name)\n"
+        f"print(*(name for name in {HEAVY} if name in sys.modules))\n"
         "space = {}\n"
         "exec('from flowerkit import *', space)\n"
         "print(sorted(set(space) - {'__builtins__'}) == sorted(flowerkit.__all__))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["", "True"]
-
-
-def test_all_is_what_imports():
-    assert dir(flowerkit) == sorted(flowerkit.__all__)
-    for name in flowerkit.__all__:
-        assert getattr(flowerkit, name) is not None
     with pytest.raises(AttributeError, match="module 'flowerkit' has no attribute 'trian'"):
         flowerkit.trian  # noqa: B018
 
 
-def find_names_used(name):
-    """Called or raised names with their lines: print, sys.exit, SystemExit ..."""
-    for node in ast.walk(parse(name)):
-        if isinstance(node, ast.Name):
-            yield node.id, node.lineno
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            yield f"{node.value.id}.{node.attr}", node.lineno
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["check", "no.csv", "--data", "x"]]
+)
+def test_help_and_wrong_usage_load_no_framework(words):
+    code = (
+        "import sys\nfrom flowerkit.__main__ import main\n"
+        f"try: main({words})\nexcept SystemExit: pass\n"
+        f"print(*(name for name in {HEAVY[:5]} if name in sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == ""
 
 
-@pytest.mark.parametrize("name", [room for room in ROOMS if room not in ("__main__", "terminal")])
-def test_only_the_command_line_prints_or_exits(name):
-    forbidden = {
-        "print",
-        "exit",
-        "quit",
-        "SystemExit",
-        "sys.exit",
-        "os._exit",
-        "sys.stdout",
-        "sys.stderr",
+def test_only_reports_draw():
+    drawing = {
+        name_of(path).split(".")[0]
+        for path in MODULES
+        for place, _ in find_imports(path)
+        if place == "plots"
     }
-    assert [(word, line) for word, line in find_names_used(name) if word in forbidden] == []
+    assert drawing <= {"plots", "reports", "experiments"}
 
 
-def test_the_command_line_does_print_and_exit():
-    assert {"print", "sys.exit"} <= {word for word, _ in find_names_used("__main__")}
+FORBIDDEN = (
+    "print",
+    "exit",
+    "quit",
+    "SystemExit",
+    "sys.exit",
+    "os._exit",
+    "sys.stdout",
+    "sys.stderr",
+)
 
 
-@pytest.mark.parametrize("name", ["__init__", *ROOMS])
-def test_the_library_asserts_nothing(name):
-    """`python -O` drops asserts, and their errors name no remedy."""
-    lines = [node.lineno for node in ast.walk(parse(name)) if isinstance(node, ast.Assert)]
-    assert lines == []
+def find_faults(path):
+    """What no module of the library may have, with lines."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    place = name_of(path).split(".")[0]
+    if not ast.get_docstring(tree):
+        yield 1, "no docstring"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
+            documented = ast.get_docstring(node) or (
+                place == "cli" and node.name[:4] in ("add_", "run_")
+            )
+            if not documented:
+                yield node.lineno, f"{node.name} has no docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert):  # `python -O` drops it, and its error names no remedy
+            yield node.lineno, "assert"
+        if place in ("cli", "__main__"):
+            continue
+        used = (
+            node.func
+            if isinstance(node, ast.Call)
+            else node
+            if isinstance(node, ast.Attribute)
+            else None
+        )
+        if used is not None and ast.unparse(used) in FORBIDDEN:
+            yield node.lineno, ast.unparse(used)
 
 
-@pytest.mark.parametrize("name", ["__init__", *ROOMS])
-def test_public_names_have_docstrings(name):
-    tree = parse(name)
-    defined = (ast.FunctionDef, ast.ClassDef)
-    public = [node for node in tree.body if isinstance(node, defined) and node.name[0] != "_"]
-    if name == "__main__":  # its commands are described to the user, by --help
-        public = [node for node in public if not node.name.startswith("run_")]
-    assert ast.get_docstring(tree)
-    assert [node.name for node in public if not ast.get_docstring(node)] == []
+@pytest.mark.parametrize("name", ORDER)
+def test_modules_are_documented_and_neither_assert_nor_print(name):
+    paths = [path for path in MODULES if name_of(path).split(".")[0] == name]
+    assert [(name_of(path), *fault) for path in paths for fault in find_faults(path)] == []
 
 
-def find_python_files():
-    folders = ("flowerkit", "tests", "benchmarks", "notebooks")
-    return [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
-
-
-def test_no_file_is_over_350_lines():
-    lengths = {
-        str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines())
-        for file in find_python_files()
-    }
-    assert len(lengths) > 2 * len(ROOMS) - 5
-    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+def test_tests_mirror_the_package():
+    tests = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert tests == set(FOLDERS)
+    known = {path.relative_to(PACKAGE).with_name(f"test_{path.name}") for path in MODULES}
+    here = {path.relative_to(ROOT / "tests") for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert sorted(map(str, here - known - {Path("cli/test_main.py")})) == []
 
 
 def test_requirements_hold_every_dependency_with_the_same_bounds():

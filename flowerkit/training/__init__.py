@@ -22,15 +22,21 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "History": "history",
+        "COMPETITION": "plan",
+        "PLANS": "plan",
+        "LRFinderResult": "lr_finder",
+        "Phase": "phases",
         "RunFolder": "run_folder",
         "TrainingPlan": "plan",
         "TrainingResult": "trainer",
+        "change_plan": "plan",
         "compute_features": "features",
+        "describe_difference": "run_folder",
         "fine_tune": "trainer",
         "fit_one_cycle": "trainer",
         "load_plan": "plan",
         "lr_find": "lr_finder",
+        "plan_phases": "phases",
         "train": "trainer",
     },
 )
