@@ -58,11 +58,11 @@ class FakeKaggle(ThreadingHTTPServer):
         self.folder = folder
         self.calls, self.foreign, self.leaks, self.versions_asked = [], [], [], []
         self.faults = {}  # call -> what happens to its first, second ... time; None: nothing
-        self.version, self.pushed, self.push_answer = 0, [], {}
+        self.version, self.pushed, self.push_response = 0, [], {}
         self.statuses, self.failure = ["QUEUED", "RUNNING", "COMPLETE"], None
         self.log = ["flowerkit 0.1.0\n", f"{DEVICE}\n", "epoch 1/2\nepoch", " 2/2\n"]
         self.outputs, self.page_size = {}, 2
-        self.submissions, self.uploads, self.submit_answer = [], [], None
+        self.submissions, self.uploads, self.submit_response = [], [], None
         self.returns_number = True
         self.submission_statuses = ["PENDING", "COMPLETE"]
 
@@ -97,13 +97,9 @@ class FakeKaggle(ThreadingHTTPServer):
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
-    def find_seen(self, *dull: str) -> list[str]:
-        """The calls in their order, without those named `dull`."""
-        return [call for call in self.calls if call not in dull]
+    # Responses ------------------------------------------------------------------------------------
 
-    # What it answers ------------------------------------------------------------------------------
-
-    def answer(self, call: str, body: dict) -> dict:
+    def respond(self, call: str, body: dict) -> dict:
         return getattr(self, f"on_{call}")(body)
 
     def on_IntrospectToken(self, body):
@@ -115,11 +111,11 @@ class FakeKaggle(ThreadingHTTPServer):
         return {"metadata": {"ref": KERNEL, "currentVersionNumber": self.version}, "blob": {}}
 
     def on_SaveKernel(self, body):
-        if not self.push_answer.get("error"):
+        if not self.push_response.get("error"):
             self.version += 1
             self.pushed.append(body)
         url = f"https://www.kaggle.com/code/{body['slug']}"
-        return {"ref": body["slug"], "url": url, "versionNumber": self.version} | self.push_answer
+        return {"ref": body["slug"], "url": url, "versionNumber": self.version} | self.push_response
 
     def _note_version(self, body):
         self.versions_asked.append(body.get("versionLabel"))
@@ -159,8 +155,8 @@ class FakeKaggle(ThreadingHTTPServer):
         return self._submit(body["submissionDescription"]) | {"version": body["kernelVersion"]}
 
     def _submit(self, description):
-        if self.submit_answer:
-            return self.submit_answer
+        if self.submit_response:
+            return self.submit_response
         self.submissions.append({"ref": len(self.submissions) + 41, "description": description})
         number = {"ref": self.submissions[-1]["ref"]} if self.returns_number else {}
         return {"message": "Successfully submitted"} | number
@@ -179,7 +175,7 @@ def _name(body: dict) -> str:
 
 
 def refuse(status: int, message: str) -> dict:
-    """An answer that is an error, in Kaggle's form."""
+    """A response that is an error, in Kaggle's form."""
     return {"code": status, "message": message}
 
 
@@ -192,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self._read_body()
         self._serve(
-            self.path.rsplit("/", 1)[1], lambda: self.server.answer(self._call, json.loads(body))
+            self.path.rsplit("/", 1)[1], lambda: self.server.respond(self._call, json.loads(body))
         )
 
     def do_PUT(self):
@@ -206,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._serve("stream", lambda: self.server.log)
 
-    def _serve(self, call, answer):
+    def _serve(self, call, respond):
         fake, self._call = self.server, call
         fake.calls.append(call)
         if not self.path.startswith(f"{HOST}/"):
@@ -223,8 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
         faults = fake.faults.get(call, [])
         fault = faults.pop(0) if faults else None
         if fault in ("drop", "lose", "hang"):
-            if fault == "lose":  # it arrives, its answer does not
-                answer()
+            if fault == "lose":  # it arrives, its response does not
+                respond()
             if fault == "hang":
                 fake.closing.wait(30)
             self.close_connection = True
@@ -235,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
             return fault(self)
         if call == "stream":
             return self.stream(fake.log)
-        found = answer()
+        found = respond()
         return self._send(found.get("code", 200) if isinstance(found, dict) else 200, found)
 
     def stream(self, pieces, *, end=True):

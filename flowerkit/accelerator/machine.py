@@ -72,7 +72,7 @@ class Evidence:
 
 
 def collect_evidence(root: str | os.PathLike = "/") -> Evidence:
-    """Look at the environment, the import path, and /dev and /sys under `root`: milliseconds."""
+    """Evidence from the environment, the import path, and /dev and /sys under `root`: milliseconds."""
     modules = {name for name in MODULES if _is_importable(name)}
     if "tensorflow" in modules:
         modules |= {build for build in TENSORFLOW_BUILDS[1:] if _find_version(build)}

@@ -151,7 +151,7 @@ def sign_in(
 ) -> Client:
     """A client with the credentials that are saved here.
 
-    `poll_seconds` lie between two looks at a run; a failed request is tried six times, with pauses
+    A run's status is requested every `poll_seconds`; a failed request is sent six times, with pauses
     that grow from `backoff_seconds`; `timeout_seconds` limit the connection and each silence. Raises
     KaggleError if the client is missing or too old, or if Kaggle accepts no credentials.
     """

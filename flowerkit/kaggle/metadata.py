@@ -1,4 +1,4 @@
-"""kernel-metadata.json, which tells Kaggle about the pushed notebook, and the lint before a push.
+"""kernel-metadata.json, which describes the pushed notebook to Kaggle, and the lint before a push.
 
 The client reports little: it pushes a title that does not fit its id, a leftover image pin or a
 missing machine shape without an error, and the run gets a CPU or another name. The rules were read

@@ -43,10 +43,10 @@ def test_nothing_is_pushed_while_lint_finds_problems(fake, client, checkout):
 def test_what_the_server_refuses_is_an_error_although_the_client_exits_with_0(
     fake, client, checkout
 ):
-    fake.push_answer = {"error": f"Maximum weekly TPU quota reached ({KEY})."}
+    fake.push_response = {"error": f"Maximum weekly TPU quota reached ({KEY})."}
     with pytest.raises(KaggleError, match=r"quota reached \(\[credentials\]\).*`kaggle quota`"):
         push_notebook(client, checkout)
-    fake.push_answer = {"invalidCompetitionSources": ["tpu-getting-started"]}
+    fake.push_response = {"invalidCompetitionSources": ["tpu-getting-started"]}
     with pytest.raises(KaggleError, match="competition tpu-getting-started.*accept the .* rules"):
         push_notebook(client, checkout)
 

@@ -152,11 +152,11 @@ def test_what_kaggle_does_not_take_or_cannot_score_is_an_error(fake, client, csv
     fake.faults["PUT"] = [400]
     with pytest.raises(KaggleError, match="could not be uploaded"):
         submit(client, csv)
-    fake.submit_answer = {"message": "You have submitted too often today"}
+    fake.submit_response = {"message": "You have submitted too often today"}
     with pytest.raises(KaggleError, match=r"'You have submitted too often today'.*/rules"):
         submit(client, csv)
     assert fake.submissions == []
-    fake.submit_answer, fake.submission_statuses = None, ["ERROR"]
+    fake.submit_response, fake.submission_statuses = None, ["ERROR"]
     with pytest.raises(KaggleError, match="could not score submission 41: wrong ids"):
         wait_for_score(client, submit(client, csv))
 
