@@ -215,11 +215,3 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def has_bfloat16(root: str | os.PathLike = "/") -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX), as Linux tells it."""
-    flags = next(
-        (x for x in _read(Path(root, "proc/cpuinfo")).splitlines() if x[:5] == "flags"), ""
-    )
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
