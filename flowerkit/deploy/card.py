@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+import reprlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -38,8 +38,13 @@ class ModelCard:
     version: str = __version__
 
     def __post_init__(self) -> None:
-        _check_names(self.class_names)
-        object.__setattr__(self, "class_names", tuple(self.class_names))
+        names = tuple(self.class_names)
+        object.__setattr__(self, "class_names", names)
+        are_names = all(isinstance(name, str) and len(name) > 0 for name in names)
+        if len(names) < 2 or len(set(names)) < len(names) or not are_names:
+            raise ValueError(
+                f"class_names must be two names or more, all different. Received: {reprlib.repr(names)}"
+            )
         if self.resize not in RESIZE_METHODS:
             raise ValueError(
                 f"resize must be one of {', '.join(RESIZE_METHODS)}. Received: resize={self.resize!r}"
@@ -48,11 +53,7 @@ class ModelCard:
             raise ValueError(f"image_size must be in px. Received: image_size={self.image_size!r}")
 
     def to_json(self) -> str:
-        """One JSON object; its `input` and `output` describe the contract in words.
-
-        >>> print(ModelCard(("rose", "수국"), 224, "crop").to_json()[:45])
-        {"class_names": ["rose", "수국"], "image_size":
-        """
+        """One JSON object; its `input` and `output` describe the contract in words."""
         return json.dumps(asdict(self) | {"input": _INPUT, "output": _OUTPUT}, ensure_ascii=False)
 
     @classmethod
@@ -67,15 +68,6 @@ class ModelCard:
                 f"the model card in {source} is damaged or of another version: {reason}. Export the "
                 f"model again with flowerkit {__version__}."
             ) from error
-
-
-def _check_names(names: Sequence[str]) -> None:
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"class_names must be a list of names. Received: {names!r}")
-    repeated = sorted({name for name in names if list(names).count(name) > 1})
-    if repeated or len(names) < 2:
-        reason = f"{repeated[0]!r} is there twice" if repeated else f"there are {len(names)}"
-        raise ValueError(f"class_names must be two names or more, all different: {reason}.")
 
 
 def find_run_card(folder: str | os.PathLike) -> ModelCard | None:

@@ -190,17 +190,15 @@ def _list_files(path: Path) -> list[Path]:
         raise FileNotFoundError(f"no photo {path}")
     if not path.is_dir():
         return [path]
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     photos = [
         file
-        for file in files
+        for file in sorted(path.rglob("*"))
         if file.suffix.lower() in SUFFIXES
+        and file.is_file()
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
     ]
     if not photos:
-        raise ValueError(
-            f"no photos in {path} ({len(files)} other files). Photos end in {', '.join(SUFFIXES)}."
-        )
+        raise ValueError(f"no photos in {path}. Photos end in {', '.join(SUFFIXES)}.")
     return photos
 
 

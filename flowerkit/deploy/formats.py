@@ -292,11 +292,7 @@ def load_model_file(path: str | os.PathLike) -> LoadedModel:
 
 
 def _load_for_export(source: Path) -> Any:
-    """The model as it predicts, however it is called.
-
-    Exporters call it without `training`, and a layer such as Keras's Resizing then switches all layers
-    after it to training: norms would learn from the images to classify.
-    """
+    """The model with `training=False`: exporters leave it out, and Resizing then sets it to True."""
     import keras
 
     from flowerkit.models import load_model
