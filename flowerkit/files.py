@@ -5,7 +5,7 @@ import json
 import os
 import reprlib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
@@ -118,7 +118,7 @@ def _convert(value, hint, where: str, remedy: str):
     if base in (dict, Mapping) and isinstance(value, dict):
         item = inner[1] if inner else Any
         return {key: _convert(each, item, where, remedy) for key, each in value.items()}
-    if base is list and isinstance(value, list):
+    if base in (list, Sequence) and isinstance(value, list):
         item = inner[0] if inner else Any
         return [_convert(each, item, where, remedy) for each in value]
     if base is float and type(value) is int:

@@ -30,7 +30,7 @@ def draw_photo(class_name, seed=0):
 def train_on_photos(resize):
     """The folder of a run, after photos were drawn and converted with `resize`."""
     import flowerkit
-    from flowerkit.training.trainer import train
+    from flowerkit.training import train
 
     folder = Path(_FOLDER.name) / resize
     for name in CLASSES:

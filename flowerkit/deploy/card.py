@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from flowerkit import __version__
-from flowerkit.files import read_json
 from flowerkit.photos import RESIZE_METHODS
 
 CARD_FILE = "flowerkit.json"
@@ -75,18 +74,18 @@ def find_run_card(folder: str | os.PathLike) -> ModelCard | None:
 
     A run on images that were squares already, such as the competition's, has no resize: "crop".
     """
-    folder = Path(folder)
-    if not (folder / "environment.json").is_file():
+    from flowerkit.training import RunFolder  # reads files, loads no framework
+
+    run = RunFolder(folder)
+    if not run.environment_file.is_file():
         return None
-    data = read_json(folder / "environment.json")["data"]
-    result = read_json(folder / "result.json") if (folder / "result.json").is_file() else {}
-    plan = read_json(folder / "plan.json") if (folder / "plan.json").is_file() else {}
-    score, backbone = result.get("val_f1"), plan.get("backbone")
+    data = run.environment().data
+    val_f1 = run.result().val_f1 if run.result_file.is_file() else math.nan
     return ModelCard(
-        class_names=data["class_names"],
-        image_size=data["image_size"],
-        resize=data["resize"] or "crop",
-        val_f1=score if score is not None and math.isfinite(score) else None,
-        backbone=Path(backbone).stem if backbone else None,
-        trained_on=data["origin"],
+        class_names=data.class_names,
+        image_size=data.image_size,
+        resize=data.resize or "crop",
+        val_f1=val_f1 if math.isfinite(val_f1) else None,
+        backbone=Path(run.plan().backbone).stem,
+        trained_on=data.origin,
     )

@@ -21,14 +21,16 @@ _REMEDY = "Restore the file, or train again in a new folder"
 class TrainedOn:
     """The data of a run, as environment.json records it.
 
-    `folder` holds the shards, `photos` is the folder of photos that they were made from, if any;
-    `class_counts` are the images of each class in train and val; `images` describes the images of each
-    split by count, size and a key (`features.describe_data`).
+    `folder` holds the shards; `photos` is the folder of photos that they were made from and `resize` is
+    how those became squares, if there is one; `class_counts` are the images of each class in train and
+    val; `images` describes the images of each split by count, size and a key
+    (`features.describe_data`).
     """
 
     folder: str
     origin: str
     photos: str | None
+    resize: str | None
     image_size: int
     counts: dict[str, int]
     class_names: tuple[str, ...]
@@ -77,6 +79,7 @@ class Environment:
             folder=str(data.folder.resolve()),
             origin=data.origin,
             photos=conversion.source if conversion else None,
+            resize=conversion.resize if conversion else None,
             image_size=data.image_size,
             counts=dict(data.counts),
             class_names=tuple(data.class_names),
