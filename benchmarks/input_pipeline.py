@@ -51,8 +51,8 @@ def open_batches(args, data):
         files = classic.list_shards(data.folder, "train", data.image_size)
         cached = args.side == "classic-cached"
         return classic.training_dataset(files, data.image_size, args.batch, cached=cached)
-    from flowerkit.data.split import load_split
-    from flowerkit.pipeline.batches import train_batches
+    from flowerkit.data import load_split
+    from flowerkit.pipeline import train_batches
 
     split = load_split(data, "train")
     return train_batches(split, global_batch=args.batch, seed=0)

@@ -17,7 +17,7 @@ _HOMES = {
     "draw_competition": "sources",
     "draw_photos": "sources",
     "find_leaks": "data.leaks",
-    "load_split": "data.split",
+    "load_split": "data.splits",
     "build_classifier": "models.classifier",
     "TrainingPlan": "training",
     "load_plan": "training",

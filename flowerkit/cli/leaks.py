@@ -37,7 +37,7 @@ def run_check_data(
     """Check, and say what was found: 0 if no picture stands on two sides, 1 if there are problems."""
     with quiet_frameworks():
         import tensorflow  # noqa: F401 - the shards are read with it
-    from flowerkit.data.leaks import find_leaks
+    from flowerkit.data import find_leaks
     from flowerkit.sources import find_data
 
     data = find_data(args.data, image_size=args.image_size)
@@ -63,17 +63,16 @@ def run_check_data(
 
 def _fit_size(args, data) -> int | None:
     """The external set's own size, unless it has that of the data, whose bytes can be compared."""
-    from flowerkit.data.tfrecords import find_sizes
+    from flowerkit.data import find_sizes
 
     return data.image_size if data.image_size in find_sizes(args.external) else None
 
 
 def _write(folder: Path, report, echo: Callable[[str], None]) -> None:
-    from flowerkit.data.leak_sheet import draw_pairs
-    from flowerkit.data.leaks import list_by_weight, write_pairs
+    from flowerkit.data import draw_pairs, write_pairs
 
     folder.mkdir(parents=True, exist_ok=True)
     write_pairs(folder / "pairs.csv", report)
-    echo(f"wrote {folder / 'pairs.csv'} ({len(report.shared):,} pairs)")
-    if num := draw_pairs(folder / "pairs.png", list_by_weight(report)):
+    echo(f"wrote {folder / 'pairs.csv'} ({len(report.pairs):,} pairs)")
+    if num := draw_pairs(folder / "pairs.png", report.sorted_pairs()):
         echo(f"wrote {folder / 'pairs.png'} ({num} of them, problems first)")

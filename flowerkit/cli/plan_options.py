@@ -6,7 +6,7 @@ import types
 import typing
 from dataclasses import fields
 
-from flowerkit.pipeline.augmentation import Augmentation
+from flowerkit.pipeline import Augmentation
 from flowerkit.training.plan import COMPETITION, TrainingPlan
 
 

@@ -9,7 +9,7 @@ from flowerkit.cli.connecting import connect_device
 from flowerkit.cli.option_kinds import at_least_one
 from flowerkit.cli.submitting import Echo, submit
 from flowerkit.cli.terminal import quiet_frameworks
-from flowerkit.data.tfrecords import FlowerData, find_sizes
+from flowerkit.data import FlowerData, find_sizes
 from flowerkit.sources import find_data
 
 Progress = Callable[[str, int, int], None]
@@ -164,7 +164,7 @@ def _predict_all(members, data, weights, accelerator, args, progress: Progress):
 
 def _predict_size(looking: dict, data: FlowerData, batch: int, args, progress: Progress) -> dict:
     """The predictions of the members that look at images of this size, by place; one split is held."""
-    from flowerkit.data.split import load_split
+    from flowerkit.data import load_split
     from flowerkit.prediction.predictions import LIGHT_CROP_AREA, predict
 
     test = load_split(data, "test", on_corrupt=args.on_corrupt)

@@ -43,7 +43,7 @@ def run_report(args, echo: Echo, progress) -> int:
 
 def _find_seen(run_folder: Path, source: str | None) -> dict:
     """What `write_report` takes besides the folder: images, what is wrong with the csv, the model."""
-    from flowerkit.data.split import load_split
+    from flowerkit.data import load_split
     from flowerkit.prediction.predictions import Predictions
     from flowerkit.sources import find_data, find_test_ids
     from flowerkit.submission import check_submission

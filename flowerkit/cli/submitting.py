@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from flowerkit.data.tfrecords import FlowerData
+from flowerkit.data import FlowerData
 from flowerkit.sources import find_test_ids
 from flowerkit.submission import check_submission, read_labels, write_submission
 
@@ -16,7 +16,7 @@ def predict_and_submit(
     model, data: FlowerData, csv: Path, echo: Echo, *, global_batch: int, on_corrupt: str = "raise"
 ) -> list[str]:
     """Predict the test split of `data` with a Keras model, write its csv, and answer its problems."""
-    from flowerkit.data.split import load_split
+    from flowerkit.data import load_split
     from flowerkit.prediction.predictions import predict
 
     test = load_split(data, "test", on_corrupt=on_corrupt)

@@ -1,1 +1,43 @@
-"""data."""
+"""What a data set is: records in shards, splits of images with ids and labels, duplicates and leaks.
+
+Nothing here knows where data comes from (`sources`, `photos`), how it is augmented and batched
+(`pipeline`), or what is trained on it.
+
+    records      a record and the shard file around it, byte by byte
+    tfrecords    the competition's format: parsing at 224x224, shards found, written and checked
+    images       the pixels of a split: decoded in the background, kept in RAM or decoded again
+    splits       `load_split`: ids, labels, digests and images of a split, checked before training
+    duplicates   pictures that are the same by their bytes or by their look
+    leaks        `find_leaks`: pictures in two splits or under two labels
+"""
+
+from flowerkit.lazy import lazy
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "CorruptRecord": "records",
+        "Record": "records",
+        "read_records": "records",
+        "SPLITS": "tfrecords",
+        "FlowerData": "tfrecords",
+        "check_counts": "tfrecords",
+        "check_shard": "tfrecords",
+        "choose_shard_size": "tfrecords",
+        "find_shards": "tfrecords",
+        "find_sizes": "tfrecords",
+        "write_shards": "tfrecords",
+        "RAM_FRACTION": "splits",
+        "Split": "splits",
+        "check_leak": "splits",
+        "load_split": "splits",
+        "byte_digest": "duplicates",
+        "find_near_pairs": "duplicates",
+        "group_rows": "duplicates",
+        "picture_hash": "duplicates",
+        "thumbnail": "duplicates",
+        "draw_pairs": "leaks",
+        "find_leaks": "leaks",
+        "write_pairs": "leaks",
+    },
+)

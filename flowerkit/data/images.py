@@ -1,294 +1,266 @@
-"""Decoded images that can be asked for before all are decoded, or that never all are.
+"""The images of a split: where their records are, their pixels, and where decoded pixels stay.
 
-Each kind has the face of a NumPy array (n, size, size, 3) uint8: shape, dtype, nbytes, len, and rows
-by int, slice or int array. Threads may share it.
+They can be used before all are decoded. Decoding is TensorFlow's, in C++ on all cores, in threads of
+its own: pipelines that wait for it block those that they share.
 """
 
-import abc
 import atexit
-import logging
-import mmap
+import functools
+import os
 import threading
 import weakref
-import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
-from flowerkit.data.cache import CachedFile, GrowingFile
-from flowerkit.data.reader import BATCH, ShardReader
+from flowerkit.accelerator import num_cores
+from flowerkit.data.records import CorruptRecord, check_payload
+from flowerkit.data.tfrecords import parse_example
 
-_log = logging.getLogger("flowerkit")
+# Images between two contacts with Python, where a thread may have to wait for the GIL.
+BATCH = 64
 
+_THREAD = "flowerkit-decode"
 _MAX_EXIT_SECONDS = 5.0
 
+# AutoGraph would look for `if` and `for` over tensors, which takes a third of a second and finds none.
+_traced_as_is = tf.autograph.experimental.do_not_convert
 
-def allocate(shape: tuple[int, ...]) -> np.ndarray:
-    """Memory for uint8 images, touched by nobody yet. Raises MemoryError where it is refused.
 
-    Not np.empty: that asks Linux for huge pages, and where memory is in pieces, as in small virtual
-    machines, the system then joins and clears 2 MiB at a time in the middle of the decoding.
+@dataclass(frozen=True, eq=False)
+class ShardReader:
+    """Where the records of a split are, and what their images must be.
+
+    Row i is record `numbers[i]` of `files[file_of[i]]`: `lengths[i]` bytes from `offsets[i]`. All four
+    are (n,) int64. Threads may share a reader. Errors name file and record, as `check_shard` would.
     """
-    if not hasattr(mmap, "MAP_ANONYMOUS"):
-        return np.empty(shape, "uint8")
-    num_bytes = int(np.prod(shape, dtype="int64"))
-    try:
-        memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except (OSError, OverflowError) as error:
-        raise MemoryError(f"{num_bytes:,} bytes: {error}") from None
-    return np.frombuffer(memory, "uint8").reshape(shape)
+
+    files: tuple[Path, ...]
+    file_of: np.ndarray
+    numbers: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    image_size: int
+    num_classes: int
+    labelled: bool
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @functools.cached_property
+    def _handles(self) -> list[int]:
+        # Open for as long as the reader lives: a file that is replaced meanwhile stays what it was.
+        handles = [os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0)) for file in self.files]
+        # Not at the end of the process, when threads may still read through them.
+        weakref.finalize(self, lambda: [os.close(handle) for handle in handles]).atexit = False
+        return handles
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """The serialized records of `rows`, an object array of bytes."""
+        payloads = np.empty(len(rows), object)
+        for k, row in enumerate(np.asarray(rows).tolist()):
+            handle = self._handles[self.file_of[row]]
+            payloads[k] = _read_at(handle, int(self.lengths[row]), int(self.offsets[row]))
+        return payloads
+
+    def stream(self, order: np.ndarray) -> Iterator[np.ndarray]:
+        """All images of `order`, some dozens at a time: (up to 64, size, size, 3) uint8."""
+
+        def read(number):
+            return self.read(order[number * BATCH : (number + 1) * BATCH])
+
+        @_traced_as_is
+        def parse(number):
+            payloads = tf.ensure_shape(tf.numpy_function(read, [number], tf.string), (None,))
+            return parse_example(payloads, labelled=False)[0]
+
+        jpegs = tf.data.Dataset.range(-(-len(order) // BATCH)).map(parse).unbatch()
+        return _decode(jpegs, self.image_size).batch(BATCH).prefetch(2).as_numpy_iterator()
+
+    def decode(self, rows: np.ndarray) -> np.ndarray:
+        """The images of `rows`, (len(rows), size, size, 3) uint8, decoded now."""
+        if not len(rows):
+            return np.empty((0, self.image_size, self.image_size, 3), "uint8")
+        try:
+            return self._decode_payloads(tf.constant(self.read(rows))).numpy()
+        except (tf.errors.OpError, OSError) as error:
+            raise self.explain(rows, error) from error
+
+    @functools.cached_property
+    def _decode_payloads(self):
+        image_size = self.image_size  # not self: the function would hold what holds it
+
+        @_traced_as_is
+        def decode(payloads):
+            jpegs = tf.data.Dataset.from_tensor_slices(parse_example(payloads, labelled=False)[0])
+            batch = _decode(jpegs, image_size).batch(tf.size(payloads, out_type=tf.int64))
+            return batch.get_single_element()
+
+        return tf.function(decode, input_signature=[tf.TensorSpec((None,), tf.string)])
+
+    def check(self, row: int) -> list[str]:
+        """Everything wrong with the record of a row, [] if it is valid."""
+        try:
+            (payload,) = self.read([row])
+        except OSError as problem:
+            return [f"cannot be read ({problem})"]
+        return check_payload(
+            payload,
+            image_size=self.image_size,
+            num_classes=self.num_classes,
+            labelled=self.labelled,
+        )
+
+    def explain(self, rows: np.ndarray, error: Exception) -> ValueError:
+        """The error that names the record of `rows` which cannot be decoded; else `error` itself."""
+        for row in rows:
+            if reasons := self.check(row):
+                file = self.files[self.file_of[row]]
+                fault = CorruptRecord(file, int(self.numbers[row]), reasons[0])
+                return ValueError(fault.explain())
+        return ValueError(f"decoding the images of {self.files[0].parent} failed: {error}")
 
 
-class DecodedImages(abc.ABC):
-    """The face of an array (n, size, size, 3) uint8, whose rows come from `_take`."""
+def _read_at(handle: int, length: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        payload = os.pread(handle, length, offset)
+    else:  # Windows, which has one position a handle, for all threads
+        with _seeking:
+            os.lseek(handle, offset, os.SEEK_SET)
+            payload = os.read(handle, length)
+    if len(payload) < length:
+        raise OSError(f"{length - len(payload)} bytes fewer than when it was checked")
+    return payload
+
+
+_seeking = threading.Lock()
+
+
+def _decode(jpegs: tf.data.Dataset, image_size: int) -> tf.data.Dataset:
+    @_traced_as_is
+    def decode(jpeg):
+        return tf.ensure_shape(tf.io.decode_jpeg(jpeg, channels=3), (image_size, image_size, 3))
+
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its end can block for seconds
+    options.threading.private_threadpool_size = num_cores()
+    decoded = jpegs.map(decode, num_parallel_calls=num_cores(), deterministic=True)
+    return decoded.with_options(options)
+
+
+# An array of images -------------------------------------------------------------------------------
+
+
+class DecodedImages:
+    """Images (n, size, size, 3) uint8 with the face of a NumPy array: shape, dtype, len, and rows by
+    int, slice or int array. Threads may share it. Raises ValueError for an image that is damaged.
+
+    With `order` (n,) they stay in memory: a thread decodes them in this order, and rows are waited
+    for. Without, they are decoded each time they are asked for. Raises MemoryError without room.
+    """
 
     dtype = np.dtype("uint8")
     ndim = 4
 
-    def __init__(self, reader: ShardReader):
+    def __init__(self, reader: ShardReader, order: np.ndarray | None = None):
         self._reader = reader
-        self.shape = reader.shape
-        self.nbytes = int(np.prod(reader.shape, dtype="int64"))
+        self.shape = (len(reader), reader.image_size, reader.image_size, 3)
+        self.nbytes = int(np.prod(self.shape, dtype="int64"))
+        self._array = None
+        if order is not None:
+            self._array = np.empty(self.shape, "uint8")
+            self._position_of = np.argsort(order)
+            self._num_filled, self._error = 0, None
+            self._changed = threading.Condition()
+            _filling.add(self)
+            # The thread holds these images weakly: when the program drops them, it ends.
+            arguments = weakref.ref(self), reader, order
+            threading.Thread(target=_fill, args=arguments, name=_THREAD, daemon=True).start()
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: int | slice | np.ndarray) -> np.ndarray:
-        if isinstance(rows, slice):
-            return self._take(np.arange(*rows.indices(len(self))), None)
-        rows = np.asarray(rows)
-        return self.take(rows) if rows.ndim else self.take(rows[None])[0]
-
-    def take(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """The images of `rows` (k,) int, written into `out` (k, size, size, 3) if it is given."""
-        if rows.size and rows.dtype.kind not in "iu":
-            raise IndexError(f"rows are chosen by int, slice or int array, got {rows.dtype}")
-        outside = rows[(rows < -len(self)) | (rows >= len(self))]
-        if outside.size:
-            raise IndexError(f"row {outside.flat[0]} is outside the {len(self)} images")
-        return self._take(rows.astype("int64") % max(1, len(self)), out)
-
-    def look(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The images of `rows` (k,) int one by one, to be read only, and at once."""
-        return list(self.take(rows))
+        numbers = np.arange(len(self))[rows]  # IndexError for rows outside, as NumPy has it
+        if self._array is not None:
+            self._wait_for(np.atleast_1d(numbers))
+            return self._array[rows]
+        images = self._reader.decode(np.atleast_1d(numbers))
+        return images if numbers.ndim else images[0]
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
-    @abc.abstractmethod
-    def _take(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        """What `take` answers, of rows that were checked."""
-
-    @abc.abstractmethod
-    def finish(self) -> None:
-        """Come back when every image has been decoded once. Raises ValueError for one that cannot be."""
-
-
-class ImagesOnDemand(DecodedImages):
-    """Images that are decoded each time they are asked for, and kept nowhere."""
-
-    def _take(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        images = self._reader.decode(rows)
-        if out is None:
-            return images
-        out[:] = images
-        return out
+    @property
+    def reserved_bytes(self) -> int:
+        """Memory that these images will take, and that the system still counts as free."""
+        if self._array is None or self._error:
+            return 0
+        return self.nbytes * (len(self) - self._num_filled) // max(1, len(self))
 
     def finish(self) -> None:
-        """Decode every image once, for what is wrong with them."""
+        """Decode every image that is not decoded yet. Raises ValueError for one that cannot be."""
+        if self._array is not None:
+            return self._wait_for(np.arange(len(self)))
         for start in range(0, len(self), 8 * BATCH):
             self[start : start + 8 * BATCH]
 
-
-class ImagesInFile(DecodedImages):
-    """The images of a cached file, each compared with its checksum when it is first asked for."""
-
-    def __init__(self, reader: ShardReader, cached: CachedFile):
-        super().__init__(reader)
-        self._cached = cached
-        self._sound = np.zeros(len(self), bool)
-        self._warned = False
-
-    def _take(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        images = np.take(self._cached.images, rows, axis=0, out=out, mode="clip")
-        checksums = self._cached.checksums
-        new = np.flatnonzero(~self._sound[rows])
-        bad = [k for k in new.tolist() if zlib.crc32(images[k]) != checksums[rows[k]]]
-        self._sound[np.delete(rows[new], np.searchsorted(new, bad))] = True
-        if bad:
-            self._tell()
-            images[bad] = self._reader.decode(rows[bad])
-        return images
-
-    def _tell(self) -> None:
-        if not self._warned:
-            self._warned = True
-            _log.warning(
-                f"{self._cached.path} is damaged: its bad images are decoded from the shards, and "
-                f"the next run makes it anew"
-            )
-            self._cached.discard()
-
-    def finish(self) -> None:
-        """Nothing: what is in the file was decoded before."""
-
-
-class StreamedImages(DecodedImages):
-    """Images that a thread decodes into `array`, while those that are there are handed out.
-
-    `order` (n,) is the order in which they will be wanted first. With `growing`, `array` is that
-    file's, and becomes a cached file when it is whole.
-    """
-
-    def __init__(
-        self,
-        reader: ShardReader,
-        array: np.ndarray,
-        order: np.ndarray,
-        growing: GrowingFile | None = None,
-    ):
-        super().__init__(reader)
-        self._array = array
-        self._filler = _Filler(reader, array, order, growing)
-        # The thread knows the filler only, so that images nobody needs any more stop it.
-        weakref.finalize(self, self._filler.stop)
-        self._filler.start()
-
-    def __getitem__(self, rows: int | slice | np.ndarray) -> np.ndarray:
-        if isinstance(rows, slice):
-            self._filler.wait_for(np.arange(*rows.indices(len(self))))
-            if self._filler.is_whole:
-                return self._array[rows]  # a view, as NumPy has it
-        return super().__getitem__(rows)
-
-    def _take(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        self._filler.wait_for(rows)
-        return np.take(self._array, rows, axis=0, out=out, mode="clip")
-
-    def look(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The images of `rows`, where they stand."""
-        self._filler.wait_for(rows)
-        return [self._array[row] for row in rows.tolist()]
-
-    def finish(self) -> None:
-        """Wait for the thread. Raises ValueError for an image that cannot be decoded."""
-        self._filler.wait_for(np.arange(len(self)))
-
-
-class _Filler:
-    """The thread behind StreamedImages, and how far it is."""
-
-    def __init__(self, reader, array, order, growing):
-        self._reader, self._array, self._order, self._growing = reader, array, order, growing
-        self._position_of = np.empty(len(order), "int64")
-        self._position_of[order] = np.arange(len(order))
-        self._num_filled = 0
-        self._error: Exception | None = None
-        self._stopped = False
-        self._changed = threading.Condition()
-        self._turn = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="flowerkit-decode", daemon=True)
-
-    @property
-    def is_whole(self) -> bool:
-        return self._num_filled == len(self._order)
-
-    @property
-    def reserved_bytes(self) -> int:
-        """Memory that the array has been given and has not touched yet."""
-        left = len(self._order) - self._num_filled
-        in_ram = self._growing is None and not self._stopped
-        return left * self._array[0].nbytes if in_ram and left else 0
-
-    def start(self) -> None:
-        with _queue_lock:
-            _queue.append(self)
-            _queue[0].begin()
-        self._thread.start()
-
-    def begin(self) -> None:
-        """Stop waiting for the splits that were loaded before."""
-        self._turn.set()
-
-    def stop(self) -> None:
-        """End the thread at its next batch."""
-        self._stopped = True
-        self.begin()
-
-    def join(self) -> None:
-        self._thread.join(_MAX_EXIT_SECONDS)
-
-    def wait_for(self, rows: np.ndarray) -> None:
-        """Come back when `rows` are filled; if they never will be, raise what stopped the thread."""
-        if self.is_whole or not len(rows):
+    def _wait_for(self, rows: np.ndarray) -> None:
+        if self._num_filled == len(self) or not len(rows):
             return
         needed = self._position_of[rows].max() + 1
-        if self._num_filled < needed:
-            self.begin()  # somebody waits
-            with self._changed:
-                self._changed.wait_for(lambda: self._num_filled >= needed or self._error)
-        if self._num_filled < needed:
-            raise ValueError(str(self._error)) from self._error
+        with self._changed:
+            self._changed.wait_for(lambda: self._num_filled >= needed or self._error)
+            if self._num_filled < needed:
+                raise ValueError(str(self._error)) from self._error
 
-    def _run(self) -> None:
-        self._turn.wait()
-        try:
-            self._fill()
-        except Exception as error:
-            rows = self._order[self._num_filled :][:BATCH]
-            self._fail(self._reader.explain(rows, error))
-        finally:
-            self._close()
-            with _queue_lock:
-                _queue.remove(self)
-                for filler in _queue[:1]:
-                    filler.begin()
-
-    def _fill(self) -> None:
-        for images in self._reader.stream(self._order):
-            if self._stopped:
-                return self._fail(RuntimeError("the decoding of these images was stopped"))
-            end = self._num_filled + len(images)
-            rows = self._order[self._num_filled : end]
-            self._array[rows] = images
-            if self._growing:
-                self._growing.checksums[rows] = [zlib.crc32(image) for image in images]
-            with self._changed:
-                self._num_filled = end
-                self._changed.notify_all()
+    def _put(self, rows: np.ndarray, images: np.ndarray) -> None:
+        self._array[rows] = images
+        with self._changed:
+            self._num_filled += len(rows)
+            self._changed.notify_all()
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
             self._error = error
             self._changed.notify_all()
 
-    def _close(self) -> None:
-        if self._growing and self.is_whole:
-            try:
-                return self._growing.keep()
-            except OSError as error:
-                _log.warning(f"the decoded images are not kept for the next run: {error}")
-        if self._growing:
-            self._growing.drop()
+
+# One split is decoded at a time, in the order of loading: the training images are wanted first.
+_turn = threading.Lock()
+_filling: weakref.WeakSet[DecodedImages] = weakref.WeakSet()
+_stopping = threading.Event()
 
 
-# One split is decoded at a time, in the order in which they were loaded: the training images are
-# wanted first. A split that is asked for goes ahead at once.
-_queue: list[_Filler] = []
-_queue_lock = threading.Lock()
+def _fill(images_of: weakref.ref, reader: ShardReader, order: np.ndarray) -> None:
+    done, error = 0, RuntimeError("the decoding of these images was stopped")
+    with _turn:
+        try:
+            for block in reader.stream(order):
+                images = images_of()
+                if images is None or _stopping.is_set():
+                    break
+                images._put(order[done : done + len(block)], block)
+                done += len(block)
+                del images
+        except Exception as problem:
+            error = reader.explain(order[done : done + BATCH], problem)
+    if done < len(order) and (images := images_of()) is not None:
+        images._fail(error)
 
 
 def reserved_bytes() -> int:
     """Memory that images still being decoded will take, and that the system counts as free today."""
-    with _queue_lock:
-        return sum(filler.reserved_bytes for filler in _queue)
+    return sum(images.reserved_bytes for images in list(_filling))
 
 
 @atexit.register
 def _stop_all() -> None:
     # A thread inside TensorFlow while the interpreter goes away can crash the process.
-    with _queue_lock:
-        fillers = list(_queue)
-    for filler in fillers:
-        filler.stop()
-    for filler in fillers:
-        filler.join()
+    _stopping.set()
+    for thread in threading.enumerate():
+        if thread.name == _THREAD:
+            thread.join(_MAX_EXIT_SECONDS)

@@ -1,18 +1,20 @@
-"""What a score must not hang on: pictures that stand in two splits, or under two labels.
+"""What spoils a score: pictures in two splits, or under two labels. Found, listed and drawn.
 
-A picture that is trained on and measured by is remembered, not recognised. It may carry the same id,
-the same JPEG bytes, or only look the same (`fingerprints`). An external set, as the notebooks of the
-top added it to the training shards, leaks where it holds pictures of val or test.
+A picture that is trained on and measured by is remembered, not recognised. It may have the same id,
+the same JPEG bytes, or only look the same (`duplicates`). An external set, as the best notebooks
+added it to the training shards, leaks where it holds pictures of val or test.
 """
 
 import csv
+import io
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from flowerkit.data.duplicates import (
     THUMBNAIL_PX,
@@ -21,7 +23,8 @@ from flowerkit.data.duplicates import (
     picture_hash,
     thumbnail,
 )
-from flowerkit.data.split import Split, load_split
+from flowerkit.data.records import read_record
+from flowerkit.data.splits import load_split
 from flowerkit.data.tfrecords import SPLITS, FlowerData, check_counts, count_in_name
 from flowerkit.files import replacing
 
@@ -29,6 +32,7 @@ EXTERNAL = "external"
 KINDS = ("same id", "near duplicate", "same bytes")  # what is found twice gets the last
 
 _BLOCK = 64
+_SIDE_PX, _GAP_PX, _TEXT_PX, _COLUMNS = 160, 14, 44, 4
 
 Progress = Callable[[str, int, int], None]
 
@@ -56,48 +60,64 @@ class Place:
 
 @dataclass(frozen=True)
 class DuplicatePair:
-    """Two records of one picture; `kind` is one of KINDS.
+    """Two records of the same picture; `kind` is one of KINDS.
 
-    `distance` in bits of 64 and `similarity` up to 1, as in `fingerprints`; None for a shared id.
+    `distance` in bits of 64 and `similarity` up to 1, as in `duplicates`; None for a shared id.
     """
 
     kind: str
-    one: Place
-    other: Place
+    first: Place
+    second: Place
     distance: int | None
     similarity: float | None
 
     @property
     def crosses(self) -> bool:
-        """Whether it stands on two sides of a measurement: external is on the side of train."""
-        sides = {"train" if p.split == EXTERNAL else p.split for p in (self.one, self.other)}
+        """Whether it is on two sides of a measurement: external is on the side of train."""
+        sides = {"train" if p.split == EXTERNAL else p.split for p in (self.first, self.second)}
         return len(sides) > 1
 
     @property
     def has_two_labels(self) -> bool:
         """Whether the two are labelled, and not alike."""
-        labels = {self.one.label, self.other.label}
+        labels = {self.first.label, self.second.label}
         return None not in labels and len(labels) > 1
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether it spoils a measurement."""
+        return self.crosses or self.has_two_labels
 
     def __str__(self) -> str:
         near = ""
         if self.kind == "near duplicate":
             near = f", {self.distance} bits apart, similarity {self.similarity:.3f}"
-        return f"{self.kind}{near}: {self.one} and {self.other}"
+        return f"{self.kind}{near}: {self.first} and {self.second}"
 
 
 @dataclass(frozen=True)
 class LeakReport:
     """What was found. `counts` are the pictures of each split, by the shards' names.
 
-    `problems` are lines for what spoils a measurement, `notes` for what is good to know; `shared`
-    are all pairs of records of one picture, those inside a split too.
+    `problems` are lines for what spoils a measurement, `notes` for what is good to know; `pairs`
+    are all pairs of records of the same picture, those inside a split too.
     """
 
     counts: dict[str, int]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
-    shared: tuple[DuplicatePair, ...]
+    pairs: tuple[DuplicatePair, ...]
+
+    def sorted_pairs(self) -> list[DuplicatePair]:
+        """All pairs, the problems first, and of these the surest first."""
+        return sorted(
+            self.pairs,
+            key=lambda pair: (
+                not pair.is_problem,
+                -KINDS.index(pair.kind),
+                -(pair.similarity or 0),
+            ),
+        )
 
 
 def find_leaks(
@@ -110,9 +130,9 @@ def find_leaks(
     """Look for pictures on two sides of `data`, and of `external`, which would be trained on as well.
 
     Problems are: shards that are cut off or hold another number than their names say (then nothing
-    is compared), pictures that stand in two splits or under two labels, classes without a training
-    picture. With near=False nothing is decoded, and only ids and bytes are compared. In memory are
-    about a kilobyte a picture and a block of decoded ones. `progress(what, done, total)`.
+    is compared), pictures in two splits or under two labels, classes without a training picture. With
+    near=False nothing is decoded, and only ids and bytes are compared. In memory are about a kilobyte
+    a picture and a block of decoded ones. `progress(text, done, total)` is called after each block.
 
     Raises ValueError for a damaged record, with its file and number, or if there is no picture.
     """
@@ -120,54 +140,28 @@ def find_leaks(
     if external:
         sources += [(EXTERNAL, external, split) for split in SPLITS]
     counts = Counter()
-    for name, one, split in sources:
-        counts[name] += one.counts[split]
+    for name, source, split in sources:
+        counts[name] += source.counts[split]
     if not counts.total():
         raise ValueError(f"{data.folder} holds no pictures. Pass a folder with filled shards.")
     faults = [
         f"{fault.file.parent.name}/{fault}"
-        for _, one, split in sources
-        for fault in check_counts(one.files[split])
+        for _, source, split in sources
+        for fault in check_counts(source.files[split])
     ]
     if faults:
         notes = ("nothing was compared: repair the shards first",)
         return LeakReport(dict(counts), tuple(faults), notes, ())
-    progress = progress or (lambda what, done, total: None)
-    pictures = _read_pictures(sources, near, lambda n: progress("pictures", n, counts.total()))
-    shared = tuple(_find_shared(pictures, near))
-    problems, notes = _judge_classes(pictures, data.class_names)
-    told = tuple(map(_tell_problem, filter(_is_problem, shared)))
-    return LeakReport(dict(counts), told + problems, _count_shared(shared) + notes, shared)
 
+    def report_progress(done: int) -> None:
+        if progress:
+            progress("pictures", done, counts.total())
 
-def write_pairs(path: str | os.PathLike, report: LeakReport) -> None:
-    """All of `report.shared` as a csv, a pair a line, problems first."""
-    places = ("split", "file", "record", "id", "label")
-    head = ["kind", "distance", "similarity", "crosses"]
-    head += [f"{name}_{side}" for side in (1, 2) for name in places]
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(head)
-        for pair in list_by_weight(report):
-            similarity = "" if pair.similarity is None else f"{pair.similarity:.4f}"
-            row = [
-                pair.kind,
-                "" if pair.distance is None else pair.distance,
-                similarity,
-                pair.crosses,
-            ]
-            for place in (pair.one, pair.other):
-                label = "" if place.label is None else place.label
-                row += [place.split, place.file.name, place.record, place.id, label]
-            rows.writerow(row)
-
-
-def list_by_weight(report: LeakReport) -> list[DuplicatePair]:
-    """All pairs, those that are problems first, and of these the surest first."""
-    return sorted(
-        report.shared,
-        key=lambda pair: (not _is_problem(pair), -KINDS.index(pair.kind), -(pair.similarity or 0)),
-    )
+    pictures = _read_pictures(sources, near, report_progress)
+    pairs = tuple(_find_pairs(pictures, near))
+    problems, notes = _judge_classes(pictures.places, data.class_names)
+    of_pairs = tuple(_explain_problem(pair) for pair in pairs if pair.is_problem)
+    return LeakReport(dict(counts), of_pairs + problems, _count_pairs(pairs) + notes, pairs)
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -175,75 +169,49 @@ def list_by_weight(report: LeakReport) -> list[DuplicatePair]:
 
 @dataclass(frozen=True, eq=False)
 class _Pictures:
-    """One row a picture, split after split: `splits`, `ids` (n,) str, `labels` (n,) int32 with -1 for
-    none, `digests` (n,) int64, `hashes` and `thumbnails` as in `fingerprints`, or empty."""
+    """A row a picture, split after split: `ids` (n,) str, `digests` (n,) int64, `hashes` and
+    `thumbnails` as in `duplicates`, or empty."""
 
-    files: list[Path]
-    splits: np.ndarray
-    file_of: np.ndarray
-    records: np.ndarray
+    places: list[Place]
     ids: np.ndarray
-    labels: np.ndarray
     digests: np.ndarray
     hashes: np.ndarray
     thumbnails: np.ndarray
 
-    def place(self, row: int) -> Place:
-        label = int(self.labels[row])
-        return Place(
-            split=str(self.splits[row]),
-            file=self.files[self.file_of[row]],
-            record=int(self.records[row]),
-            id=str(self.ids[row]),
-            label=None if label < 0 else label,
-        )
 
-
-def _read_pictures(sources, near: bool, tell: Callable[[int], None]) -> _Pictures:
-    files, columns, done = [], [], 0
-    names = sources[0][1].class_names
+def _read_pictures(sources, near: bool, report_progress: Callable[[int], None]) -> _Pictures:
+    places, columns = [], []
     for name, data, split in sources:
         if not data.counts[split]:
             continue
-        pictures = load_split(data, split, keep="none")
-        counts = [count_in_name(file) for file in data.files[split]]
-        known = pictures.labels is not None and data.class_names == names
-        columns.append(
-            (
-                np.full(len(pictures), name),
-                np.repeat(np.arange(len(counts)) + len(files), counts),
-                np.concatenate([np.arange(count) for count in counts]),
-                pictures.ids,
-                pictures.labels if known else np.full(len(pictures), -1, "int32"),
-                pictures.digests,
-                *_look(pictures, near, done, tell),
-            )
-        )
-        files += data.files[split]
-        done += len(pictures)
-    return _Pictures(files, *map(np.concatenate, zip(*columns, strict=True)))
-
-
-def _look(pictures: Split, near: bool, done: int, tell) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes and thumbnails of a split, one block of it decoded at a time."""
-    num = len(pictures) if near else 0
-    hashes = np.empty(num, "uint64")
-    thumbnails = np.empty((num, THUMBNAIL_PX, THUMBNAIL_PX, 3), "uint8")
-    for start in range(0, num, _BLOCK):
-        for row, image in enumerate(pictures.images[start : start + _BLOCK], start):
-            hashes[row], thumbnails[row] = picture_hash(image), thumbnail(image)
-        tell(done + min(start + _BLOCK, num))
-    return hashes, thumbnails
+        pictures = load_split(data, split, cache="none")
+        done, labels = len(places), [None] * len(pictures)
+        if pictures.labels is not None and data.class_names == sources[0][1].class_names:
+            labels = pictures.labels.tolist()
+        records = [(file, k) for file in data.files[split] for k in range(count_in_name(file))]
+        places += [
+            Place(name, *record, image_id, label)
+            for record, image_id, label in zip(records, pictures.ids.tolist(), labels, strict=True)
+        ]
+        num = len(pictures) if near else 0
+        hashes = np.empty(num, "uint64")
+        thumbnails = np.empty((num, THUMBNAIL_PX, THUMBNAIL_PX, 3), "uint8")
+        for start in range(0, num, _BLOCK):
+            for row, image in enumerate(pictures.images[start : start + _BLOCK], start):
+                hashes[row], thumbnails[row] = picture_hash(image), thumbnail(image)
+            report_progress(done + min(start + _BLOCK, num))
+        columns.append((pictures.ids, pictures.digests, hashes, thumbnails))
+    return _Pictures(places, *map(np.concatenate, zip(*columns, strict=True)))
 
 
 # Comparing ----------------------------------------------------------------------------------------
 
 
-def _find_shared(pictures: _Pictures, near: bool) -> list[DuplicatePair]:
+def _find_pairs(pictures: _Pictures, near: bool) -> list[DuplicatePair]:
     """Each picture with the first record of it, in the order of the rows."""
     found = {}
-    # Sets number their pictures as they like: an id says something within one set only.
-    own = np.flatnonzero(pictures.splits != EXTERNAL)
+    # Sets number their pictures as they like: an id says something within a set only.
+    own = np.array([row for row, p in enumerate(pictures.places) if p.split != EXTERNAL], int)
     for rows in own[_find_repeats(pictures.ids[own])].tolist():
         found[tuple(rows)] = "same id", None, None
     if near:
@@ -254,66 +222,108 @@ def _find_shared(pictures: _Pictures, near: bool) -> list[DuplicatePair]:
     for rows in _find_repeats(pictures.digests).tolist():
         found[tuple(rows)] = "same bytes", 0, 1.0
     return [
-        DuplicatePair(kind, pictures.place(one), pictures.place(other), distance, similarity)
-        for (one, other), (kind, distance, similarity) in sorted(found.items())
+        DuplicatePair(kind, *(pictures.places[row] for row in rows), distance, similarity)
+        for rows, (kind, distance, similarity) in sorted(found.items())
     ]
 
 
 def _find_repeats(values: np.ndarray) -> np.ndarray:
-    """Rows whose value stood before, each with the first row of it: (k, 2)."""
+    """Rows whose value an earlier row has, each with the first row of it: (k, 2)."""
     pairs = match_values(values, values)
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
-# Judging ------------------------------------------------------------------------------------------
-
-
-def _is_problem(pair: DuplicatePair) -> bool:
-    return pair.crosses or pair.has_two_labels
-
-
-def _tell_problem(pair: DuplicatePair) -> str:
-    reasons = [f"in {pair.one.split} and {pair.other.split}"] * pair.crosses
+def _explain_problem(pair: DuplicatePair) -> str:
+    reasons = [f"in {pair.first.split} and {pair.second.split}"] * pair.crosses
     reasons += ["under two labels"] * pair.has_two_labels
     return f"{' and '.join(reasons)}, {pair}"
 
 
-def _count_shared(shared: tuple[DuplicatePair, ...]) -> tuple[str, ...]:
+def _count_pairs(pairs: tuple[DuplicatePair, ...]) -> tuple[str, ...]:
     """How many pairs there are of each kind, between which splits."""
-    counts = Counter()
-    for pair in shared:
-        counts[pair.one.split, pair.other.split, pair.kind] += 1
-    sides = dict.fromkeys((one, other) for one, other, _ in counts)
+    counts = Counter((pair.first.split, pair.second.split, pair.kind) for pair in pairs)
     lines = []
-    for one, other in sides:
-        kinds = [f"{counts[one, other, kind]:,} {kind}" for kind in KINDS[::-1]]
-        kinds = [text for text in kinds if not text.startswith("0 ")]
-        where = f"within {one}" if one == other else f"between {one} and {other}"
-        lines.append(f"pairs of one picture {where}: {', '.join(kinds)}")
+    for first, second in dict.fromkeys(key[:2] for key in counts):
+        numbers = [(counts[first, second, kind], kind) for kind in KINDS[::-1]]
+        where = f"within {first}" if first == second else f"between {first} and {second}"
+        texts = ", ".join(f"{number:,} {kind}" for number, kind in numbers if number)
+        lines.append(f"pairs of the same picture {where}: {texts}")
     return tuple(lines)
 
 
 def _judge_classes(
-    pictures: _Pictures, class_names: tuple[str, ...]
+    places: list[Place], class_names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Problems and notes on classes that a split lacks."""
-    counts = {
-        split: np.bincount(
-            pictures.labels[(pictures.splits == split) & (pictures.labels >= 0)],
-            minlength=len(class_names),
-        )
-        for split in ("train", "val")
-    }
-    learned, measured = counts["train"] > 0, counts["val"] > 0
-    problems = _tell_classes("in val, but never in train", measured & ~learned, class_names)
-    notes = _tell_classes("in train, but not in val", learned & ~measured, class_names)
-    notes += _tell_classes("neither in train nor in val", ~learned & ~measured, class_names)
+    trained, measured = (
+        {place.label for place in places if place.split == split} for split in ("train", "val")
+    )
+    every = set(range(len(class_names)))
+    problems = _list_classes("in val, but never in train", measured - trained, class_names)
+    notes = _list_classes("in train, but not in val", trained - measured, class_names)
+    notes += _list_classes("neither in train nor in val", every - trained - measured, class_names)
     return problems, notes
 
 
-def _tell_classes(where: str, chosen: np.ndarray, class_names) -> tuple[str, ...]:
-    rows = np.flatnonzero(chosen).tolist()
-    if not rows:
+def _list_classes(where: str, labels: set[int], class_names) -> tuple[str, ...]:
+    if not labels:
         return ()
-    shown = ", ".join(f"{row} {class_names[row]}" for row in rows[:5])
-    return (f"classes {where}: {len(rows)} ({shown}{', ...' if len(rows) > 5 else ''})",)
+    shown = ", ".join(f"{label} {class_names[label]}" for label in sorted(labels)[:5])
+    return (f"classes {where}: {len(labels)} ({shown}{', ...' if len(labels) > 5 else ''})",)
+
+
+# Showing ------------------------------------------------------------------------------------------
+
+
+def write_pairs(path: str | os.PathLike, report: LeakReport) -> None:
+    """All of `report.pairs` as a csv, a pair a line, problems first."""
+    head = ["kind", "distance", "similarity", "crosses"]
+    head += [
+        f"{name}_{side}" for side in (1, 2) for name in ("split", "file", "record", "id", "label")
+    ]
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)  # which writes None as nothing
+        rows.writerow(head)
+        for pair in report.sorted_pairs():
+            similarity = None if pair.similarity is None else f"{pair.similarity:.4f}"
+            row = [pair.kind, pair.distance, similarity, pair.crosses]
+            for place in (pair.first, pair.second):
+                row += [place.split, place.file.name, place.record, place.id, place.label]
+            rows.writerow(row)
+
+
+def draw_pairs(
+    path: str | os.PathLike, pairs: Sequence[DuplicatePair], *, max_pairs: int = 60
+) -> int:
+    """Write the first `max_pairs` pairs side by side as a PNG; returns how many were drawn.
+
+    Under each pair: what it is, its splits and labels. Nothing is written for no pairs. Raises
+    OSError where a shard is gone.
+    """
+    pairs = pairs[:max_pairs]
+    if not pairs:
+        return 0
+    rows, columns = -(-len(pairs) // _COLUMNS), min(_COLUMNS, len(pairs))
+    width, height = 2 * _SIDE_PX + _GAP_PX, _SIDE_PX + _TEXT_PX
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for number, pair in enumerate(pairs):
+        left, top = number % _COLUMNS * width, number // _COLUMNS * height
+        for side, place in enumerate((pair.first, pair.second)):
+            jpeg = read_record(place.file, place.record).image
+            picture = Image.open(io.BytesIO(jpeg)).convert("RGB")
+            picture = picture.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (left + side * _SIDE_PX, top))
+        ink = "firebrick" if pair.has_two_labels else "black"
+        ImageDraw.Draw(sheet).multiline_text((left, top + _SIDE_PX + 2), _caption(pair), fill=ink)
+    with replacing(path) as temporary:
+        sheet.save(temporary)
+    return len(pairs)
+
+
+def _caption(pair: DuplicatePair) -> str:
+    near = f", {pair.distance} bits, {pair.similarity:.3f}" if pair.kind == "near duplicate" else ""
+    lines = [f"{pair.kind}{near}"]
+    for place in (pair.first, pair.second):
+        label = "" if place.label is None else f", label {place.label}"
+        lines.append(f"{place.split} {place.file.name.split('-')[0]}/{place.record}{label}")
+    return "\n".join(lines)

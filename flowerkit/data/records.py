@@ -1,9 +1,9 @@
-"""One record and the shard file around it, byte by byte: encoded, counted, read and checked.
+"""A record and the shard file around it, byte by byte: encoded, located, read and checked.
 
 A record is a `tf.train.Example` with `image` (JPEG bytes), `id` (bytes) and, if labelled, `class`
 (int64). A shard frames it: length (8 bytes), its checksum (4), payload, its checksum (4), see
 https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details. TensorFlow is
-imported where a record is opened, so that counting is instant.
+imported where a record is opened, so that locating is instant.
 """
 
 import itertools
@@ -21,7 +21,7 @@ _log = logging.getLogger("flowerkit")
 
 @dataclass(frozen=True)
 class Record:
-    """One image: its JPEG bytes, its id, and its class id (None in an unlabelled split)."""
+    """An image: its JPEG bytes, its id, and its class id (None in an unlabelled split)."""
 
     image: bytes
     id: str
@@ -30,7 +30,7 @@ class Record:
 
 @dataclass(frozen=True)
 class CorruptRecord:
-    """One thing wrong with a shard; `record` counts from 0 and is None for the file as a whole.
+    """A fault of a shard; `record` counts from 0 and is None for the file as a whole.
 
     >>> print(CorruptRecord(Path("data/03-224x224-462.tfrec"), 118, "not a JPEG (12 bytes)"))
     03-224x224-462.tfrec, record 118: not a JPEG (12 bytes)
@@ -43,6 +43,14 @@ class CorruptRecord:
     def __str__(self) -> str:
         place = "" if self.record is None else f", record {self.record}"
         return f"{self.file.name}{place}: {self.reason}"
+
+    def explain(self, num_more: int = 0) -> str:
+        """The sentence of an error: split, file, record, reason and remedy."""
+        more = f" (the first of {num_more + 1} faults)" if num_more else ""
+        return (
+            f"{self.file.parent.name}/{self}{more}. Re-download the file, or pass "
+            f'on_corrupt="skip" (--on-corrupt skip).'
+        )
 
 
 def serialize(record: Record) -> bytes:
@@ -64,40 +72,40 @@ def serialize(record: Record) -> bytes:
 # Reading ------------------------------------------------------------------------------------------
 
 
-def count_records(path: str | os.PathLike) -> int:
-    """The number of records in a shard: hops from length to length and reads no payload.
+def find_frames(path: Path) -> tuple[list[tuple[int, int]], CorruptRecord | None]:
+    """The (offset, length) in bytes of every payload that is whole, and what ends the file early.
 
-    Raises ValueError, with the record's number, where the file is cut off or a length is broken.
+    Hops from length to length and reads no payload.
     """
-    num_whole, fault = hop_frames(Path(path))
-    if fault:
-        raise ValueError(f"{fault}. Re-download the file.")
-    return num_whole
-
-
-def hop_frames(path: Path) -> tuple[int, CorruptRecord | None]:
-    """How many records a shard holds whole, and what ends the count before the file does."""
-    size_bytes = path.stat().st_size
-    number = position = 0
+    frames, position, size_bytes = [], 0, path.stat().st_size
     with path.open("rb", buffering=0) as file:
         while position < size_bytes:
             file.seek(position)
             try:
-                position += 12 + _read_length(file.read(12)) + 4
+                length = _read_length(file.read(12))
+                position += 12 + length + 4
                 if position > size_bytes:
                     raise ValueError(f"truncated ({position - size_bytes} bytes are missing)")
             except ValueError as error:
-                return number, CorruptRecord(path, number, str(error))
-            number += 1
-    return number, None
+                return frames, CorruptRecord(path, len(frames), str(error))
+            frames.append((position - 4 - length, length))
+    return frames, None
+
+
+def read_record(path: Path, number: int) -> Record:
+    """A single record of a shard, counted from 0; its checksum is not computed."""
+    offset, length = find_frames(path)[0][number]
+    with path.open("rb") as file:
+        file.seek(offset)
+        return _parse_record(file.read(length))
 
 
 def read_records(
     path: str | os.PathLike, *, on_corrupt: str = "raise"
 ) -> Iterator[tuple[int, Record]]:
-    """A shard's sound records, each with its number in the file, counted from 0.
+    """A shard's valid records, each with its number in the file, counted from 0.
 
-    Every checksum is computed in Python: slow (about 10 MB/s), for looking closely. With
+    Every checksum is computed in Python: slow (about 10 MB/s), for a close look. With
     on_corrupt="raise" the first bad record raises ValueError; with "skip" it is logged and left
     out. After a broken length no later record can be found, and the log says so.
     """
@@ -106,23 +114,24 @@ def read_records(
     path = Path(path)
     for number, payload, reason in read_frames(path):
         try:
-            record = _parse_record(payload, reason)
+            if reason:
+                raise ValueError(reason)
+            record = _parse_record(payload)
         except ValueError as error:
             fault = CorruptRecord(path, number, str(error))
             if on_corrupt == "raise":
-                remedy = 'Re-download the file, or pass on_corrupt="skip".'
-                raise ValueError(f"{fault}. {remedy}") from None
+                raise ValueError(fault.explain()) from None
             _log.warning("left out: %s", fault)
         else:
             yield number, record
 
 
-def _parse_record(payload: bytes | None, reason: str | None) -> Record:
-    if reason:
-        raise ValueError(reason)
+def _parse_record(payload: bytes) -> Record:
     features = _parse_features(payload)
     label = _read_feature(features, "class") if "class" in features else None
-    return Record(_read_feature(features, "image"), _read_id(features), label)
+    return Record(
+        _read_feature(features, "image"), _decode_id(_read_feature(features, "id")), label
+    )
 
 
 def read_frames(path: Path) -> Iterator[tuple[int, bytes | None, str | None]]:
@@ -145,8 +154,8 @@ def read_frames(path: Path) -> Iterator[tuple[int, bytes | None, str | None]]:
             except ValueError as error:
                 yield number, None, f"{error}; no record from here on can be read"
                 return
-            sound = _masked_crc32c(payload) == int.from_bytes(checksum, "little")
-            yield number, payload, None if sound else "bad checksum"
+            is_valid = _masked_crc32c(payload) == int.from_bytes(checksum, "little")
+            yield number, payload, None if is_valid else "bad checksum"
 
 
 def _read_length(head: bytes) -> int:
@@ -185,16 +194,17 @@ def check_payload(
         features = _parse_features(payload)
     except ValueError as error:
         return [str(error)]
-    checks = [
-        lambda: _check_jpeg(_read_feature(features, "image"), image_size),
-        lambda: _read_id(features),
-    ]
-    if labelled:
-        checks.append(lambda: _check_label(_read_feature(features, "class"), num_classes))
+    checks = {
+        "image": lambda image: _check_jpeg(image, image_size),
+        "id": _decode_id,
+        "class": lambda label: _check_label(label, num_classes),
+    }
     reasons = []
-    for check in checks:
+    for name, check in checks.items():
+        if name == "class" and not labelled:
+            continue
         try:
-            check()
+            check(_read_feature(features, name))
         except ValueError as error:
             reasons.append(str(error))
     return reasons
@@ -219,8 +229,7 @@ def _read_feature(features: Mapping[str, Any], name: str) -> Any:
     return values[0]
 
 
-def _read_id(features: Mapping[str, Any]) -> str:
-    raw = _read_feature(features, "id")
+def _decode_id(raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -238,7 +247,7 @@ def _check_jpeg(image: bytes, image_size: int) -> None:
     except tf.errors.InvalidArgumentError:
         raise ValueError(f"undecodable JPEG ({len(image)} bytes)") from None
     if (height, width) != (image_size, image_size):
-        raise ValueError(f"wrong size (got {height}x{width}, wanted {image_size}x{image_size})")
+        raise ValueError(f"wrong size (got {height}x{width}, expected {image_size}x{image_size})")
 
 
 def _check_label(label: int, num_classes: int) -> None:

@@ -1,7 +1,7 @@
 """The competition's file format: shards of JPEG records in folders: written, found and checked.
 
 A data folder holds `tfrecords-jpeg-SxS/{train,val,test}/NN-SxS-COUNT.tfrec`, all images S x S px.
-What is inside a shard, `records` knows. TensorFlow is imported where it is needed, so that finding
+What is inside a shard is in `records`. TensorFlow is imported where it is needed, so that finding
 and counting are instant.
 """
 
@@ -18,28 +18,10 @@ from flowerkit.data.records import (
     CorruptRecord,
     Record,
     check_payload,
-    count_records,
-    hop_frames,
+    find_frames,
     read_frames,
-    read_records,
     serialize,
 )
-
-__all__ = [
-    "SPLITS",
-    "CorruptRecord",
-    "FlowerData",
-    "Record",
-    "check_counts",
-    "check_shard",
-    "count_in_name",
-    "count_records",
-    "find_shards",
-    "find_sizes",
-    "parse_example",
-    "read_records",
-    "write_shards",
-]
 
 SPLITS = ("train", "val", "test")
 
@@ -96,12 +78,18 @@ def write_shards(
     """Write a split as shards of `shard_size` records, one record in memory at a time.
 
     The split appears whole or not at all: it grows in a hidden folder that takes its place at the
-    end. Same records, same bytes. No records, no files: the answer is (). The images are written as
-    they are; `check_shard` looks at them.
+    end. Same records, same bytes. No records give no files, (). The images are written as they are;
+    `check_shard` looks at them.
 
     Raises ValueError for an unknown split or a size below 1, FileExistsError if the split is there.
     """
-    _check_writing(split, image_size, shard_size)
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}. Pass one of {', '.join(SPLITS)}.")
+    if image_size < 1 or shard_size < 1:
+        raise ValueError(
+            f"image_size={image_size} and shard_size={shard_size} must be 1 or more. "
+            "The competition has 224 px and up to 798 records a shard."
+        )
     split_folder = Path(folder) / _folder_name(image_size) / split
     if split_folder.exists() and any(split_folder.iterdir()):
         raise FileExistsError(f"{split_folder} is not empty. Remove it, or write elsewhere.")
@@ -126,39 +114,23 @@ def choose_shard_size(num_records: int) -> int:
     return min(max(-(-num_records // 16), 64), 4096)
 
 
-def _check_writing(split: str, image_size: int, shard_size: int) -> None:
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}. Pass one of {', '.join(SPLITS)}.")
-    if image_size < 1 or shard_size < 1:
-        raise ValueError(
-            f"image_size={image_size} and shard_size={shard_size} must be 1 or more. "
-            "The competition has 224 px and up to 798 records a shard."
-        )
-
-
 def _write_all(
     folder: Path, records: Iterable[Record], image_size: int, shard_size: int
 ) -> Iterator[Path]:
+    import tensorflow as tf
+
     remaining = iter(records)
     for number in itertools.count():
         first = next(remaining, None)
         if first is None:
             return
-        shard = itertools.chain([first], itertools.islice(remaining, shard_size - 1))
-        yield _write_shard(folder, number, shard, image_size)
-
-
-def _write_shard(folder: Path, number: int, records: Iterable[Record], image_size: int) -> Path:
-    import tensorflow as tf
-
-    unfinished = folder / "unfinished"
-    count = 0
-    with tf.io.TFRecordWriter(str(unfinished)) as writer:
-        for record in records:
-            writer.write(serialize(record))
-            count += 1
-    # The count is part of the name and known only now.
-    return unfinished.rename(folder / f"{number:02d}-{image_size}x{image_size}-{count}.tfrec")
+        unfinished, count = folder / "unfinished", 0
+        with tf.io.TFRecordWriter(str(unfinished)) as writer:
+            for record in itertools.chain([first], itertools.islice(remaining, shard_size - 1)):
+                writer.write(serialize(record))
+                count += 1
+        # The count is part of the name and known only now.
+        yield unfinished.rename(folder / f"{number:02d}-{image_size}x{image_size}-{count}.tfrec")
 
 
 # Finding ------------------------------------------------------------------------------------------
@@ -171,7 +143,7 @@ def find_shards(
     class_names: Iterable[str],
     origin: str,
 ) -> FlowerData:
-    """The shards under `folder`, one image size of them, by their names alone.
+    """The shards of an image size under `folder`, by their names alone.
 
     Without `image_size` it is 224 if that is there, else the only size there is. A split without
     shards has no files and a count of 0; training refuses it, finding does not.
@@ -215,11 +187,11 @@ def _describe_absence(folder: Path) -> str:
     if not folder.is_dir():
         found = f"{folder} is a file" if folder.exists() else f"no folder {folder}"
         return (
-            f"{found}. Pass the folder that holds tfrecords-jpeg-SxS/, or one of photos, a sub folder "
-            f"a class."
+            f"{found}. Pass the folder that holds tfrecords-jpeg-SxS/, or a folder of photos with a "
+            f"sub folder for each class."
         )
     if _FOLDER_NAME.fullmatch(folder.name):
-        return f"{folder} is the folder of one image size. Pass its parent, {folder.parent}."
+        return f"{folder} is the folder of an image size. Pass its parent, {folder.parent}."
     for near in (folder.parent.parent, *sorted(folder.iterdir())):
         if find_sizes(near):
             return f"no tfrecords-jpeg-SxS/ under {folder}. Did you mean {near}?"
@@ -276,9 +248,9 @@ def count_in_name(path: str | os.PathLike) -> int:
 def parse_example(serialized: Any, *, labelled: bool) -> tuple[Any, Any, Any]:
     """Serialized records as tensors, for `tf.data` maps: (image, id, class).
 
-    `serialized` is a string tensor, a scalar or (n,); the three answers have its shape: JPEG bytes
-    and ids as strings, classes as int32, -1 throughout if not `labelled`. A missing feature raises
-    `tf.errors.InvalidArgumentError`; which record it is, `check_shard` says.
+    `serialized` is a string tensor, a scalar or (n,); all three have its shape: JPEG bytes and ids as
+    strings, classes as int32, -1 throughout if not `labelled`. A missing feature raises
+    `tf.errors.InvalidArgumentError`; `check_shard` says in which record.
     """
     import tensorflow as tf
 
@@ -302,26 +274,31 @@ def check_counts(files: Iterable[Path]) -> list[CorruptRecord]:
     """
     faults = []
     for path in files:
-        num_whole, fault = hop_frames(path)
+        frames, fault = find_frames(path)
         faults += [fault] if fault else []
-        faults += _compare_counts(path, num_whole)
+        faults += _compare_counts(path, len(frames))
     return faults
 
 
 def check_shard(
     path: str | os.PathLike, *, image_size: int, num_classes: int, labelled: bool
 ) -> list[CorruptRecord]:
-    """Everything wrong with a shard, record by record, and [] if it is sound.
+    """Everything wrong with a shard, record by record, and [] if it is valid.
 
     Looks at checksums, features, the JPEG (decoded, so some seconds a shard), its size in px, the
     label (0..num_classes - 1, only if `labelled`), and the count in the file's name.
     """
     path = Path(path)
-    wanted = {"image_size": image_size, "num_classes": num_classes, "labelled": labelled}
     faults, num_whole = [], 0
     for number, payload, reason in read_frames(path):
         num_whole += payload is not None
-        reasons = [reason] if reason else check_payload(payload, **wanted)
+        reasons = (
+            [reason]
+            if reason
+            else check_payload(
+                payload, image_size=image_size, num_classes=num_classes, labelled=labelled
+            )
+        )
         faults += [CorruptRecord(path, number, reason) for reason in reasons]
     return faults + _compare_counts(path, num_whole)
 

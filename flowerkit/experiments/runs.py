@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, connect
-from flowerkit.data.tfrecords import FlowerData
+from flowerkit.data import FlowerData
 from flowerkit.experiments.compare import Comparison, compare_runs
 from flowerkit.experiments.compared import was_interrupted
 from flowerkit.experiments.studies import find_study, spread_over_seeds

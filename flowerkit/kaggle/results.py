@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from flowerkit import __version__
-from flowerkit.data.tfrecords import FlowerData
+from flowerkit.data import FlowerData
 from flowerkit.files import write_text
 from flowerkit.kaggle.client import RULES, Client, KaggleError, KernelRun
 from flowerkit.kaggle.push import (

@@ -12,8 +12,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from flowerkit.data.duplicates import find_near_pairs, group_rows
-from flowerkit.data.tfrecords import SPLITS
+from flowerkit.data import SPLITS, find_near_pairs, group_rows
 from flowerkit.photos.listing import Listing, Photo, join_some, normalize_name
 from flowerkit.photos.reader import ReadPhoto
 from flowerkit.text import pluralize

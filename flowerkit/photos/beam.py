@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flowerkit.data.tfrecords import SPLITS, FlowerData, Record, choose_shard_size, write_shards
+from flowerkit.data import SPLITS, FlowerData, Record, choose_shard_size, write_shards
 from flowerkit.files import replacing
 from flowerkit.photos.assignment import assign_photos
 from flowerkit.photos.cache import read_or_explain

@@ -18,14 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from flowerkit.accelerator import cache_folder, num_cores
-from flowerkit.data.tfrecords import (
-    SPLITS,
-    FlowerData,
-    Record,
-    choose_shard_size,
-    find_shards,
-    write_shards,
-)
+from flowerkit.data import SPLITS, FlowerData, Record, choose_shard_size, find_shards, write_shards
 from flowerkit.files import write_json, write_text
 from flowerkit.photos.assignment import SplitAssignment, assign_photos, check_fractions
 from flowerkit.photos.cache import PhotoCache, lock

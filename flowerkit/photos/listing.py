@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from flowerkit.data.tfrecords import find_sizes
+from flowerkit.data import find_sizes
 
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 SUFFIXES = (

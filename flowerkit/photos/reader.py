@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from flowerkit.data.duplicates import byte_digest, picture_hash, thumbnail
+from flowerkit.data import byte_digest, picture_hash, thumbnail
 from flowerkit.photos.report import RESIZE_METHODS
 
 JPEG_QUALITY = 92

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowerkit.data.tfrecords import SPLITS
+from flowerkit.data import SPLITS
 from flowerkit.files import read_dataclass, write_dataclass
 from flowerkit.photos.listing import join_some
 from flowerkit.text import pluralize

@@ -101,7 +101,7 @@ def _symmetric(uniform: np.ndarray) -> np.ndarray:
 
 
 def _sample_maps(augmentation: Augmentation, num_images: int, stream_of) -> np.ndarray:
-    """(num_images, 3, 3) float64: on the picture a flip, a rotation (counter-clockwise), a zoom, a tilt."""
+    """(num_images, 3, 3) float64: on the picture a flip, then a rotation, a zoom and a tilt."""
     maps = np.tile(np.eye(3), (num_images, 1, 1))
     for name, axis in (("flip", 0), ("vertical_flip", 1)):
         if getattr(augmentation, name):

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from flowerkit.accelerator import num_cores
-from flowerkit.data.split import Split
+from flowerkit.data import Split
 from flowerkit.pipeline.augment_params import (
     PARAMS,
     check_pairs,

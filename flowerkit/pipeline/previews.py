@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowerkit.data.split import Split, load_split
-from flowerkit.data.tfrecords import FlowerData
+from flowerkit.data import FlowerData, Split, load_split
 from flowerkit.pipeline.augment_params import mix_labels, sample_params
 from flowerkit.pipeline.batches import epoch_permutation
 

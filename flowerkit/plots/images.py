@@ -49,7 +49,7 @@ def plot_batch(source, plan, *, class_names=None, num_images: int = 6, epoch: in
     Gives (2, num_images) Axes. Raises ValueError as `preview_batch` does.
     """
     # Here, because it loads TensorFlow, which no other picture needs.
-    from flowerkit.pipeline.previews import preview_batch
+    from flowerkit.pipeline import preview_batch
 
     batch = preview_batch(source, plan, class_names=class_names, num_images=num_images, epoch=epoch)
     with lettering(batch.class_names) as names:

@@ -11,12 +11,9 @@ import keras
 import numpy as np
 
 from flowerkit import metrics
-from flowerkit.data.split import Split
+from flowerkit.data import Split
 from flowerkit.files import replacing
-from flowerkit.pipeline.augment_layer import augment
-from flowerkit.pipeline.augment_params import sample_params
-from flowerkit.pipeline.augmentation import Augmentation
-from flowerkit.pipeline.batches import eval_batches
+from flowerkit.pipeline import Augmentation, augment, eval_batches, sample_params
 
 # What NumPy raises for a file that is empty, cut off, damaged inside, or another kind of file.
 _DAMAGE = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from flowerkit import metrics as evaluation
-from flowerkit.pipeline.augmentation import Augmentation
+from flowerkit.pipeline import Augmentation
 from flowerkit.reports.facts import SavedRun
 from flowerkit.reports.html import Html, element, facts, figures, fold, table
 from flowerkit.text import format_epochs

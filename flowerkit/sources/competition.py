@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from flowerkit.data.tfrecords import FlowerData, find_shards, find_sizes
+from flowerkit.data import FlowerData, find_shards, find_sizes
 
 SLUG = "tpu-getting-started"
 TWIN_SLUG = "flower-classification-with-tpus"

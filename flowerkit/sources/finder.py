@@ -11,8 +11,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-from flowerkit.accelerator.machine import cache_folder
-from flowerkit.data.tfrecords import FlowerData, check_counts, find_shards, find_sizes, read_records
+from flowerkit.accelerator import cache_folder
+from flowerkit.data import FlowerData, check_counts, find_shards, find_sizes, read_records
 from flowerkit.photos import holds_photos, load_conversion
 from flowerkit.sources import competition
 from flowerkit.submission import read_ids

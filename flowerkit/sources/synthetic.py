@@ -14,14 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from PIL import Image
 
-from flowerkit.data.tfrecords import (
-    SPLITS,
-    FlowerData,
-    Record,
-    choose_shard_size,
-    find_shards,
-    write_shards,
-)
+from flowerkit.data import SPLITS, FlowerData, Record, choose_shard_size, find_shards, write_shards
 from flowerkit.files import replacing, write_json, write_text
 from flowerkit.sources.painting import GROUNDS, MARKS, Form, Species, paint_flower
 

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from flowerkit.cli.leaks import add_check_data_options, run_check_data
-from flowerkit.data.records import read_records
-from flowerkit.data.tfrecords import Record, write_shards
+from flowerkit.data import Record, read_records, write_shards
 from flowerkit.sources import draw_flower
 
 
@@ -49,7 +48,7 @@ def test_sound_data_end_with_0_and_say_by_what(drawn):
 def test_leaks_end_with_1_and_the_first_20_are_told(leaking):
     status, lines = run(leaking)
     assert status == 1
-    assert "pairs of one picture between train and val: 22 near duplicate" in lines
+    assert "pairs of the same picture between train and val: 22 near duplicate" in lines
     told = [line for line in lines if line.startswith("problem: in train and val, near duplicate")]
     assert len(told) == 20
     assert lines[-1] == "and 2 problems more; --out FOLDER writes them all"

@@ -12,7 +12,7 @@ import pytest
 from flowerkit import __main__ as command_line
 from flowerkit.__main__ import main
 from flowerkit.cli.options import build_parser
-from flowerkit.data.tfrecords import read_records
+from flowerkit.data import read_records
 from flowerkit.submission import write_submission
 from flowerkit.training.plan import TrainingPlan
 

@@ -114,7 +114,7 @@ def test_the_help_of_train_explains_every_field_and_names_the_plans(capsys):
     assert ", ".join(PLANS) in text
     assert "--max-lr X learning rate at its top, and the constant one [0.0004]" in text
     assert "--patience N epochs after the ramp without a better one" in text
-    assert "--flip, --no-flip mirror half of the training images [on]" in text
+    assert "--flip, --no-flip mirror half of the training images left to right [on]" in text
 
 
 @pytest.mark.parametrize("words", ["--debug check a.csv --data d", "check a.csv --data d --debug"])

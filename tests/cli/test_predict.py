@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from flowerkit.cli.predict import add_predict_options, run_predict
-from flowerkit.data.split import load_split
-from flowerkit.data.tfrecords import read_records, write_shards
+from flowerkit.data import load_split, read_records, write_shards
 from flowerkit.models.classifier import build_classifier, save_classifier
 from flowerkit.prediction.blending import blend, find_weights
 from flowerkit.prediction.predictions import Predictions, predict

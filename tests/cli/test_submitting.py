@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from flowerkit.cli.submitting import find_score, predict_and_submit, report_problems, submit
-from flowerkit.data.split import load_split
+from flowerkit.data import load_split
 from flowerkit.prediction.predictions import predict
 from flowerkit.sources import find_test_ids
 from flowerkit.submission import write_submission

@@ -1,4 +1,4 @@
-"""decoded_images: an array's face, rows that are waited for, and what happens when they never come."""
+"""images: the face of an array, rows that are waited for, and what happens when they never come."""
 
 import gc
 import subprocess
@@ -9,25 +9,28 @@ import weakref
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from flowerkit.data import images as decoded_images
-from flowerkit.data.cache import grow_file, list_cached, open_cached
-from flowerkit.data.images import ImagesInFile, ImagesOnDemand, StreamedImages, reserved_bytes
-
-SHAPE = (200, 2, 2, 3)
+from flowerkit.data.images import DecodedImages, reserved_bytes
+from flowerkit.data.records import read_records
+from flowerkit.data.splits import load_split
+from flowerkit.data.tfrecords import find_shards, write_shards
 
 
 class Reader:
-    """200 images of 2 px; image i is filled with i. Streams on when it is told to."""
+    """200 images of 2 px; image i is filled with i. A batch is streamed for each `release` of `gate`."""
 
-    def __init__(self, shape=SHAPE):
-        self.shape = shape
+    image_size = 2
+
+    def __init__(self):
         self.gate = threading.Semaphore(0)
         self.streamed = []
-        self.decoded = []
         self.bad = None
 
-    def make(self, rows):
+    def __len__(self):
+        return 200
+
+    def decode(self, rows):
         return np.repeat(np.asarray(rows, "uint8"), 12).reshape(-1, 2, 2, 3)
 
     def stream(self, order):
@@ -37,58 +40,22 @@ class Reader:
             if self.bad in rows.tolist():
                 raise OSError("broken")
             self.streamed += rows.tolist()
-            yield self.make(rows)
-
-    def decode(self, rows):
-        self.decoded += rows.tolist()
-        return self.make(rows)
+            yield self.decode(rows)
 
     def explain(self, rows, error):
         return ValueError(f"one of {rows.tolist()[:2]}: {error}")
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path))
+def in_ram(reader=None, order=None, batches=0):
+    reader = reader or Reader()
+    if batches:
+        reader.gate.release(batches)
+    return DecodedImages(reader, np.arange(200) if order is None else order)
 
 
-def stream(reader, order=None, growing=None):
-    array = np.zeros(reader.shape, "uint8") if growing is None else growing.images
-    order = np.arange(reader.shape[0]) if order is None else order
-    return StreamedImages(reader, array, order, growing)
-
-
-def open_gate(reader, batches=4):
-    reader.gate.release(batches)
-
-
-def make_whole_file():
-    growing = grow_file("a", SHAPE, "val")
-    reader = Reader()
-    open_gate(reader)
-    images = stream(reader, growing=growing)
-    images.finish()
-    images._filler.join()
-    return open_cached("a", SHAPE)
-
-
-def make_streamed():
-    reader = Reader()
-    open_gate(reader)
-    return stream(reader)
-
-
-KINDS = {
-    "streamed": make_streamed,
-    "on demand": lambda: ImagesOnDemand(Reader()),
-    "in a file": lambda: ImagesInFile(Reader(), make_whole_file()),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_images_have_the_face_of_an_array(kind):
-    images = KINDS[kind]()
-    assert (images.shape, images.dtype, images.ndim) == (SHAPE, np.uint8, 4)
+@pytest.mark.parametrize("images", [in_ram(batches=4), DecodedImages(Reader())])
+def test_images_have_the_face_of_an_array(images):
+    assert (images.shape, images.dtype, images.ndim) == ((200, 2, 2, 3), np.uint8, 4)
     assert images.nbytes == 2400
     assert len(images) == 200
     assert images[7].shape == (2, 2, 3)
@@ -101,49 +68,14 @@ def test_images_have_the_face_of_an_array(kind):
     assert [image[0, 0, 0] for image in images] == list(range(200))
     assert np.asarray(images).sum() == sum(range(200)) * 12
     images.finish()
+    for outside in (200, [0, -201], [0.5]):
+        with pytest.raises(IndexError):
+            images[outside]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_rows_outside_are_refused(kind):
-    images = KINDS[kind]()
-    with pytest.raises(IndexError, match="row 200 is outside the 200 images"):
-        images[200]
-    with pytest.raises(IndexError, match="row -201 is outside the 200 images"):
-        images[[0, -201]]
-    with pytest.raises(IndexError, match="by int, slice or int array, got float64"):
-        images[[0.5]]
-
-
-# In a file ----------------------------------------------------------------------------------------
-
-
-def test_a_whole_file_holds_the_images_and_their_checksums():
-    cached = make_whole_file()
-    np.testing.assert_array_equal(cached.images, Reader().make(np.arange(200)))
-    assert len(set(cached.checksums.tolist())) == 200
-
-
-def test_an_image_that_is_damaged_in_its_file_is_decoded_and_said_once(caplog):
-    cached = make_whole_file()
-    with cached.path.open("r+b") as file:
-        file.seek(12 * 9)
-        file.write(b"\xff")
-    reader = Reader()
-    images = ImagesInFile(reader, cached)
-    assert images[8:11][:, 0, 0, 0].tolist() == [8, 9, 10]
-    assert images[[9, 3, 9]][:, 0, 0, 0].tolist() == [9, 3, 9]
-    assert reader.decoded == [9, 9, 9]
-    assert caplog.text.count("is damaged: its bad images are decoded from the shards") == 1
-    assert list_cached() == []  # the next run makes it anew
-
-
-# Streamed -----------------------------------------------------------------------------------------
-
-
-def test_rows_are_handed_out_as_soon_as_they_are_there():
+def test_rows_are_given_out_as_soon_as_they_are_there():
     reader, order = Reader(), np.arange(200)[::-1]
-    images = stream(reader, order)
-    open_gate(reader, 1)
+    images = in_ram(reader, order, batches=1)
     assert images[[199, 136]][:, 0, 0, 0].tolist() == [199, 136]
     assert reader.streamed == order[:64].tolist()
     late = []
@@ -151,23 +83,15 @@ def test_rows_are_handed_out_as_soon_as_they_are_there():
     waiting.start()
     waiting.join(0.1)
     assert waiting.is_alive()
-    open_gate(reader, 3)
+    reader.gate.release(3)
     waiting.join(5)
     assert late[0][0, 0, 0] == 0
-
-
-def test_whole_images_are_sliced_without_a_copy():
-    images = make_streamed()
-    images.finish()
-    assert images[3:5].base is not None
-    assert images[[3, 5]].base is None
 
 
 def test_an_error_in_the_thread_comes_up_where_its_images_are_asked_for():
     reader = Reader()
     reader.bad = 70
-    images = stream(reader)
-    open_gate(reader)
+    images = in_ram(reader, batches=4)
     assert images[63][0, 0, 0] == 63
     for _ in range(2):
         with pytest.raises(ValueError, match=r"one of \[64, 65\]: broken"):
@@ -177,100 +101,135 @@ def test_an_error_in_the_thread_comes_up_where_its_images_are_asked_for():
         images.finish()
 
 
-def test_one_split_is_decoded_at_a_time_and_one_that_is_asked_for_goes_ahead():
-    readers = [Reader() for _ in range(3)]
-    splits = [stream(reader) for reader in readers]
-    for reader in readers[1:]:
-        open_gate(reader)
-    splits[2].finish()
-    assert readers[1].streamed == readers[0].streamed == []
-    open_gate(readers[0])
-    splits[0].finish()
-    wait_for(lambda: len(readers[1].streamed) == 200)
+def test_a_split_is_decoded_at_a_time_in_the_order_of_loading():
+    readers = [Reader(), Reader()]
+    splits = [in_ram(reader) for reader in readers]
+    readers[1].gate.release(4)
+    assert readers[1].streamed == []
+    readers[0].gate.release(4)
+    splits[1].finish()
+    assert len(readers[0].streamed) == 200
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 5
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert condition()
-
-
-def test_memory_that_is_promised_is_what_is_not_yet_filled():
-    wait_for(lambda: reserved_bytes() == 0)
-    reader = Reader()
-    images = stream(reader)
-    assert reserved_bytes() == 2400
-    open_gate(reader, 1)
+def test_reserved_memory_is_what_is_not_yet_filled():
+    before, reader = reserved_bytes(), Reader()
+    images = in_ram(reader, batches=1)
     images[63]
-    assert reserved_bytes() == 2400 - 64 * 12
-    open_gate(reader, 3)
+    assert reserved_bytes() - before == 2400 - 64 * 12
+    reader.gate.release(3)
     images.finish()
-    assert reserved_bytes() == 0
+    assert reserved_bytes() == before
 
 
-def test_images_that_nobody_needs_any_more_stop_their_thread_and_free_their_memory():
+def test_images_that_the_program_drops_stop_their_thread_and_free_their_memory():
     reader = Reader()
-    images = stream(reader)
-    thread, array = images._filler._thread, weakref.ref(images._array)
+    images = in_ram(reader, batches=1)
+    images[0]
+    array = weakref.ref(images._array)
     del images
-    gc.collect()
-    open_gate(reader, 2)
-    thread.join(5)
-    assert not thread.is_alive()
-    assert len(reader.streamed) <= 64
     gc.collect()
     assert array() is None
+    reader.gate.release(1)
+    deadline = time.monotonic() + 5
+    while "flowerkit-decode" in {thread.name for thread in threading.enumerate()}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(reader.streamed) == 128
 
 
-def test_a_file_that_never_becomes_whole_is_removed(tmp_path):
-    reader = Reader()
-    images = stream(reader, growing=grow_file("a", SHAPE, "val"))
-    open_gate(reader, 1)
-    images[0]
-    filler = images._filler
-    del images
-    open_gate(reader, 1)
-    filler.join()
-    assert list((tmp_path / "decoded").iterdir()) == []
-
-
-def test_a_folder_that_becomes_read_only_costs_the_file_and_not_the_run(caplog, monkeypatch):
-    def fail(*_):
-        raise PermissionError(13, "Permission denied")
-
-    reader = Reader()
-    images = stream(reader, growing=grow_file("a", SHAPE, "val"))
-    monkeypatch.setattr(decoded_images.GrowingFile, "keep", fail)
-    open_gate(reader)
-    images.finish()
-    images._filler.join()
-    assert "not kept for the next run: [Errno 13] Permission denied" in caplog.text
-    assert images[150][0, 0, 0] == 150
-
-
-def test_decoding_never_keeps_a_process_alive(drawn, tmp_path):
+def test_decoding_never_keeps_a_process_alive(drawn):
     code = """
-import sys, time
-from flowerkit.data import split as decoding
-from flowerkit.data import reader as shard_reader
-from flowerkit.sources import finder as sources
-shard_reader.BATCH = 1
-read = shard_reader.ShardReader.read
+import atexit, sys, time
+from flowerkit.data import images
+from flowerkit.data.splits import load_split
+from flowerkit.sources import find_data
+images.BATCH = 1
+read = images.ShardReader.read
 def read_slowly(reader, rows):
     time.sleep(0.2)
     return read(reader, rows)
-shard_reader.ShardReader.read = read_slowly
-images = decoding.load_split(sources.find_data(sys.argv[1]), "train", keep="disk").images
-images[0]
+images.ShardReader.read = read_slowly
+train = load_split(find_data(sys.argv[1]), "train", cache="ram").images
+train[0]
 start = time.monotonic()
-import atexit
 atexit._run_exitfuncs()
 print(time.monotonic() - start < 4)
 """
     done = subprocess.run(
         [sys.executable, "-c", code, drawn.folder], capture_output=True, text=True, timeout=60
     )
-    assert (done.returncode, done.stdout) == (0, "True\n")
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
     assert "Error" not in done.stderr
-    assert not list(tmp_path.glob("decoded/*"))
+
+
+# The records of a split ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def records(drawn):
+    return [record for file in drawn.files["val"] for _, record in read_records(file)]
+
+
+@pytest.fixture
+def sharded(tmp_path, drawn, records):
+    """The drawn val split in three shards."""
+    write_shards(tmp_path, "val", records, image_size=32, shard_size=7)
+    return find_shards(tmp_path, class_names=drawn.class_names, origin="folder")
+
+
+@pytest.fixture
+def reader(sharded):
+    return load_split(sharded, "val", cache="none").images._reader
+
+
+@pytest.fixture
+def pixels(records):
+    return np.stack([tf.io.decode_jpeg(record.image, channels=3) for record in records])
+
+
+def test_rows_are_found_in_their_files_byte_by_byte(reader, records):
+    assert reader.file_of.tolist() == [0] * 7 + [1] * 7 + [2] * 4
+    assert reader.numbers.tolist() == [*range(7), *range(7), *range(4)]
+    payloads = reader.read(np.array([17, 0, 7]))
+    parsed = [tf.train.Example.FromString(payload).features.feature for payload in payloads]
+    ids = [features["id"].bytes_list.value[0].decode() for features in parsed]
+    assert ids == [records[row].id for row in (17, 0, 7)]
+
+
+def test_images_are_streamed_in_order_and_decoded_in_any(reader, pixels):
+    order = np.random.default_rng(0).permutation(18)
+    streamed = np.concatenate(list(reader.stream(order)))
+    np.testing.assert_array_equal(streamed, pixels[order])
+    rows = np.array([3, 3, 17])
+    np.testing.assert_array_equal(reader.decode(rows), pixels[rows])
+    assert reader.decode(np.array([], "int64")).shape == (0, 32, 32, 3)
+
+
+def test_pipelines_that_wait_leave_the_decoding_its_threads(reader, pixels):
+    """More calls in flight than TensorFlow has threads to share."""
+
+    def decode(row):
+        return reader.decode(np.array([row]))[0]
+
+    rows = tf.data.Dataset.range(18).map(
+        lambda row: tf.numpy_function(decode, [row], tf.uint8), num_parallel_calls=16
+    )
+    np.testing.assert_array_equal(np.stack(list(rows.as_numpy_iterator())), pixels)
+
+
+def test_a_file_that_is_replaced_meanwhile_stays_what_it_was(reader, sharded, pixels):
+    reader.decode(np.arange(18))
+    for file in sharded.files["val"]:
+        file.unlink()
+        file.write_bytes(b"other")
+    np.testing.assert_array_equal(reader.decode(np.arange(18)), pixels)
+
+
+def test_a_file_that_is_cut_off_meanwhile_is_named(reader, sharded):
+    reader.decode(np.arange(18))
+    file = sharded.files["val"][1]
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size - 30)
+    reason = r"record 6: cannot be read \(26 bytes fewer than when it was checked\)"
+    with pytest.raises(ValueError, match=rf"val/01-32x32-7.tfrec, {reason}"):
+        reader.decode(np.arange(18))

@@ -1,14 +1,16 @@
-"""Pictures are put where they must not be, and found there."""
+"""leaks: pictures are put where they must not be, and found there."""
 
 import csv
 import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from flowerkit.data.leaks import DuplicatePair, Place, find_leaks, list_by_weight, write_pairs
-from flowerkit.data.tfrecords import Record, find_shards, write_shards
+from flowerkit.data.leaks import DuplicatePair, Place, draw_pairs, find_leaks, write_pairs
+from flowerkit.data.records import Record, read_record
+from flowerkit.data.tfrecords import find_shards, write_shards
 from flowerkit.sources import draw_flower
 
 NAMES = ("white daisy", "cream daisy", "wine daisy")
@@ -27,38 +29,37 @@ def draw(label, seed, id=None, quality=92):
 
 
 def write(folder, train, val=(), test=(), *, names=NAMES):
-    wish = {"image_size": 48, "shard_size": 5}
-    write_shards(folder, "train", train, **wish)
-    write_shards(folder, "val", val, **wish)
-    write_shards(folder, "test", [replace(one, label=None) for one in test], **wish)
+    test = [replace(record, label=None) for record in test]
+    for split, records in (("train", train), ("val", val), ("test", test)):
+        write_shards(folder, split, records, image_size=48, shard_size=5)
     return find_shards(folder, class_names=names, origin="folder")
 
 
-def sound_train():
+def clean_train():
     return [draw(label, seed) for seed in range(3) for label in range(3)]
 
 
-def sound_val():
+def clean_val():
     return [draw(label, 10) for label in range(3)]
 
 
 def describe(report):
-    return [(pair.kind, pair.one.id, pair.other.id) for pair in report.shared]
+    return [(pair.kind, pair.first.id, pair.second.id) for pair in report.pairs]
 
 
-# Sound --------------------------------------------------------------------------------------------
+# Clean --------------------------------------------------------------------------------------------
 
 
-def test_drawn_flowers_are_sound(drawn):
+def test_drawn_flowers_are_clean(drawn):
     report = find_leaks(drawn)
     assert report.counts == {"train": 50, "val": 18, "test": 22}
     assert report.problems == ()
     assert report.notes == ()
-    assert report.shared == ()
+    assert report.pairs == ()
 
 
 def test_the_splits_may_lack_test_and_val(tmp_path):
-    report = find_leaks(write(tmp_path, sound_train()))
+    report = find_leaks(write(tmp_path, clean_train()))
     assert report.counts == {"train": 9, "val": 0, "test": 0}
     assert report.problems == ()
     assert report.notes == (
@@ -69,35 +70,35 @@ def test_the_splits_may_lack_test_and_val(tmp_path):
 # Across splits ------------------------------------------------------------------------------------
 
 
-def test_the_same_bytes_in_train_and_val_are_told_with_file_record_and_id(tmp_path):
-    data = write(tmp_path, sound_train(), [*sound_val(), draw(1, 2, id="again")])
+def test_the_same_bytes_in_train_and_val_are_named_with_file_record_and_id(tmp_path):
+    data = write(tmp_path, clean_train(), [*clean_val(), draw(1, 2, id="again")])
     report = find_leaks(data, near=False)
     assert report.problems == (
         "in train and val, same bytes: train/01-48x48-4.tfrec, record 2 (id 1-2, label 1) and "
         "val/00-48x48-4.tfrec, record 3 (id again, label 1)",
     )
-    assert report.notes == ("pairs of one picture between train and val: 1 same bytes",)
+    assert report.notes == ("pairs of the same picture between train and val: 1 same bytes",)
 
 
 def test_a_near_copy_in_test_is_found_by_looking_only(tmp_path):
-    data = write(tmp_path, sound_train(), sound_val(), [draw(2, 1, id="anew", quality=60)])
+    data = write(tmp_path, clean_train(), clean_val(), [draw(2, 1, id="anew", quality=60)])
     assert find_leaks(data, near=False).problems == ()
     report = find_leaks(data)
     assert describe(report) == [("near duplicate", "2-1", "anew")]
-    assert report.shared[0].distance <= 4
-    assert report.shared[0].similarity > 0.98
+    assert report.pairs[0].distance <= 4
+    assert report.pairs[0].similarity > 0.98
     assert report.problems[0].startswith("in train and test, near duplicate, ")
     assert report.problems[0].endswith("test/00-48x48-1.tfrec, record 0 (id anew)")
 
 
 def test_a_shared_id_is_a_leak_whatever_it_shows(tmp_path):
-    data = write(tmp_path, sound_train(), [*sound_val(), draw(0, 77, id="0-1")])
+    data = write(tmp_path, clean_train(), [*clean_val(), draw(0, 77, id="0-1")])
     assert describe(find_leaks(data)) == [("same id", "0-1", "0-1")]
     assert find_leaks(data).problems[0].startswith("in train and val, same id: train/00-48x48-5")
 
 
-def test_what_is_found_twice_is_told_once(tmp_path):
-    data = write(tmp_path, sound_train(), [*sound_val(), draw(0, 1)])
+def test_what_is_found_twice_is_reported_once(tmp_path):
+    data = write(tmp_path, clean_train(), [*clean_val(), draw(0, 1)])
     assert describe(find_leaks(data)) == [("same bytes", "0-1", "0-1")]
     assert len(find_leaks(data).problems) == 1
 
@@ -106,24 +107,26 @@ def test_what_is_found_twice_is_told_once(tmp_path):
 
 
 def test_copies_within_a_split_are_counted_and_no_problem(tmp_path):
-    train = [*sound_train(), draw(0, 1, id="copy"), draw(1, 1, id="near", quality=60)]
-    report = find_leaks(write(tmp_path, train, sound_val()))
+    train = [*clean_train(), draw(0, 1, id="copy"), draw(1, 1, id="near", quality=60)]
+    report = find_leaks(write(tmp_path, train, clean_val()))
     assert report.problems == ()
-    assert report.notes == ("pairs of one picture within train: 1 same bytes, 1 near duplicate",)
+    assert report.notes == (
+        "pairs of the same picture within train: 1 same bytes, 1 near duplicate",
+    )
 
 
 def test_a_picture_under_two_labels_is_a_problem_within_a_split_as_well(tmp_path):
-    train = [*sound_train(), replace(draw(0, 1, id="wrong"), label=2)]
-    report = find_leaks(write(tmp_path, train, sound_val()))
+    train = [*clean_train(), replace(draw(0, 1, id="wrong"), label=2)]
+    report = find_leaks(write(tmp_path, train, clean_val()))
     assert report.problems == (
         "under two labels, same bytes: train/00-48x48-5.tfrec, record 3 (id 0-1, label 0) and "
         "train/01-48x48-5.tfrec, record 4 (id wrong, label 2)",
     )
 
 
-def test_two_labels_and_two_splits_are_said_in_one_line(tmp_path):
-    val = [*sound_val(), replace(draw(0, 1, id="wrong"), label=2)]
-    (problem,) = find_leaks(write(tmp_path, sound_train(), val)).problems
+def test_two_labels_and_two_splits_are_reported_in_a_line(tmp_path):
+    val = [*clean_val(), replace(draw(0, 1, id="wrong"), label=2)]
+    (problem,) = find_leaks(write(tmp_path, clean_train(), val)).problems
     assert problem.startswith("in train and val and under two labels, same bytes: ")
 
 
@@ -131,7 +134,7 @@ def test_two_labels_and_two_splits_are_said_in_one_line(tmp_path):
 
 
 def test_an_external_set_leaks_where_it_holds_val_or_test_and_not_where_it_repeats_train(tmp_path):
-    data = write(tmp_path / "own", sound_train(), sound_val(), [draw(0, 20, id="t")])
+    data = write(tmp_path / "own", clean_train(), clean_val(), [draw(0, 20, id="t")])
     external = write(
         tmp_path / "more",
         [draw(0, 1, id="as train"), draw(0, 20, id="as test", quality=70), draw(0, 30, id="0-10")],
@@ -146,14 +149,14 @@ def test_an_external_set_leaks_where_it_holds_val_or_test_and_not_where_it_repea
     ]
     assert len(report.problems) == 2
     assert "external: val/00-48x48-1.tfrec, record 0 (id as val, label 2)" in report.problems[0]
-    assert "pairs of one picture between train and external: 1 same bytes" in report.notes
+    assert "pairs of the same picture between train and external: 1 same bytes" in report.notes
 
 
 def test_labels_of_an_external_set_with_other_classes_are_not_compared(tmp_path):
-    data = write(tmp_path / "own", sound_train(), sound_val())
+    data = write(tmp_path / "own", clean_train(), clean_val())
     external = write(tmp_path / "more", [replace(draw(0, 1), label=1)], names=("a", "b"))
     report = find_leaks(data, external=external)
-    assert [pair.other.label for pair in report.shared] == [None]
+    assert [pair.second.label for pair in report.pairs] == [None]
     assert report.problems == ()
 
 
@@ -162,12 +165,12 @@ def test_labels_of_an_external_set_with_other_classes_are_not_compared(tmp_path)
 
 def test_a_class_that_is_measured_but_never_learned_is_a_problem(tmp_path):
     train = [draw(label, seed) for seed in range(3) for label in (0, 1)]
-    report = find_leaks(write(tmp_path, train, sound_val()))
+    report = find_leaks(write(tmp_path, train, clean_val()))
     assert report.problems == ("classes in val, but never in train: 1 (2 wine daisy)",)
 
 
 def test_a_shard_that_is_cut_off_or_misnamed_is_a_problem_and_nothing_is_compared(tmp_path):
-    data = write(tmp_path, sound_train(), sound_val())
+    data = write(tmp_path, clean_train(), clean_val())
     shard = data.files["train"][1]
     shard.write_bytes(shard.read_bytes()[:-5])
     report = find_leaks(data)
@@ -180,7 +183,7 @@ def test_a_shard_that_is_cut_off_or_misnamed_is_a_problem_and_nothing_is_compare
 
 def test_a_damaged_picture_is_refused_with_its_file_and_record(tmp_path):
     broken = Record(b"\xff\xd8\xff" + bytes(40), "broken", 0)
-    data = write(tmp_path, [*sound_train(), broken], sound_val())
+    data = write(tmp_path, [*clean_train(), broken], clean_val())
     with pytest.raises(ValueError, match=r"train/01-48x48-5.tfrec, record 4: undecodable JPEG"):
         find_leaks(data)
 
@@ -192,18 +195,20 @@ def test_no_pictures_at_all_are_refused(tmp_path):
         find_leaks(data)
 
 
-# Telling ------------------------------------------------------------------------------------------
+# Showing ------------------------------------------------------------------------------------------
 
 
 def test_progress_ends_at_all_pictures(tmp_path):
     seen = []
-    find_leaks(write(tmp_path, sound_train(), sound_val()), progress=lambda *one: seen.append(one))
+    find_leaks(
+        write(tmp_path, clean_train(), clean_val()), progress=lambda *step: seen.append(step)
+    )
     assert seen == [("pictures", 9, 12), ("pictures", 12, 12)]
 
 
 def test_the_csv_has_all_pairs_and_the_problems_first(tmp_path):
-    train = [*sound_train(), draw(0, 1, id="copy")]
-    val = [*sound_val(), draw(1, 1, id="near", quality=60)]
+    train = [*clean_train(), draw(0, 1, id="copy")]
+    val = [*clean_val(), draw(1, 1, id="near", quality=60)]
     report = find_leaks(write(tmp_path, train, val))
     write_pairs(tmp_path / "pairs.csv", report)
     with open(tmp_path / "pairs.csv", encoding="utf-8") as file:
@@ -221,9 +226,9 @@ def test_the_csv_has_all_pairs_and_the_problems_first(tmp_path):
 
 
 def test_the_surest_problem_comes_first(tmp_path):
-    val = [*sound_val(), draw(1, 1, id="near", quality=60), draw(0, 1, id="copy")]
-    report = find_leaks(write(tmp_path, [*sound_train(), draw(2, 2, id="twice")], val))
-    assert [pair.other.id for pair in list_by_weight(report)] == ["copy", "near", "twice"]
+    val = [*clean_val(), draw(1, 1, id="near", quality=60), draw(0, 1, id="copy")]
+    report = find_leaks(write(tmp_path, [*clean_train(), draw(2, 2, id="twice")], val))
+    assert [pair.second.id for pair in report.sorted_pairs()] == ["copy", "near", "twice"]
 
 
 def test_a_pair_of_external_and_train_does_not_cross(tmp_path):
@@ -233,3 +238,36 @@ def test_a_pair_of_external_and_train_does_not_cross(tmp_path):
     )
     assert not DuplicatePair("same bytes", own, more, 0, 1.0).crosses
     assert DuplicatePair("same bytes", replace(own, split="test"), more, 0, 1.0).crosses
+
+
+@pytest.fixture(scope="module")
+def pairs(drawn):
+    """Record k of train beside record k of val, for 6 of them."""
+    train, val = drawn.files["train"][0], drawn.files["val"][0]
+    return [
+        DuplicatePair(
+            "near duplicate",
+            Place("train", train, k, f"t{k}", 0),
+            Place("val", val, k, f"v{k}", k % 2),
+            k,
+            0.95,
+        )
+        for k in range(6)
+    ]
+
+
+def test_each_pair_is_drawn_side_by_side(pairs, tmp_path):
+    assert draw_pairs(tmp_path / "pairs.png", pairs) == 6
+    sheet = np.asarray(Image.open(tmp_path / "pairs.png")).astype(int)
+    assert sheet.shape == (2 * (160 + 44), 4 * (2 * 160 + 14), 3)
+    for k, (left, top) in {1: (334, 0), 5: (334, 204)}.items():
+        val = Image.open(io.BytesIO(read_record(pairs[k].second.file, k).image))
+        val = np.asarray(val.resize((160, 160), Image.Resampling.BICUBIC))
+        assert (sheet[top : top + 160, left + 160 : left + 320] == val).all()
+
+
+def test_no_more_than_requested_are_drawn_and_nothing_for_nothing(pairs, tmp_path):
+    assert draw_pairs(tmp_path / "two.png", pairs, max_pairs=2) == 2
+    assert Image.open(tmp_path / "two.png").size == (2 * 334, 204)
+    assert draw_pairs(tmp_path / "none.png", []) == 0
+    assert not (tmp_path / "none.png").exists()

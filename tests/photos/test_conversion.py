@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowerkit.data.tfrecords import check_shard, read_records
+from flowerkit.data import check_shard, read_records
 from flowerkit.photos import convert_photos, find_converted, load_conversion, load_photos
 from flowerkit.photos.cache import lock
 from flowerkit.photos.conversion import UNFINISHED

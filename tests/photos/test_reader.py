@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from flowerkit.data.duplicates import byte_digest
+from flowerkit.data import byte_digest
 from flowerkit.photos import reader as photo_reader
 from flowerkit.photos.reader import UnreadablePhoto, can_read_heic, read_photo
 

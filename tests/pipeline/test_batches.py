@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from flowerkit.data.split import load_split
+from flowerkit.data import load_split
 from flowerkit.pipeline.augment_params import PARAMS, sample_params
 from flowerkit.pipeline.augmentation import Augmentation
 from flowerkit.pipeline.batches import (
@@ -145,7 +145,7 @@ def test_a_batch_larger_than_the_split_is_refused_with_both_numbers():
 # A variable of the script, and a traceback that is kept: both live until Python goes away.
 HOLDS_AN_ITERATOR = """
 import numpy as np
-from flowerkit.data.split import Split
+from flowerkit.data import Split
 from flowerkit.pipeline.batches import train_batches
 images = np.zeros((256, 224, 224, 3), "uint8")
 split = Split(images, np.zeros(256, "int32"), np.arange(256).astype(str), np.arange(256))

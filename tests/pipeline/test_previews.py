@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.data.split import load_split
+from flowerkit.data import load_split
 from flowerkit.pipeline.augment_layer import augment
 from flowerkit.pipeline.batches import train_batches
 from flowerkit.pipeline.previews import preview_batch

@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from flowerkit.pipeline.previews import preview_batch
+from flowerkit.pipeline import preview_batch
 from flowerkit.plots import images as plots
 from flowerkit.plots.rates import GREEN, VERMILION
 from flowerkit.training.plan import SMOKE

@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowerkit.data.split import load_split
-from flowerkit.data.tfrecords import read_records
-from flowerkit.pipeline.augment_layer import augment
-from flowerkit.pipeline.augment_params import sample_params
-from flowerkit.pipeline.augmentation import Augmentation
+from flowerkit.data import load_split, read_records
+from flowerkit.pipeline import Augmentation, augment, sample_params
 from flowerkit.prediction.predictions import Predictions, predict
 
 pytestmark = pytest.mark.backends
@@ -121,7 +118,7 @@ def left_colour(accelerator):
 
 @pytest.fixture(scope="module")
 def unlabelled(drawn):
-    return load_split(drawn, "test", keep="ram")
+    return load_split(drawn, "test", cache="ram")
 
 
 def output_by_hand(images):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from flowerkit.data.tfrecords import check_shard, read_records
+from flowerkit.data import check_shard, read_records
 from flowerkit.sources.painting import GROUNDS, MARKS
 from flowerkit.sources.synthetic import FORMS, draw_competition, draw_flower, draw_photos, species
 
