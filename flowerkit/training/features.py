@@ -22,11 +22,8 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import cache_folder, free_memory_bytes
-from flowerkit.data.split import RAM_FRACTION, Split
-from flowerkit.pipeline.augment_layer import Augment
-from flowerkit.pipeline.augment_params import PARAMS, sample_params
-from flowerkit.pipeline.augmentation import Augmentation
-from flowerkit.pipeline.batches import eval_batches
+from flowerkit.data import RAM_FRACTION, Split
+from flowerkit.pipeline import PARAMS, Augment, Augmentation, eval_batches, sample_params
 from flowerkit.prediction.predictions import Predictions, split_over
 from flowerkit.text import format_bytes
 

@@ -17,9 +17,8 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
-from flowerkit.data.split import Split, load_split
-from flowerkit.data.tfrecords import FlowerData
-from flowerkit.pipeline.batches import epoch_permutation
+from flowerkit.data import FlowerData, Split, load_split
+from flowerkit.pipeline import epoch_permutation
 from flowerkit.text import did_you_mean
 from flowerkit.training.callbacks import STEPS_AHEAD, ReseedDropout, StepHooks
 from flowerkit.training.phases import Phase, find_phase

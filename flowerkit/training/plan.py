@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flowerkit import schedules
 from flowerkit.files import read_json
-from flowerkit.pipeline.augmentation import Augmentation, check_between, setting
+from flowerkit.pipeline import Augmentation, check_between, setting
 from flowerkit.text import did_you_mean
 
 # What a run logs every epoch, with the direction that is better.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, versions
-from flowerkit.data.tfrecords import FlowerData
+from flowerkit.data import FlowerData
 from flowerkit.files import read_dataclass, read_json, write_dataclass, write_json
 from flowerkit.photos import load_conversion
 from flowerkit.schedules import Schedule

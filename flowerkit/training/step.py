@@ -8,8 +8,7 @@ from functools import cached_property
 import keras
 
 from flowerkit.accelerator import Accelerator
-from flowerkit.data.split import Split
-from flowerkit.data.tfrecords import FlowerData
+from flowerkit.data import FlowerData, Split
 from flowerkit.models import (
     build_classifier,
     choose_trainable,
@@ -17,9 +16,7 @@ from flowerkit.models import (
     freeze_backbone,
     split_classifier,
 )
-from flowerkit.pipeline.augment_layer import Augment
-from flowerkit.pipeline.augment_params import PARAMS
-from flowerkit.pipeline.batches import feature_batches, steps_per_epoch, train_batches
+from flowerkit.pipeline import PARAMS, Augment, feature_batches, steps_per_epoch, train_batches
 from flowerkit.prediction.predictions import Predictions, predict
 from flowerkit.schedules import rates_per_step
 from flowerkit.training.features import Features, check_features, compute_features, predict_features

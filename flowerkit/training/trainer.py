@@ -13,11 +13,10 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
-from flowerkit.data.split import Split, check_leak, load_split
-from flowerkit.data.tfrecords import FlowerData
+from flowerkit.data import FlowerData, Split, check_leak, load_split
 from flowerkit.metrics import count_classes
 from flowerkit.models import check_reload, choose_trainable, save_classifier
-from flowerkit.pipeline.batches import epoch_permutation, steps_per_epoch
+from flowerkit.pipeline import epoch_permutation, steps_per_epoch
 from flowerkit.prediction.predictions import Predictions
 from flowerkit.schedules import Schedule, rates_per_step
 from flowerkit.training import callbacks as own

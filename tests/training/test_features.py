@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.data.split import load_split
+from flowerkit.data import load_split
 from flowerkit.models import classifier as models
 from flowerkit.models import freeze_backbone
-from flowerkit.pipeline.augmentation import Augmentation
+from flowerkit.pipeline import Augmentation
 from flowerkit.training import features
 from flowerkit.training.features import (
     Features,

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.data.split import load_split
+from flowerkit.data import load_split
 from flowerkit.models.classifier import build_classifier
 from flowerkit.training import lr_finder as lr_search
 from flowerkit.training.lr_finder import LRFinderResult, lr_find

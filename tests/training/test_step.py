@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.data.split import load_split
+from flowerkit.data import load_split
 from flowerkit.models.classifier import split_classifier
 from flowerkit.prediction.predictions import predict
 from flowerkit.training.features import compute_features

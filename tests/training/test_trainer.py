@@ -8,8 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.data.split import load_split
-from flowerkit.data.tfrecords import find_shards, read_records, write_shards
+from flowerkit.data import find_shards, load_split, read_records, write_shards
 from flowerkit.prediction.predictions import predict
 from flowerkit.schedules import OfEpochAndRate
 from flowerkit.sources import draw_competition
