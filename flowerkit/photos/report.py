@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,16 +32,15 @@ class Conversion:
     seed: int
     jpeg_quality: int
     class_names: tuple[str, ...]
-    counts: Mapping[str, Mapping[str, int]]
+    counts: dict[str, dict[str, int]]
     num_unlabelled: int
-    unreadable: Mapping[str, str]
-    left_out: Mapping[str, str]
-    near_duplicates: Sequence[Sequence[str]]
-    notes: Sequence[str]
+    unreadable: dict[str, str]
+    left_out: dict[str, str]
+    near_duplicates: list[list[str]]
+    notes: list[str]
     seconds: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "class_names", tuple(self.class_names))  # JSON knows lists alone
         if self.resize not in RESIZE_METHODS:
             raise ValueError(f"resize={self.resize!r} is none of {', '.join(RESIZE_METHODS)}")
 

@@ -54,6 +54,7 @@ def test_the_first_mount_with_shards_is_taken(tmp_path, monkeypatch):
 
 
 def test_no_mount_is_an_error_with_the_places_and_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(competition, "MOUNTS", [tmp_path / "here", tmp_path / "there"])
     with pytest.raises(
         FileNotFoundError, match=r"looked in .*here, .*there\).* Add Input, .*rules"
     ):
