@@ -42,17 +42,13 @@ class Features:
     """What a body gives for the images of one split; row i of every array is the same image.
 
     `arrays` (views, n, ...) float32: (height, width, channels) of a feature map, or (channels,) after
-    pooling. View 0 is of the images as they are. `labels`, `ids`, `digests`: as in `Split`. `body`
-    and `data` name and fingerprint what they were computed from, see `check_features`. `seconds`: how
-    long that took; 0 where a file had them.
+    pooling. View 0 is of the images as they are. `labels` and `ids` are those of the `Split`.
+    `seconds`: how long computing took; 0 where a file had them.
     """
 
     arrays: np.ndarray
     labels: np.ndarray | None
     ids: np.ndarray
-    digests: np.ndarray
-    body: str
-    data: str
     seconds: float = 0.0
 
     def __len__(self) -> int:
@@ -83,9 +79,9 @@ def compute_features(
     """
     _check_views(body, split, views, augmentation)
     start = time.perf_counter()
-    body_key, data_key = describe_body(body), describe_data(split)
     sampled = f"{augmentation} {seed}" if views > 1 else ""
-    key = sha256(f"{_FORMAT} {body_key} {data_key} {views} {sampled}".encode()).hexdigest()[:16]
+    made_from = f"{_FORMAT} {fingerprint(body)} {describe_data(split)} {views} {sampled}"
+    key = sha256(made_from.encode()).hexdigest()[:16]
     shape = (views * len(split), *body.output_shape[1:])
     array, seconds = _find_kept(key, shape, name), 0.0
     if array is None:
@@ -96,23 +92,7 @@ def compute_features(
         seconds = time.perf_counter() - start
         _log.info(f"features of {name}: {len(array):,} of {_name_shape(shape)} in {seconds:.1f} s")
     array = array.reshape(views, len(split), *shape[1:])
-    return Features(array, split.labels, split.ids, split.digests, body_key, data_key, seconds)
-
-
-def check_features(features: Features, body: keras.Model, split: Split) -> None:
-    """Refuse features that were not computed by `body` as it is now, or not from `split`.
-
-    Raises ValueError that names both sides.
-    """
-    for what, theirs, ours in (
-        ("another model", features.body, describe_body(body)),
-        ("other data", features.data, describe_data(split)),
-    ):
-        if theirs != ours:
-            raise ValueError(
-                f"these features are of {what}: computed from {theirs}, wanted for {ours}. Compute "
-                f"them anew with compute_features."
-            )
+    return Features(array, split.labels, split.ids, seconds)
 
 
 def predict_features(head: keras.Model, features: Features, *, global_batch: int) -> Predictions:
@@ -158,8 +138,8 @@ def stream_outputs(model: keras.Model, batches: Iterable) -> Iterator[np.ndarray
 # Fingerprints -------------------------------------------------------------------------------------
 
 
-def describe_body(body: keras.Model) -> str:
-    """A clause that is the same for models of the same structure and weights, and no others.
+def fingerprint(body: keras.Model) -> str:
+    """A key that is the same for models of the same structure and weights, and no others.
 
     Names that Keras counts up (input_layer_3) do not matter, nor what is trainable.
     """
@@ -169,7 +149,7 @@ def describe_body(body: keras.Model) -> str:
     digest = sha256(config.encode())
     for weight in body.weights:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
-    return f"a body of {body.count_params():,} weights (key {digest.hexdigest()[:16]})"
+    return digest.hexdigest()
 
 
 def _strip(node):

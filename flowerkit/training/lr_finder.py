@@ -106,8 +106,8 @@ def lr_find(
     """
     start, rates = time.perf_counter(), spread_rates(min_lr, max_lr, num_steps)
     accelerator = accelerator or connect()
+    global_batch = plan.per_replica_batch * accelerator.replicas
     if not isinstance(phase, Phase):
-        global_batch = plan.per_replica_batch * accelerator.replicas
         phase = find_phase(plan, phase, global_batch=global_batch)
     classifier = classifier or build_model(plan, data, accelerator)
     if split is None:
@@ -119,9 +119,9 @@ def lr_find(
             cache=plan.cache,
             order=None if phase.views else order,
         )
-    run = RunContext.of(plan, accelerator, classifier, split, None)
+    run = RunContext(plan, accelerator, classifier, split, None, global_batch, num_steps)
     _log.info(
-        f"range test: {num_steps} steps of {run.global_batch:,} images, rates {min_lr:g} to {max_lr:g}"
+        f"range test: {num_steps} steps of {global_batch:,} images, rates {min_lr:g} to {max_lr:g}"
     )
     # A step is long on a CPU; elsewhere the host must not wait for the last one.
     reader = _LossReader(rates, 1 if accelerator.kind == "cpu" else STEPS_AHEAD, progress)
@@ -129,7 +129,7 @@ def lr_find(
         with accelerator.scope():
             step = TrainStep.for_phase(run, phase, rates=rates, progress=progress)
         _sweep(step, plan.seed, reader)
-    return _conclude(reader, plan, phase, run.global_batch, time.perf_counter() - start)
+    return _conclude(reader, plan, phase, global_batch, time.perf_counter() - start)
 
 
 def spread_rates(min_lr: float, max_lr: float, num_steps: int) -> list[float]:

@@ -8,7 +8,8 @@ from functools import cached_property
 import keras
 
 from flowerkit.accelerator import Accelerator
-from flowerkit.data import FlowerData, Split
+from flowerkit.data import Split
+from flowerkit.data.tfrecords import FlowerData
 from flowerkit.models import (
     build_classifier,
     choose_trainable,
@@ -16,10 +17,10 @@ from flowerkit.models import (
     freeze_backbone,
     split_classifier,
 )
-from flowerkit.pipeline import PARAMS, Augment, feature_batches, steps_per_epoch, train_batches
+from flowerkit.pipeline import PARAMS, Augment, feature_batches, train_batches
 from flowerkit.prediction.predictions import Predictions, predict
 from flowerkit.schedules import rates_per_step
-from flowerkit.training.features import Features, check_features, compute_features, predict_features
+from flowerkit.training.features import Features, compute_features, predict_features
 from flowerkit.training.history import History
 from flowerkit.training.losses import build_loss, class_weights_for
 from flowerkit.training.optimizers import TableRate, build_optimizer
@@ -57,15 +58,6 @@ class RunContext:
     folder: RunFolder | None = None
     history: History | None = None
     deadline: Deadline | None = None
-
-    @classmethod
-    def of(
-        cls, plan, accelerator, classifier, train: Split, val: Split | None, **others
-    ) -> "RunContext":
-        """With the steps counted. Raises ValueError if a batch does not fit the training split."""
-        global_batch = plan.per_replica_batch * accelerator.replicas
-        num_steps = steps_per_epoch(len(train), global_batch)
-        return cls(plan, accelerator, classifier, train, val, global_batch, num_steps, **others)
 
     @property
     def num_classes(self) -> int:
@@ -116,15 +108,13 @@ class TrainStep(abc.ABC):
         run: RunContext,
         phase: Phase,
         *,
-        features: tuple[Features, Features] | None = None,
         rates: list[float] | None = None,
         progress: Progress | None = None,
     ) -> "TrainStep":
         """On features where the phase has views of them, else on pixels.
 
-        `features`: those of train and val where they are computed already. `rates`: one for each step,
-        in place of the phase's schedule. Raises ValueError for features of another model or of other
-        data, and for class weights that cannot be.
+        `rates`: one for each step, in place of the phase's schedule. Raises ValueError for class
+        weights where a class has no image.
         """
         if phase.is_frozen:
             freeze_backbone(run.classifier)
@@ -136,7 +126,7 @@ class TrainStep(abc.ABC):
             # Keras compiled predict for the split into trainable and other weights, which has changed.
             run.classifier.predict_function = None
         on_features = phase.views > 0
-        step = _FeatureStep(run, phase, features, progress) if on_features else _PixelStep(run)
+        step = _FeatureStep(run, phase, progress) if on_features else _PixelStep(run)
         _compile(step.model, run, phase, rates)
         return step
 
@@ -182,24 +172,11 @@ class _PixelStep(TrainStep):
 class _FeatureStep(TrainStep):
     """Batches are (features float32, labels); the head alone learns, and val is judged by features."""
 
-    def __init__(self, run: RunContext, phase: Phase, features, progress: Progress | None):
+    def __init__(self, run: RunContext, phase: Phase, progress: Progress | None):
         self.run, self.views, self.progress = run, phase.views, progress
-        body, self.head = split_classifier(run.classifier)
-        if features is not None:
-            self._check_given(features, body)
-            self.features = features
+        self.head = split_classifier(run.classifier)[1]
         inputs = keras.Input(self.head.input_shape[1:], dtype="float32", name="features")
         self.model = keras.Model(inputs, self.head(inputs), name="training")
-
-    def _check_given(self, features: tuple[Features, Features], body: keras.Model) -> None:
-        for of_split, split in zip(features, (self.run.train, self.run.val), strict=True):
-            check_features(of_split, body, split)
-        if len(features[0].arrays) != self.views:
-            raise ValueError(
-                f"the features of train hold {len(features[0].arrays)} views of each image, the plan "
-                f"needs {self.views}. Compute so many, or pass "
-                f"feature_views={len(features[0].arrays)}."
-            )
 
     @cached_property
     def features(self) -> tuple[Features | None, Features | None]:

@@ -22,7 +22,7 @@ from flowerkit.schedules import Schedule, rates_per_step
 from flowerkit.training import callbacks as own
 from flowerkit.training.checkpoints import ModelCheckpoint
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
-from flowerkit.training.features import Features, describe_data
+from flowerkit.training.features import describe_data
 from flowerkit.training.history import History
 from flowerkit.training.optimizers import averaged_weights
 from flowerkit.training.phases import Phase, plan_phases, warn_about_rates
@@ -41,7 +41,7 @@ class TrainingResult:
 
     `model` holds the best weights. `history` has a row (dict) an epoch, see `history.COLUMNS`.
     `predictions` are those of val at the best epoch, `val_images` (n, size, size, 3) uint8 its images,
-    row by row. `summary` is what result.json holds.
+    row by row. `summary` is what result.json holds; `global_batch` counts a step's images.
     """
 
     folder: Path
@@ -52,11 +52,7 @@ class TrainingResult:
     predictions: Predictions
     val_images: np.ndarray
     accelerator: Accelerator
-
-    @property
-    def global_batch(self) -> int:
-        """Images per step, over all replicas."""
-        return self.plan.per_replica_batch * self.accelerator.replicas
+    global_batch: int
 
     def __str__(self) -> str:
         return str(self.summary)
@@ -69,7 +65,6 @@ def train(
     out: str | os.PathLike,
     accelerator: Accelerator | None = None,
     schedule: Schedule | None = None,
-    features: tuple[Features, Features] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     resume: bool = False,
     started: float | None = None,
@@ -79,27 +74,23 @@ def train(
 
     With `resume` an interrupted run in `out` continues exactly where its last whole epoch ended.
     `schedule`: your own for the last phase, such as `schedules.OfEpochAndRate(f, start_lr)`, used as it
-    is; a plan is data and holds no function, so a resumed run needs it again. `features`: those of train
-    and val, where you have computed them (else a phase that learns from features computes or finds
-    them). `callbacks` are yours, called after the run's own; their `self.model` trains the classifier,
-    which is its layer "flower_classifier", or on features its layer "head". `started`
-    (`time.monotonic()`) is when the clock of `max_minutes` began. `progress(description, done, total)`
-    is called after every step.
+    is; a plan is data and holds no function, so a resumed run needs it again. `callbacks` are yours,
+    called after the run's own; their `self.model` trains the classifier, which is its layer
+    "flower_classifier", or on features its layer "head". `started` (`time.monotonic()`) is when the
+    clock of `max_minutes` began. `progress(description, done, total)` is called after every step.
 
     Raises ValueError for data that cannot be trained on (an empty split, one class, a batch larger
-    than the split, validation that shares images with training), features of another model or of
-    other data, two controllers of the learning rate; FileExistsError when `out` holds a run;
-    RuntimeError when training ended before there was a model to keep.
+    than the split, validation that shares images with training) and two controllers of the learning
+    rate; FileExistsError when `out` holds a run; RuntimeError when training ended before there was a
+    model to keep.
     """
     started = time.monotonic() if started is None else started
     folder = RunFolder.resume(out, schedule) if resume else RunFolder.start(out)
     _check_callbacks(plan, callbacks)
     accelerator = accelerator or connect()
-    phases = plan_phases(
-        plan, global_batch=plan.per_replica_batch * accelerator.replicas, schedule=schedule
-    )
-    _check_features_used(features, phases)
-    run = _prepare(plan, data, accelerator, phases, folder, started, resume)
+    global_batch = plan.per_replica_batch * accelerator.replicas
+    phases = plan_phases(plan, global_batch=global_batch, schedule=schedule)
+    run = _prepare(plan, data, accelerator, phases, folder, global_batch, started, resume)
     folder.write_start(plan, _describe_environment(run, data, schedule))
 
     first_step_seconds = None
@@ -109,7 +100,7 @@ def train(
         if len(phases) > 1 or phase.views:
             _log.info(f"{phase}")
         with accelerator.scope():
-            step = TrainStep.for_phase(run, phase, features=features, progress=progress)
+            step = TrainStep.for_phase(run, phase, progress=progress)
         stop = own.StopFlag(run.num_steps)
         watching = build_callbacks(run, phase, step, stop, progress)
         _restore(run, phase, step, stop)
@@ -175,21 +166,36 @@ def fit_one_cycle(
 
 
 def _prepare(
-    plan, data: FlowerData, accelerator, phases, folder: RunFolder, started: float, resume: bool
+    plan: TrainingPlan,
+    data: FlowerData,
+    accelerator: Accelerator,
+    phases: Sequence[Phase],
+    folder: RunFolder,
+    global_batch: int,
+    started: float,
+    resume: bool,
 ) -> RunContext:
     """The classifier and the splits; everything that can be refused is refused here."""
     # Before the data: a missing backbone or missing weights are reported at once.
     classifier = build_model(plan, data, accelerator)
     _check_layers(classifier, plan)
-    num_steps = steps_per_epoch(data.counts["train"], plan.per_replica_batch * accelerator.replicas)
-    history = _open_history(folder, plan, num_steps, resume)
-    train_split, val_split = _load_splits(data, plan, phases, first_epoch=len(history))
-    run = RunContext.of(
-        plan, accelerator, classifier, train_split, val_split, folder=folder, history=history
+    before = History.load(folder.history_file, plan.monitor) if resume else []
+    train_split, val_split = _load_splits(data, plan, phases, first_epoch=len(before))
+    num_steps = steps_per_epoch(len(train_split), global_batch)
+    # An epoch that the time cut off is done again.
+    whole = [row for row in before if row["steps"] == num_steps]
+    run = RunContext(
+        plan,
+        accelerator,
+        classifier,
+        train_split,
+        val_split,
+        global_batch,
+        num_steps,
+        folder,
+        History(plan.monitor, whole, folder.history_file),
+        _find_deadline(plan, data, global_batch, started),
     )
-    if plan.max_minutes is not None:
-        num_val, num_test = (-(-data.counts[name] // run.global_batch) for name in ("val", "test"))
-        run = replace(run, deadline=Deadline(started + 60 * plan.max_minutes, num_val, num_test))
     _log.info(f"{run.num_steps:,} steps an epoch, {run.global_batch:,} images each")
     if run.num_steps < FEW_STEPS:
         _log.warning(
@@ -199,6 +205,15 @@ def _prepare(
     for line in warn_about_rates(plan, phases[-1], global_batch=run.global_batch):
         _log.info(line)
     return run
+
+
+def _find_deadline(
+    plan: TrainingPlan, data: FlowerData, global_batch: int, started: float
+) -> Deadline | None:
+    if plan.max_minutes is None:
+        return None
+    num_val, num_test = (-(-data.counts[name] // global_batch) for name in ("val", "test"))
+    return Deadline(started + 60 * plan.max_minutes, num_val, num_test)
 
 
 def _check_callbacks(plan: TrainingPlan, callbacks: Sequence[keras.callbacks.Callback]) -> None:
@@ -215,14 +230,6 @@ def _check_callbacks(plan: TrainingPlan, callbacks: Sequence[keras.callbacks.Cal
         )
 
 
-def _check_features_used(features, phases: Sequence[Phase]) -> None:
-    if features is not None and not any(phase.views for phase in phases):
-        raise ValueError(
-            "features were given, but no phase of this plan learns from them: it needs freeze_epochs, "
-            "and feature_views=1 or more (or no augmentation)."
-        )
-
-
 def _check_layers(classifier: keras.Model, plan: TrainingPlan) -> None:
     """Refuse layers to freeze and to unfreeze that are not there."""
     if plan.freeze_epochs and not classifier.get_layer("backbone").weights:
@@ -231,13 +238,6 @@ def _check_layers(classifier: keras.Model, plan: TrainingPlan) -> None:
         )
     if plan.epochs:
         choose_trainable(classifier, plan.unfreeze_from, freeze_norms=plan.freeze_norms)
-
-
-def _open_history(folder: RunFolder, plan: TrainingPlan, num_steps: int, resume: bool) -> History:
-    """The whole epochs so far: one that the time cut off is done again."""
-    before = History.load(folder.history_file, plan.monitor) if resume else ()
-    whole = [row for row in before if row["steps"] == num_steps]
-    return History(plan.monitor, whole, folder.history_file)
 
 
 def _load_splits(
@@ -427,4 +427,5 @@ def _finish(
         predictions=folder.val_predictions(),
         val_images=run.val.images,
         accelerator=run.accelerator,
+        global_batch=run.global_batch,
     )

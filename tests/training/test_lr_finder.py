@@ -106,7 +106,7 @@ def test_the_suggestions_of_a_real_search_lie_where_it_learns(search):
 
 
 def make_step(plan, accelerator, classifier, split):
-    run = RunContext.of(plan, accelerator, classifier, split, None)
+    run = RunContext(plan, accelerator, classifier, split, None, global_batch=16, num_steps=3)
     with accelerator.scope():
         return TrainStep.for_phase(run, find_phase(plan, None, global_batch=run.global_batch))
 

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from flowerkit.data import load_split
-from flowerkit.models.classifier import split_classifier
 from flowerkit.prediction.predictions import predict
-from flowerkit.training.features import compute_features
 from flowerkit.training.phases import plan_phases
 from flowerkit.training.run_folder import RunFolder
 from flowerkit.training.step import RunContext, TrainStep, build_model
@@ -23,11 +21,11 @@ HEAD = {"epochs": 0, "freeze_epochs": 3, "freeze_lr": 1e-2, "schedule": "constan
 
 @pytest.fixture
 def run(quick_plan, drawn, accelerator, tmp_path):
-    """Train the head alone with changes of the plan: run(name, features=..., **changes)."""
+    """Train the head alone with changes of the plan: run(name, **changes)."""
 
-    def train_plan(name="run", *, features=None, **changes):
+    def train_plan(name="run", **changes):
         plan = dataclasses.replace(quick_plan, **(HEAD | changes))
-        return train(plan, drawn, out=tmp_path / name, accelerator=accelerator, features=features)
+        return train(plan, drawn, out=tmp_path / name, accelerator=accelerator)
 
     return train_plan
 
@@ -60,7 +58,7 @@ def test_epochs_take_the_views_in_turn_in_the_order_of_the_images(quick_plan, dr
         quick_plan, **HEAD | {"flip": True, "head": "plain", "min_crop_area": 0.5}
     )
     classifier, split = build_model(plan, drawn, accelerator), load_split(drawn, "train")
-    run = RunContext.of(plan, accelerator, classifier, split, None)
+    run = RunContext(plan, accelerator, classifier, split, None, global_batch=16, num_steps=3)
     batches = []
     for views in (0, 2):
         (phase,) = plan_phases(
@@ -95,28 +93,6 @@ def test_every_choice_works_on_features(run):
     for row in result.history:
         assert np.isfinite(row["val_loss"])
         assert row["learning_rate"] == pytest.approx(row["planned_lr"], rel=1e-5)
-
-
-def test_given_features_are_used_and_others_refused(run, drawn, accelerator, quick_plan):
-    def compute(seed, train_split="train"):
-        model = build_model(dataclasses.replace(quick_plan, seed=seed), drawn, accelerator)
-        body = split_classifier(model)[0]
-        return [
-            compute_features(body, load_split(drawn, name), global_batch=16)
-            for name in (train_split, "val")
-        ]
-
-    own = compute(quick_plan.seed)
-    given, computed = run("given", features=own), run("computed")
-    assert given.history[-1]["loss"] == pytest.approx(computed.history[-1]["loss"], rel=1e-5)
-    for name, features, changes, message in (
-        ("other", compute(quick_plan.seed + 1), {}, "these features are of another model"),
-        ("data", compute(quick_plan.seed, "test"), {}, "are of other data: .* 22 images of 32 px"),
-        ("views", own, {"flip": True, "feature_views": 2}, "feature_views=1"),
-        ("none", own, {"feature_views": 0}, "no phase of this plan learns from them"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            run(name, features=features, **changes)
 
 
 @pytest.fixture
