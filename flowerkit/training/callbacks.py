@@ -19,7 +19,7 @@ from contextlib import contextmanager, nullcontext
 import keras
 import numpy as np
 
-from flowerkit.prediction.predictions import Predictions
+from flowerkit.prediction import Predictions
 from flowerkit.schedules import Schedule
 from flowerkit.training.history import History
 

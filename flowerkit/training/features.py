@@ -24,7 +24,7 @@ import numpy as np
 from flowerkit.accelerator import cache_folder, free_memory_bytes
 from flowerkit.data import RAM_FRACTION, Split
 from flowerkit.pipeline import PARAMS, Augment, Augmentation, eval_batches, sample_params
-from flowerkit.prediction.predictions import Predictions, split_over
+from flowerkit.prediction import Predictions, split_over
 from flowerkit.text import format_bytes
 
 _log = logging.getLogger("flowerkit")

@@ -232,7 +232,7 @@ class RunFolder:
 
     def val_predictions(self):
         """The `Predictions` of val at the best epoch."""
-        from flowerkit.prediction.predictions import Predictions
+        from flowerkit.prediction import Predictions
 
         return Predictions.load(self.val_predictions_file)
 

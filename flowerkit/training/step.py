@@ -8,8 +8,7 @@ from functools import cached_property
 import keras
 
 from flowerkit.accelerator import Accelerator
-from flowerkit.data import Split
-from flowerkit.data.tfrecords import FlowerData
+from flowerkit.data import FlowerData, Split
 from flowerkit.models import (
     build_classifier,
     choose_trainable,
@@ -18,7 +17,7 @@ from flowerkit.models import (
     split_classifier,
 )
 from flowerkit.pipeline import PARAMS, Augment, feature_batches, train_batches
-from flowerkit.prediction.predictions import Predictions, predict
+from flowerkit.prediction import Predictions, predict
 from flowerkit.schedules import rates_per_step
 from flowerkit.training.features import Features, compute_features, predict_features
 from flowerkit.training.history import History

@@ -17,7 +17,7 @@ from flowerkit.data import FlowerData, Split, check_leak, load_split
 from flowerkit.metrics import count_classes
 from flowerkit.models import check_reload, choose_trainable, save_classifier
 from flowerkit.pipeline import epoch_permutation, steps_per_epoch
-from flowerkit.prediction.predictions import Predictions
+from flowerkit.prediction import Predictions
 from flowerkit.schedules import Schedule, rates_per_step
 from flowerkit.training import callbacks as own
 from flowerkit.training.checkpoints import ModelCheckpoint
