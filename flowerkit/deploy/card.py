@@ -20,12 +20,10 @@ _OUTPUT = "probabilities, float32 (n, number of classes), rows sum to 1"
 class ModelCard:
     """The contract of a classifier, stored inside each of its exports.
 
-    `class_names`: the names of the output columns, in order. `image_size` (px): the side of the
-    square input. `resize`: how photos of another shape became squares for training, so also now:
-    "crop", "pad" or "squish". `val_f1`: macro F1 on val, None if it was not measured. `backbone`,
-    `trained_on` (where the images came from) and `version` (of flowerkit) are for readers.
-
-    Raises ValueError for values that no classifier has.
+    `class_names`: the names of the outputs, in order. `image_size` (px): the side of the square input.
+    `resize`: how photos became squares for training, so also now: "crop", "pad" or "squish". `val_f1`:
+    macro F1 on val, None if it was not measured. `backbone`, `trained_on` (where the images came from)
+    and `version` (of flowerkit) are for readers. Raises ValueError for values that no classifier has.
     """
 
     class_names: tuple[str, ...]
@@ -37,8 +35,7 @@ class ModelCard:
     version: str = __version__
 
     def __post_init__(self) -> None:
-        names = tuple(self.class_names)
-        object.__setattr__(self, "class_names", names)
+        object.__setattr__(self, "class_names", names := tuple(self.class_names))
         are_names = all(isinstance(name, str) and len(name) > 0 for name in names)
         if len(names) < 2 or len(set(names)) < len(names) or not are_names:
             raise ValueError(

@@ -23,11 +23,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Export:
-    """An export: its place, its size, and its distance from the run's model.
-
-    `difference` is the largest one of probabilities on `NUM_CHECKED` images. `num_bytes` counts all
-    files of a folder.
-    """
+    """An export; `difference` is the largest to the run's probabilities on `NUM_CHECKED` images."""
 
     path: Path
     format: str

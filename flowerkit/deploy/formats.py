@@ -83,10 +83,7 @@ class Format:
         raise NotImplementedError
 
     def open(self, path: Path) -> LoadedModel:
-        """Open a model.
-
-        Raises RuntimeError (with the line for pip) without the library, ValueError for a damaged file.
-        """
+        """Open a model. Raises RuntimeError without its library, ValueError for a damaged file."""
         self.check_libraries(to_write=False)
         try:
             run, input_shape, num_classes, text = self.read(path)
@@ -161,7 +158,7 @@ class _SavedModel(Format):
         extra = target / "assets.extra"  # TensorFlow's place for what is not in the graph
         extra.mkdir(exist_ok=True)
         (extra / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
-        (extra / _LABELS_FILE).write_text(_list_labels(card), encoding="utf-8")
+        (extra / _LABELS_FILE).write_text("\n".join(card.class_names), encoding="utf-8")
 
     def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
         import tensorflow as tf
@@ -233,7 +230,7 @@ class _LiteRT(Format):
 
     def add_card(self, target: Path, card: ModelCard) -> None:
         with zipfile.ZipFile(target, "a") as archive:  # TFLite's tools look there for labels.txt
-            archive.writestr(_LABELS_FILE, _list_labels(card))
+            archive.writestr(_LABELS_FILE, "\n".join(card.class_names))
             archive.writestr(CARD_FILE, card.to_json())
 
     def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
@@ -275,7 +272,7 @@ def detect_format(path: str | os.PathLike) -> Format:
     if not path.exists():
         raise FileNotFoundError(f"no model {path}. Pass a run folder, or an export of a run.")
     for format in FORMATS.values():
-        if path.is_file() and path.suffix == Path(format.file).suffix != "":
+        if path.is_file() and not format.is_folder and path.suffix == Path(format.file).suffix:
             return format
     raise ValueError(
         f"{path} is not a model. Pass a run folder with its model.keras, or an export of a run: a file "
@@ -284,10 +281,7 @@ def detect_format(path: str | os.PathLike) -> Format:
 
 
 def load_model_file(path: str | os.PathLike) -> LoadedModel:
-    """Open a run folder, a `.keras`, `.onnx` or `.tflite` file, or a SavedModel folder.
-
-    Raises FileNotFoundError if it is none of them, and what `Format.open` raises.
-    """
+    """Open a run folder or an export; raises what `detect_format` and `Format.open` raise."""
     return detect_format(path).open(Path(path))
 
 
@@ -304,7 +298,3 @@ def _load_for_export(source: Path) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-def _list_labels(card: ModelCard) -> str:
-    return "".join(f"{name}\n" for name in card.class_names)

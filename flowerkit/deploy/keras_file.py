@@ -10,12 +10,12 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from flowerkit.deploy.card import ModelCard
 from flowerkit.files import replacing
 
 _CONFIG, _METADATA = "config.json", "metadata.json"
+_NO_VALUE = object()
 _CARD_KEY = "flowerkit"
 # Arguments that only some of Keras 3.10 to 3.15 know, and the value at which they have no effect: with
 # it they are left out. From a comparison of every layer's and initializer's signature in the three.
@@ -57,7 +57,11 @@ def rewrite_keras(
         if str(config.get("module")).startswith("keras.src.ops"):
             # Keras 3.10 gives operations such as a resize no name; the layer's entry repeats it.
             config["config"].pop("name", None)
-        return {k: v for k, v in config.items() if k != "compile_config" and not _is_neutral(k, v)}
+        return {
+            key: value
+            for key, value in config.items()
+            if key != "compile_config" and repr(value) != repr(_NEUTRAL.get(key, _NO_VALUE))
+        }
 
     config = json.loads(_read_member(source, _CONFIG), object_hook=rewrite)
     metadata = json.loads(_read_member(source, _METADATA))
@@ -72,11 +76,6 @@ def rewrite_keras(
         for member in old.infolist():
             new.writestr(member, changed.get(member.filename) or old.read(member))
     return was_mixed
-
-
-def _is_neutral(key: str, value: Any) -> bool:
-    """Whether an argument has the value, and its type, at which it has no effect."""
-    return key in _NEUTRAL and type(value) is type(_NEUTRAL[key]) and value == _NEUTRAL[key]
 
 
 def _read_member(path: Path, name: str) -> bytes:

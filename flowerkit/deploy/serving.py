@@ -21,8 +21,6 @@ _POLICY = (
     "frame-ancestors 'none'"
 )
 _KEPT_SECONDS = 3600
-_MAX_FILE_SIZE = "100mb"
-_DARKEST = 0.2
 
 
 def build_page(classifier: Classifier, *, top: int = 3) -> Any:
@@ -67,10 +65,7 @@ def build_page(classifier: Classifier, *, top: int = 3) -> Any:
 def show(
     classifier: Classifier, find_cams: Callable | None, file: str | None
 ) -> tuple[dict | None, np.ndarray | None, str]:
-    """Probabilities by name, the picture, and a message, for the photo in `file`.
-
-    The picture is darkened by the map of `find_cams`, see `models.build_cam`.
-    """
+    """Probabilities by name, the picture, darkened by the map of `find_cams`, and a message."""
     if not file:
         return None, None, ""
     prediction = classifier.predict(file)[0]
@@ -80,7 +75,7 @@ def show(
     picture = classifier.prepare(file)
     if find_cams:
         shown = classifier.class_names.index(prediction.name)
-        light = _DARKEST + (1 - _DARKEST) * find_cams(picture[None], np.array([shown]))[0]
+        light = 0.2 + 0.8 * find_cams(picture[None], np.array([shown]))[0]
         picture = (picture * light[..., None]).round().astype("uint8")
     return dict(prediction.classes), picture, f"`{name}`: {prediction.name}"
 
@@ -122,7 +117,7 @@ def serve(page: Any, *, port: int | None = None) -> Iterator[str]:
             prevent_thread_lock=True,
             theme=theme,
             footer_links=[],
-            max_file_size=_MAX_FILE_SIZE,
+            max_file_size="100mb",
             app_kwargs={"middleware": middleware},
         )
     except (OSError, OverflowError) as error:
