@@ -55,7 +55,7 @@ def open_batches(args, data):
     from flowerkit.pipeline import train_batches
 
     split = load_split(data, "train")
-    return train_batches(split, global_batch=args.batch, seed=0)
+    return train_batches(split, global_batch=args.batch, seed=0, num_classes=data.num_classes)
 
 
 def deliver(batches, backend: str):
