@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well.
+    """A temporary path beside `path` that replaces it at the end of the block.
 
-    After an error (a full disk, Ctrl-C) the temporary file is gone and an older `path` is untouched.
+    After an error (a full disk, Ctrl-C) the temporary file is gone and an older `path` is unchanged.
     The suffix is kept, because Keras and matplotlib choose the format by it.
 
     >>> import tempfile
@@ -129,7 +129,7 @@ def _convert(value, hint, where: str, remedy: str):
 
 
 def find_free_folder(parent: str | os.PathLike, name: str) -> Path:
-    """The first of parent/name-1, parent/name-2, ... that is not there yet; makes nothing.
+    """The first of parent/name-1, parent/name-2, ... that does not exist; does not make it.
 
     >>> import tempfile
     >>> runs = tempfile.mkdtemp()

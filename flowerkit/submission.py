@@ -1,7 +1,4 @@
-"""The csv that Kaggle takes: written whole, and checked line by line against the test set.
-
-Pure Python, so that `flowerkit check` answers at once.
-"""
+"""The csv that Kaggle takes: written whole, and checked line by line against the test set. Pure Python."""
 
 import csv
 import os
@@ -10,14 +7,15 @@ from operator import index
 from pathlib import Path
 
 from flowerkit.files import write_text
+from flowerkit.text import pluralize
 
 HEADER = ["id", "label"]
 HEADER_LINE = ",".join(HEADER)
-NAMED_IDS = 5  # how many missing ids a report names
+NAMED_IDS = 5  # missing ids that a report names
 
 
 def write_submission(path: str | os.PathLike, ids: Sequence[str], labels: Sequence[int]) -> None:
-    """Write `id,label` and one row for each image; an older file stays whole if writing fails.
+    """Write `id,label` and a row for each image; an older file stays whole if writing fails.
 
     `ids` are n distinct strings, `labels` n integers from 0 (NumPy's too). Raises ValueError,
     before anything is written, if they differ in number, are empty, or hold a repeated or
@@ -30,7 +28,7 @@ def write_submission(path: str | os.PathLike, ids: Sequence[str], labels: Sequen
     row_of: dict[str, int] = {}
     lines = [HEADER_LINE]
     for row, (name, label) in enumerate(zip(ids, labels, strict=True)):
-        _refuse_bad_id(name, row, row_of)
+        _check_id(name, row, row_of)
         lines.append(f"{name},{_class_index(label, row)}")
         row_of[name] = row
     write_text(path, "\n".join(lines) + "\n")
@@ -40,9 +38,8 @@ def check_submission(path: str | os.PathLike, ids: Iterable[str], num_classes: i
     """Every problem of a submission as a sentence, in the order of its lines; [] if it is right.
 
     `ids` are those of the test set, in any order; labels must be integers 0..num_classes-1. A byte
-    order mark, Windows line ends, quoted values and empty lines at the end are no problems. If not
-    one row carries an id of the test set, that is the problem, and its rows are not gone through.
-    Raises FileNotFoundError if there is no such file.
+    order mark, Windows line ends, quoted values and empty lines at the end are no problems. If no row
+    has an id of the test set, that is the one problem. Raises FileNotFoundError for a missing file.
     """
     wanted = dict.fromkeys(ids)  # a set that keeps the order, so that reports do too
     try:
@@ -56,7 +53,7 @@ def check_submission(path: str | os.PathLike, ids: Iterable[str], num_classes: i
     rows = [(n, _split(line)) for n, line in enumerate(lines, start=1) if n >= first_row]
     found = {fields[0] for _, fields in rows}
     if rows and not any(name in wanted for name in found):
-        return [*problems, _describe_strangers(rows, wanted)]
+        return [*problems, _describe_foreign(rows, wanted)]
     problems += _check_rows(rows, wanted, num_classes)
     return problems + _check_whole(len(rows), found, wanted)
 
@@ -78,8 +75,8 @@ def read_labels(path: str | os.PathLike) -> dict[str, int]:
 def read_ids(path: str | os.PathLike) -> list[str]:
     """The ids of a csv such as `sample_submission.csv`, in its order.
 
-    Raises FileNotFoundError if it is not there, and ValueError if it is no text, its first column
-    is not `id`, an id repeats, or there is none.
+    Raises FileNotFoundError for a missing file, and ValueError if it is not text, its first column is
+    not `id`, an id repeats, or there is none.
     """
     try:
         lines = _read_lines(path)
@@ -102,11 +99,11 @@ def read_ids(path: str | os.PathLike) -> list[str]:
     return list(line_of)
 
 
-def _refuse_bad_id(name: str, row: int, row_of: dict[str, int]) -> None:
+def _check_id(name: str, row: int, row_of: dict[str, int]) -> None:
     if not isinstance(name, str):
         raise ValueError(f"row {row}: id {name!r} is {type(name).__name__}, not text. Decode it.")
     if not name or name != name.strip() or any(mark in name for mark in ',"\r\n'):
-        raise ValueError(f"row {row}: id {name!r} cannot stand in a csv. Are these the test ids?")
+        raise ValueError(f"row {row}: id {name!r} does not fit into a csv. Are these the test ids?")
     if name in row_of:
         raise ValueError(
             f"row {row}: id {name!r} appears twice (first in row {row_of[name]}). "
@@ -132,7 +129,7 @@ def _read_lines(path: str | os.PathLike) -> list[str]:
         raise FileNotFoundError(f"no file {path}. Check the path, or write it first.")
     # utf-8-sig drops the byte order mark that spreadsheets put in front.
     text = path.read_bytes().decode("utf-8-sig")
-    # Not splitlines(): that would also break at form feeds and Unicode separators inside a value.
+    # Not splitlines(), which breaks at form feeds and Unicode separators inside a value too.
     text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
     return text.split("\n") if text else []
 
@@ -142,7 +139,7 @@ def _split(line: str) -> list[str]:
         return line.split(",")
     try:
         return next(csv.reader([line], strict=True))
-    except csv.Error:  # a quote that is not closed: one broken value, not the rest of the file
+    except csv.Error:  # an unclosed quote breaks its line only
         return [line]
 
 
@@ -151,17 +148,17 @@ def _check_header(line: str, wanted: Collection[str]) -> list[str]:
     if fields == HEADER:
         return []
     if fields[0] in wanted:
-        return [f"line 1: no header, the rows start at once; wanted '{HEADER_LINE}'"]
+        return [f"line 1: no header; wanted '{HEADER_LINE}'"]
     return [f"line 1: header is {_short(line)}, wanted '{HEADER_LINE}'"]
 
 
-def _describe_strangers(rows: list[tuple[int, list[str]]], wanted: Collection[str]) -> str:
+def _describe_foreign(rows: list[tuple[int, list[str]]], wanted: Collection[str]) -> str:
     number, fields = rows[0]
     expected = _short(next(iter(wanted))) if wanted else "nothing: it is empty"
     return (
         f"none of the {len(rows):,} rows starts with an id of the test set (line {number} starts "
         f"with {_short(fields[0])}, the test set with {expected}): other data, or other columns; "
-        "the rows were not checked further"
+        "the rows were not checked"
     )
 
 
@@ -175,7 +172,7 @@ def _check_rows(
             problems.append(f"line {number}: empty")
             continue
         if len(fields) != len(HEADER):
-            columns = _counted(len(fields), "column")
+            columns = pluralize(len(fields), "column")
             problems.append(f"line {number}: {columns}, wanted 2 ({HEADER_LINE})")
         name = fields[0]
         if name in line_of:
@@ -204,18 +201,14 @@ def _check_label(label: str, line: int, num_classes: int) -> list[str]:
 def _check_whole(num_rows: int, found: Collection[str], wanted: Collection[str]) -> list[str]:
     problems = []
     if num_rows != len(wanted):
-        problems.append(f"{_counted(num_rows, 'row')}, wanted {len(wanted):,}")
+        problems.append(f"{pluralize(num_rows, 'row')}, wanted {len(wanted):,}")
     missing = [name for name in wanted if name not in found]
     if missing:
         named = ", ".join(_short(name) for name in missing[:NAMED_IDS])
         more = ", ..." if len(missing) > NAMED_IDS else ""
-        problems.append(f"{_counted(len(missing), 'id')} of the test set missing: {named}{more}")
+        problems.append(f"{pluralize(len(missing), 'id')} of the test set missing: {named}{more}")
     return problems
 
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,15 +1,14 @@
-"""Numbers and names as people say them."""
+"""Counts, bytes, names and shares in words."""
 
 import difflib
 import re
 from collections.abc import Iterable
 
-# Neither may a page hold them, nor would a reader see them.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def pluralize(num: int, noun: str) -> str:
-    """The number and its noun, which takes an s unless there is one.
+    """The number and its noun, with an s unless the number is 1.
 
     >>> pluralize(1, "seed"), pluralize(1200, "photo")
     ('1 seed', '1,200 photos')
@@ -27,7 +26,7 @@ def format_epochs(count: float) -> str:
 
 
 def format_bytes(num_bytes: float) -> str:
-    """In GiB, or in MiB where that would begin with a zero.
+    """In GiB, or in MiB below 1 GiB.
 
     >>> format_bytes(3 * 2**29), format_bytes(70 * 2**20), format_bytes(4096)
     ('1.50 GiB', '70 MiB', '0.0 MiB')
@@ -49,9 +48,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def clean(text: str) -> str:
-    """`text` without what neither HTML nor a font can show: it becomes a question mark.
-
-    JSON can hold half a surrogate pair, which UTF-8 cannot.
+    """`text` with a question mark for control characters and half surrogate pairs, which JSON allows.
 
     >>> clean("bell\\x07 half\\ud800")
     'bell? half?'
@@ -60,7 +57,7 @@ def clean(text: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of 1 as one says it; only nothing is 0% and only all is 100%.
+    """A share of 1 in percent; only 0 is 0% and only 1 is 100%.
 
     >>> [percent(share) for share in (0, 0.0004, 0.126, 0.9996, 1)]
     ['0%', '<1%', '13%', '>99%', '100%']

@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import flowerkit
-from flowerkit.cli.options import build_parser
+from flowerkit.cli.parser import parse
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flowerkit"
@@ -246,7 +246,7 @@ def test_the_readmes_commands_parse(name):
     assert commands, f"{name} shows no command in a ```sh block"
     for words in commands:
         if not {"--help", "--version"} & set(words):  # these end the program at once
-            build_parser().parse_args(words)
+            parse(words)
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.ko.md"])

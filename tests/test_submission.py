@@ -35,8 +35,8 @@ def test_a_submission_is_a_header_and_a_row_per_image_and_passes_the_check(tmp_p
         ([], [], "no predictions to write. Does the test split hold any images?"),
         (["a", "b", "a"], [1, 2, 3], "row 2: id 'a' appears twice (first in row 0)"),
         ([b"a1b2"], [1], "row 0: id b'a1b2' is bytes, not text. Decode it."),
-        (["a,b"], [1], "row 0: id 'a,b' cannot stand in a csv"),
-        ([""], [1], "row 0: id '' cannot stand in a csv"),
+        (["a,b"], [1], "row 0: id 'a,b' does not fit into a csv"),
+        ([""], [1], "row 0: id '' does not fit into a csv"),
         (["a", "b"], [1, 2.0], "row 1: label 2.0 is not an integer"),
         (["a", "b"], np.array([1.0, 2.0]), "is not an integer. Pass class indices"),
         (["a", "b"], [1, -1], "row 1: label -1 is no class; they start at 0."),
@@ -100,18 +100,16 @@ def test_a_label_that_is_no_class_is_named(checked, label, problem):
     [
         ("Id,Label\n", "line 1: header is 'Id,Label', wanted 'id,label'"),
         ("id,label,p\n", "line 1: header is 'id,label,p', wanted 'id,label'"),
-        ("", "line 1: no header, the rows start at once; wanted 'id,label'"),
+        ("", "line 1: no header; wanted 'id,label'"),
     ],
 )
-def test_a_wrong_header_is_told_and_the_rows_are_checked_all_the_same(
-    checked, first_lines, problem
-):
+def test_a_wrong_header_is_a_problem_and_the_rows_are_checked_too(checked, first_lines, problem):
     text = first_lines + "a1b2,3\nc3d4,0\ne5f6,103\n0789,999\n"
     last_line = text.count("\n")
     assert checked(text) == [problem, f"line {last_line}: label 999 is outside 0..103"]
 
 
-def test_wrong_columns_and_empty_lines_are_told(checked):
+def test_wrong_columns_and_empty_lines_are_problems(checked):
     assert checked("id,label\na1b2\n\nc3d4,1,2\ne5f6,0\n0789,1\n") == [
         "line 2: 1 column, wanted 2 (id,label)",
         "line 3: empty",
@@ -143,7 +141,7 @@ def test_an_unclosed_quote_spoils_only_its_own_line(checked):
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "\ufeff"])
-def test_an_empty_file_is_told(checked, text):
+def test_an_empty_file_is_a_problem(checked, text):
     assert checked(text) == ["the file is empty; wanted the header 'id,label' and 4 rows"]
 
 
@@ -159,7 +157,7 @@ def test_a_file_for_other_data_or_with_other_columns_is_one_problem_not_thousand
     assert swapped == [
         "line 1: header is 'label,id', wanted 'id,label'",
         "none of the 4 rows starts with an id of the test set (line 2 starts with '3', the test "
-        "set with 'a1b2'): other data, or other columns; the rows were not checked further",
+        "set with 'a1b2'): other data, or other columns; the rows were not checked",
     ]
     semicolons = checked("id;label\n" + "".join(f"{name};3\n" for name in IDS))
     assert len(semicolons) == 2
@@ -176,7 +174,7 @@ def test_only_the_first_few_missing_ids_are_named(tmp_path):
     ]
 
 
-def test_bytes_that_are_no_text_are_told(checked, tmp_path):
+def test_bytes_that_are_no_text_are_a_problem(checked, tmp_path):
     (problem,) = checked("id,label\na1b2,3\n", encoding="utf-16")
     assert problem.startswith("not UTF-8 text (byte 0: invalid start byte)")
     with pytest.raises(ValueError, match=r"is not UTF-8 text .* Fetch the file again"):
@@ -186,13 +184,6 @@ def test_bytes_that_are_no_text_are_told(checked, tmp_path):
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*none.csv. Check the path"):
         check_submission(tmp_path / "none.csv", IDS, 104)
-
-
-def test_the_competitions_7382_rows_are_checked(tmp_path):
-    ids = [f"{number:09x}" for number in range(7382)]
-    path = tmp_path / "submission.csv"
-    write_submission(path, ids, np.arange(7382) % 104)
-    assert check_submission(path, ids, 104) == []
 
 
 def test_the_ids_of_the_sample_come_in_its_order(tmp_path):

@@ -1,1 +1,17 @@
-"""cli."""
+"""The command line: options, and what each command prints. All work is done in the folders below.
+
+A module for each group of `flowerkit --help`; each command NAME has `add_NAME_options(parser)` and,
+below it, `run_NAME(args, echo, progress) -> exit status`. Exit status: 0 done, 1 the work failed or
+problems were found, 2 wrong usage. Only `__main__` prints and exits.
+
+parser    the table of commands (add a command here); argparse with "Did you mean ...?"
+options   options that several commands share, and an option for each field of a plan
+terminal  progress bars, log lines, the device's line, and silent frameworks
+start     demo, draw
+doctor    doctor
+data      convert, check-data
+train     train, lr-find, study, compare, models
+look      predict, check, report
+use       export, classify, serve
+kaggle    bundle, push, watch, pull, submit
+"""

@@ -1,49 +1,87 @@
-"""What a person sees while they wait: log lines, one progress line, and no noise of frameworks."""
+"""Progress bars, log lines, the device's line, and silent frameworks."""
 
 import contextlib
 import logging
 import os
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+
+from flowerkit.accelerator.device import Accelerator, connect
+
+Echo = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
 
 
 def start_log() -> None:
-    """The library's log lines go to the terminal, also while the frameworks are being quieted."""
+    """Send the library's log lines to the terminal, also while `quiet_frameworks` is active."""
     if logging.getLogger().hasHandlers():
         return
     stream = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 - open as long as the process
-    # On a terminal a line may meet the progress line: erase that first.
-    erase = "\r\x1b[K" if stream.isatty() else ""
+    erase = "\r\x1b[K" if stream.isatty() else ""  # a progress bar may be on the line
     logging.basicConfig(format=f"{erase}%(message)s", stream=stream)
     logging.getLogger("flowerkit").setLevel(logging.INFO)
 
 
-class ProgressLine:
-    """One line on a terminal that is written over: how far, how fast, how long still. Else nothing."""
+class ProgressBar:
+    """A bar with count, rate and time left on stderr or in a notebook; nothing where it is a file.
+
+    Called with (description, done, total); each description has its own bar, which vanishes when
+    done is total or `stop` is called.
+    """
 
     def __init__(self):
-        self.what, self.shown_at = None, 0.0
+        self._bar = self._description = None
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if not sys.stderr.isatty():
-            return
-        now = time.monotonic()
-        if what != self.what:
-            self.what, self.start, self.done_at_start = what, now, done
-        if done == total:
-            _write_over("")
-        elif now - self.shown_at > 0.2:
-            self.shown_at = now
-            # The first step traces and compiles: the rate is that of the steps after it.
-            rate = (done - self.done_at_start) / (now - self.start) if now > self.start else 0
-            left = f"{rate:,.1f}/s, {(total - done) / rate:,.0f} s left" if rate else "starting"
-            _write_over(f"{what}: {done:,} of {total:,}, {left}")
+    def __call__(self, description: str, done: int, total: int) -> None:
+        """Show how much is done."""
+        if description != self._description:
+            self.stop()
+            self._bar, self._description = self._start(description, total), description
+        self._bar.update(0, completed=done, total=total)
+        if done >= total:
+            self.stop()
+
+    def stop(self) -> None:
+        """Remove the bar."""
+        if self._bar:
+            self._bar.stop()
+        self._bar = self._description = None
+
+    @staticmethod
+    def _start(description: str, total: int):
+        from rich import progress
+        from rich.console import Console
+
+        class Rate(progress.ProgressColumn):
+            def render(self, task):
+                return f"{task.speed:,.1f}/s" if task.speed else "starting"
+
+        console = Console(stderr=True)
+        bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            Rate(),
+            progress.TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not (console.is_terminal or console.is_jupyter),
+        )
+        bar.add_task(description, total=total)
+        bar.start()
+        return bar
 
 
-def _write_over(text: str) -> None:
-    sys.stderr.write(f"\r\x1b[K{text}")
-    sys.stderr.flush()
+def connect_device(require: str | None, echo: Echo) -> Accelerator:
+    """Start the device, import TensorFlow for the shards, and print the device's line."""
+    with quiet_frameworks():
+        accelerator = connect(require)
+        import tensorflow  # noqa: F401 - with jax too, the shards are written and read with it
+    echo(str(accelerator))
+    return accelerator
 
 
 @contextlib.contextmanager

@@ -1,12 +1,10 @@
-"""terminal: the progress line, and noise that is held back."""
-
 import io
 import os
 
 import pytest
 
-from flowerkit.cli import terminal as terminal_room
-from flowerkit.cli.terminal import ProgressLine, quiet_frameworks
+from flowerkit.cli import terminal
+from flowerkit.cli.terminal import ProgressBar, connect_device, quiet_frameworks
 
 
 class Terminal(io.StringIO):
@@ -14,21 +12,21 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_one_line_with_rate_and_time_left_that_is_erased_at_the_end(monkeypatch):
-    terminal, clock = Terminal(), iter([100.0, 102.0, 104.0])
-    monkeypatch.setattr(terminal_room.sys, "stderr", terminal)
-    monkeypatch.setattr(terminal_room.time, "monotonic", lambda: next(clock))
-    line = ProgressLine()
-    line("drawing", 1, 2001)
-    line("drawing", 201, 2001)
-    assert terminal.getvalue().endswith("\r\x1b[Kdrawing: 201 of 2,001, 100.0/s, 18 s left")
-    assert "\n" not in terminal.getvalue()
-    line("drawing", 2001, 2001)
-    assert terminal.getvalue().endswith("\r\x1b[K")
+def test_progress_is_a_bar_with_count_and_rate_that_vanishes(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(terminal.sys, "stderr", screen)
+    bar = ProgressBar()
+    bar("drawing", 1, 2001)
+    bar("drawing", 201, 2001)
+    bar.stop()
+    assert "drawing" in screen.getvalue()
+    assert "201/2001" in screen.getvalue()
+    assert screen.getvalue().rstrip().endswith("\x1b[2K")  # the line is erased
 
 
 def test_progress_stays_quiet_where_there_is_no_terminal(capsys):
-    ProgressLine()("drawing", 1, 2)
+    ProgressBar()("drawing", 1, 2)
     assert capsys.readouterr() == ("", "")
 
 
@@ -61,9 +59,19 @@ def test_the_frameworks_noise_is_held_back_where_all_went_well(capfd):
 
 
 @pytest.mark.parametrize(("given", "used"), [(None, "3"), ("", "3"), ("0", "0")])
-def test_only_a_level_that_somebody_chose_is_kept(monkeypatch, given, used):
+def test_only_a_level_that_the_user_chose_is_kept(monkeypatch, given, used):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", given or "")
     if given is None:
         monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
     with quiet_frameworks():
         assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == used
+
+
+def test_a_device_has_its_line_and_another_than_required_is_refused(accelerator):
+    lines = []
+    assert connect_device(None, lines.append) is accelerator
+    assert lines == [str(accelerator)]
+    other = "gpu" if accelerator.kind != "gpu" else "tpu"
+    with pytest.raises((RuntimeError, ValueError), match=f"require='{other}'"):
+        connect_device(other, lines.append)
+    assert lines == [str(accelerator)]

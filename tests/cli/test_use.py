@@ -1,21 +1,13 @@
-"""cli.models: export, classify and serve, as a user types them."""
+"""export, classify and serve as they are typed."""
 
-import argparse
 import csv
 
 import pytest
 from exported_run import CLASSES, draw_photo, train_on_photos
 
-from flowerkit.cli import models
+from flowerkit.cli import use
 
-
-def run(command, *arguments):
-    """(status, lines) of a command."""
-    parser = argparse.ArgumentParser()
-    getattr(models, f"add_{command}_options")(parser)
-    lines = []
-    args = parser.parse_args(list(map(str, arguments)))
-    return getattr(models, f"run_{command}")(args, lines.append, None), lines
+pytestmark = pytest.mark.backends
 
 
 @pytest.fixture
@@ -27,16 +19,18 @@ def photos(tmp_path):
     return folder
 
 
-def test_a_run_is_exported(tmp_path):
+def test_a_run_is_exported(flowerkit, tmp_path):
     out = tmp_path / "m.keras"
-    status, lines = run("export", train_on_photos("pad"), "--format", "keras", "--out", out)
+    words = ("export", train_on_photos("pad"), "--format", "keras", "--out", out)
+    status, lines, _ = flowerkit(*words)
     assert status == 0
     assert lines[0].startswith(f"wrote {out}: keras, ")
 
 
-def test_photos_are_classified_a_line_each_and_as_a_table(photos, tmp_path):
+def test_photos_are_classified_a_line_each_and_as_a_table(flowerkit, photos, tmp_path):
     table = tmp_path / "predictions.csv"
-    status, lines = run("classify", train_on_photos("pad"), photos, "--top", 2, "--csv", table)
+    words = ("classify", train_on_photos("pad"), photos, "--top", 2, "--csv", table)
+    status, lines, _ = flowerkit(*words)
     assert status == 0
     assert "4 classes, 32 px, resize 'pad'" in lines[0]
     assert lines[1].startswith(f"{photos / 'iris.png'}: iris ")
@@ -49,10 +43,11 @@ def test_photos_are_classified_a_line_each_and_as_a_table(photos, tmp_path):
     assert float(rows[0]["probability_1"]) >= float(rows[0]["probability_2"])
 
 
-def test_an_unreadable_photo_gets_a_line_and_status_1(photos, tmp_path):
+def test_an_unreadable_photo_gets_a_line_and_status_1(flowerkit, photos, tmp_path):
     (photos / "jasmine.jpg").touch()
     table = tmp_path / "predictions.csv"
-    status, lines = run("classify", train_on_photos("pad"), photos, "--top", 9, "--csv", table)
+    words = ("classify", train_on_photos("pad"), photos, "--top", 9, "--csv", table)
+    status, lines, _ = flowerkit(*words)
     assert status == 1
     assert lines[2] == f"{photos / 'jasmine.jpg'}: 0 bytes"
     assert lines[1].count("%") == len(CLASSES)
@@ -62,17 +57,11 @@ def test_an_unreadable_photo_gets_a_line_and_status_1(photos, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["serve", "export", "classify"])
-def test_a_missing_model_is_an_error_before_libraries_are_imported(command, monkeypatch, tmp_path):
-    monkeypatch.delattr(models, "quiet_frameworks")
+def test_a_missing_model_is_an_error_before_libraries_are_imported(
+    flowerkit, command, monkeypatch, tmp_path
+):
+    monkeypatch.delattr(use, "quiet_frameworks")
     photos = ["photo.jpg"] if command == "classify" else []
-    with pytest.raises(FileNotFoundError, match="no model .*none"):
-        run(command, tmp_path / "none", *photos)
-
-
-@pytest.mark.parametrize("arguments", [("m", "p", "--top", "0"), ("m",)])
-def test_wrong_usage_ends_with_2(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        run("classify", *arguments)
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert "--top" in error or "PHOTO" in error
+    status, _, err = flowerkit(command, tmp_path / "none", *photos)
+    assert status == 1
+    assert "no model " in err

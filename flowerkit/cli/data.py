@@ -1,0 +1,124 @@
+"""convert and check-data."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from flowerkit.cli.options import add_number, add_path
+from flowerkit.cli.terminal import Echo, Progress, quiet_frameworks
+from flowerkit.text import pluralize
+
+_SHOWN_PROBLEMS = 20
+
+
+def add_convert_options(parser: argparse.ArgumentParser) -> None:
+    photos = "a folder with a sub folder for each class, or with train/, val/ and test/ of those"
+    add_path(parser, "photos", "PHOTOS", photos)
+    add_path(parser, "out", "OUT", "the folder to make; after an interruption it continues")
+    parser.add_argument(
+        "--resize",
+        choices=("crop", "pad", "squish"),
+        default="crop",
+        help="the square in the middle; all of it with black bars; or all of it, distorted [crop]",
+    )
+    add_path(parser, "--labels", "CSV", "file names, classes and splits, instead of class folders")
+    add_number(parser, "--image-size", 224, "in px", int)
+    add_number(parser, "--val-fraction", 0.2, "of each class, to choose the best epoch", float)
+    add_number(parser, "--test-fraction", 0.1, "of each class, to measure the final result", float)
+    add_number(parser, "--seed", 0, "another seed assigns other photos to the splits", int)
+    add_number(parser, "--workers", None, "processes [the number of cores]")
+    parser.add_argument(
+        "--beam",
+        action="append",
+        nargs="?",
+        const="",
+        metavar="OPTION",
+        help="convert with Apache Beam, for folders that one machine cannot hold; repeat it for each "
+        "option of Beam and its runner: --beam=--runner=FlinkRunner [all on this machine]",
+    )
+
+
+def run_convert(args, echo: Echo, progress: Progress) -> int:
+    with quiet_frameworks():
+        import tensorflow  # noqa: F401 - the shards are written with it
+    from flowerkit.photos import convert_photos, convert_with_beam
+
+    if args.beam is None:
+        convert = partial(convert_photos, workers=args.workers, progress=progress)
+    else:  # its runner shows its own progress
+        convert = partial(convert_with_beam, beam_options=list(filter(None, args.beam)))
+    try:
+        data, conversion = convert(
+            args.photos,
+            args.out,
+            image_size=args.image_size,
+            resize=args.resize,
+            val_fraction=args.val_fraction,
+            test_fraction=args.test_fraction,
+            seed=args.seed,
+            labels_csv=args.labels,
+        )
+    except KeyboardInterrupt:
+        if args.out.is_dir():
+            echo(f"{args.out} keeps what was read; the same command continues")
+        raise
+    for line in conversion.summary():
+        echo(line)
+    folder = data.folder
+    echo(f"wrote {folder}, see conversion.json there; next: flowerkit train --data {folder}")
+    return 0
+
+
+def add_check_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data", metavar="DIR", help="a folder that holds tfrecords-jpeg-SxS/, or auto, or drawn"
+    )
+    parser.add_argument(
+        "--external", metavar="DIR2", help="another such folder, to be trained on as well"
+    )
+    add_number(parser, "--image-size", None, "in px, where there are several")
+    parser.add_argument(
+        "--no-near", action="store_true", help="compare ids and bytes only, which decodes nothing"
+    )
+    add_path(parser, "--out", "FOLDER", "write all pairs to pairs.csv, the first to pairs.png")
+
+
+def run_check_data(args, echo: Echo, progress: Progress) -> int:
+    with quiet_frameworks():
+        import tensorflow  # noqa: F401 - the shards are read with it
+    from flowerkit.data.leaks import find_leaks
+    from flowerkit.data.tfrecords import find_sizes
+    from flowerkit.sources import find_data
+
+    data, external = find_data(args.data, image_size=args.image_size), None
+    if args.external:  # bytes can be compared at the same size only
+        is_same = data.image_size in find_sizes(args.external)
+        external = find_data(args.external, image_size=data.image_size if is_same else None)
+    report = find_leaks(data, external=external, near=not args.no_near, progress=progress)
+    echo(f"checked {data}")
+    if external:
+        echo(f"and {external}")
+    for line in report.notes:
+        echo(line)
+    if args.out:
+        _write_pairs(args.out, report, echo)
+    for line in report.problems[:_SHOWN_PROBLEMS]:
+        echo(f"problem: {line}")
+    more = len(report.problems) - _SHOWN_PROBLEMS
+    if more > 0:
+        echo(f"and {pluralize(more, 'problem')} more (--out FOLDER writes all)")
+    if not report.problems:
+        compared = "ids and bytes" if args.no_near else "ids, bytes and similarity"
+        echo(f"no picture is in two splits, by {compared}")
+    return int(bool(report.problems))
+
+
+def _write_pairs(folder: Path, report, echo: Echo) -> None:
+    from flowerkit.data.leak_sheet import draw_pairs
+    from flowerkit.data.leaks import list_by_weight, write_pairs
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_pairs(folder / "pairs.csv", report)
+    echo(f"wrote {folder / 'pairs.csv'} ({pluralize(len(report.shared), 'pair')})")
+    if num := draw_pairs(folder / "pairs.png", list_by_weight(report)):
+        echo(f"wrote {folder / 'pairs.png'} ({num} of them, problems first)")

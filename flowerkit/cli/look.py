@@ -1,0 +1,245 @@
+"""predict, check and report."""
+
+import argparse
+from pathlib import Path
+
+from flowerkit.cli.options import add_data, add_number, add_path, add_require
+from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
+from flowerkit.submission import check_submission, read_labels, write_submission
+from flowerkit.text import pluralize
+
+_SHOWN_PROBLEMS = 50
+
+# predict ------------------------------------------------------------------------------------------
+
+
+def add_predict_options(parser: argparse.ArgumentParser) -> None:
+    add_path(parser, "runs", "RUN", "run folders; several are blended", nargs="+")
+    add_path(parser, "--out", "CSV", "the csv to write", required=True)
+    add_path(parser, "--probabilities", "NPZ", "write ids and probabilities there, too")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    add_number(parser, "--tta", 1, "views of each image: as it is, mirrored, then crops")
+    add_number(parser, "--per-replica-batch", 32, "images a step on each replica")
+    parser.add_argument(
+        "--on-corrupt",
+        choices=("raise", "skip"),
+        default="raise",
+        help="at a bad record; with skip the csv lacks its row [raise]",
+    )
+    add_data(parser, required=True)
+    add_require(parser)
+
+
+def run_predict(args, echo: Echo, progress: Progress) -> int:
+    """Predict the test split with each run, blend, write and check the csv.
+
+    The weights of a blend come from each run's val predictions, which have one view: predicting val
+    with --tta would take half as long as the test split, and weights found with it were no better.
+    """
+    from flowerkit.training import RunFolder
+
+    _check_outputs(args)
+    runs = [RunFolder(path) for path in args.runs]
+    trained_on = [run.environment().data for run in runs]
+    areas = [run.plan().min_crop_area for run in runs]
+    data = {}
+    for run, known in zip(runs, trained_on, strict=True):
+        data[known.image_size] = _find_data(run, known, args.data)
+    accelerator = connect_device(args.require, echo)
+    with quiet_frameworks():
+        from flowerkit.data.split import load_split
+        from flowerkit.prediction import LIGHT_CROP_AREA, blend, find_weights, predict
+
+    weights, names = None, [str(run) for run in runs]
+    if len(runs) > 1:
+        found = find_weights([run.val_predictions() for run in runs], names=names)
+        weights = found.weights
+        for line in found.describe(names):
+            echo(line)
+    with accelerator.scope():  # all of them first, so that a damaged file is found early
+        models = [run.model() for run in runs]
+    predictions = {}
+    for size, data_of_size in data.items():  # one split at a time is in memory
+        test = load_split(data_of_size, "test", on_corrupt=args.on_corrupt)
+        for number, name in enumerate(names):
+            if trained_on[number].image_size == size:
+                predictions[number] = predict(
+                    models[number],
+                    test,
+                    global_batch=args.per_replica_batch * accelerator.replicas,
+                    tta=args.tta,
+                    min_crop_area=areas[number] if areas[number] < 1 else LIGHT_CROP_AREA,
+                    progress=lambda _, done, total, name=name: progress(name, done, total),
+                )
+    blended = blend([predictions[number] for number in range(len(runs))], weights, names=names)
+    if args.probabilities:
+        blended.save(args.probabilities)
+        echo(f"wrote {args.probabilities}")
+    return int(bool(submit(blended, data_of_size, args.out, echo)))
+
+
+def _check_outputs(args) -> None:
+    if args.out.is_dir():
+        raise ValueError(f"{args.out} is a folder. Pass --out a file, such as submission.csv.")
+    if args.probabilities and args.probabilities.suffix != ".npz":
+        raise ValueError(
+            f"--probabilities writes an npz file. Received: {args.probabilities}. Let it end in .npz."
+        )
+    for file in filter(None, (args.out, args.probabilities)):
+        if file.exists() and not args.overwrite:
+            raise FileExistsError(
+                f"{file} already exists. Name another file, or pass --overwrite to replace it."
+            )
+
+
+def _find_data(run, trained_on, source: str):
+    """The data at the size, and with the classes, that the run was trained on."""
+    from flowerkit.data.tfrecords import find_sizes
+    from flowerkit.sources import find_data
+    from flowerkit.training.run_folder import describe_difference
+
+    sizes = find_sizes(source)
+    if sizes and trained_on.image_size not in sizes:
+        raise ValueError(
+            f"{run} was trained on {trained_on.origin} images of {trained_on.image_size} px with "
+            f"{len(trained_on.class_names)} classes; {source} holds {', '.join(map(str, sizes))} px. "
+            f"Pass the data it was trained on (--data)."
+        )
+    data = find_data(source, image_size=trained_on.image_size)
+    if list(trained_on.class_names) != list(data.class_names):
+        raise ValueError(
+            f"{run} was trained on other classes than those of {source} "
+            f"({describe_difference(trained_on.class_names, data.class_names)}). Pass the data it was "
+            f"trained on (--data), or train on this."
+        )
+    return data
+
+
+def predict_and_submit(
+    model, data, csv: Path, echo: Echo, *, global_batch: int, on_corrupt: str = "raise"
+) -> list[str]:
+    """Predict the test split of `data` with a Keras model, write its csv, return its problems."""
+    from flowerkit.data.split import load_split
+    from flowerkit.prediction import predict
+
+    test = load_split(data, "test", on_corrupt=on_corrupt)
+    return submit(predict(model, test, global_batch=global_batch), data, csv, echo)
+
+
+def submit(predictions, data, csv: Path, echo: Echo) -> list[str]:
+    """Write the csv of `Predictions` and report its problems."""
+    write_submission(csv, predictions.ids, predictions.predicted)
+    return report_problems(csv, data, echo)
+
+
+# check --------------------------------------------------------------------------------------------
+
+
+def add_check_options(parser: argparse.ArgumentParser) -> None:
+    add_path(parser, "csv", "CSV", "the file to check")
+    add_data(parser, required=True)
+    add_number(parser, "--image-size", None, "the stored size, in px, where there are several")
+
+
+def run_check(args, echo: Echo, progress: Progress) -> int:
+    from flowerkit.sources import find_data
+
+    data = find_data(args.data, image_size=args.image_size)
+    return int(bool(report_problems(args.csv, data, echo)))
+
+
+def report_problems(csv: Path, data, echo: Echo) -> list[str]:
+    """Check a csv against the test split of `data`; return every problem, print the first 50.
+
+    Of a valid csv the score is printed where the test labels are known (a folder of photos).
+    """
+    from flowerkit.sources import find_test_ids
+
+    problems = check_submission(csv, find_test_ids(data), data.num_classes)
+    if problems:
+        echo(f"{csv}: {pluralize(len(problems), 'problem')}")
+        for problem in problems[:_SHOWN_PROBLEMS]:
+            echo(f"  {problem}")
+        if len(problems) > _SHOWN_PROBLEMS:
+            echo(f"  ... and {len(problems) - _SHOWN_PROBLEMS:,} more")
+        return problems
+    rows = data.counts["test"]
+    echo(f"{csv}: {rows:,} rows, every id once, labels in 0..{data.num_classes - 1}: valid")
+    if score := find_score(csv, data):
+        echo(
+            f"on test, whose labels are known: macro F1 {score['test_f1']:.4f}, accuracy "
+            f"{score['test_accuracy']:.4f} ({score['test_images']:,} images)"
+        )
+    return []
+
+
+def find_score(csv: Path, data) -> dict[str, float]:
+    """test_f1, test_accuracy and test_images of a valid csv, {} where the test labels are unknown."""
+    from flowerkit.metrics import accuracy, macro_f1
+    from flowerkit.photos import TEST_LABELS
+
+    known = data.folder / TEST_LABELS
+    if not known.is_file():
+        return {}
+    predicted = read_labels(csv)
+    labels = {name: label for name, label in read_labels(known).items() if name in predicted}
+    if not labels:
+        return {}
+    pair = list(labels.values()), [predicted[name] for name in labels]
+    return {
+        "test_f1": macro_f1(*pair),
+        "test_accuracy": accuracy(*pair),
+        "test_images": len(labels),
+    }
+
+
+# report -------------------------------------------------------------------------------------------
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    add_path(parser, "run_folder", "RUN", "a run of `flowerkit train`")
+    data = "its data, for the pictures of its mistakes [where it was in training]"
+    parser.add_argument("--data", metavar="FOLDER", help=data)
+
+
+def run_report(args, echo: Echo, progress: Progress) -> int:
+    """Write report.html again; without its data only with the pictures that the run folder has."""
+    from flowerkit.training import RunFolder
+
+    run = RunFolder(args.run_folder)
+    plan, trained_on = run.plan(), run.environment().data
+    with quiet_frameworks():
+        from flowerkit.reports.writer import write_report
+    try:
+        data, images = _load_val(run, plan, trained_on, args.data)
+    except (FileNotFoundError, ValueError) as error:
+        if args.data:
+            raise
+        echo(f"without the pictures of its data: {error} (pass --data FOLDER)")
+        echo(f"wrote {write_report(run.path)}")
+        return 0
+    from flowerkit.sources import find_test_ids
+
+    problems = None
+    if run.submission_file.is_file():
+        problems = check_submission(run.submission_file, find_test_ids(data), data.num_classes)
+    report = write_report(
+        run.path, val_images=images, submission_problems=problems, model=run.model()
+    )
+    echo(f"wrote {report}")
+    return 0
+
+
+def _load_val(run, plan, trained_on, source: str | None) -> tuple:
+    """The data of a run and its val images, (n, size, size, 3) uint8 in the order of its predictions."""
+    from flowerkit.data.split import load_split
+    from flowerkit.sources import find_data
+
+    data = find_data(source or trained_on.folder, image_size=trained_on.image_size)
+    val = load_split(data, "val", on_corrupt=plan.on_corrupt)
+    if val.ids.tolist() != run.val_predictions().ids.tolist():
+        raise ValueError(
+            f"the val images of {data.folder} are not those of {run}. Pass the data it was trained on "
+            f"(--data)."
+        )
+    return data, val.images

@@ -1,0 +1,248 @@
+"""train, lr-find, study, compare and models."""
+
+import argparse
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from flowerkit.cli.options import (
+    add_data,
+    add_number,
+    add_path,
+    add_plan,
+    add_require,
+    apply_changes,
+    find_changes,
+    read_plan,
+)
+from flowerkit.cli.parser import WrongUsage
+from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
+from flowerkit.files import find_free_folder
+from flowerkit.text import pluralize
+
+# train --------------------------------------------------------------------------------------------
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    add_data(parser)
+    add_path(parser, "--out", "RUN", "the run folder [the next free runs/PLAN-N]")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    add_require(parser)
+    add_plan(parser)
+
+
+def run_train(args, echo: Echo, progress: Progress) -> int:
+    from flowerkit.sources import find_data
+
+    plan, source, out = _read_resumed(args) if args.resume else _read_new(args)
+    accelerator = connect_device(args.require, echo)
+    data = find_data(source, image_size=plan.image_size, progress=progress)
+    echo(str(data))
+    return train_and_submit(
+        plan, data, out, accelerator, args.started, echo, progress, resume=args.resume
+    )
+
+
+def _read_new(args) -> tuple:
+    plan = read_plan(args.plan, find_changes(args))
+    name = Path(args.plan or "competition").stem
+    return plan, args.data, args.out or find_free_folder("runs", name)
+
+
+def _read_resumed(args) -> tuple:
+    """The run's own plan and data."""
+    changes = find_changes(args)
+    if args.out is None:
+        raise WrongUsage("--resume needs --out RUN, the folder of the run to continue.")
+    fixed = sorted(set(changes) - {"epochs", "max_minutes"}) + ["plan"] * bool(args.plan)
+    if fixed:
+        options = ", ".join("--" + name.replace("_", "-") for name in fixed)
+        raise WrongUsage(
+            f"a resumed run keeps its plan; only --epochs and --max-minutes may change. "
+            f"Leave out {options}, or start a new run."
+        )
+    from flowerkit.training import RunFolder
+
+    run = RunFolder(args.out)
+    # The time limit was for that session.
+    plan = apply_changes(run.plan(), {"max_minutes": None} | changes)
+    source = run.environment().data.folder if args.data == "auto" else args.data
+    return plan, source, args.out
+
+
+def train_and_submit(
+    plan,
+    data,
+    out: Path,
+    accelerator,
+    started: float,
+    echo: Echo,
+    progress: Progress,
+    *,
+    resume: bool = False,
+) -> int:
+    """Train, and write pictures, the checked csv and report.html into the run folder."""
+    with quiet_frameworks():
+        from flowerkit.training import RunFolder, train
+    from flowerkit.cli.look import find_score, predict_and_submit
+    from flowerkit.reports.writer import write_pictures, write_report
+    from flowerkit.sources import check_test_split
+
+    check_test_split(data, on_corrupt=plan.on_corrupt)
+    run = train(
+        plan,
+        data,
+        out=out,
+        accelerator=accelerator,
+        resume=resume,
+        started=started,
+        progress=progress,
+    )
+    echo(str(run))
+    if run.summary.interrupted:
+        folder, source = shlex.quote(str(out)), shlex.quote(str(data.folder))
+        echo("write a csv with the best weights so far:")
+        echo(f"  flowerkit predict {folder} --data {source} --out submission.csv")
+        echo("continue the run:")
+        echo(f"  flowerkit train --resume --out {folder}")
+        return 1
+    for picture in write_pictures(out, val_images=run.val_images):
+        echo(f"wrote {picture}")
+    problems = None
+    if data.counts["test"]:
+        folder = RunFolder(out)
+        csv = folder.submission_file
+        problems = predict_and_submit(
+            run.model, data, csv, echo, global_batch=run.global_batch, on_corrupt=plan.on_corrupt
+        )
+        if not problems:
+            folder.write_result(replace(run.summary, **find_score(csv, data)))
+    else:
+        echo("no test split, so no submission.csv")
+    report = write_report(
+        out, val_images=run.val_images, submission_problems=problems, model=run.model
+    )
+    echo(f"wrote {report}")
+    return int(bool(problems))
+
+
+# lr-find ------------------------------------------------------------------------------------------
+
+
+def add_lr_find_options(parser: argparse.ArgumentParser) -> None:
+    add_data(parser)
+    add_path(parser, "--out", "FOLDER", "for the curve [the next free runs/lr-find-N]")
+    parser.add_argument(
+        "--phase",
+        choices=("frozen", "whole"),
+        help="the head alone, or all that learns later [the plan's first]",
+    )
+    add_number(parser, "--min-rate", 1e-6, "the first rate", float)
+    add_number(parser, "--max-rate", 1.0, "the last rate", float)
+    add_number(parser, "--steps", 100, "the number of rates, a batch for each")
+    add_require(parser)
+    add_plan(parser)
+
+
+def run_lr_find(args, echo: Echo, progress: Progress) -> int:
+    plan = read_plan(args.plan, find_changes(args))
+    accelerator = connect_device(args.require, echo)
+    with quiet_frameworks():
+        from flowerkit.training import lr_find
+    from flowerkit.reports.writer import write_rate_search
+    from flowerkit.sources import find_data
+
+    data = find_data(args.data, image_size=plan.image_size, progress=progress)
+    echo(str(data))
+    search = lr_find(
+        plan,
+        data,
+        accelerator=accelerator,
+        min_lr=args.min_rate,
+        max_lr=args.max_rate,
+        num_steps=args.steps,
+        phase=args.phase,
+        progress=progress,
+    )
+    echo(str(search))
+    for file in write_rate_search(search, args.out or find_free_folder("runs", "lr-find")):
+        echo(f"wrote {file}")
+    return 0
+
+
+# study and compare --------------------------------------------------------------------------------
+
+
+def add_study_options(parser: argparse.ArgumentParser) -> None:
+    from flowerkit.experiments.studies import STUDIES
+
+    parser.add_argument("study", choices=STUDIES, help="the plans to train and compare")
+    out = "for the runs and their table; a study there continues [the next free runs/STUDY-N]"
+    add_path(parser, "--out", "FOLDER", out)
+    add_number(parser, "--seeds", 3, "runs of each plan, with seeds 0, 1, ...")
+    add_number(parser, "--epochs", None, "of each run [the study's]")
+    add_data(parser)
+    add_require(parser)
+
+
+def run_study(args, echo: Echo, progress: Progress) -> int:
+    accelerator = connect_device(args.require, echo)
+    with quiet_frameworks():
+        from flowerkit.experiments.runs import run_study
+        from flowerkit.experiments.studies import STUDIES
+    from flowerkit.sources import find_data
+
+    data = find_data(args.data)
+    echo(str(data))
+    out = args.out or find_free_folder("runs", args.study)
+    plans, seeds = (pluralize(len(STUDIES[args.study]), "plan"), pluralize(args.seeds, "seed"))
+    echo(f"{plans}, {seeds} each, into {shlex.quote(str(out))}")
+    comparison = run_study(
+        args.study,
+        data,
+        out,
+        seeds=range(args.seeds),
+        epochs=args.epochs,
+        accelerator=accelerator,
+        progress=progress,
+    )
+    return _show_comparison(comparison, out, echo)
+
+
+def add_compare_options(parser: argparse.ArgumentParser) -> None:
+    runs = "finished run folders; those that differ only in the seed are one row"
+    add_path(parser, "runs", "RUN", runs, nargs="+")
+    add_path(parser, "--out", "FOLDER", "write the table there: html with curves, markdown, csv")
+
+
+def run_compare(args, echo: Echo, progress: Progress) -> int:
+    with quiet_frameworks():
+        from flowerkit.experiments.compare import compare_runs
+
+    return _show_comparison(compare_runs(args.runs), args.out, echo)
+
+
+def _show_comparison(comparison, out: Path | None, echo: Echo) -> int:
+    from flowerkit.experiments.page import write_comparison
+    from flowerkit.experiments.tables import to_markdown
+
+    echo(to_markdown(comparison).rstrip())
+    for file in write_comparison(comparison, out) if out else ():
+        echo(f"wrote {file}")
+    return 0
+
+
+# models -------------------------------------------------------------------------------------------
+
+
+def add_models_options(parser: argparse.ArgumentParser) -> None:
+    """No options."""
+
+
+def run_models(args, echo: Echo, progress: Progress) -> int:
+    from flowerkit.models import list_backbones
+
+    echo(f"{'backbone':<20}{'parameters':>13}{'px':>6}{'weights':>10}  licence")
+    for backbone in list_backbones():
+        echo(str(backbone))
+    return 0

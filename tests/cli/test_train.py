@@ -1,0 +1,127 @@
+"""train, study, compare and models as they are typed."""
+
+import logging
+import shlex
+import signal
+
+import pytest
+
+from flowerkit.cli.parser import parse
+from flowerkit.cli.train import _read_new, find_free_folder
+from flowerkit.training import RunFolder, TrainingPlan
+
+pytestmark = pytest.mark.backends
+
+
+def test_train_leaves_a_checked_csv_and_predict_writes_the_same(
+    flowerkit, drawn, plan_file, quick_plan, accelerator, tmp_path
+):
+    run = tmp_path / "run 1"
+    words = ["train", "--plan", plan_file, "--data", drawn.folder, "--out", run, "--epochs", "1"]
+    status, out, _ = flowerkit(*words)
+    assert status == 0
+    assert out[0] == str(accelerator)
+    assert any(line.startswith("stopped at epoch 1 because the plan's epochs") for line in out)
+    assert f"{run}/submission.csv: 22 rows, every id once, labels in 0..3: valid" in out
+    assert RunFolder(run).plan().epochs == 1
+    assert {"model.keras", "submission.csv", "curves.png", "confusion.png", "report.html"} <= {
+        file.name for file in run.iterdir()
+    }
+    assert RunFolder(run).result().test_f1 is None  # the competition's test labels are unknown
+
+    csv = tmp_path / "again.csv"
+    batch = ["--per-replica-batch", quick_plan.per_replica_batch]
+    assert flowerkit("predict", run, "--data", drawn.folder, "--out", csv, *batch)[0] == 0
+    assert csv.read_bytes() == (run / "submission.csv").read_bytes()
+
+    status, _, err = flowerkit(*words)
+    assert status == 1
+    assert f"{run} already holds a run. Pass another folder, or resume=True (--resume)" in err
+
+
+def test_with_photos_the_labels_of_test_are_known_and_so_is_the_score(
+    flowerkit, plan_file, tmp_path
+):
+    photos, data, run = tmp_path / "photos", tmp_path / "data", tmp_path / "run"
+    words = ("--photos", 20, "--classes", 3, "--image-size", 32)
+    assert flowerkit("draw", photos, *words)[0] == 0
+    assert flowerkit("convert", photos, data, "--image-size", 32, "--workers", 1)[0] == 0
+    status, out, _ = flowerkit("train", "--data", data, "--plan", plan_file, "--out", run)
+    assert status == 0
+    result = RunFolder(run).result()
+    score = f"macro F1 {result.test_f1:.4f}, accuracy {result.test_accuracy:.4f} (6 images)"
+    assert any(score in line for line in out)
+    assert result.test_images == 6
+    assert "F1 on test" in (run / "report.html").read_text(encoding="utf-8")
+
+
+class _CtrlC(logging.Handler):
+    """Presses Ctrl-C when the first epoch is logged."""
+
+    def emit(self, record):
+        if record.getMessage().startswith("epoch 1/"):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_keeps_the_best_weights_and_the_printed_command_continues(
+    flowerkit, drawn, plan_file, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "flowerkit")
+    run, ctrl_c = tmp_path / "a run", _CtrlC()
+    logging.getLogger("flowerkit").addHandler(ctrl_c)
+    try:
+        words = ("--plan", plan_file, "--data", drawn.folder, "--out", run)
+        status, out, _ = flowerkit("train", *words)
+    finally:
+        logging.getLogger("flowerkit").removeHandler(ctrl_c)
+    assert status == 1
+    assert any("stopped at epoch 1 because it was interrupted" in line for line in out)
+    assert not (run / "submission.csv").exists()
+    resume = shlex.split(out[-1])
+    assert resume == ["flowerkit", "train", "--resume", "--out", str(run)]
+    status, out, _ = flowerkit(*resume[1:])
+    assert status == 0
+    assert any("stopped at epoch 2 because the plan's epochs were done" in line for line in out)
+    assert (run / "submission.csv").exists()
+
+
+def test_a_run_without_a_folder_gets_the_next_free_one_named_after_its_plan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text("{}")
+    find_free_folder("runs", "mine").mkdir(parents=True)
+    plan, source, out = _read_new(parse(["train", "--plan", "mine.json", "--epochs", "3"]))
+    assert (plan, source, str(out)) == (TrainingPlan(epochs=3), "auto", "runs/mine-2")
+
+
+def test_compare_prints_the_table_and_writes_only_into_a_folder_that_is_named(
+    flowerkit, finished_run, tmp_path
+):
+    status, out, _ = flowerkit("compare", finished_run.folder)
+    assert status == 0
+    assert out[0].startswith("| experiment | n | val macro F1 |")
+    status, written, _ = flowerkit("compare", finished_run.folder, "--out", tmp_path / "c")
+    kinds = ("html", "md", "csv", "png")
+    assert written[-4:] == [f"wrote {tmp_path / 'c' / 'compare'}.{kind}" for kind in kinds]
+    assert (tmp_path / "c" / "compare.md").read_text().rstrip().splitlines() == out
+
+
+def test_study_trains_and_compares(flowerkit, drawn, tmp_path, monkeypatch):
+    """The command itself, with a study of one small plan."""
+    from flowerkit.experiments import studies
+
+    plan = studies.REGULARISATION["dense-small"]
+    monkeypatch.setitem(studies.STUDIES, "regularisation", {"dense-small": plan})
+    words = ("--data", drawn.folder, "--out", tmp_path, "--seeds", 2, "--epochs", 1)
+    status, out, _ = flowerkit("study", "regularisation", *words)
+    assert status == 0
+    assert out[2] == f"1 plan, 2 seeds each, into {tmp_path}"
+    assert any(line.startswith("| dense-small | 2 | ") for line in out)
+    names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert names == {"dense-small-seed0", "dense-small-seed1"}
+
+
+def test_models_lists_the_backbones(flowerkit):
+    status, out, _ = flowerkit("models")
+    assert status == 0
+    assert out[0].split() == ["backbone", "parameters", "px", "weights", "licence"]
+    assert any(line.startswith("DenseNet121 ") for line in out)
