@@ -4,14 +4,14 @@ import contextlib
 import shlex
 import tempfile
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from flowerkit import kaggle
+from flowerkit.cli.options import add_path, add_require
+from flowerkit.cli.terminal import Echo, Progress
 from flowerkit.files import find_free_folder
 from flowerkit.text import pluralize
-
-Echo = Callable[[str], None]
 
 # bundle -------------------------------------------------------------------------------------------
 
@@ -24,7 +24,7 @@ def add_bundle_options(parser: ArgumentParser) -> None:
     )
 
 
-def run_bundle(args, echo: Echo, progress) -> int:
+def run_bundle(args, echo: Echo, progress: Progress) -> int:
     if args.check:
         problems = kaggle.check_bundle(args.root)
         for line in problems or [f"the bundle in {args.root} is up to date"]:
@@ -45,15 +45,13 @@ def run_bundle(args, echo: Echo, progress) -> int:
 
 def add_push_options(parser: ArgumentParser) -> None:
     _add_root(parser)
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="for the outputs [the next free runs/kaggle-N]"
-    )
+    add_path(parser, "--out", "FOLDER", "for the outputs [the next free runs/kaggle-N]")
     parser.add_argument("--submit", action="store_true", help="submit the csv if it is valid")
-    _add_require(parser)
+    add_require(parser)
     _add_submission(parser)
 
 
-def run_push(args, echo: Echo, progress) -> int:
+def run_push(args, echo: Echo, progress: Progress) -> int:
     client = kaggle.sign_in(echo)
     data = _find_data(args)  # a mistake in an option is reported before the hours of a run
     if args.out:
@@ -73,10 +71,10 @@ def run_push(args, echo: Echo, progress) -> int:
 
 def add_watch_options(parser: ArgumentParser) -> None:
     _add_run(parser)
-    _add_require(parser)
+    add_require(parser)
 
 
-def run_watch(args, echo: Echo, progress) -> int:
+def run_watch(args, echo: Echo, progress: Progress) -> int:
     run, client = kaggle.KernelRun.parse(args.run), kaggle.sign_in(echo)
     _watch(client, run, args.require)
     echo(f"fetch its outputs with: flowerkit pull {run} OUT")
@@ -93,11 +91,11 @@ def _watch(client, run, require: str | None) -> None:
 
 def add_pull_options(parser: ArgumentParser) -> None:
     _add_run(parser)
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder for its outputs")
+    add_path(parser, "out", "OUT", "the folder for its outputs")
     _add_data(parser)
 
 
-def run_pull(args, echo: Echo, progress) -> int:
+def run_pull(args, echo: Echo, progress: Progress) -> int:
     run, client = kaggle.KernelRun.parse(args.run), kaggle.sign_in(echo)
     data = _find_data(args)
     return _check(kaggle.pull_outputs(client, run, args.out), data, echo)
@@ -115,7 +113,7 @@ def add_submit_options(parser: ArgumentParser) -> None:
     _add_submission(parser)
 
 
-def run_submit(args, echo: Echo, progress) -> int:
+def run_submit(args, echo: Echo, progress: Progress) -> int:
     path = Path(args.source)
     if path.is_dir():
         raise ValueError(f"{path} is a folder. Pass its csv, for example {path}/submission.csv.")
@@ -159,19 +157,13 @@ def _check(csv: Path, data, echo: Echo, *, hint: bool = True) -> int:
 
 
 def _add_root(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--root", type=Path, default=Path(), help="the checkout of flowerkit [this folder]"
-    )
+    add_path(parser, "--root", "ROOT", "the checkout of flowerkit [this folder]", default=Path())
 
 
 def _add_run(parser: ArgumentParser) -> None:
     parser.add_argument(
         "run", metavar="RUN", help="OWNER/NAME of a notebook, or OWNER/NAME/VERSION"
     )
-
-
-def _add_require(parser: ArgumentParser) -> None:
-    parser.add_argument("--require", choices=("tpu", "gpu", "cpu"), help="refuse any other device")
 
 
 def _add_data(parser: ArgumentParser) -> None:
