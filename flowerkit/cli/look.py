@@ -40,8 +40,8 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
 
     _check_outputs(args)
     runs = [RunFolder(path) for path in args.runs]
-    trained_on = [run.environment().data for run in runs]
     areas = [run.plan().min_crop_area for run in runs]
+    trained_on = [run.environment().data for run in runs]
     data = {}
     for run, known in zip(runs, trained_on, strict=True):
         data[known.image_size] = _find_data(run, known, args.data)
