@@ -5,8 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from flowerkit.cli.parser import WrongUsage, load_function, parse
-from flowerkit.cli.terminal import ProgressBar, start_log
+from flowerkit.cli import ProgressBar, WrongUsage, load_function, parse, start_log
 
 
 def main(words: Sequence[str] | None = None) -> int:

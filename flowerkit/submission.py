@@ -1,4 +1,4 @@
-"""The csv that Kaggle takes: written whole, and checked line by line against the test set. Pure Python."""
+"""The csv that Kaggle takes: written whole, and checked line by line against the test set. Pure."""
 
 import csv
 import os

@@ -15,3 +15,17 @@ look      predict, check, report
 use       export, classify, serve
 kaggle    bundle, push, watch, pull, submit
 """
+
+from flowerkit.lazy import lazy
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "COMMANDS": "parser",
+        "ProgressBar": "terminal",
+        "WrongUsage": "parser",
+        "load_function": "parser",
+        "parse": "parser",
+        "start_log": "terminal",
+    },
+)

@@ -96,7 +96,7 @@ def _find_data(run, trained_on, source: str):
     """The data at the size, and with the classes, that the run was trained on."""
     from flowerkit.data.tfrecords import find_sizes
     from flowerkit.sources import find_data
-    from flowerkit.training.run_folder import describe_difference
+    from flowerkit.training import describe_difference
 
     sizes = find_sizes(source)
     if sizes and trained_on.image_size not in sizes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.pipeline.augmentation import Augmentation
-from flowerkit.training.plan import COMPETITION, PLANS, TrainingPlan, change_plan, load_plan
+from flowerkit.training import PLANS, TrainingPlan, change_plan, load_plan
 
 
 def at_least_one(text: str) -> int:
@@ -70,7 +70,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
         if field.metadata
     }
     for name, hint in typing.get_type_hints(TrainingPlan).items():
-        option, value = "--" + name.replace("_", "-"), getattr(COMPETITION, name)
+        option, value = "--" + name.replace("_", "-"), getattr(PLANS["competition"], name)
         value = {None: "none", True: "on", False: "off"}.get(value, value)
         shared = {"help": f"{helps[name]} [{value}]", "default": argparse.SUPPRESS}
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

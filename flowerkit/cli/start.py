@@ -15,7 +15,7 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
 def run_demo(args, echo: Echo, progress: Progress) -> int:
     from flowerkit.cli.train import train_and_submit
     from flowerkit.sources import draw_competition
-    from flowerkit.training.plan import PLANS
+    from flowerkit.training import PLANS
 
     out = args.out or find_free_folder("runs", "demo")
     accelerator = connect_device(args.require, echo)

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 
-from flowerkit.accelerator.device import Accelerator, connect
+from flowerkit.accelerator import Accelerator, connect
 
 Echo = Callable[[str], None]
 Progress = Callable[[str, int, int], None]

@@ -20,7 +20,6 @@ __getattr__, __dir__, __all__ = lazy(
         "list_backbones": "backbones",
         "find_cached_weights": "backbones",
         "weights_folder": "backbones",
-        "HEADS": "heads",
         "freeze_backbone": "freezing",
         "choose_trainable": "freezing",
         "depth_of": "freezing",
