@@ -86,8 +86,7 @@ def add_check_data_options(parser: argparse.ArgumentParser) -> None:
 def run_check_data(args, echo: Echo, progress: Progress) -> int:
     with quiet_frameworks():
         import tensorflow  # noqa: F401 - the shards are read with it
-    from flowerkit.data.leaks import find_leaks
-    from flowerkit.data.tfrecords import find_sizes
+    from flowerkit.data import find_leaks, find_sizes
     from flowerkit.sources import find_data
 
     data, external = find_data(args.data, image_size=args.image_size), None
@@ -114,11 +113,10 @@ def run_check_data(args, echo: Echo, progress: Progress) -> int:
 
 
 def _write_pairs(folder: Path, report, echo: Echo) -> None:
-    from flowerkit.data.leak_sheet import draw_pairs
-    from flowerkit.data.leaks import list_by_weight, write_pairs
+    from flowerkit.data import draw_pairs, write_pairs
 
     folder.mkdir(parents=True, exist_ok=True)
     write_pairs(folder / "pairs.csv", report)
-    echo(f"wrote {folder / 'pairs.csv'} ({pluralize(len(report.shared), 'pair')})")
-    if num := draw_pairs(folder / "pairs.png", list_by_weight(report)):
+    echo(f"wrote {folder / 'pairs.csv'} ({pluralize(len(report.pairs), 'pair')})")
+    if num := draw_pairs(folder / "pairs.png", report.sorted_pairs()):
         echo(f"wrote {folder / 'pairs.png'} ({num} of them, problems first)")

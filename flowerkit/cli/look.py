@@ -47,7 +47,7 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
         data[known.image_size] = _find_data(run, known, args.data)
     accelerator = connect_device(args.require, echo)
     with quiet_frameworks():
-        from flowerkit.data.split import load_split
+        from flowerkit.data import load_split
         from flowerkit.prediction import LIGHT_CROP_AREA, blend, find_weights, predict
 
     weights, names = None, [str(run) for run in runs]
@@ -94,7 +94,7 @@ def _check_outputs(args) -> None:
 
 def _find_data(run, trained_on, source: str):
     """The data at the size, and with the classes, that the run was trained on."""
-    from flowerkit.data.tfrecords import find_sizes
+    from flowerkit.data import find_sizes
     from flowerkit.sources import find_data
     from flowerkit.training import describe_difference
 
@@ -119,7 +119,7 @@ def predict_and_submit(
     model, data, csv: Path, echo: Echo, *, global_batch: int, on_corrupt: str = "raise"
 ) -> list[str]:
     """Predict the test split of `data` with a Keras model, write its csv, return its problems."""
-    from flowerkit.data.split import load_split
+    from flowerkit.data import load_split
     from flowerkit.prediction import predict
 
     test = load_split(data, "test", on_corrupt=on_corrupt)
@@ -232,7 +232,7 @@ def run_report(args, echo: Echo, progress: Progress) -> int:
 
 def _load_val(run, plan, trained_on, source: str | None) -> tuple:
     """The data of a run and its val images, (n, size, size, 3) uint8 in the order of its predictions."""
-    from flowerkit.data.split import load_split
+    from flowerkit.data import load_split
     from flowerkit.sources import find_data
 
     data = find_data(source or trained_on.folder, image_size=trained_on.image_size)

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from flowerkit.cli.parser import WrongUsage
-from flowerkit.pipeline.augmentation import Augmentation
+from flowerkit.pipeline import Augmentation
 from flowerkit.training import PLANS, TrainingPlan, change_plan, load_plan
 
 

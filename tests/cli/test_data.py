@@ -7,8 +7,7 @@ from PIL import Image
 
 from flowerkit.cli import data as commands
 from flowerkit.cli.parser import parse
-from flowerkit.data.records import read_records
-from flowerkit.data.tfrecords import Record, write_shards
+from flowerkit.data import Record, read_records, write_shards
 from flowerkit.sources import draw_flower, draw_photos
 
 
@@ -89,7 +88,7 @@ def test_data_without_leaks_end_with_0(flowerkit, drawn):
 def test_leaks_end_with_1_and_the_first_20_are_printed(flowerkit, leaking, tmp_path):
     status, out, _ = flowerkit("check-data", leaking, "--out", tmp_path / "found")
     assert status == 1
-    assert "pairs of one picture between train and val: 22 near duplicate" in out
+    assert "pairs of the same picture between train and val: 22 near duplicate" in out
     problems = [line for line in out if line.startswith("problem: in train and val, near")]
     assert len(problems) == 20
     assert out[-1].startswith("and 2 problems more")

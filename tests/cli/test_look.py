@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from flowerkit.cli import look
-from flowerkit.data.tfrecords import read_records, write_shards
+from flowerkit.data import read_records, write_shards
 from flowerkit.prediction import Predictions, blend, find_weights, predict
 from flowerkit.sources import find_data, find_test_ids
 from flowerkit.submission import write_submission
@@ -56,7 +56,7 @@ def predict_runs(flowerkit, two_sizes):
 
 
 def predict_by_hand(run, data, **options):
-    from flowerkit.data.split import load_split
+    from flowerkit.data import load_split
 
     batch = 2 * run.accelerator.replicas
     data = find_data(data, image_size=run.model.input_shape[1])
