@@ -80,15 +80,11 @@ def class_report(
     columns = precision_recall_fscore_support(
         labels, predicted, labels=occurring, average=None, zero_division=0.0
     )
+    rows = zip(occurring, *(column.tolist() for column in columns), strict=True)
+    names = ("precision", "recall", "f1", "support")
     return [
-        {
-            "name": class_names[class_id],
-            "precision": float(precision),
-            "recall": float(recall),
-            "f1": float(f1),
-            "support": int(support),
-        }
-        for class_id, precision, recall, f1, support in zip(occurring, *columns, strict=True)
+        {"name": class_names[class_id], **dict(zip(names, values, strict=True))}
+        for class_id, *values in rows
     ]
 
 

@@ -15,6 +15,8 @@ from typing import ClassVar, Self
 
 from flowerkit.text import format_epochs
 
+_DIV_FINAL = 1e5  # fastai's, of a cycle's last rate
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -142,7 +144,7 @@ class OneCycle(Schedule):
     """One cycle over all `epochs`: half a cosine up to `max_lr`, half a cosine down to almost 0.
 
     The rates of fastai's `fit_one_cycle`: from max_lr / `div` to max_lr in the first `pct_start` (a
-    fraction) of the epochs, then to max_lr / `div_final`, where it stays. Smith and Topin,
+    fraction) of the epochs, then to max_lr / 100,000, where it stays. Smith and Topin,
     "Super-Convergence", 2017 (arXiv:1708.07120).
 
     >>> schedule = OneCycle(max_lr=0.01, epochs=8)
@@ -156,7 +158,6 @@ class OneCycle(Schedule):
     epochs: float
     pct_start: float = 0.25
     div: float = 25.0
-    div_final: float = 1e5
     per_step: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -168,10 +169,9 @@ class OneCycle(Schedule):
                 f"pct_start is {self.pct_start:g}; the fraction of the epochs in which the rate "
                 "climbs must lie between 0 and 1."
             )
-        if self.div < 1 or self.div_final < 1:
+        if self.div < 1:
             raise ValueError(
-                f"div is {self.div:g} and div_final {self.div_final:g}; max_lr is divided by them, "
-                "and is the highest rate, so they must be 1 or more."
+                f"div is {self.div:g}; max_lr is divided by it, so it must be 1 or more."
             )
 
     def _rate(self, epoch: float) -> float:
@@ -179,20 +179,13 @@ class OneCycle(Schedule):
         if done < self.pct_start:
             return _half_cosine(self.max_lr / self.div, self.max_lr, done / self.pct_start)
         done = (done - self.pct_start) / (1 - self.pct_start)
-        return _half_cosine(self.max_lr, self.max_lr / self.div_final, done)
-
-    def momentum(self, epoch: float, /) -> float:  # goes when the optimizers' momentum tables go
-        """fastai's momentum at `epoch`."""
-        done = min(1.0, epoch / self.epochs)
-        if done < self.pct_start:
-            return _half_cosine(0.95, 0.85, done / self.pct_start)
-        return _half_cosine(0.85, 0.95, (done - self.pct_start) / (1 - self.pct_start))
+        return _half_cosine(self.max_lr, self.max_lr / _DIV_FINAL, done)
 
     def __str__(self) -> str:
         climb = format_epochs(self.pct_start * self.epochs)
         return (
             f"one cycle: {self.max_lr / self.div:.3g} to {self.max_lr:.3g} over {climb}, then down to "
-            f"{self.max_lr / self.div_final:.3g} at {format_epochs(self.epochs)}"
+            f"{self.max_lr / _DIV_FINAL:.3g} at {format_epochs(self.epochs)}"
         )
 
 
@@ -250,10 +243,9 @@ class Constant(Schedule):
 class OfEpochAndRate(Schedule):
     """Your own step function `f(epoch, lr) -> lr`, from the rate `start_lr` before the first epoch.
 
-    The rate of epoch k is what Keras' LearningRateScheduler would set: f(0, start_lr), of which
-    f(1, ...) is taken, and so on up to f(k, ...). The function is called once an epoch, in order, so
-    the schedule gives the same rate whenever it is called. A function is not data: repr and str name
-    it (module:name), but its code is in no plan and no file.
+    The rates are those of Keras' LearningRateScheduler: f(0, start_lr), then f(1, ...) of it, and so
+    on. The function is called once an epoch, in order, so the schedule gives the same rate whenever
+    it is called. repr and str name the function (module:name); its code is in no plan and no file.
 
     Raises ValueError for a function that cannot be called with (epoch, rate), for one whose second
     parameter has a default, and, when called, for a result that is no finite number of 0 or more.
@@ -315,11 +307,6 @@ def rates_per_step(schedule: Schedule, *, epochs: int, steps_per_epoch: int) -> 
     if schedule.per_step:
         return [schedule(step / steps_per_epoch) for step in steps]
     return [schedule(step // steps_per_epoch) for step in steps]
-
-
-def momenta_per_step(cycle: OneCycle, *, epochs: int, steps_per_epoch: int) -> list[float]:
-    """The momentum of each step."""
-    return [cycle.momentum(step / steps_per_epoch) for step in range(epochs * steps_per_epoch)]
 
 
 def scale_for_batch(global_batch: int, reference_batch: int = 128) -> float:

@@ -22,7 +22,7 @@ SHORT = RampSustainDecay(
     start_lr=0.1, max_lr=0.5, min_lr=0.1, rampup_epochs=4, sustain_epochs=2, exp_decay=0.5
 )
 COSINE = CosineWarmup(start_lr=0.1, max_lr=0.5, min_lr=0.1, rampup_epochs=2, epochs=6)
-CYCLE = OneCycle(max_lr=1.0, epochs=8, pct_start=0.25, div=5, div_final=100)
+CYCLE = OneCycle(max_lr=1.0, epochs=8, pct_start=0.25, div=5)
 STAIRS = Staircase(max_lr=0.8, factor=0.5, every_epochs=3, min_lr=0.15)
 
 
@@ -119,7 +119,7 @@ def test_one_cycle_is_fastais(epochs):
 
 def test_one_cycle_has_its_literal_values():
     rates = [CYCLE(epoch) for epoch in (0, 1, 2, 5, 8, 9)]
-    assert rates == pytest.approx([0.2, 0.6, 1.0, 0.505, 0.01, 0.01], abs=1e-12)
+    assert rates == pytest.approx([0.2, 0.6, 1.0, 0.500005, 1e-5, 1e-5], abs=1e-12)
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=lambda schedule: type(schedule).__name__)
@@ -152,7 +152,7 @@ def test_a_schedule_takes_one_epoch_from_0_and_nothing_else(schedule):
         (CYCLE, {"max_lr": 0}, "max_lr is 0, so nothing would be learned."),
         (CYCLE, {"pct_start": 0}, "pct_start is 0; the fraction of the epochs"),
         (CYCLE, {"pct_start": 25}, "pct_start is 25; the fraction of the epochs"),
-        (CYCLE, {"div_final": 0.5}, "div_final 0.5; max_lr is divided by them"),
+        (CYCLE, {"div": 0.5}, "div is 0.5; max_lr is divided by it"),
         (STAIRS, {"factor": 0}, "factor is 0; it must be above 0"),
         (STAIRS, {"every_epochs": 0}, "every_epochs is 0; a stair is a whole number of epochs"),
         (STAIRS, {"every_epochs": 2.5}, "every_epochs is 2.5; a stair is a whole number"),
@@ -183,7 +183,7 @@ def test_scaling_multiplies_the_rates_and_leaves_the_epochs():
         (RampSustainDecay(0, 0.5, 0.1, 1, 0, 1), "0 to 0.5 over 1 epoch, then held"),
         (COSINE, "0.1 to 0.5 over 2 epochs, then a half-cosine to 0.1 at 6 epochs"),
         (replace(COSINE, rampup_epochs=0), "0.5, then a half-cosine to 0.1 at 6 epochs"),
-        (CYCLE, "one cycle: 0.2 to 1 over 2 epochs, then down to 0.01 at 8 epochs"),
+        (CYCLE, "one cycle: 0.2 to 1 over 2 epochs, then down to 1e-05 at 8 epochs"),
         (STAIRS, "0.8, then x 0.5 every 3 epochs, never under 0.15"),
         (Staircase(0.1, 0.9, 1), "0.1, then x 0.9 every epoch"),
         (Constant(0.0004), "0.0004 throughout"),

@@ -137,7 +137,7 @@ def _examine_data(source: str) -> Finding:
 
 
 def _examine_weights() -> Finding:
-    from flowerkit.models.backbones import find_cached_weights, weights_folder
+    from flowerkit.models import find_cached_weights, weights_folder
 
     if cached := find_cached_weights():
         return Finding("weights", ", ".join(path.name for path in cached))
