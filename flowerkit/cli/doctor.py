@@ -3,17 +3,17 @@
 import re
 import shutil
 from argparse import ArgumentParser
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowerkit import accelerator
-from flowerkit.cli.terminal import quiet_frameworks
+from flowerkit.cli.options import add_data
+from flowerkit.cli.terminal import Echo, Progress, quiet_frameworks
 from flowerkit.text import format_bytes
 
 GIB = 2**30
 # What flowerkit keeps in the cache folder beside converted photos, and makes again when it is needed.
-CACHED = ("drawn-*-classes-*-px-*", "features", "decoded", "compiled")
+CACHED = ("drawn-*-classes-*-px-*", "features", "compiled")
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class Finding:
 
 
 def add_doctor_options(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--data", default="auto", help="the folder of the data or of photos to look for [auto]"
-    )
+    add_data(parser)
     parser.add_argument(
         "--clear-cache",
         action="store_true",
@@ -44,7 +42,7 @@ def add_doctor_options(parser: ArgumentParser) -> None:
     )
 
 
-def run_doctor(args, echo: Callable[[str], None], progress) -> int:
+def run_doctor(args, echo: Echo, progress: Progress) -> int:
     if args.clear_cache:
         echo(f"removed {format_bytes(clear_cache())} from the cache")
     with quiet_frameworks():
