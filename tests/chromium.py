@@ -79,6 +79,13 @@ class Page:
             f"{script} was never true; the page says: {self.run('document.body.innerText')!r}"
         )
 
+    def show(self, file, width):
+        """Open a file in a window `width` px wide, and wait until it is there."""
+        metrics = {"width": width, "height": 2000, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.call("Emulation.setDeviceMetricsOverride", **metrics)
+        self.call("Page.navigate", url=file.as_uri())
+        self.wait_for(f"document.readyState == 'complete' && innerWidth == {width}")
+
     def choose_file(self, selector, file):
         """As dropping the file on an `<input type=file>` does."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]

@@ -4,6 +4,7 @@ CI runs the tests that train once for each backend, with one and with eight virt
 KERAS_BACKEND and FLOWERKIT_VIRTUAL_CPUS.
 """
 
+import functools
 import os
 import shutil
 import tempfile
@@ -62,6 +63,16 @@ def finished_run(drawn, quick_plan, accelerator, tmp_path_factory):
 def run_copy(finished_run, tmp_path):
     """A copy of the folder of `finished_run` to write into."""
     return shutil.copytree(finished_run.folder, tmp_path / "petals")
+
+
+@pytest.fixture(scope="session")
+def make_run(finished_run):
+    """Writes finished runs with chosen predictions, see `run_pages.write_run`."""
+    from run_pages import write_run
+
+    from flowerkit.reports import SavedRun
+
+    return functools.partial(write_run, SavedRun.load(finished_run.folder))
 
 
 @pytest.fixture

@@ -1,1 +1,24 @@
-"""experiments."""
+"""Several runs held against each other: studies train them, a comparison says what is more than chance.
+
+Scores, intervals and single runs come from below: `metrics`, `reports.SavedRun`.
+
+    studies         the plans of the studies, by name; plans x seeds
+    runs            a study -> finished run folders, one for each plan and seed
+    comparison      run folders -> experiments, best first, and what of their distance is chance
+    tables          a comparison as markdown and csv
+    comparison_page a comparison as files: compare.html, .md, .csv and .png
+"""
+
+from flowerkit.lazy import lazy
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "STUDIES": "studies",
+        "spread_over_seeds": "studies",
+        "run_study": "runs",
+        "compare_runs": "comparison",
+        "to_markdown": "tables",
+        "write_comparison": "comparison_page",
+    },
+)

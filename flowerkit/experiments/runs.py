@@ -1,20 +1,17 @@
-"""A study -> runs, one a plan and seed, each in its folder; what is there already is not done again."""
+"""A study -> a run folder for each plan and seed; finished runs are not trained again."""
 
-import contextlib
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, connect
-from flowerkit.data import FlowerData
-from flowerkit.experiments.compare import Comparison, compare_runs
-from flowerkit.experiments.compared import was_interrupted
+from flowerkit.data.tfrecords import FlowerData
+from flowerkit.experiments.comparison import Comparison, compare_runs
 from flowerkit.experiments.studies import find_study, spread_over_seeds
-from flowerkit.files import read_json
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.training.run_folder import describe_difference, read_run
+from flowerkit.training.run_folder import RunFolder, describe_difference
 from flowerkit.training.trainer import train
 
 _log = logging.getLogger("flowerkit")
@@ -32,95 +29,77 @@ def run_study(
 ) -> Comparison:
     """Train every plan of `study` with every seed into out/NAME-seedK, and compare the runs.
 
-    `study` is a name of `studies.STUDIES`, or plans of your own by name. `epochs` replaces theirs.
-    A run that is finished in its folder is taken as it is, one that was cut short goes on, so that the
-    same call after an interruption ends the study. `progress(what, done, total)` is called after every
-    step. Raises ValueError for an unknown study, or a run in `out` that is of another plan or other
-    data; RuntimeError when interrupted; else as `train` does.
+    `study` is a name in `studies.STUDIES`, or plans of your own by name. `epochs` replaces theirs.
+    Runs that are finished stay as they are, interrupted ones continue: the same call after an
+    interruption completes the study. `progress(label, done, total)` is called after every step. Raises
+    ValueError for an unknown study, or a run in `out` with another plan or other data; RuntimeError
+    when interrupted; else as `train` does.
     """
     plans = find_study(study) if isinstance(study, str) else study
     planned = spread_over_seeds(plans, tuple(seeds), epochs)
     out = Path(out)
     _check_out(out, plans)
-    finished = {name: _check_run(out / name, plan, data) for name, plan in planned.items()}
+    finished = {
+        name: _is_finished(RunFolder(out / name), plan, data) for name, plan in planned.items()
+    }
     accelerator = accelerator or connect()
-    with _advising_once():
-        for number, (name, plan) in enumerate(planned.items(), 1):
-            if finished[name]:
-                _log.info(f"{name} ({number} of {len(planned)}): finished before")
-                continue
-            _log.info(f"{name} ({number} of {len(planned)})")
-            _train_one(plan, data, out / name, accelerator, progress)
+    for number, (name, plan) in enumerate(planned.items(), 1):
+        position = f"{name} ({number} of {len(planned)})"
+        if finished[name]:
+            _log.info(f"{position}: finished before")
+            continue
+        _log.info(position)
+        folder = RunFolder(out / name)
+        result = train(
+            plan,
+            data,
+            out=folder.path,
+            accelerator=accelerator,
+            # A run that ended before its first epoch has no row to continue from.
+            resume=folder.history_file.is_file(),
+            progress=progress,
+        )
+        if result.summary.interrupted:
+            raise RuntimeError(
+                f"interrupted in {name} after epoch {len(result.history)}. The same call or command "
+                f"with out={shlex.quote(str(out))} continues from there."
+            )
+        _log.info(f"{result}")
     return compare_runs([out / name for name in planned])
 
 
-@contextlib.contextmanager
-def _advising_once() -> Iterator[None]:
-    """Of advice that every run would give alike, as on its steps, only the first is shown."""
-    said = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        is_repeated = record.levelno >= logging.WARNING and text in said
-        said.add(text)
-        return not is_repeated
-
-    _log.addFilter(is_new)
-    try:
-        yield
-    finally:
-        _log.removeFilter(is_new)
-
-
 def _check_out(out: Path, plans: Mapping[str, TrainingPlan]) -> None:
-    """Refuse (ValueError) a folder of another study, whose table would be replaced by this one's."""
-    there = [file.parent.name for file in sorted(out.glob("*/plan.json"))]
-    if there and not any(name.startswith(f"{plan}-seed") for name in there for plan in plans):
+    """Refuse (ValueError) a folder of another study, whose table would be replaced by this study's."""
+    names = [file.parent.name for file in sorted(out.glob("*/plan.json"))]
+    if names and not any(name.startswith(f"{plan}-seed") for name in names for plan in plans):
         raise ValueError(
-            f"{out} holds runs of another study, such as {there[0]}. Pass another out (--out)."
+            f"{out} holds runs of another study, such as {names[0]}. Pass another out (--out)."
         )
 
 
-def _train_one(plan, data, folder: Path, accelerator: Accelerator, progress) -> None:
-    # A run that was killed before its first epoch left no row to go on from.
-    resume = (folder / "history.csv").is_file()
-    run = train(plan, data, out=folder, accelerator=accelerator, resume=resume, progress=progress)
-    if run.interrupted:
-        raise RuntimeError(
-            f"interrupted in {folder.name} after epoch {run.history[-1]['epoch']}. The same call or "
-            f"command with out={shlex.quote(str(folder.parent))} goes on from there."
-        )
-    _log.info(f"{run}")
-
-
-def _check_run(folder: Path, plan: TrainingPlan, data: FlowerData) -> bool:
-    """Whether `folder` holds this run, finished; False if it is not there yet or was cut short."""
-    if not (folder / "plan.json").is_file():
+def _is_finished(folder: RunFolder, plan: TrainingPlan, data: FlowerData) -> bool:
+    """Whether the folder holds this run to its end. Raises ValueError for another plan or other data."""
+    if not folder.plan_file.is_file():
         return False
-    known, environment = read_run(folder)
-    differs = [
-        f"{name} {getattr(known, name)} and {value}"
+    before = folder.plan().to_dict()
+    differing = [
+        f"{name} {before[name]} and {value}"
         for name, value in plan.to_dict().items()
-        if getattr(known, name) != value
+        if before[name] != value
     ]
-    if differs:
+    if differing:
         raise ValueError(
-            f"{folder} holds a run of another plan: {', '.join(differs)}. Pass another out (--out), or "
-            f"remove it."
+            f"{folder} holds a run of another plan: {', '.join(differing)}. Pass another out (--out), "
+            f"or remove it."
         )
-    _check_data(folder, environment["data"], data)
-    result = folder / "result.json"
-    return result.is_file() and not was_interrupted(read_json(result))
-
-
-def _check_data(folder: Path, known: Mapping, data: FlowerData) -> None:
+    trained_on = folder.environment().data
     remedy = "Pass another out (--out), or the data of that run."
-    if list(known["class_names"]) != list(data.class_names):
-        parts = describe_difference(known["class_names"], tuple(data.class_names))
-        raise ValueError(f"{folder} was trained on other classes ({parts}). {remedy}")
-    before, now = (
-        {**known["counts"], "px": known["image_size"]},
-        {**data.counts, "px": data.image_size},
-    )
-    if before != now:
-        raise ValueError(f"{folder} was trained on other images ({before} and {now}). {remedy}")
+    if trained_on.class_names != tuple(data.class_names):
+        difference = describe_difference(trained_on.class_names, tuple(data.class_names))
+        raise ValueError(f"{folder} was trained on other classes ({difference}). {remedy}")
+    images = [{**source.counts, "px": source.image_size} for source in (trained_on, data)]
+    if images[0] != images[1]:
+        raise ValueError(
+            f"{folder} was trained on other images ({images[0]} and {images[1]}). {remedy}"
+        )
+    return folder.result_file.is_file() and not folder.result().interrupted

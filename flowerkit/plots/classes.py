@@ -1,165 +1,65 @@
-"""Pictures of classes: how many images each has, how well it is told, for what it is taken, how surely.
-
-Axes out, as in `plots`, which shows these to the world; what `evaluation` computed goes in.
-"""
+"""Plots by class: how many images each has, what it is mistaken for, and how sure the model is."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from flowerkit.metrics import Calibration, count_classes, most_confused
-from flowerkit.plots.fonts import lettering, set_letters
-from flowerkit.plots.rates import BLUE, GREEN, GREY, ORANGE, VERMILION, new_axes, set_title
-from flowerkit.text import percent
+from flowerkit.plots import style
 
-SPLIT_COLOURS = (BLUE, ORANGE, GREEN)
-CLASSES_A_COLUMN = 36
+SPLIT_COLOURS = (style.BLUE, style.ORANGE, style.GREEN)
+CLASSES_PER_COLUMN = 36
 COLUMN_INCHES, ROW_INCHES = 5.2, 0.2
+NUMBERED_CLASSES = 15  # up to here every cell of a confusion matrix has its count
+NAMED_CLASSES = 45  # up to here every class has its name at the side
+LISTED_PAIRS = 12  # above it, this many of the worst pairs are listed
 
 
-def plot_histogram(
-    labels: Mapping[str, np.ndarray], class_names: Sequence[str], *, is_counted: bool = False
-) -> np.ndarray:
-    """How many images of each class every split has, the largest class of the first split on top.
+def plot_histogram(labels: Mapping[str, np.ndarray], class_names: Sequence[str]) -> np.ndarray:
+    """The images of each class in each split, the largest class of the first split on top.
 
-    `labels` maps a split's name to its labels (n,) int, or with `is_counted` to its counts
-    (num_classes,): one to three splits. Up to 36 classes stand in one column, others beside it:
-    (columns,) Axes. Classes without any image are counted in the title and not drawn. Raises
-    ValueError without labels and for labels that do not fit the names.
+    `labels` maps one to three splits to their labels, (n,) int. Up to 36 classes share a column:
+    (columns,) Axes. The title counts the classes without any image. Raises ValueError without labels
+    and for labels that are no class.
     """
     if not 1 <= len(labels) <= len(SPLIT_COLOURS):
         raise ValueError(f"a histogram takes one to three splits. Received: {list(labels)}")
-    counts = {
-        split: _check_counts(split, values, len(class_names))
-        if is_counted
-        else count_classes(values, len(class_names))
-        for split, values in labels.items()
-    }
+    counts = {split: count_classes(ids, len(class_names)) for split, ids in labels.items()}
     table = np.array(list(counts.values()))
     occurring = [i for i in np.argsort(-table[0], kind="stable") if table[:, i].any()]
-    columns = max(1, math.ceil(len(occurring) / CLASSES_A_COLUMN))
+    columns = math.ceil(len(occurring) / CLASSES_PER_COLUMN)
     rows = math.ceil(len(occurring) / columns)
-    with lettering(class_names) as names:
-        size = (
-            max(6.5, COLUMN_INCHES * columns),
-            max(1.6, ROW_INCHES * len(table) ** 0.3 * rows) + 1,
-        )
-        figure, axes = plt.subplots(
-            1, columns, figsize=size, layout="constrained", sharex=True, squeeze=False
-        )
-        for ax, start in zip(axes[0], range(0, len(occurring), rows), strict=True):
-            chosen = occurring[start : start + rows]
-            _draw_counts(ax, [names[i] for i in chosen], table[:, chosen], list(counts), rows)
-        if len(counts) > 1:
-            # Beside the title: inside the axes it would lie on the numbers of the rarest classes.
-            shown = axes[0, -1].get_legend_handles_labels()
-            figure.legend(*shown, frameon=False, loc="upper right")
-        lines = [_describe_counts(split, one) for split, one in counts.items()]
-        figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)
-    return axes[0]
+    width = max(6.5, COLUMN_INCHES * columns)
+    height = max(1.6, ROW_INCHES * len(table) ** 0.3 * rows) + 1
+    axes = style.new_figure(1, columns, figsize=(width, height), sharex=True)[0]
+    for ax, start in zip(axes, range(0, len(occurring), rows), strict=True):
+        chosen = occurring[start : start + rows]
+        names = [style.format_name(class_names[i]) for i in chosen]
+        _draw_counts(ax, names, table[:, chosen], list(counts), rows)
+    if len(counts) > 1:
+        # Beside the title: inside the Axes it would cover the numbers of the rarest classes.
+        shown = axes[-1].get_legend_handles_labels()
+        axes[0].figure.legend(*shown, frameon=False, loc="upper right")
+    lines = [f"{split}: {describe_counts(of_split)}" for split, of_split in counts.items()]
+    axes[0].figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)
+    return axes
 
 
-def plot_calibration(found: Calibration, ax: Axes | None = None) -> Axes:
-    """How often guesses are right, by how sure the model was; `found` is `evaluation.calibration`'s.
+def describe_counts(counts: np.ndarray) -> str:
+    """How many images and classes there are, by the images of each class, (num_classes,) int.
 
-    A column is what came true and the dot what was promised: on the line they would agree. Above or
-    in each column stands how many images it is about. After Guo et al. 2017, arXiv:1706.04599.
+    >>> describe_counts(np.array([700, 20, 0]))
+    '720 images of 2 classes, 20 to 700 of each (median 360); none of 1'
     """
-    ax = new_axes(ax, figsize=(5.5, 4.2))
-    filled = np.flatnonzero(found.counts)
-    middles, width = (found.edges[:-1] + found.edges[1:]) / 2, found.edges[1]
-    sure, true = found.confidence[filled], found.accuracy[filled]
-    ax.bar(middles[filled], true, 0.92 * width, color=BLUE, alpha=0.75, label="were right")
-    ax.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, zorder=0)
-    for place, low, high in zip(middles[filled], sure, true, strict=True):
-        ax.plot([place, place], [low, high], color=VERMILION, linewidth=1.4, zorder=3)
-    style = {"color": VERMILION, "markeredgecolor": "k", "markersize": 6, "zorder": 4}
-    ax.plot(middles[filled], sure, "D", label="should have been", **style)
-    for place, top, count in zip(
-        middles[filled], np.maximum(sure, true), found.counts[filled], strict=True
-    ):
-        ax.text(place, top + 0.03, f"{count:,}", ha="center", fontsize=7.5, color="0.25", zorder=5)
-    ax.set(
-        xlim=(0, 1),
-        ylim=(0, 1.14),
-        xlabel="probability of the guess",
-        ylabel="share that was right",
+    present = counts[counts > 0]
+    text = (
+        f"{counts.sum():,} images of {len(present):,} classes, {present.min():,} to "
+        f"{present.max():,} of each (median {np.median(present):,.0f})"
     )
-    ax.set_yticks(np.linspace(0, 1, 6))
-    ax.spines[["top", "right"]].set_visible(False)
-    # Below, for a column can stand anywhere.
-    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
-    set_title(ax, f"{_describe_error(found)}\nnumbers: images with such a probability")
-    return ax
-
-
-def plot_classes(report: Sequence[Mapping[str, Any]], k: int = 20, ax: Axes | None = None) -> Axes:
-    """F1 of the k worst classes, the worst on top, with the precision and recall that make it.
-
-    `report` is `evaluation.class_report`'s; the number of images stands behind each name. Raises
-    ValueError for an empty one.
-    """
-    if len(report) == 0 or k < 1:
-        raise ValueError(f"{len(report)} classes to show, k={k}: both must be at least 1.")
-    worst = sorted(report, key=lambda row: (row["f1"], row["recall"], row["name"]))[:k]
-    places = np.arange(len(worst))
-    with lettering([row["name"] for row in worst]) as names:
-        ax = new_axes(ax, figsize=(7.5, 0.27 * len(worst) + 1.5))
-        ax.barh(places, [row["f1"] for row in worst], 0.72, color=BLUE, alpha=0.3, label="F1")
-        for key, marker, colour in (("precision", "o", BLUE), ("recall", "D", ORANGE)):
-            style = {"color": colour, "markeredgecolor": "k", "linestyle": "", "clip_on": False}
-            ax.plot([row[key] for row in worst], places, marker, label=key, **style)
-        told = [f"{name}  ({row['support']:,})" for name, row in zip(names, worst, strict=True)]
-        ax.set_yticks(places, told, fontsize=9)
-        set_letters(ax)
-    ax.set(xlim=(0, 1), ylim=(len(worst) - 0.4, -0.6))
-    _strip(ax)
-    ax.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.9 / len(worst)))
-    which = "All" if len(worst) == len(report) else f"The worst {len(worst)} of"
-    set_title(ax, f"{which} {len(report)} classes, images in brackets")
-    return ax
-
-
-def plot_confused(
-    counts: np.ndarray, class_names: Sequence[str], k: int = 12, ax: Axes | None = None
-) -> Axes:
-    """The k most frequent mistakes: which class was taken for which, how often, and how much of it.
-
-    `counts` is (num_classes, num_classes) from `evaluation.confusion_matrix`.
-    """
-    counts = np.asarray(counts)
-    with lettering(class_names) as names:
-        pairs = most_confused(counts, range(len(names)), k)
-        ax = new_axes(ax, figsize=(7.5, 0.3 * max(len(pairs), 1) + 1))
-        places = np.arange(len(pairs))
-        told = [f"{names[true]}  →  {names[guess]}" for true, guess, _ in pairs]
-        ax.barh(places, [count for *_, count in pairs], 0.72, color=ORANGE)
-        ax.set_yticks(places, told, fontsize=9)
-        set_letters(ax)
-        for place, (true, _, count) in enumerate(pairs):
-            text = f" {count:,} of {counts[true].sum():,} ({percent(count / counts[true].sum())})"
-            ax.text(count, place, text, va="center", fontsize=8.5)
-    highest = max((count for *_, count in pairs), default=1)
-    ax.set(xlim=(0, 1.3 * highest), ylim=(max(len(pairs), 1) - 0.4, -0.6))
-    _strip(ax)
-    ax.set_xticks([])
-    ax.spines["bottom"].set_visible(False)
-    set_title(ax, "Most often mistaken: true → guessed" if pairs else "Nothing was mistaken")
-    return ax
-
-
-def _check_counts(split: str, counts: np.ndarray, num_classes: int) -> np.ndarray:
-    counts = np.asarray(counts)
-    if counts.shape != (num_classes,) or not counts.any() or counts.min() < 0:
-        raise ValueError(
-            f"{split}: counts must be {num_classes} numbers, one a class, not all 0. Received: shape "
-            f"{counts.shape}, sum {counts.sum()}"
-        )
-    return counts
+    absent = len(counts) - len(present)
+    return text + (f"; none of {absent:,}" if absent else "")
 
 
 def _draw_counts(
@@ -173,32 +73,148 @@ def _draw_counts(
     for place, counts in zip(places, table.T, strict=True):
         text = " " + " + ".join(f"{count:,}" for count in counts)
         ax.text(counts.max(), place, text, va="center", fontsize=7.5, color="0.25")
-    ax.set_yticks(places, names, fontsize=8.5)
+    ax.set_yticks(places, names, fontsize=8.5, fontfamily=style.font_families(names))
     ax.set_ylim(rows - 0.4, -0.6)
     ax.margins(x=0.22)
-    _strip(ax)
-    ax.set_xlabel("images")
-
-
-def _describe_counts(split: str, counts: np.ndarray) -> str:
-    present = counts[counts > 0]
-    absent = len(counts) - len(present)
-    text = (
-        f"{split}: {counts.sum():,} images of {len(present):,} classes, {present.min():,} to "
-        f"{present.max():,} of each (median {np.median(present):,.0f})"
-    )
-    return text + (f"; none of {absent:,}" if absent else "")
-
-
-def _describe_error(found: Calibration) -> str:
-    side = "too sure" if found.overconfidence > 0 else "too modest"
-    return (
-        f"Expected calibration error {found.error:.3f} ({side} by {abs(found.overconfidence):.3f})"
-    )
-
-
-def _strip(ax: Axes) -> None:
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", color="0.9")
     ax.set_axisbelow(True)
+    ax.set_xlabel("images")
+
+
+def plot_calibration(calibration: Calibration, ax: Axes | None = None) -> Axes:
+    """How often predictions are right, by their probability; see `metrics.calibration`.
+
+    A column is the accuracy and the dot the mean probability: on the line they agree. Above is the
+    number of images. After Guo et al. 2017, arXiv:1706.04599.
+    """
+    ax = ax or style.new_axes(figsize=(5.5, 4.2))
+    filled = np.flatnonzero(calibration.counts)
+    edges = calibration.edges
+    middles = ((edges[:-1] + edges[1:]) / 2)[filled]
+    confidence, accuracy = calibration.confidence[filled], calibration.accuracy[filled]
+    ax.bar(middles, accuracy, 0.92 * edges[1], color=style.BLUE, alpha=0.75, label="accuracy")
+    ax.plot([0, 1], [0, 1], "--", color=style.GREY, linewidth=1, zorder=0)
+    ax.vlines(middles, confidence, accuracy, color=style.VERMILION, linewidth=1.4, zorder=3)
+    label = "mean probability"
+    ax.plot(middles, confidence, "D", c=style.VERMILION, mec="k", ms=6, zorder=4, label=label)
+    tops = np.maximum(confidence, accuracy) + 0.03
+    for place, top, count in zip(middles, tops, calibration.counts[filled], strict=True):
+        ax.text(place, top, f"{count:,}", ha="center", fontsize=7.5, color="0.25", zorder=5)
+    ax.set(xlim=(0, 1), ylim=(0, 1.14), xlabel="probability of the prediction", ylabel="accuracy")
+    ax.set_yticks(np.linspace(0, 1, 6))
+    ax.spines[["top", "right"]].set_visible(False)
+    # Below, for a column can be anywhere.
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+    side = "too sure" if calibration.overconfidence > 0 else "too modest"
+    error = f"{calibration.error:.3f} ({side} by {abs(calibration.overconfidence):.3f})"
+    style.set_title(
+        ax, f"Expected calibration error {error}\nnumbers: images with such a probability"
+    )
+    return ax
+
+
+def plot_confusion(counts: np.ndarray, class_names: Sequence[str], ax: Axes | None = None) -> Axes:
+    """A row for each true class, a column for each predicted one, darker for a larger share of the row.
+
+    `counts` is (num_classes, num_classes) from `metrics.confusion_matrix`. Right predictions are blue,
+    wrong ones orange. Up to 15 classes each cell has its count; above 45 (an `ax` then wants 10
+    inches) names are small, and the worst pairs are ringed, numbered and listed. Classes that do not
+    occur have no row, and predictions of them share the last column.
+    """
+    counts, names = _select_occurring(np.asarray(counts), class_names)
+    num_rows, support = len(counts), counts.sum(axis=1)
+    shares = counts / support[:, None]
+    ax = ax or style.new_axes(_confusion_inches(names), layout="compressed")
+    right = np.eye(*shares.shape, dtype=bool)
+    for hidden, colours in ((~right, "Blues"), (right, "Oranges")):
+        # The square root makes a mistake of a few per cent visible in a large matrix.
+        depth = np.ma.array(np.sqrt(shares), mask=hidden | (shares == 0))
+        ax.imshow(depth, cmap=colours, vmin=0, vmax=1.1)
+    ax.set(xlabel="predicted", ylabel="true")
+    if len(names) <= NAMED_CLASSES:
+        ax.hlines(np.arange(1, num_rows) - 0.5, *ax.get_xlim(), color="0.9", linewidth=0.6)
+        ax.vlines(np.arange(1, len(names)) - 0.5, *ax.get_ylim(), color="0.9", linewidth=0.6)
+    if len(names) <= NUMBERED_CLASSES:
+        for true, predicted in np.argwhere(shares > 0):
+            colour = "white" if shares[true, predicted] > 0.4 else "black"
+            text = f"{counts[true, predicted]:,}"
+            ax.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=10)
+    pairs = []
+    if len(names) > NAMED_CLASSES:
+        # Numbers instead of names, because the rings need places.
+        pairs = most_confused(counts[:, :num_rows], range(num_rows), LISTED_PAIRS)
+        _list_pairs(ax, pairs, support, names)
+    _name_classes(ax, names, num_rows, {place for pair in pairs for place in pair[:2]})
+    style.set_title(
+        ax, f"{np.trace(counts):,} of {counts.sum():,} right\nblue: right, orange: mistaken"
+    )
+    return ax
+
+
+def _select_occurring(
+    counts: np.ndarray, class_names: Sequence[str]
+) -> tuple[np.ndarray, list[str]]:
+    if counts.shape != (len(class_names), len(class_names)) or not counts.any():
+        raise ValueError(
+            f"counts of shape {counts.shape} and sum {counts.sum()} make no confusion matrix of "
+            f"{len(class_names)} classes. Pass the counts and the names of the same data."
+        )
+    occurs = counts.sum(axis=1) > 0
+    names = [style.format_name(class_names[i]) for i in np.flatnonzero(occurs)]
+    square = counts[np.ix_(occurs, occurs)]
+    elsewhere = counts[np.ix_(occurs, ~occurs)].sum(axis=1, keepdims=True)
+    if not elsewhere.any():
+        return square, names
+    return np.hstack([square, elsewhere]), [*names, "(another class)"]
+
+
+def _confusion_inches(names: Sequence[str]) -> tuple[float, float]:
+    """Space for the cells and for the longest name beside and below them."""
+    if len(names) > NAMED_CLASSES:
+        return 15.0, 11.5
+    cells = max(3.0, len(names) * (0.55 if len(names) <= NUMBERED_CLASSES else 0.26))
+    text = 0.085 * max(map(len, names))
+    return cells + text + 0.6, cells + 0.8 * text + 1.0
+
+
+def _name_classes(ax: Axes, names: Sequence[str], num_rows: int, listed: Collection[int]) -> None:
+    ax.tick_params(length=0, pad=5)
+    if len(names) <= NAMED_CLASSES:
+        size, colour = (10 if len(names) <= NUMBERED_CLASSES else 8), "black"
+        slant = {"rotation": 50, "ha": "right", "va": "top", "rotation_mode": "anchor"}
+    else:
+        # 9 inches of rows hold 104 names of 6 points: readable only when enlarged.
+        size, colour, slant = min(6.0, 620 / len(names)), style.GREY, {"rotation": 90}
+    text_style = {"fontsize": size, "color": colour, "fontfamily": style.font_families(names)}
+    ax.set_yticks(range(num_rows), names[:num_rows], **text_style)
+    ax.set_xticks(range(len(names)), names, **text_style, **slant)
+    for axis in (ax.xaxis, ax.yaxis):
+        for place, text in enumerate(axis.get_ticklabels()):
+            if place in listed:
+                text.set(color="black", fontweight="bold")
+
+
+def _list_pairs(
+    ax: Axes, pairs: Sequence[tuple[int, int, int]], support: np.ndarray, names: Sequence[str]
+) -> None:
+    lines = ["Most often mistaken", ""] if pairs else []
+    taken = [(true, predicted) for true, predicted, _ in pairs]
+    for rank, (true, predicted, count) in enumerate(pairs, start=1):
+        ax.plot(predicted, true, "o", markersize=11, fillstyle="none", color="black")
+        row, column = _find_free_corner(true, predicted, taken)
+        taken.append((row, column))
+        ax.text(column, row, f"{rank}", fontsize=12, ha="center", va="center")
+        lines += [f"{rank}. {names[true]}", f"     taken for {names[predicted]}"]
+        lines += [f"     {count} of {support[true]}", ""]
+    text_style = {"va": "top", "fontsize": 11, "fontfamily": style.font_families(names)}
+    ax.text(1.02, 1, "\n".join(lines), transform=ax.transAxes, **text_style)
+
+
+def _find_free_corner(true: int, predicted: int, taken: Sequence[tuple]) -> tuple[float, float]:
+    """The corner of a cell, (row, column), farthest from the rings and numbers so far."""
+    corners = [
+        (true + 1.6 * down, predicted + 1.8 * right) for down in (-1, 1) for right in (1, -1)
+    ]
+    return max(corners, key=lambda corner: min(math.dist(corner, place) for place in taken))

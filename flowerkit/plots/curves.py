@@ -1,244 +1,279 @@
-"""Pictures of what others computed: Axes in, Axes out, nothing shown and no global setting touched.
+"""Plots by epoch or by learning rate. A history is a sequence of rows, see `training.History`."""
 
-Without `ax` a figure is made with pyplot, so that a notebook shows it; `save_figure` writes it and
-gives it back. Colours are Okabe and Ito's, which colour-blind people tell apart, and blue against
-orange. History rows are dicts with `epoch` (from 1), `loss`, `accuracy`, `val_loss`,
-`val_accuracy`, `val_f1`, `planned_lr`, `learning_rate`; what a row lacks is left out of the curve.
-What shows learning rates stands in `plots_rates`, photos in `plots_images` and classes in
-`plots_classes`; all of it is to be had here.
-"""
-
+import itertools
 import math
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from flowerkit.files import replacing
-from flowerkit.metrics import most_confused
-from flowerkit.plots.classes import plot_calibration, plot_classes, plot_confused, plot_histogram
-from flowerkit.plots.fonts import lettering, set_letters
-from flowerkit.plots.images import (
-    plot_attention,
-    plot_batch,
-    plot_images,
-    plot_mistakes,
-    plot_results,
-)
-from flowerkit.plots.rates import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    HistoryRows,
-    epochs_of,
-    mark_phases,
-    new_axes,
-    plot_rate_search,
-    plot_rates,
-    plot_schedule,
-    series_of,
-    set_title,
-    style_epochs,
-)
+from flowerkit.plots import style
+from flowerkit.schedules import Schedule
 
-__all__ = [
-    "plot_attention",
-    "plot_batch",
-    "plot_calibration",
-    "plot_classes",
-    "plot_confused",
-    "plot_confusion",
-    "plot_curves",
-    "plot_histogram",
-    "plot_images",
-    "plot_mistakes",
-    "plot_rate_search",
-    "plot_rates",
-    "plot_results",
-    "plot_schedule",
-    "save_figure",
-]
-
-NUMBERED_CLASSES = 15  # up to here every cell of a confusion matrix holds its count
-NAMED_CLASSES = 45  # up to here every class has its name at the side
-LISTED_PAIRS = 12  # above it, this many of the worst pairs are named
+Rows = Sequence[Mapping[str, float]]
 
 PANELS = {"Loss": ("loss", "val_loss"), "Score": ("accuracy", "val_accuracy", "val_f1")}
 CURVES = {
-    "loss": ("training", BLUE),
-    "val_loss": ("validation", ORANGE),
-    "accuracy": ("training accuracy", BLUE),
-    "val_accuracy": ("validation accuracy", ORANGE),
-    "val_f1": ("validation macro F1", GREEN),
+    "loss": ("training", style.BLUE),
+    "val_loss": ("validation", style.ORANGE),
+    "accuracy": ("training accuracy", style.BLUE),
+    "val_accuracy": ("validation accuracy", style.ORANGE),
+    "val_f1": ("validation macro F1", style.GREEN),
+}
+COMPARED = {"val_f1": "Macro F1 on val", "val_loss": "Loss on val", "loss": "Loss in training"}
+# Okabe and Ito's, without black and yellow: a page may be dark, or light.
+LINE_COLOURS = (
+    style.BLUE,
+    style.VERMILION,
+    style.GREEN,
+    style.ORANGE,
+    "#CC79A7",
+    "#56B4E9",
+    style.GREY,
+)
+LINE_STYLES = ("solid", "dashed", "dotted")
+MAX_EXPERIMENTS = len(LINE_COLOURS) * len(LINE_STYLES)
+_DIVERGED = 2.5  # times the median loss: what is above would flatten all other curves
+_SUGGESTIONS = {
+    "valley": (style.GREEN, "o", "valley"),
+    "steep": (style.ORANGE, "s", "steepest"),
+    "minimum_over_10": (style.VERMILION, "D", "minimum / 10"),
 }
 
 
-def plot_curves(history_rows: HistoryRows, best_epoch: int | None = None) -> np.ndarray:
-    """Loss, and accuracy with macro F1, with the best epoch (from 1) marked: (2,) Axes.
+# One run ------------------------------------------------------------------------------------------
 
-    Where rows have a `phase`, a dotted line stands before the first epoch of each but the first.
-    """
-    epochs = epochs_of(history_rows)
-    _, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for ax, (title, keys) in zip(axes, PANELS.items(), strict=True):
-        for key in keys:
-            _plot_curve(ax, history_rows, key, best_epoch)
-        style_epochs(ax, epochs)
-        phased = mark_phases(ax, history_rows)
+
+def plot_curves(
+    history: Rows, best_epoch: int | None = None, axes: Sequence[Axes] | None = None
+) -> np.ndarray:
+    """Loss, and accuracy with macro F1, with the best epoch (from 1) marked: (2,) Axes."""
+    epochs = _column(history, "epoch")
+    axes = np.array(axes) if axes is not None else style.new_figure(1, 2, figsize=(11, 4.2))[0]
+    for ax, (title, names) in zip(axes, PANELS.items(), strict=True):
+        for name in names:
+            label, colour = CURVES[name]
+            values, best = _column(history, name), epochs == best_epoch
+            marker = "o" if len(epochs) <= 40 else None
+            # Not clipped: a single epoch has its dots on the edge.
+            ax.plot(
+                epochs, values, c=colour, marker=marker, ms=4, lw=1.8, label=label, clip_on=False
+            )
+            if name.startswith("val_") and best.any():
+                ax.plot(epochs[best], values[best], "o", c=colour, ms=9, mec="k", clip_on=False)
+        _style_epochs(ax, epochs)
+        has_phases = _mark_phases(ax, history)
         if best_epoch is not None:
-            _mark_best(ax, best_epoch, height=1.08 if phased else 1.015)
-        set_title(ax, title, pad=36 if phased else 20)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(frameon=False)
+            ax.axvline(best_epoch, c=style.GREY, ls="--", lw=1, zorder=0)
+            height = 1.08 if has_phases else 1.015
+            _write_above(ax, best_epoch, height, f"best: epoch {best_epoch}", ha="center")
+        style.set_title(ax, title, pad=36 if has_phases else 20)
+        ax.legend(frameon=False)
     axes[0].set_ylim(bottom=0)
     bottom, top = axes[1].get_ylim()
     axes[1].set_ylim(max(bottom, 0), min(top, 1.02))
     return axes
 
 
-def plot_confusion(counts: np.ndarray, class_names: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Which class was taken for which: a row for each true class, darker for a larger share of it.
-
-    `counts` is (num_classes, num_classes) from `evaluation.confusion_matrix`. Right guesses are
-    blue, wrong ones orange. Up to 15 classes each cell holds its count; above 45 (an `ax` then
-    wants 10 inches) names are small, and the worst pairs are ringed, numbered and listed. Classes
-    that do not occur have no row, and guesses of them share the last column.
-    """
-    with lettering(class_names) as names:
-        ax = _draw_confusion(*_occurring(np.asarray(counts), names), ax)
-        set_letters(ax)
-    return ax
-
-
-def save_figure(axes: Axes | np.ndarray, path: str | os.PathLike, *, dpi: int = 150) -> None:
-    """Write the figure of one Axes or of an array of them, whole or not at all, and close it.
-
-    The suffix of `path` chooses the format (.png, .svg, .pdf).
-    """
-    figure = np.ravel(axes)[0].figure
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=dpi)
-    plt.close(figure)
-
-
-def _draw_confusion(counts: np.ndarray, names: Sequence[str], ax: Axes | None) -> Axes:
-    num_rows, support = len(counts), counts.sum(axis=1, keepdims=True)
-    ax = new_axes(ax, figsize=_confusion_inches(names), layout="compressed")
-    _draw_shares(ax, counts / support)
-    if len(names) <= NUMBERED_CLASSES:
-        _write_counts(ax, counts, counts / support)
-    pairs = []
-    if len(names) > NAMED_CLASSES:
-        # Numbers stand for the names here, because the rings need places.
-        pairs = most_confused(counts[:, :num_rows], range(num_rows), LISTED_PAIRS)
-        _list_pairs(ax, pairs, support.ravel(), names)
-    _name_classes(ax, names, num_rows, {place for pair in pairs for place in pair[:2]})
-    set_title(ax, f"{np.trace(counts):,} of {counts.sum():,} right\nblue: right, orange: mistaken")
-    return ax
-
-
-def _plot_curve(ax: Axes, rows: HistoryRows, key: str, best_epoch: int | None) -> None:
-    epochs, values = epochs_of(rows), series_of(rows, key)
-    if np.isnan(values).all():
-        return
-    label, colour = CURVES[key]
-    # Not clipped: a single epoch puts its dots on the very edge.
-    style = {"color": colour, "clip_on": False}
-    marker = "o" if len(epochs) <= 40 else None
-    ax.plot(epochs, values, marker=marker, markersize=4, linewidth=1.8, label=label, **style)
-    if key.startswith("val_"):
-        best = epochs == best_epoch
-        ax.plot(epochs[best], values[best], "o", markersize=9, markeredgecolor="k", **style)
-
-
-def _mark_best(ax: Axes, best_epoch: int, height: float) -> None:
-    ax.axvline(best_epoch, color=GREY, linestyle="--", linewidth=1, zorder=0)
-    place = {"transform": ax.get_xaxis_transform(), "ha": "center"}
-    ax.text(best_epoch, height, f"best: epoch {best_epoch}", color=GREY, **place)
-
-
-def _occurring(counts: np.ndarray, class_names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    if counts.shape != (len(class_names), len(class_names)) or not counts.any():
-        raise ValueError(
-            f"counts of shape {counts.shape} and sum {counts.sum()} make no confusion matrix of "
-            f"{len(class_names)} classes. Pass the counts and the names of the same data."
+def plot_rates(history: Rows, ax: Axes | None = None) -> Axes:
+    """The planned learning rate as a line, and the one that the optimizer used as dots."""
+    epochs = _column(history, "epoch")
+    planned, used = _column(history, "planned_lr"), _column(history, "learning_rate")
+    differs = ~np.isclose(planned, used, rtol=1e-4, atol=0, equal_nan=True)
+    ax = ax or style.new_axes()
+    marker = "s" if len(epochs) == 1 else None  # a line through one epoch is invisible
+    ax.plot(epochs, planned, c=style.ORANGE, marker=marker, ms=11, lw=5, alpha=0.7, label="planned")
+    ax.plot(epochs, used, "o", c=style.BLUE, ms=_dot_size(epochs), label="used")
+    if differs.any():
+        rings = epochs[differs], used[differs]
+        ax.plot(
+            *rings, "o", c=style.VERMILION, ms=11, mew=2, fillstyle="none", label="not as planned"
         )
-    occurs = counts.sum(axis=1) > 0
-    names = [name.strip() for name, kept in zip(class_names, occurs, strict=True) if kept]
-    square = counts[np.ix_(occurs, occurs)]
-    elsewhere = counts[np.ix_(occurs, ~occurs)].sum(axis=1, keepdims=True)
-    if not elsewhere.any():
-        return square, names
-    return np.hstack([square, elsewhere]), [*names, "(another class)"]
+    _style_epochs(ax, epochs)
+    has_phases = _mark_phases(ax, history)
+    _style_rates(ax, np.nan_to_num(np.concatenate([planned, used])))
+    ax.legend(frameon=False)
+    count = int(differs.sum())
+    verdict = f"not as planned in {count} of {len(epochs)} epochs" if count else "as planned"
+    style.set_title(ax, f"The learning rate was {verdict}", pad=20 if has_phases else 8)
+    return ax
 
 
-def _confusion_inches(names: Sequence[str]) -> tuple[float, float]:
-    """Room for the cells and for the longest name beside and below them."""
-    if len(names) > NAMED_CLASSES:
-        return 15.0, 11.5
-    cells = max(3.0, 0.55 * len(names) if len(names) <= NUMBERED_CLASSES else 0.26 * len(names))
-    text = 0.085 * max(map(len, names), default=0)
-    return cells + text + 0.6, cells + 0.8 * text + 1.0
+# Learning rates -----------------------------------------------------------------------------------
 
 
-def _draw_shares(ax: Axes, shares: np.ndarray) -> None:
-    right = np.eye(*shares.shape, dtype=bool)
-    for hidden, colours in ((~right, "Blues"), (right, "Oranges")):
-        # The square root lifts a mistake of a few per cent out of the white of a large matrix.
-        depth = np.ma.array(np.sqrt(shares), mask=hidden | (shares == 0))
-        ax.imshow(depth, cmap=colours, vmin=0, vmax=1.1)
-    if len(shares) <= NAMED_CLASSES:
-        num_rows, num_columns = shares.shape
-        ax.hlines(np.arange(1, num_rows) - 0.5, *ax.get_xlim(), color="0.9", linewidth=0.6)
-        ax.vlines(np.arange(1, num_columns) - 0.5, *ax.get_ylim(), color="0.9", linewidth=0.6)
-    ax.set_xlabel("guessed")
-    ax.set_ylabel("true")
+def plot_schedule(schedule: Schedule, epochs: int, ax: Axes | None = None) -> Axes:
+    """The rate over `epochs` epochs, a dot at the start of each; counted from 1 as in a history.
+
+    A schedule that moves within epochs (`per_step`) is drawn to the end of the last.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs is {epochs}; a plot needs at least 1.")
+    ax = ax or style.new_axes()
+    whole = np.arange(epochs)
+    fine = np.linspace(0, epochs if schedule.per_step else epochs - 1, 50 * epochs)
+    dots, line = ([schedule(epoch) for epoch in places] for places in (whole, fine))
+    ax.plot(fine + 1, line, c=style.BLUE, lw=2)
+    ax.plot(whole + 1, dots, "o", c=style.BLUE, ms=_dot_size(whole))
+    _style_epochs(ax, whole + 1)
+    if schedule.per_step:
+        ax.set_xlim(right=epochs + 1)
+    _style_rates(ax, dots + line)
+    style.set_title(ax, str(schedule))
+    return ax
 
 
-def _write_counts(ax: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
-    for (true, guess), share in np.ndenumerate(shares):
-        if share > 0:
-            style = {"ha": "center", "va": "center", "color": "white" if share > 0.4 else "black"}
-            ax.text(guess, true, f"{counts[true, guess]:,}", fontsize=10, **style)
+def plot_lr_finder(found, ax: Axes | None = None) -> Axes:
+    """The loss at every rate of a `training.LRFinderResult`, raw and smoothed, with the suggestions.
+
+    A loss that diverged leaves the plot, so that the valley fills it.
+    """
+    ax = ax or style.new_axes()
+    ax.plot(found.rates, found.losses, ".", c=style.GREY, alpha=0.45, label="each batch")
+    ax.plot(found.rates, found.smoothed, c=style.BLUE, lw=2.2, label="smoothed")
+    for name, rate in found.suggestions.items():
+        colour, marker, label = _SUGGESTIONS[name]
+        loss = np.interp(np.log(rate), np.log(found.rates), found.smoothed)
+        label = f"{label}: {rate:.2g}"
+        ax.axvline(rate, c=colour, ls="--", lw=1, zorder=0)
+        ax.plot(rate, loss, c=colour, marker=marker, ms=9, mec="k", ls="", zorder=3, label=label)
+    # Limits from the first half, before any divergence, down to the lowest loss.
+    half = slice(0, len(found.rates) // 2 + 1)
+    high = max(found.losses[half].max(), found.smoothed[half].max())
+    low = min(found.losses.min(), found.smoothed.min())
+    margin = 0.1 * (high - low) or 0.1
+    ax.set(
+        xscale="log",
+        xlabel=f"learning rate, for batches of {found.global_batch:,}",
+        ylabel="training loss",
+        ylim=(low - margin, high + 2 * margin),
+    )
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color="0.9")
+    ax.set_axisbelow(True)
+    ax.legend(framealpha=0.85, edgecolor="none")
+    style.set_title(ax, f"Range test: {found.stop_reason}")
+    return ax
 
 
-def _name_classes(ax: Axes, names: Sequence[str], num_rows: int, listed: Collection[int]) -> None:
-    places = np.arange(len(names))
-    ax.tick_params(length=0, pad=5)
-    if len(names) <= NAMED_CLASSES:
-        style = {"fontsize": 10 if len(names) <= NUMBERED_CLASSES else 8}
-        slant = {"rotation": 50, "ha": "right", "va": "top", "rotation_mode": "anchor"}
-    else:
-        # 9 inches of rows hold 104 names of 6 points: not for a talk, but for whoever zooms in.
-        style = {"fontsize": min(6.0, 620 / len(names)), "color": GREY}
-        slant = {"rotation": 90}
-    ax.set_yticks(places[:num_rows], names[:num_rows], **style)
-    ax.set_xticks(places, names, **style, **slant)
-    for axis in (ax.xaxis, ax.yaxis):
-        for place, text in enumerate(axis.get_ticklabels()):
-            if place in listed:
-                text.set(color="black", fontweight="bold")
+# Several runs -------------------------------------------------------------------------------------
 
 
-def _list_pairs(
-    ax: Axes, pairs: Sequence[tuple[int, int, int]], support: np.ndarray, names: Sequence[str]
-) -> None:
-    lines = ["Most often mistaken", ""] if pairs else []
-    taken = [(true, guess) for true, guess, _ in pairs]
-    for rank, (true, guess, count) in enumerate(pairs, start=1):
-        ax.plot(guess, true, "o", markersize=11, markerfacecolor="none", markeredgecolor="black")
-        spot = _freest_corner(true, guess, taken)
-        taken.append(spot)
-        ax.text(spot[1], spot[0], f"{rank}", fontsize=12, ha="center", va="center")
-        lines += [f"{rank}. {names[true]}", f"     taken for {names[guess]}"]
-        lines += [f"     {count} of {support[true]}", ""]
-    ax.text(1.02, 1, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=11)
+def line_style(number: int) -> tuple[str, str]:
+    """Colour and line style (CSS knows both) of experiment `number`, from 0; 21 are different.
+
+    >>> line_style(0), line_style(7)
+    (('#0072B2', 'solid'), ('#0072B2', 'dashed'))
+    """
+    dashes, colour = divmod(number % MAX_EXPERIMENTS, len(LINE_COLOURS))
+    return LINE_COLOURS[colour], LINE_STYLES[dashes]
 
 
-def _freest_corner(true: int, guess: int, taken: Sequence[tuple]) -> tuple[float, float]:
-    """The corner of a cell, in (row, column), farthest from the rings and numbers so far."""
-    corners = [(true + 1.6 * down, guess + 1.8 * across) for down in (-1, 1) for across in (1, -1)]
-    return max(corners, key=lambda corner: min(math.dist(corner, other) for other in taken))
+def plot_comparison(
+    histories: Mapping[str, Sequence[Rows]], axes: Sequence[Axes] | None = None
+) -> np.ndarray:
+    """Macro F1 and loss on val, and loss in training, by epoch, of experiments by name: (3,) Axes.
+
+    Each experiment has one history for each seed. The line is their mean and the band their range, up
+    to the epoch that all reached; from there each seed is a thin line. Experiments after the first 21
+    are left out. Given `axes` have no legend. Raises ValueError without experiments or epochs.
+    """
+    if not histories:
+        raise ValueError("there is no history to draw.")
+    drawn = dict(itertools.islice(histories.items(), MAX_EXPERIMENTS))
+    longest = max((_column(rows, "epoch") for seeds in drawn.values() for rows in seeds), key=len)
+    panels = np.array(axes) if axes is not None else style.new_figure(1, 3, figsize=(12.6, 4.3))[0]
+    for ax, (name, title) in zip(panels, COMPARED.items(), strict=True):
+        lines = [
+            _plot_seeds(ax, longest, [_column(rows, name) for rows in seeds], *line_style(number))
+            for number, seeds in enumerate(drawn.values())
+        ]
+        _style_epochs(ax, longest)
+        is_cut = name != "val_f1" and _cut_losses(ax)
+        style.set_title(ax, f"{title} (what is higher is cut off)" if is_cut else title)
+    if axes is None:
+        names = list(map(style.format_name, drawn))
+        columns = max(1, min(len(names), 125 // (max(map(len, names)) + 8)))
+        place = "outside lower center"
+        letters = {"family": style.font_families(names)}
+        panels[0].figure.legend(lines, names, loc=place, ncols=columns, frameon=False, prop=letters)
+    return panels
+
+
+def _plot_seeds(
+    ax: Axes, epochs: np.ndarray, curves: Sequence[np.ndarray], colour: str, dashes: str
+) -> Line2D:
+    common = min(map(len, curves))
+    together = np.stack([curve[:common] for curve in curves])
+    marker = "o" if common == 1 else None  # a line through one epoch is invisible
+    mean = together.mean(axis=0)
+    (line,) = ax.plot(epochs[:common], mean, c=colour, ls=dashes, lw=2, marker=marker, ms=4)
+    low, high = together.min(axis=0), together.max(axis=0)
+    ax.fill_between(epochs[:common], low, high, color=colour, alpha=0.16, lw=0)
+    for curve in curves:
+        if len(curve) > common:
+            rest = slice(common - 1, len(curve))
+            ax.plot(epochs[rest], curve[rest], c=colour, ls=dashes, lw=0.8)
+    return line
+
+
+def _cut_losses(ax: Axes) -> bool:
+    """Set limits from 0 to the highest loss that has not diverged; whether one is above."""
+    losses = np.concatenate([line.get_ydata() for line in ax.lines])
+    losses = losses[np.isfinite(losses)]
+    highest = max(losses, default=1.0)
+    top = min(highest, _DIVERGED * float(np.median(losses))) if len(losses) else highest
+    ax.set_ylim(0, 1.04 * top if top > 0 else 1.0)
+    return bool(highest > top)
+
+
+# Shared -------------------------------------------------------------------------------------------
+
+
+def _column(history: Rows, name: str) -> np.ndarray:
+    """One column, (n,) float64; NaN where a row lacks it. Raises ValueError without epochs."""
+    if len(history) == 0:
+        raise ValueError("the history is empty: no epoch was finished, so there is no curve.")
+    return np.array([row.get(name, math.nan) for row in history], np.float64)
+
+
+def _mark_phases(ax: Axes, history: Rows) -> bool:
+    """A line with its name before the first epoch of each phase but the first; whether there is one."""
+    starts = [
+        (int(row["phase"]), row["epoch"])
+        for before, row in itertools.pairwise(history)
+        if row.get("phase") != before.get("phase")
+    ]
+    for phase, epoch in starts:
+        ax.axvline(epoch - 0.5, c=style.GREY, ls=":", lw=1.4, zorder=0)
+        _write_above(ax, epoch - 0.5, 1.015, f"phase {phase} →", ha="left", fontsize=9)
+    return bool(starts)
+
+
+def _write_above(ax: Axes, epoch: float, height: float, text: str, **text_style) -> None:
+    ax.text(epoch, height, text, color=style.GREY, transform=ax.get_xaxis_transform(), **text_style)
+
+
+def _dot_size(epochs: np.ndarray) -> float:
+    return 5.0 if len(epochs) <= 40 else 2.5
+
+
+def _style_epochs(ax: Axes, epochs: np.ndarray) -> None:
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    margin = max(0.5, 0.02 * len(epochs))
+    ax.set_xlim(epochs[0] - margin, epochs[-1] + margin)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="0.9")
+    ax.set_axisbelow(True)
+
+
+def _style_rates(ax: Axes, rates: np.ndarray | list[float]) -> None:
+    """One power of ten for all ticks: 0.0001 beside 5e-05 is hard to compare."""
+    highest = max(rates)
+    power = math.ceil(math.log10(highest)) - 1 if 0 < highest < math.inf else 0
+    ax.set_ylim(0, 1.08 * highest if highest > 0 else None)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate / 10**power:g}"))
+    ax.set_ylabel(f"learning rate, in $10^{{{power}}}$")

@@ -1,1 +1,25 @@
-"""reports."""
+"""What people read about finished runs: report.html, its pictures, and the templates of all pages.
+
+Reads run folders; trains nothing, and computes only what a page shows.
+
+    saved_run   a finished run folder, read whole: plan, history, predictions, and scores from them
+    run_report  report.html and the pictures beside it
+    pictures    plots and photos as small encoded pictures
+    rendering   values + templates/*.html.j2 + style.css -> one HTML file, everything escaped
+    templates/  report.html.j2; comparison.html.j2, whose values experiments/ gathers; their parts
+"""
+
+from flowerkit.lazy import lazy
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "SavedRun": "saved_run",
+        "write_pictures": "run_report",
+        "write_report": "run_report",
+        "Picture": "pictures",
+        "encode_figure": "pictures",
+        "new_panel": "pictures",
+        "render": "rendering",
+    },
+)

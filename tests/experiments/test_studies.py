@@ -53,7 +53,7 @@ def test_every_schedule_is_studied_and_nothing_but_the_rate_differs():
         "schedule",
         "max_lr",
         "plateau_patience",
-        "stair_epochs",
+        "sustain_epochs",
         "exp_decay",
         "rampup_epochs",
     }
@@ -93,7 +93,7 @@ def test_seeds_make_runs_the_first_seed_first():
 def test_fewer_epochs_shorten_ramps_and_stairs_too():
     plans = spread_over_seeds(LEARNING_RATES, (0,), epochs=6)
     assert (plans["cosine-seed0"].epochs, plans["cosine-seed0"].rampup_epochs) == (6, 1)
-    assert plans["staircase-seed0"].stair_epochs == 2  # 1.5 rounded
+    assert plans["staircase-seed0"].sustain_epochs == 2  # 1.5 rounded
     assert plans["constant-seed0"].schedule_for(global_batch=32)(5) == 3e-3
 
 
@@ -107,7 +107,7 @@ def test_a_single_epoch_is_possible(name):
     [
         ({}, (0,), "at least one plan"),
         ({"a": LEARNING_RATES["ramp"]}, (), r"Received: seeds=\(\)"),
-        ({"a": LEARNING_RATES["ramp"]}, (1, 1), r"each another. Received: seeds=\(1, 1\)"),
+        ({"a": LEARNING_RATES["ramp"]}, (1, 1), r"all different. Received: seeds=\(1, 1\)"),
     ],
 )
 def test_nothing_to_do_is_refused(plans, seeds, said):

@@ -5,9 +5,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from flowerkit import plots
 from flowerkit.pipeline import preview_batch
-from flowerkit.plots import images as plots
-from flowerkit.plots.rates import GREEN, VERMILION
+from flowerkit.plots.images import highlight_cam
+from flowerkit.plots.style import GREEN, VERMILION
 from flowerkit.training.plan import SMOKE
 
 NAMES = ["pink primrose", "hard-leaved pocket orchid", "canterbury bells", "cyclamen "]
@@ -74,13 +75,13 @@ def test_mixed_images_tell_their_shares(drawn):
     assert any(re.fullmatch(r"\d\d% \w[\w -]*, \d+% \w[\w -]*", text) for text in mixed)
 
 
-def test_mistakes_come_worst_first_with_guess_and_truth():
+def test_mistakes_come_worst_first_with_prediction_and_truth():
     images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((4, 4, 4, 3), np.uint8)
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.96, 0.04], [0.2, 0.8]])
     axes = plots.plot_mistakes(images, np.array([0, 1, 1, 1]), probabilities, NAMES[2:], k=5)
     assert [ax.get_title() for ax in axes] == [
-        "guessed canterbury bells\n(96%)",
-        "guessed canterbury bells\n(60%)",
+        "✗ canterbury bells (96%)",
+        "✗ canterbury bells (60%)",
     ]
     assert [ax.get_xlabel() for ax in axes] == ["is cyclamen (4%)", "is cyclamen (40%)"]
     assert [ax.images[0].get_array().max() for ax in axes] == [2, 1]
@@ -99,7 +100,7 @@ def test_without_mistakes_the_picture_says_so():
 def test_a_share_of_nearly_nothing_is_not_called_nothing():
     probabilities = np.array([[0.9991, 0.0009]])
     (ax,) = plots.plot_mistakes(np.zeros((1, 4, 4, 3)), np.array([1]), probabilities, ["a", "b"])
-    assert (ax.get_title(), ax.get_xlabel()) == ("guessed a (>99%)", "is b (<1%)")
+    assert (ax.get_title(), ax.get_xlabel()) == ("✗ a (>99%)", "is b (<1%)")
 
 
 def test_results_are_framed_and_marked_right_or_wrong():
@@ -125,22 +126,22 @@ def test_results_are_taken_from_all_over_the_split():
     assert [int(shown(ax)[0, 0, 0]) for ax in axes] == [0, 33, 66, 99]
 
 
-def test_attention_stands_beside_each_image():
+def test_where_the_model_looked_is_beside_each_image():
     images, maps = np.full((2, 8, 8, 3), 100, np.uint8), np.zeros((2, 8, 8), np.float32)
-    axes = plots.plot_attention(images, maps, ["rose", "iris"])
+    axes = plots.plot_cam(images, maps, ["rose", "iris"])
     assert axes.shape == (2, 2)
     assert [ax.get_title(loc="left") for ax in axes[:, 0]] == ["rose", "iris"]
     assert shown(axes[0, 0]).max() == 100
     assert shown(axes[0, 1]).max() == 30
     with pytest.raises(ValueError, match="2 images but 1 maps. Pass the same images"):
-        plots.plot_attention(images, maps[:1])
+        plots.plot_cam(images, maps[:1])
 
 
 def test_light_falls_where_the_map_is_high_and_a_line_is_drawn_around():
     image = np.full((200, 200, 3), (200, 100, 0), np.uint8)
-    attention = np.zeros((200, 200), np.float32)
-    attention[50:100, 20:60] = 1
-    lit = plots.light_attention(image, attention)
+    cam = np.zeros((200, 200), np.float32)
+    cam[50:100, 20:60] = 1
+    lit = highlight_cam(image, cam)
     assert (lit.shape, lit.dtype) == ((200, 200, 3), np.uint8)
     assert lit[75, 40].tolist() == [200, 100, 0]
     assert lit[150, 150].tolist() == [60, 30, 0]
@@ -151,10 +152,10 @@ def test_light_falls_where_the_map_is_high_and_a_line_is_drawn_around():
 
 
 def test_a_small_picture_is_enlarged_for_a_fine_line():
-    lit = plots.light_attention(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64)))
+    lit = highlight_cam(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64)))
     assert lit.shape == (192, 192, 3)
-    with pytest.raises(ValueError, match=r"\(4, 4, 3\) but a map of \(4, 5\). Pass its own map"):
-        plots.light_attention(np.zeros((4, 4, 3)), np.zeros((4, 5)))
+    with pytest.raises(ValueError, match=r"\(4, 4, 3\) but a map of \(4, 5\). Pass its own"):
+        highlight_cam(np.zeros((4, 4, 3)), np.zeros((4, 5)))
 
 
 def test_wide_letters_are_wrapped_sooner():

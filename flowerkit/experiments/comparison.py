@@ -1,0 +1,274 @@
+"""Run folders -> one honest comparison: what differed, what came out, and what of it is chance."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from flowerkit.metrics import Interval, bootstrap_difference
+from flowerkit.reports import SavedRun
+from flowerkit.training.run_folder import describe_difference
+
+
+class Figure(NamedTuple):
+    """A number of one run: its heading in a table, its format there, and where it comes from."""
+
+    heading: str
+    form: str
+    of: Callable[[SavedRun], float]
+
+
+FIGURES = {
+    "val_f1": Figure("val macro F1", ".3f", lambda run: run.history.best["val_f1"]),
+    "val_accuracy": Figure("val accuracy", ".3f", lambda run: run.history.best["val_accuracy"]),
+    "val_loss": Figure("val loss", ".3f", lambda run: run.history.best["val_loss"]),
+    "accuracy": Figure("training accuracy", ".3f", lambda run: run.history.best["accuracy"]),
+    "best_epoch": Figure("best epoch", ".0f", lambda run: run.history.best["epoch"]),
+    "epochs_done": Figure("epochs done", ".0f", lambda run: len(run.history)),
+    "minutes": Figure(
+        "minutes", ".1f", lambda run: sum(row["seconds"] for row in run.history) / 60
+    ),
+    "parameters": Figure("parameters", ",.0f", lambda run: run.num_parameters),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """Runs that differ in nothing but the seed, under one name."""
+
+    name: str
+    runs: tuple[SavedRun, ...]
+
+    @cached_property
+    def setting(self) -> dict[str, object]:
+        """All that was chosen but the seed: the plan's fields, then device and data."""
+        return _find_setting(self.runs[0])
+
+    def values(self, figure: str) -> np.ndarray:
+        """One of `FIGURES` of each run, (n,) float64."""
+        return np.array([FIGURES[figure].of(run) for run in self.runs], np.float64)
+
+    def mean(self, figure: str) -> float:
+        """The mean of a figure over the runs."""
+        return float(self.values(figure).mean())
+
+    def spread(self, figure: str) -> float:
+        """The sample standard deviation (of n - 1) of a figure; NaN for a single run."""
+        values = self.values(figure)
+        return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Experiments, highest mean macro F1 on val first.
+
+    `differing` are the fields (of the plan, device, data) in which they differ, `shared` the others with
+    their values. Of each experiment but the best a sentence of `statements` says whether chance
+    explains its distance; `notes` name the method and its limits. `leaders` are the best of each set of
+    experiments that can be compared: one, where all can.
+    """
+
+    experiments: tuple[Experiment, ...]
+    differing: tuple[str, ...]
+    shared: Mapping[str, object]
+    statements: tuple[str, ...]
+    notes: tuple[str, ...]
+    leaders: tuple[Experiment, ...]
+
+    @property
+    def runs(self) -> list[SavedRun]:
+        """The runs of all experiments."""
+        return [run for experiment in self.experiments for run in experiment.runs]
+
+
+def compare_runs(folders: Sequence[str | os.PathLike]) -> Comparison:
+    """Compare finished runs; those that differ in nothing but the seed are one experiment.
+
+    Device and data count like fields of the plan. Where two experiments were validated on the same
+    images of the same classes, `metrics.bootstrap_difference` decides whether their difference is noise.
+
+    Raises ValueError for no folder and a folder that is given twice, and what `SavedRun.load` raises.
+    """
+    _check_folders(folders)
+    groups: dict[tuple, list[SavedRun]] = {}
+    for run in map(SavedRun.load, folders):
+        chosen = json.dumps([_find_setting(run), run.class_names])
+        groups.setdefault((chosen, _sorted_ids(run).tobytes()), []).append(run)
+    names = _name_groups(list(groups.values()))
+    found = [
+        Experiment(name, tuple(runs)) for name, runs in zip(names, groups.values(), strict=True)
+    ]
+    experiments = tuple(sorted(found, key=lambda experiment: -experiment.mean("val_f1")))
+    settings = [experiment.setting for experiment in experiments]
+    differing = tuple(
+        name
+        for name, value in settings[0].items()
+        if any(setting[name] != value for setting in settings)
+    )
+    shared = {name: value for name, value in settings[0].items() if name not in differing}
+    leaders, statements, intervals = _judge(experiments)
+    notes = [*_explain(intervals), *(note for one in experiments for note in _note_runs(one))]
+    if "device" in differing:
+        notes.append("They ran on different devices: their minutes cannot be compared.")
+    return Comparison(experiments, differing, shared, tuple(statements), tuple(notes), leaders)
+
+
+def _check_folders(folders: Sequence[str | os.PathLike]) -> None:
+    if not folders:
+        raise ValueError("there is nothing to compare: pass one run folder or more.")
+    places = [Path(folder).resolve() for folder in folders]
+    for number, folder in enumerate(folders):
+        if places[number] in places[:number]:
+            raise ValueError(f"{folder} is given twice. Pass each run once.")
+
+
+def _find_setting(run: SavedRun) -> dict[str, object]:
+    values = run.plan.to_dict()
+    del values["seed"]
+    if run.environment.schedule:  # given in Python, over the plan's
+        values["schedule"] = run.environment.schedule
+    device, data = run.environment.accelerator, run.environment.data
+    replicas = f" x {device.replicas}" if device.replicas > 1 else ""
+    origin = "" if data.origin == "folder" else f"{data.origin}, "
+    return values | {
+        "device": f"{device.kind}{replicas}, {device.backend}, {device.precision}",
+        "data": f"{origin}{len(data.class_names):,} classes, {data.image_size} px, "
+        f"{data.counts['train']:,} to train, {data.counts['val']:,} to validate",
+    }
+
+
+def _name_groups(groups: list[list[SavedRun]]) -> list[str]:
+    """Names of experiments: their folders' without the seed, with as much of the path as they need."""
+    for depth in range(1, 10):
+        names = [_name_group(group, depth) for group in groups]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(names, 1)]
+
+
+def _name_group(group: list[SavedRun], depth: int) -> str:
+    stems = []
+    for run in group:
+        name = "/".join(run.path.resolve().parts[-depth:])
+        stem = name.removesuffix(f"seed{run.plan.seed}")
+        stems.append(stem.rstrip("-_. ") or name if stem != name else name)
+    num_others = len(set(stems)) - 1
+    return f"{stems[0]} and {num_others} more" if num_others else stems[0]
+
+
+# Chance -------------------------------------------------------------------------------------------
+
+
+def _judge(
+    experiments: Sequence[Experiment],
+) -> tuple[tuple[Experiment, ...], list[str], list[Interval]]:
+    """Leaders, a sentence for each experiment but the first, and the intervals behind the sentences."""
+    leaders, statements, intervals = list(experiments[:1]), [], []
+    for experiment in experiments[1:]:
+        mismatches = [_find_mismatch(leader.runs[0], experiment.runs[0]) for leader in leaders]
+        if None in mismatches:
+            leader = leaders[mismatches.index(None)]
+            intervals.append(_find_interval(leader, experiment))
+            statements.append(_describe_interval(leader, experiment, intervals[-1]))
+        else:
+            leader, reason = leaders[0], mismatches[0]
+            statements.append(f"{experiment.name} and {leader.name} cannot be compared: {reason}.")
+            leaders.append(experiment)
+    return tuple(leaders), statements, intervals
+
+
+def _find_mismatch(best: SavedRun, other: SavedRun) -> str | None:
+    """Why the scores of two runs cannot be compared, or None: other classes, images or labels."""
+    if best.class_names != other.class_names:
+        return (
+            f"they know other classes ({describe_difference(other.class_names, best.class_names)})"
+        )
+    best_ids, other_ids = _sorted_ids(best), _sorted_ids(other)
+    if not np.array_equal(best_ids, other_ids):
+        common = len(np.intersect1d(best_ids, other_ids))
+        return (
+            f"they were validated on other images ({len(other_ids):,} and {len(best_ids):,}, "
+            f"{common:,} of them in both)"
+        )
+    if repeated := len(best_ids) - len(np.unique(best_ids)):
+        return f"{repeated:,} ids of {best.name} occur twice, so images cannot be paired"
+    if differ := int(np.sum(best.labels[_order(best)] != other.labels[_order(other)])):
+        return f"{differ:,} of their validation images have other labels"
+    return None
+
+
+def _find_interval(best: Experiment, other: Experiment) -> Interval:
+    first, *_ = best.runs
+    best_predicted, other_predicted = (
+        [run.predicted[_order(run)] for run in experiment.runs] for experiment in (best, other)
+    )
+    return bootstrap_difference(first.labels[_order(first)], best_predicted, other_predicted)
+
+
+def _order(run: SavedRun) -> np.ndarray:
+    """The rows of its predictions by ascending id, (n,) int64."""
+    return np.argsort(run.predictions.ids, kind="stable")
+
+
+def _sorted_ids(run: SavedRun) -> np.ndarray:
+    return np.sort(run.predictions.ids)
+
+
+def _describe_interval(best: Experiment, other: Experiment, interval: Interval) -> str:
+    # Adding zero: a rounded -0.0 would be written with its sign.
+    difference, low, high = (
+        f"{round(value, 3) + 0.0:.3f}"
+        for value in (interval.difference, interval.low, interval.high)
+    )
+    behind = f"{other.name} is {difference} of macro F1 behind {best.name}"
+    between = f"95 % interval {low} to {high}"
+    if interval.is_noise:
+        return f"{behind}, which is inside the noise ({between}): no winner."
+    return f"{behind}, which is more than noise ({between})."
+
+
+def _explain(intervals: Sequence[Interval]) -> list[str]:
+    if not intervals:
+        return []
+    notes = [
+        "A difference counts as noise where its 95 % interval holds zero. The interval is that of 2,000 "
+        "paired bootstrap samples of the validation images, the same for both (Efron & Tibshirani 1993, "
+        "chapter 8)."
+    ]
+    if any(sum(interval.num_seeds) > 2 for interval in intervals):
+        notes.append(
+            "Where there are several seeds, each sample also gets what other seeds could have changed: "
+            "Student's t times the standard deviation over seeds, pooled over the two experiments."
+        )
+    if any(interval.num_seeds == (1, 1) for interval in intervals):
+        notes.append(
+            "Between two experiments of one seed each, the effect of another seed is not in the "
+            "interval: a difference that is more than noise may still come from the seeds."
+        )
+    return [
+        *notes,
+        "The best epochs, and the best experiment, were chosen by these same images, so all figures "
+        "are a little too good.",
+    ]
+
+
+def _note_runs(experiment: Experiment) -> list[str]:
+    notes = [
+        f"{run.path} was interrupted at epoch {run.result.stopped_at_epoch} of "
+        f"{run.plan.freeze_epochs + run.plan.epochs}."
+        for run in experiment.runs
+        if run.result.interrupted
+    ]
+    seeds = [run.plan.seed for run in experiment.runs]
+    if len(set(seeds)) < len(seeds):
+        notes.append(
+            f"{experiment.name} has runs of the same seed ({', '.join(map(str, seeds))}): their spread "
+            f"is not that of seeds."
+        )
+    return notes

@@ -1,0 +1,58 @@
+"""Templates -> a page: one HTML file without scripts, that loads nothing else.
+
+Values are escaped, and cleaned of what HTML cannot hold, so that no class name becomes markup.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jinja2
+
+from flowerkit.text import clean, percent, pluralize
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that `templates/TEMPLATE` makes of `values`; a value that is missing is an error."""
+    return _environment().get_template(template).render(values)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration in words.
+
+    >>> [format_seconds(seconds) for seconds in (0.0421, 5.31, 42.4, 200, 5040)]
+    ['0.04 s', '5.3 s', '42 s', '3 min 20 s', '1 h 24 min']
+    """
+    if seconds < 90:
+        return f"{seconds:.{0 if seconds >= 10 else 1 if seconds >= 1 else 2}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_number(value: float, form: str = ",") -> str:
+    """`value` by a format specification; a dash for NaN.
+
+    >>> [format_number(1234), format_number(0.5, ".1%"), format_number(math.nan, ".3f")]
+    ['1,234', '50.0%', '–']
+    """
+    return "–" if math.isnan(value) else format(value, form)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        # Finds the templates inside a zip too.
+        loader=jinja2.PackageLoader("flowerkit.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: clean(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": format_number,
+        "percent": percent,
+        "pluralize": pluralize,
+        "seconds": format_seconds,
+    }
+    return environment
