@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from flowerkit.prediction.predictions import Predictions
+from flowerkit.prediction import Predictions
 from flowerkit.training import History, RunFolder
 
 NAMES = ("daisy", "rose", "lily")

@@ -13,7 +13,7 @@ import numpy as np
 
 from flowerkit.metrics import Interval, bootstrap_difference
 from flowerkit.reports import SavedRun
-from flowerkit.training.run_folder import describe_difference
+from flowerkit.training import describe_difference
 
 
 class Figure(NamedTuple):

@@ -16,7 +16,6 @@ from flowerkit.experiments.tables import (
     to_markdown,
 )
 from flowerkit.files import write_text
-from flowerkit.plots.curves import COMPARED, MAX_EXPERIMENTS, line_style
 from flowerkit.reports import encode_figure, new_panel, render
 
 
@@ -31,7 +30,7 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[
     with plots.off_screen():
         plots.save_figure(plots.plot_comparison(histories), curves)
     best = " and ".join(leader.name for leader in comparison.leaders)
-    panels = plots.plot_comparison(histories, [new_panel() for _ in COMPARED])
+    panels = plots.plot_comparison(histories, [new_panel() for _ in plots.COMPARED])
     heading = f"{len(comparison.experiments)} experiments compared"
     if len(comparison.experiments) == 1:
         heading = best
@@ -47,10 +46,10 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[
         runs=tabulate_runs(comparison),
         shared=describe_shared(comparison),
         shared_values={name: format_value(value) for name, value in comparison.shared.items()},
-        line_styles=list(map(line_style, range(MAX_EXPERIMENTS))),
+        line_styles=list(map(plots.line_style, range(plots.MAX_EXPERIMENTS))),
         curves=[
             encode_figure(panel, f"{title} by epoch; the highest macro F1 has {best}.")
-            for panel, title in zip(panels, COMPARED.values(), strict=True)
+            for panel, title in zip(panels, plots.COMPARED.values(), strict=True)
         ],
     )
     write_text(html, page)

@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, connect
-from flowerkit.data.tfrecords import FlowerData
+from flowerkit.data import FlowerData
 from flowerkit.experiments.comparison import Comparison, compare_runs
 from flowerkit.experiments.studies import find_study, spread_over_seeds
-from flowerkit.training.plan import TrainingPlan
-from flowerkit.training.run_folder import RunFolder, describe_difference
-from flowerkit.training.trainer import train
+from flowerkit.training import RunFolder, TrainingPlan, describe_difference, train
 
 _log = logging.getLogger("flowerkit")
 

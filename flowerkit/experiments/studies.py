@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from flowerkit.text import did_you_mean
-from flowerkit.training.plan import TrainingPlan
+from flowerkit.training import TrainingPlan
 
 # The rates are for a batch of 32, on any device.
 _BASE = TrainingPlan(

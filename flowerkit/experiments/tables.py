@@ -5,7 +5,7 @@ import io
 import math
 
 from flowerkit.experiments.comparison import FIGURES, Comparison, Experiment
-from flowerkit.training.plan import TrainingPlan
+from flowerkit.training import TrainingPlan
 
 Table = tuple[list[str], list[list[str]]]  # header, rows
 

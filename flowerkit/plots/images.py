@@ -40,7 +40,7 @@ def plot_batch(source, plan, *, class_names=None, num_images: int = 6, epoch: in
     `source` is a `FlowerData`, or a split with its `class_names`. Below an image is what it counts as:
     "70% rose, 30% iris" where the plan mixes images. Raises ValueError as `preview_batch` does.
     """
-    from flowerkit.pipeline.previews import preview_batch  # loads a framework, no other plot does
+    from flowerkit.pipeline import preview_batch  # loads a framework, no other plot does
 
     batch = preview_batch(source, plan, class_names=class_names, num_images=num_images, epoch=epoch)
     names = list(map(style.format_name, batch.class_names))

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flowerkit.plots.style import missing_letters_in_one_line
+from flowerkit.plots import missing_letters_in_one_line
 
 DPI = 150  # twice what a screen shows at half the width of the page
 LARGEST_PX = 1500  # the longer side of a figure; a matrix of 104 classes is legible at it

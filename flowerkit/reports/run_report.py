@@ -10,17 +10,13 @@ import numpy as np
 import flowerkit
 from flowerkit import metrics, plots
 from flowerkit.files import write_text
-from flowerkit.models.cam import compute_cam
-from flowerkit.pipeline.augmentation import Augmentation
-from flowerkit.plots.classes import describe_counts
-from flowerkit.plots.images import highlight_cam
+from flowerkit.models import compute_cam
+from flowerkit.pipeline import Augmentation
 from flowerkit.reports.pictures import Picture, encode_figure, encode_file, encode_photo, new_panel
 from flowerkit.reports.rendering import render
 from flowerkit.reports.saved_run import SavedRun
 from flowerkit.submission import check_submission, read_ids
-from flowerkit.training.phases import plan_phases
-from flowerkit.training.plan import TrainingPlan
-from flowerkit.training.run_folder import RunFolder, TrainedOn
+from flowerkit.training import RunFolder, TrainingPlan, plan_phases
 
 MISTAKES = "mistakes.png"
 SHOWN_MISTAKES = 12
@@ -91,7 +87,7 @@ def write_report(
         version=flowerkit.__version__,
         run=run,
         scores=run.predictions.score(),
-        data_name=_describe_origin(run.environment.data),
+        data_name=_describe_origin(run),
         backbone=_stem(run.plan.backbone),
         phases=phases,
         optimizer=_describe_optimizer(run.plan),
@@ -105,7 +101,7 @@ def write_report(
         mistakes_sheet=_find_sheet(run.path / MISTAKES),
         classes=sorted(classes, key=lambda row: (row["f1"], row["recall"], row["name"])),
         calibration=calibration,
-        class_counts={split: describe_counts(of_split) for split, of_split in counts.items()},
+        class_counts={split: plots.describe_counts(of_split) for split, of_split in counts.items()},
         rarest=_find_rarest(run.class_names, counts["train"]),
         submission=_check_submission(run, submission_problems),
         curves=_encode_curves(run),
@@ -121,7 +117,8 @@ def write_report(
 # What was trained ---------------------------------------------------------------------------------
 
 
-def _describe_origin(data: TrainedOn) -> str:
+def _describe_origin(run: SavedRun) -> str:
+    data = run.environment.data
     kinds = {"competition": "the competition's", "drawn": "drawn flowers", "folder": "a folder"}
     return f"{_stem(data.photos or data.folder)} ({kinds[data.origin]})"
 
@@ -191,7 +188,7 @@ def _show_mistake(run: SavedRun, row: int, image: np.ndarray, cam: np.ndarray | 
         "photo": encode_photo(image, f"{true_name}, taken for {predicted_name}"),
         "cam": None
         if cam is None
-        else encode_photo(highlight_cam(image, cam), f"Where it looked for {predicted_name}"),
+        else encode_photo(plots.highlight_cam(image, cam), f"Where it looked for {predicted_name}"),
     }
 
 

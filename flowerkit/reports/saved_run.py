@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from flowerkit import metrics
-from flowerkit.prediction.predictions import Predictions
-from flowerkit.training.history import History
-from flowerkit.training.plan import TrainingPlan
-from flowerkit.training.run_folder import Environment, RunFolder, RunResult
+from flowerkit.prediction import Predictions
+from flowerkit.training import Environment, History, RunFolder, RunResult, TrainingPlan
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,9 +24,12 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "COMPETITION": "plan",
         "PLANS": "plan",
+        "Environment": "run_folder",
+        "History": "history",
         "LRFinderResult": "lr_finder",
         "Phase": "phases",
         "RunFolder": "run_folder",
+        "RunResult": "run_folder",
         "TrainingPlan": "plan",
         "TrainingResult": "trainer",
         "change_plan": "plan",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flowerkit.experiments import compare_runs
-from flowerkit.prediction.predictions import Predictions
+from flowerkit.prediction import Predictions
 from flowerkit.training import RunFolder
 
 LABELS = tuple(np.tile([0, 1, 2], 40).tolist())

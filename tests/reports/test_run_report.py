@@ -8,7 +8,7 @@ from chromium import CHROMIUM, open_page
 from PIL import Image
 from run_pages import Page
 
-from flowerkit.models.classifier import build_classifier
+from flowerkit.models import build_classifier
 from flowerkit.reports import write_pictures, write_report
 from flowerkit.training import RunFolder
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flowerkit.prediction.predictions import Predictions
+from flowerkit.prediction import Predictions
 from flowerkit.reports import SavedRun
 from flowerkit.training import RunFolder
 
