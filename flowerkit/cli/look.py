@@ -209,7 +209,7 @@ def run_report(args, echo: Echo, progress: Progress) -> int:
     run = RunFolder(args.run_folder)
     plan, trained_on = run.plan(), run.environment().data
     with quiet_frameworks():
-        from flowerkit.reports.writer import write_report
+        from flowerkit.reports import write_report
     try:
         data, images = _load_val(run, plan, trained_on, args.data)
     except (FileNotFoundError, ValueError) as error:

@@ -17,7 +17,7 @@ from flowerkit.cli.options import (
 )
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
-from flowerkit.files import find_free_folder
+from flowerkit.files import find_free_folder, write_json
 from flowerkit.text import pluralize
 
 # train --------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def train_and_submit(
     with quiet_frameworks():
         from flowerkit.training import RunFolder, train
     from flowerkit.cli.look import find_score, predict_and_submit
-    from flowerkit.reports.writer import write_pictures, write_report
+    from flowerkit.reports import write_pictures, write_report
     from flowerkit.sources import check_test_split
 
     check_test_split(data, on_corrupt=plan.on_corrupt)
@@ -149,7 +149,7 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     accelerator = connect_device(args.require, echo)
     with quiet_frameworks():
         from flowerkit.training import lr_find
-    from flowerkit.reports.writer import write_rate_search
+    from flowerkit.plots import off_screen, plot_lr_finder, save_figure
     from flowerkit.sources import find_data
 
     data = find_data(args.data, image_size=plan.image_size, progress=progress)
@@ -165,8 +165,12 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
         progress=progress,
     )
     echo(str(search))
-    for file in write_rate_search(search, args.out or find_free_folder("runs", "lr-find")):
-        echo(f"wrote {file}")
+    out = args.out or find_free_folder("runs", "lr-find")
+    write_json(out / "lr_finder.json", search.to_dict())
+    echo(f"wrote {out / 'lr_finder.json'}")
+    with off_screen():
+        save_figure(plot_lr_finder(search), out / "lr_finder.png")
+    echo(f"wrote {out / 'lr_finder.png'}")
     return 0
 
 
@@ -174,7 +178,7 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
 
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
-    from flowerkit.experiments.studies import STUDIES
+    from flowerkit.experiments import STUDIES
 
     parser.add_argument("study", choices=STUDIES, help="the plans to train and compare")
     out = "for the runs and their table; a study there continues [the next free runs/STUDY-N]"
@@ -188,8 +192,7 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
 def run_study(args, echo: Echo, progress: Progress) -> int:
     accelerator = connect_device(args.require, echo)
     with quiet_frameworks():
-        from flowerkit.experiments.runs import run_study
-        from flowerkit.experiments.studies import STUDIES
+        from flowerkit.experiments import STUDIES, run_study
     from flowerkit.sources import find_data
 
     data = find_data(args.data)
@@ -217,14 +220,13 @@ def add_compare_options(parser: argparse.ArgumentParser) -> None:
 
 def run_compare(args, echo: Echo, progress: Progress) -> int:
     with quiet_frameworks():
-        from flowerkit.experiments.compare import compare_runs
+        from flowerkit.experiments import compare_runs
 
     return _show_comparison(compare_runs(args.runs), args.out, echo)
 
 
 def _show_comparison(comparison, out: Path | None, echo: Echo) -> int:
-    from flowerkit.experiments.page import write_comparison
-    from flowerkit.experiments.tables import to_markdown
+    from flowerkit.experiments import to_markdown, write_comparison
 
     echo(to_markdown(comparison).rstrip())
     for file in write_comparison(comparison, out) if out else ():
