@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from flowerkit.cli import ProgressBar, WrongUsage, load_function, parse, start_log
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 failed or problems found, 2 wrong usage."""
     started = time.monotonic()
-    args = parse(sys.argv[1:] if words is None else words)
+    args = parse(sys.argv[1:] if argv is None else argv)
     args.started = started
     start_log()
     progress = ProgressBar()

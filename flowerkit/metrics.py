@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 SMALLEST_PROBABILITY = 1e-7  # Keras' epsilon: a certain and wrong prediction loses 16.1, not inf
-DRAWS = 2000
-_BLOCK = 250  # draws at a time: with 50,000 images their weights take 100 MB
+NUM_RESAMPLES = 2000
+_BLOCK = 250  # resamples at a time: with 50,000 images their weights take 100 MB
 
 
 def predicted_labels(probabilities: np.ndarray) -> np.ndarray:
@@ -222,7 +222,7 @@ def bootstrap_difference(
     predicted_a: Sequence[np.ndarray],
     predicted_b: Sequence[np.ndarray],
     *,
-    draws: int = DRAWS,
+    num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Interval:
     """The difference between the mean macro F1 of a's runs and that of b's, with its 95 % interval.
@@ -232,40 +232,45 @@ def bootstrap_difference(
     Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 8): images are drawn with
     replacement, the same for both sides, and both are scored. The interval is the basic one (Davison
     and Hinkley, "Bootstrap Methods and their Application", 1997, section 5.2), mirrored at the
-    difference found: where classes have few images a draw exaggerates differences in macro F1, and
+    difference found: where classes have few images a resample exaggerates differences in macro F1, and
     the plain percentile interval doubles that (100 classes of 12 images: it held a true difference of
     0.2 in 87 of 100 cases, the basic one in 95).
 
     With several runs a side the variance of seeds is added: the pooled standard deviation of the
-    scores times sqrt(1/num_a + 1/num_b) times a draw of Student's t with num_a + num_b - 2 degrees
+    scores times sqrt(1/num_a + 1/num_b) times a value of Student's t with num_a + num_b - 2 degrees
     of freedom. With one run each it is unknown and left out.
 
-    Raises ValueError for arrays that do not fit, and fewer than 100 draws.
+    Raises ValueError for arrays that do not fit, and fewer than 100 resamples.
 
     >>> labels = np.repeat([0, 1], 50)
     >>> interval = bootstrap_difference(labels, [labels], [np.zeros(100, int)])
     >>> round(interval.difference, 3), interval.is_noise
     (0.667, False)
     """
-    if draws < 100:
-        raise ValueError(f"an interval needs 100 draws or more. Received: draws={draws}")
+    if num_resamples < 100:
+        raise ValueError(
+            f"an interval needs 100 resamples or more. Received: num_resamples={num_resamples}"
+        )
     if not len(predicted_a) or not len(predicted_b):
         raise ValueError("each experiment needs at least one run.")
     runs = [_checked_pair(labels, run)[1] for run in (*predicted_a, *predicted_b)]
     rng = np.random.default_rng(seed)
-    # Images of one class that every run predicts alike are drawn together, as one cell.
+    # Images of one class that every run predicts alike are one cell.
     cells, counts = np.unique(np.stack([labels, *runs]), axis=1, return_counts=True)
     sides = np.repeat(
         [1 / len(predicted_a), -1 / len(predicted_b)], [len(predicted_a), len(predicted_b)]
     )
-    scores = _score_draws(cells, counts[None].astype(np.float64))[:, 0]
+    scores = _score_cells(cells, counts[None].astype(np.float64))[:, 0]
     differences = np.concatenate(
         [
-            sides @ _score_draws(cells, _draw_weights(rng, counts, min(_BLOCK, draws - done)))
-            for done in range(0, draws, _BLOCK)
+            sides
+            @ _score_cells(cells, _resample_cells(rng, counts, min(_BLOCK, num_resamples - done)))
+            for done in range(0, num_resamples, _BLOCK)
         ]
     )
-    differences += _draw_seeds(rng, scores[: len(predicted_a)], scores[len(predicted_a) :], draws)
+    differences += _resample_seeds(
+        rng, scores[: len(predicted_a)], scores[len(predicted_a) :], num_resamples
+    )
     found = float(sides @ scores)
     low, high = (2 * found - float(edge) for edge in np.percentile(differences, [97.5, 2.5]))
     return Interval(found, low, high, len(labels), (len(predicted_a), len(predicted_b)))
@@ -325,14 +330,14 @@ def _checked_probabilities(probabilities: np.ndarray) -> np.ndarray:
     return probabilities
 
 
-def _draw_weights(rng: np.random.Generator, counts: np.ndarray, draws: int) -> np.ndarray:
-    """How often each cell was drawn in each draw of as many images as there are: (draws, cells)."""
+def _resample_cells(rng: np.random.Generator, counts: np.ndarray, size: int) -> np.ndarray:
+    """How often each cell is in each resample of as many images as there are: (size, cells)."""
     num_images = counts.sum()
-    return rng.multinomial(num_images, counts / num_images, size=draws).astype(np.float32)
+    return rng.multinomial(num_images, counts / num_images, size=size).astype(np.float32)
 
 
-def _score_draws(cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The macro F1 of each run in each draw, (runs, draws); cells are (1 + runs, cells) class ids."""
+def _score_cells(cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The macro F1 of each run in each resample, (runs, resamples); `cells` are (1 + runs, n)."""
     labels, *runs = cells
     classes = np.unique(labels)
     true = labels[:, None] == classes
@@ -349,10 +354,12 @@ def _score_draws(cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.stack(scores)
 
 
-def _draw_seeds(rng: np.random.Generator, a: np.ndarray, b: np.ndarray, draws: int) -> np.ndarray:
-    """The differences that other seeds could have made, (draws,): see `bootstrap_difference`."""
+def _resample_seeds(
+    rng: np.random.Generator, a: np.ndarray, b: np.ndarray, size: int
+) -> np.ndarray:
+    """The differences that other seeds could have made, (size,): see `bootstrap_difference`."""
     freedom = len(a) + len(b) - 2
     if freedom == 0:
-        return np.zeros(draws)
+        return np.zeros(size)
     pooled = np.sqrt((np.sum((a - a.mean()) ** 2) + np.sum((b - b.mean()) ** 2)) / freedom)
-    return pooled * np.sqrt(1 / len(a) + 1 / len(b)) * rng.standard_t(freedom, draws)
+    return pooled * np.sqrt(1 / len(a) + 1 / len(b)) * rng.standard_t(freedom, size)

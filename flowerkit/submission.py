@@ -22,7 +22,7 @@ def write_submission(path: str | os.PathLike, ids: Sequence[str], labels: Sequen
     unwritable id or a label that is no class.
     """
     if len(ids) != len(labels):
-        raise ValueError(f"{len(ids)} ids but {len(labels)} labels. Each image needs one of both.")
+        raise ValueError(f"{len(ids)} ids but {len(labels)} labels. Each image needs both.")
     if len(ids) == 0:
         raise ValueError("no predictions to write. Does the test split hold any images?")
     row_of: dict[str, int] = {}

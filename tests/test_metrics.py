@@ -239,7 +239,7 @@ def test_drawing_cells_is_drawing_images_one_by_one():
     a, b = predict_at_random(rng, labels, 0.8, 7), predict_at_random(rng, labels, 0.6, 7)
     rows = rng.integers(0, 120, (3000, 120))
     plain = [macro_f1(labels[k], a[k]) - macro_f1(labels[k], b[k]) for k in rows]
-    found = bootstrap_difference(labels, [a], [b], draws=3000)
+    found = bootstrap_difference(labels, [a], [b], num_resamples=3000)
     assert found.difference == pytest.approx(macro_f1(labels, a) - macro_f1(labels, b))
     mirrored = 2 * found.difference - np.percentile(plain, [97.5, 2.5])
     assert (found.low, found.high) == pytest.approx(mirrored, abs=0.015)
@@ -300,7 +300,7 @@ def count_covered(num_seeds=1, seed_spread=0.0, levels=(0.8, 0.75), size=(300, 4
             return np.where(own < accuracy, labels, other)
 
         runs = [[predict(level) for _ in range(num_seeds)] for level in levels]
-        found = bootstrap_difference(labels, *runs, draws=300)
+        found = bootstrap_difference(labels, *runs, num_resamples=300)
         covered += found.low <= levels[0] - levels[1] <= found.high
     return covered / repeats
 
@@ -325,7 +325,7 @@ def test_they_do_with_seeds_that_scatter_too():
     [
         (([TWO], [TWO[:-1]]), {}, "100 labels but 99 predictions"),
         (([TWO], []), {}, "needs at least one run"),
-        (([TWO], [TWO]), {"draws": 20}, "100 draws or more. Received: draws=20"),
+        (([TWO], [TWO]), {"num_resamples": 20}, "100 resamples or more"),
     ],
 )
 def test_what_does_not_fit_is_refused(sides, options, message):

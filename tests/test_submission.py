@@ -31,7 +31,7 @@ def test_a_submission_is_a_header_and_a_row_per_image_and_passes_the_check(tmp_p
 @pytest.mark.parametrize(
     ("ids", "labels", "message"),
     [
-        (IDS, [1, 2, 3], "4 ids but 3 labels. Each image needs one of both."),
+        (IDS, [1, 2, 3], "4 ids but 3 labels. Each image needs both."),
         ([], [], "no predictions to write. Does the test split hold any images?"),
         (["a", "b", "a"], [1, 2, 3], "row 2: id 'a' appears twice (first in row 0)"),
         ([b"a1b2"], [1], "row 0: id b'a1b2' is bytes, not text. Decode it."),

@@ -53,10 +53,10 @@ class WrongUsage(Exception):
     """A command line that cannot be carried out: one sentence, no traceback, exit status 2."""
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of a command line; `command` is the command's name. Exits with 2 if it is wrong.
 
-    Options are built for the commands among `words` only, so that no other module is loaded.
+    Options are built for the commands in `argv` only, so that no other module is loaded.
     """
     about = "From flowers in TFRecords to a submission.csv you can trust.\n\n"
     parser = _Parser(
@@ -70,11 +70,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(name, description=command.help)
-        if name in words:
+        if name in argv:
             load_function(name, "add_{}_options")(subparser)
         # Without a default, which would override a --debug before the command.
         _add_debug(subparser, default=argparse.SUPPRESS)
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
 def load_function(name: str, pattern: str) -> Callable:
@@ -110,15 +110,15 @@ class _Parser(argparse.ArgumentParser):
         self._refuse(message, choice[2] if choice else "")
 
     def _refuse(self, message: str, word: str):
-        words = [option for action in self._actions for option in action.option_strings]
-        words += [str(choice) for action in self._actions for choice in action.choices or ()]
-        hint = did_you_mean(word, words)
+        known = [option for action in self._actions for option in action.option_strings]
+        known += [str(choice) for action in self._actions for choice in action.choices or ()]
+        hint = did_you_mean(word, known)
         self.exit(2, f"{self.prog}: {message}.{hint} `{self.prog} --help` lists all.\n")
 
     def parse_known_args(self, args=None, namespace=None):
         # Subparsers leave unknown words to the top, which has none of their options.
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            words = " ".join(word or "''" for word in unknown)
-            self._refuse(f"unrecognized arguments: {words}", unknown[0].split("=")[0])
+            text = " ".join(word or "''" for word in unknown)
+            self._refuse(f"unrecognized arguments: {text}", unknown[0].split("=")[0])
         return known, unknown

@@ -66,6 +66,7 @@ class ProgressBar:
             progress.TimeRemainingColumn(),
             console=console,
             transient=True,
+            refresh_per_second=4,
             redirect_stdout=False,
             redirect_stderr=False,
             disable=not (console.is_terminal or console.is_jupyter),

@@ -214,7 +214,7 @@ def _remake(body, *, keep_weights: bool):
 
     policy = keras.config.dtype_policy().name
     remade = keras.models.clone_model(
-        body, clone_function=lambda one: type(one).from_config(one.get_config() | {"dtype": policy})
+        body, clone_function=lambda old: type(old).from_config(old.get_config() | {"dtype": policy})
     )
     if keep_weights:
         remade.set_weights(body.get_weights())

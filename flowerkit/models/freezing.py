@@ -73,7 +73,9 @@ def depth_of(classifier: keras.Model) -> dict[str, float]:
         for place, layer in enumerate(layers)
         for variable in layer.variables
     }
-    return {one.path: depths.get(id(one), 1.0) for one in classifier.trainable_variables}
+    return {
+        variable.path: depths.get(id(variable), 1.0) for variable in classifier.trainable_variables
+    }
 
 
 def find_backbone(classifier: keras.Model) -> keras.Model:
@@ -88,7 +90,7 @@ def find_backbone(classifier: keras.Model) -> keras.Model:
 
 
 def _walk_layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
-    """(path, layer) in order, those of nested models one by one in their place."""
+    """(path, layer) in order, those of nested models included."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _walk_layers(layer, f"{prefix}{layer.name}/")
