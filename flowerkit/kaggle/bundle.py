@@ -111,15 +111,9 @@ def check_bundle(root: str | os.PathLike) -> list[str]:
 
 
 def _read_notebook(path: Path, remedy: str) -> dict:
-    try:
-        notebook = read_json(path, what="a notebook")
-        cells = notebook.get("cells")
-        if not isinstance(cells, list) or not all(
-            isinstance(cell, dict) and {"cell_type", "source"} <= cell.keys() for cell in cells
-        ):
-            raise ValueError(f"{path} is no notebook: it has no list of cells")
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{error}. {remedy}") from error
+    notebook = read_json(path, what="a notebook", remedy=remedy)
+    if not isinstance(notebook.get("cells"), list):
+        raise ValueError(f"{path} is no notebook: it has no list of cells. {remedy}")
     return notebook
 
 

@@ -31,7 +31,7 @@ MACHINE_SHAPES = {
 MAX_BYTES = 1_000_000  # the client sends no more
 
 _FILL_IN = "run `flowerkit bundle --owner OWNER`, with your Kaggle user name."
-_RENEW = f"Delete {METADATA}, then {_FILL_IN}"
+_RENEW = f"Delete {METADATA} if it is there, then {_FILL_IN}"
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,7 @@ class KernelMetadata:
     @classmethod
     def load(cls, root: str | os.PathLike) -> Self:
         """From the checkout `root`. Raises FileNotFoundError, or ValueError for a damaged file."""
-        try:
-            return cls(read_json(Path(root, METADATA)))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}. To write it, {_FILL_IN}") from error
-        except ValueError as error:
-            raise ValueError(f"{error}. {_RENEW}") from error
+        return cls(read_json(Path(root, METADATA), remedy=_RENEW))
 
     def save(self, root: str | os.PathLike) -> None:
         """Into the folder `root`."""

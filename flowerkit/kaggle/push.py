@@ -10,7 +10,6 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,7 +146,7 @@ def watch_run(client: Client, run: KernelRun, *, require: str | None = None) -> 
     log = RunLog(client)
     ended = _follow(client, run, log, require)
     whole = client.call(f"the log of {run}", lambda: client.api.kernels_logs(str(run)))
-    log.update("".join(read_events(whole)) + "\n")
+    log.update(read_log(whole) + "\n")
     _refuse_device(run, log, require)
     if ended.status.name != "COMPLETE":
         raise RunFailed(f"{describe_end(client, run, ended)}. {run.url}", log.tail)
@@ -167,9 +166,9 @@ def _follow(client: Client, run: KernelRun, log: RunLog, require: str | None):
         before, status, polls = status, session.status.name, polls + 1
         if status != before:
             polls = 0
-            client.echo(f"{run}: {format_status(status)}")
+            client.echo(f"{run}: {status.lower()}")
         elif polls % HEARTBEAT_POLLS == 0:
-            client.echo(f"{run}: still {format_status(status)}")
+            client.echo(f"{run}: still {status.lower()}")
         if status == "RUNNING":
             _stream_log(client, run, log, require)
         if status in FINISHED:
@@ -214,19 +213,12 @@ def describe_end(client: Client, run: KernelRun, session) -> str:
     return f"{run} {ending}: {reason}"
 
 
-def format_status(status: str) -> str:
-    """A status in words: "cancel requested"."""
-    return status.lower().replace("_", " ")
-
-
-def read_events(text: str) -> Iterator[str]:
-    """The pieces of a log, which Kaggle keeps as a JSON list of {stream_name, time, data}."""
+def read_log(text: str) -> str:
+    """What a run printed, from its log, which Kaggle keeps as a list of {stream_name, time, data}."""
     try:
-        events = json.loads(text)
+        return "".join(map(_read_event, json.loads(text)))
     except ValueError:
-        yield text
-        return
-    yield from map(_read_event, events if isinstance(events, list) else [events])
+        return text
 
 
 def _read_event(event) -> str:

@@ -10,14 +10,7 @@ from flowerkit import __version__
 from flowerkit.data import FlowerData
 from flowerkit.files import write_text
 from flowerkit.kaggle.client import RULES, Client, KaggleError, KernelRun
-from flowerkit.kaggle.push import (
-    FINISHED,
-    describe_end,
-    find_version,
-    format_status,
-    get_session,
-    read_events,
-)
+from flowerkit.kaggle.push import FINISHED, describe_end, find_version, get_session, read_log
 from flowerkit.sources import CLASS_NAMES, SLUG
 from flowerkit.submission import check_submission
 
@@ -48,7 +41,7 @@ def pull_outputs(
         )
         log = Path(folder, f"{run.name}.log")
         if log.is_file():
-            write_text(log, client.scrub("".join(read_events(log.read_text(encoding="utf-8")))))
+            write_text(log, client.scrub(read_log(log.read_text(encoding="utf-8"))))
         files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         names = [path.relative_to(folder) for path in files]
         for path, name in zip(files, names, strict=True):
@@ -82,7 +75,7 @@ def _refuse_unfinished(client: Client, run: KernelRun) -> None:
     status = session.status.name
     if status not in FINISHED:
         raise KaggleError(
-            f"{run} is still {format_status(status)}. Follow it with `flowerkit watch {run}`, or name "
+            f"{run} is still {status.lower()}. Follow it with `flowerkit watch {run}`, or name "
             "an earlier version, OWNER/NAME/VERSION."
         )
     if status != "COMPLETE":

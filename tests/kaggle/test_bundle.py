@@ -189,7 +189,7 @@ def test_an_edit_of_the_bundle_itself_is_seen(checkout, old, new, message):
         (None, "there is no "),
         ("{", "is not JSON"),
         ("[]", "must hold a notebook, not []"),
-        ('{"cells": [{}]}', "has no list of cells"),
+        ('{"cells": 1}', "has no list of cells"),
     ],
 )
 @pytest.mark.parametrize("name", [BUNDLE, SOURCE])
