@@ -4,7 +4,6 @@
     python benchmarks/features.py --backbone DenseNet121 --size 224 --images 512 --epochs 2
 
 frozen  the notebooks' way: the base is not trainable, images are float32 in memory, plain `fit`
-images  flowerkit's frozen phase on images (feature_views=0)
 maps    on features of the notebook's head, which begins with the feature map
 pooled  on features of the head that begins with average pooling
 
@@ -63,18 +62,15 @@ def fit_frozen(args, data, clock) -> None:
 
 
 def fit_ours(args, data, clock) -> None:
-    """`train` with frozen epochs alone; ten times as many on features, which take moments."""
+    """`train` with frozen epochs alone; ten times as many, because on features they take moments."""
     import flowerkit
 
-    on_features = args.side != "images"
     plan = flowerkit.TrainingPlan(
         backbone=args.backbone,
         weights=None,
         head="pooled" if args.side == "pooled" else "notebook",
         epochs=0,
-        freeze_epochs=args.epochs * (10 if on_features else 1),
-        feature_views=int(on_features),
-        flip=False,
+        freeze_epochs=args.epochs * 10,
         schedule="constant",
         freeze_lr=1e-3,
         lr_reference_batch=None,
@@ -89,7 +85,7 @@ if __name__ == "__main__":
     harness.main(
         __doc__,
         measure,
-        sides=("frozen", "images", "maps", "pooled"),
+        sides=("frozen", "maps", "pooled"),
         columns={
             "epoch_seconds": "an epoch, s",
             "until_first_epoch": "until its first ended, s",

@@ -92,7 +92,7 @@ def train_batches(
 
 
 def feature_batches(
-    arrays: np.ndarray,
+    array: np.ndarray,
     labels: np.ndarray,
     *,
     global_batch: int,
@@ -102,8 +102,8 @@ def feature_batches(
 ) -> tf.data.Dataset:
     """Endless batches (features (global_batch, ...), labels (global_batch, num_classes)), float32.
 
-    `arrays` (views, n, ...) float32 are the features of n images. Epoch e has view e % views, and the
-    order is that of `train_batches` of these images with this seed and batch.
+    `array` (n, ...) float32 are the features of n images. The order is that of `train_batches` of these
+    images with this seed and batch.
 
     Raises ValueError if a batch does not fit.
     """
@@ -116,9 +116,9 @@ def feature_batches(
     def make_batch(number):
         epoch, step = divmod(number, steps)
         rows = order_of(epoch)[step * global_batch : (step + 1) * global_batch]
-        return arrays[epoch % len(arrays)][rows], one_hot(labels[rows], num_classes)
+        return array[rows], one_hot(labels[rows], num_classes)
 
-    features = tf.TensorSpec((global_batch, *arrays.shape[2:]), tf.float32)
+    features = tf.TensorSpec((global_batch, *array.shape[1:]), tf.float32)
     spec = features, tf.TensorSpec((global_batch, num_classes), tf.float32)
     return _dataset(make_batch, spec, _endless(first_epoch * steps))
 

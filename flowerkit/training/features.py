@@ -5,7 +5,6 @@ in one pass and kept in a file that the next run finds again, and the head is tr
 are float32: predictions from them are then those of the whole model to 1e-6, which float16 would spoil.
 """
 
-import functools
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ import numpy as np
 
 from flowerkit.accelerator import cache_folder, free_memory_bytes
 from flowerkit.data import RAM_FRACTION, Split
-from flowerkit.pipeline import PARAMS, Augment, Augmentation, eval_batches, sample_params
+from flowerkit.pipeline import eval_batches
 from flowerkit.prediction import Predictions, split_over
 from flowerkit.text import format_bytes
 
@@ -41,12 +40,12 @@ _SPARE_BYTES = 2**30  # of the disk, for what else the run writes
 class Features:
     """What a body gives for the images of one split; row i of every array is the same image.
 
-    `arrays` (views, n, ...) float32: (height, width, channels) of a feature map, or (channels,) after
-    pooling. View 0 is of the images as they are. `labels` and `ids` are those of the `Split`.
-    `seconds`: how long computing took; 0 where a file had them.
+    `array` (n, ...) float32: (height, width, channels) of a feature map, or (channels,) after pooling.
+    `labels` and `ids` are those of the `Split`. `seconds`: how long computing took; 0 where a file had
+    them.
     """
 
-    arrays: np.ndarray
+    array: np.ndarray
     labels: np.ndarray | None
     ids: np.ndarray
     seconds: float = 0.0
@@ -60,57 +59,80 @@ def compute_features(
     split: Split,
     *,
     global_batch: int,
-    views: int = 1,
-    augmentation: Augmentation | None = None,
-    seed: int = 0,
     name: str = "images",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Features:
-    """What `body` gives for every image of `split`, in its order, in `views` views.
+    """What `body` gives for every image of `split`, in its order.
 
-    View 0 is of the images as they are, view v > 0 is changed by `augmentation` as sampled for
-    (seed, v). They are kept in a file in the cache folder that the next run finds by what the body and
-    the data are, or in memory where the disk has no room. Images are read batch by batch;
-    `global_batch` is a multiple of the replicas. `progress("features of " + name, done, total)` is
-    called after every batch.
+    Features are kept in a file in the cache folder that the next run finds by what the body and the
+    data are, or in memory where the disk has no room. Images are read batch by batch; `global_batch`
+    is a multiple of the replicas. `progress("features of " + name, done, total)` is called after every
+    batch.
 
-    Raises ValueError for images of another size than the body takes, and views that would all be the
-    same; MemoryError where there is no room for the features.
+    Raises ValueError for images of another size than the body takes, and MemoryError where there is no
+    room for the features.
     """
-    _check_views(body, split, views, augmentation)
+    needed, stored = tuple(body.input_shape[1:]), tuple(split.images.shape[1:])
+    if needed != stored:
+        raise ValueError(
+            f"the body takes images of {_name_shape(needed)}, the data holds {_name_shape(stored)}. "
+            f"Choose the stored size with image_size (--image-size)."
+        )
     start = time.perf_counter()
-    sampled = f"{augmentation} {seed}" if views > 1 else ""
-    made_from = f"{_FORMAT} {fingerprint(body)} {describe_data(split)} {views} {sampled}"
+    made_from = f"{_FORMAT} {fingerprint(body)} {describe_data(split)}"
     key = sha256(made_from.encode()).hexdigest()[:16]
-    shape = (views * len(split), *body.output_shape[1:])
+    shape = (len(split), *body.output_shape[1:])
     array, seconds = _find_kept(key, shape, name), 0.0
     if array is None:
-        outputs = _compute_views(body, split, global_batch, views, augmentation, seed)
-        if progress:
-            outputs = _report(outputs, shape[0], functools.partial(progress, f"features of {name}"))
-        array = _keep(outputs, key, shape, name)
+        array = _keep(_compute(body, split, global_batch, name, progress), key, shape, name)
         seconds = time.perf_counter() - start
-        _log.info(f"features of {name}: {len(array):,} of {_name_shape(shape)} in {seconds:.1f} s")
-    array = array.reshape(views, len(split), *shape[1:])
+        _log.info(
+            f"features of {name}: {len(array):,} of {_name_shape(shape[1:])} in {seconds:.1f} s"
+        )
     return Features(array, split.labels, split.ids, seconds)
 
 
+def _compute(body, split: Split, global_batch: int, name: str, progress) -> Iterator[np.ndarray]:
+    """The body's outputs, batch by batch, without the padding of the last batch."""
+    batches = eval_batches(split, global_batch=global_batch).as_numpy_iterator()
+    done = 0
+    for rows in stream_outputs(body, (images for images, _, _ in batches)):
+        rows = rows[: len(split) - done]
+        yield rows
+        done += len(rows)
+        if progress:
+            progress(f"features of {name}", done, len(split))
+
+
 def predict_features(head: keras.Model, features: Features, *, global_batch: int) -> Predictions:
-    """The probabilities that `head` gives for view 0: what the whole model predicts for the images.
+    """The probabilities that `head` gives: what the whole model predicts for the images.
 
     Raises ValueError for a head that takes features of another shape.
     """
-    wanted, stored = tuple(head.input_shape[1:]), features.arrays.shape[2:]
-    if wanted != stored:
+    needed, stored = tuple(head.input_shape[1:]), features.array.shape[1:]
+    if needed != stored:
         raise ValueError(
-            f"a head that does not fit: it takes features of {_name_shape(('', *wanted))}, these are "
-            f"of {_name_shape(('', *stored))}. Cut head and body out of the same classifier."
+            f"a head that does not fit: it takes features of {_name_shape(needed)}, these are of "
+            f"{_name_shape(stored)}. Cut head and body out of the same classifier."
         )
     rows = max(1, _CHUNK_BYTES // (4 * int(np.prod(stored)) * global_batch)) * global_batch
     rows = min(rows, -(-len(features) // global_batch) * global_batch)
-    outputs = stream_outputs(head, _padded(features.arrays[0], rows))
+    outputs = stream_outputs(head, _padded(features.array, rows))
     probabilities = np.concatenate(list(outputs))[: len(features)]
     return Predictions(features.ids, probabilities, features.labels)
+
+
+def _name_shape(shape: tuple) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _padded(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
+    """`array` in pieces of `rows`, the last filled up with its last row."""
+    for start in range(0, len(array), rows):
+        piece = array[start : start + rows]
+        missing = rows - len(piece)
+        rest = [(0, missing)] + [(0, 0)] * (piece.ndim - 1)
+        yield np.pad(piece, rest, mode="edge") if missing else piece
 
 
 def stream_outputs(model: keras.Model, batches: Iterable) -> Iterator[np.ndarray]:
@@ -218,7 +240,7 @@ def _keep(outputs: Iterator[np.ndarray], key: str, shape: tuple[int, ...], name:
         raise MemoryError(
             f"{size} of {name} do not fit into {format_bytes(free)} of free memory, nor into a file: "
             f"{no_file}. A head that begins with pooling (head='pooled', --head pooled) has far smaller "
-            f"ones; feature_views=0 (--feature-views 0) has none."
+            f"ones; freeze_epochs=0 (--freeze-epochs 0) has none."
         )
     _log.info(f"{name}: {size} stay in RAM ({no_file})")
     array, done = np.empty(shape, _DTYPE), 0
@@ -256,67 +278,3 @@ def _write(outputs: Iterator[np.ndarray], key: str, shape: tuple[int, ...]) -> n
     finally:
         hidden.unlink(missing_ok=True)
     return np.asarray(np.load(path, mmap_mode="r"))
-
-
-# Computing ----------------------------------------------------------------------------------------
-
-
-def _check_views(body, split: Split, views: int, augmentation: Augmentation | None) -> None:
-    wanted, stored = tuple(body.input_shape[1:]), tuple(split.images.shape[1:])
-    if wanted != stored:
-        raise ValueError(
-            f"the body takes images of {_name_shape(('', *wanted))}, the data holds "
-            f"{_name_shape(('', *stored))}. Choose the stored size with image_size (--image-size)."
-        )
-    if views > 1 and (augmentation is None or augmentation.is_off or augmentation.mixes):
-        raise ValueError(
-            f"views={views} needs an augmentation that changes an image from view to view, without "
-            f"mixing images. Received: {augmentation}"
-        )
-
-
-def _compute_views(body, split, global_batch, views, augmentation, seed):
-    """The body's outputs, batch by batch, view after view, without the padding of the last batch."""
-    yield from _trimmed(stream_outputs(body, _image_batches(split, global_batch)), len(split))
-    if views == 1:
-        return
-    pixels = keras.Input(body.input_shape[1:], dtype="uint8")
-    params = keras.Input((len(PARAMS),), dtype="float32")
-    body = keras.Model((pixels, params), body(Augment(augmentation)((pixels, params))))
-    for view in range(1, views):
-        sampled = sample_params(augmentation, len(split), seed=seed, epoch=view)
-        padded = _padded(sampled, global_batch)
-        pairs = zip(_image_batches(split, global_batch), padded, strict=True)
-        yield from _trimmed(stream_outputs(body, pairs), len(split))
-
-
-def _report(outputs: Iterator[np.ndarray], total: int, progress) -> Iterator[np.ndarray]:
-    done = 0
-    for rows in outputs:
-        yield rows
-        done += len(rows)
-        progress(done, total)
-
-
-def _image_batches(split: Split, global_batch: int) -> Iterator[np.ndarray]:
-    batches = eval_batches(split, global_batch=global_batch)
-    return (images for images, _, _ in batches.as_numpy_iterator())
-
-
-def _padded(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    """`array` in pieces of `rows`, the last filled up with its last row."""
-    for start in range(0, len(array), rows):
-        piece = array[start : start + rows]
-        missing = rows - len(piece)
-        rest = [(0, missing)] + [(0, 0)] * (piece.ndim - 1)
-        yield np.pad(piece, rest, mode="edge") if missing else piece
-
-
-def _trimmed(outputs: Iterator[np.ndarray], num_rows: int) -> Iterator[np.ndarray]:
-    for rows in outputs:
-        yield rows[:num_rows]
-        num_rows -= len(rows)
-
-
-def _name_shape(shape: tuple) -> str:
-    return " x ".join(map(str, shape[1:]))

@@ -95,7 +95,7 @@ def lr_find(
     """Train `num_steps` steps as `plan` would, at rates that grow from `min_lr` to `max_lr`.
 
     It ends early when the smoothed loss is 4 times its lowest, or not a number. `phase`: "frozen" (the
-    head alone, on features where the plan has it so), "whole" (the network), or a `Phase`; None: the
+    head alone, on features), "whole" (the network), or a `Phase`; None: the
     plan's first. `classifier`: train this model (None: a fresh one of the plan). Its weights come back
     as they were, to the bit, after an error too. `split`: the training images where they are loaded
     already. `progress(description, done, total)` is called after every step. A wider range has fewer
@@ -117,7 +117,7 @@ def lr_find(
             "train",
             on_corrupt=plan.on_corrupt,
             cache=plan.cache,
-            order=None if phase.views else order,
+            order=None if phase.is_frozen else order,
         )
     run = RunContext(plan, accelerator, classifier, split, None, global_batch, num_steps)
     _log.info(

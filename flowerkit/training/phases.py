@@ -13,8 +13,7 @@ class Phase:
 
     `number` counts from 1, as in history.csv. `schedule` takes the epoch within the phase; None: the
     rate is constant until a plateau halves it. `first_patient_epoch`, also within the phase, is where
-    the patience of early stopping starts. `views`: how many views' features it learns from; 0: from
-    images.
+    the patience of early stopping starts.
     """
 
     number: int
@@ -23,12 +22,9 @@ class Phase:
     first_lr: float
     schedule: Schedule | None
     first_patient_epoch: int
-    views: int = 0
 
     def __str__(self) -> str:
-        part = "the head alone" if self.is_frozen else "the network"
-        if self.views:
-            part += " on features" + (f" of {self.views} views" if self.views > 1 else "")
+        part = "the head alone, on features" if self.is_frozen else "the network"
         return (
             f"phase {self.number}, {part}: {self.schedule or f'{self.first_lr:g} until a plateau'}"
         )
@@ -48,9 +44,7 @@ def plan_phases(
         of_head = plan.freeze_schedule_for(global_batch=global_batch)
         # A cycle is worth its end; at a constant rate there is nothing to wait for.
         patient = plan.freeze_epochs if plan.schedule == "one-cycle" else 0
-        phases.append(
-            Phase(1, True, plan.freeze_epochs, of_head(0), of_head, patient, plan.num_feature_views)
-        )
+        phases.append(Phase(1, True, plan.freeze_epochs, of_head(0), of_head, patient))
     planned = schedule or plan.schedule_for(global_batch=global_batch)
     is_frozen = not plan.epochs
     num_epochs = plan.epochs or plan.freeze_epochs
@@ -61,7 +55,6 @@ def plan_phases(
         first_lr=planned(0),
         schedule=planned if plan.plateau_patience is None else None,
         first_patient_epoch=_first_patient_epoch(plan, num_epochs),
-        views=plan.num_feature_views if is_frozen else 0,
     )
     return [*phases, last]
 

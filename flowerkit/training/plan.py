@@ -33,7 +33,6 @@ _CHOICES = {
 _LEAST = {
     "epochs": 0,
     "freeze_epochs": 0,
-    "feature_views": 0,
     "per_replica_batch": 1,
     "image_size": 1,
     "input_size": 1,
@@ -47,9 +46,10 @@ _LEAST = {
 class TrainingPlan:
     """Every choice of a training run. Raises ValueError for one that cannot be right.
 
-    A run has up to two phases. In `freeze_epochs` the head alone learns, at a constant `freeze_lr`, or
-    along one cycle where the schedule is "one-cycle"; with epochs=0 that is all (a linear probe), and
-    the schedule is the head's, with freeze_lr as its highest rate. In the `epochs` after them the layers
+    A run has up to two phases. In `freeze_epochs` the head alone learns, from the backbone's features of
+    the images as they are (`compute_features`), at a constant `freeze_lr`, or along one cycle where the
+    schedule is "one-cycle"; with epochs=0 that is all (a linear probe), and the schedule is the head's,
+    with freeze_lr as its highest rate. In the `epochs` after them the layers
     that `unfreeze_from` and `freeze_norms` choose learn too (`models.choose_trainable`).
 
     The schedules: "ramp" (start_lr to max_lr over rampup_epochs, sustain_epochs at max_lr, then the part
@@ -58,8 +58,6 @@ class TrainingPlan:
     and "constant" (max_lr, halved on each plateau of plateau_patience epochs). At another global batch
     than lr_reference_batch, rates are scaled by the square root of the ratio, with sgd by the ratio.
 
-    With feature_views=N the head learns from the backbone's features of N views of each image, computed
-    once (`compute_features`): the image itself, then N - 1 augmented ones; epoch e takes view e % N.
     With `ema` the averaged weights are validated and kept (`optimizers.averaged_weights`).
 
     >>> TrainingPlan(epochs=3).schedule_for(global_batch=32)(4)
@@ -83,11 +81,6 @@ class TrainingPlan:
     epochs: int = setting(20, "the most epochs to train after the frozen ones (0: none)")
     freeze_epochs: int = setting(0, "epochs before them in which the head alone learns")
     freeze_lr: float | None = setting(None, "learning rate of those (none: max_lr)")
-    feature_views: int | None = setting(
-        None,
-        "train the head on features of so many views of each image (0: on images; none: 1 where "
-        "nothing is augmented, else 0)",
-    )
     unfreeze_from: str | float | None = setting(
         None, "then learn from this layer or stage on, or this last part of them (none: all)"
     )
@@ -190,11 +183,6 @@ class TrainingPlan:
                 f"epochs must be 1 or more. Received: epochs={self.epochs} (0 trains the head alone, "
                 f"for freeze_epochs={self.freeze_epochs})"
             )
-        if (self.feature_views or 0) > 1 and self.view_augmentation().is_off:
-            raise ValueError(
-                f"feature_views={self.feature_views}, but nothing changes an image from view to view. "
-                f"Switch an augmentation on (flip, min_crop_area ...), or pass feature_views=1."
-            )
 
     def _check_monitor(self) -> None:
         if self.monitor not in MONITORS:
@@ -280,17 +268,6 @@ class TrainingPlan:
         return Augmentation(
             **{field.name: getattr(self, field.name) for field in fields(Augmentation)}
         )
-
-    def view_augmentation(self) -> Augmentation:
-        """The changes to images from view to view: all but mixing, which needs two images at once."""
-        return replace(self.augmentation(), mixup=0.0, cutmix=0.0)
-
-    @property
-    def num_feature_views(self) -> int:
-        """How many views' features the frozen epochs learn from; 0: from images."""
-        if self.feature_views is None:
-            return int(self.augmentation().is_off)
-        return self.feature_views
 
     def to_dict(self) -> dict:
         """Every field by name; ready for JSON."""

@@ -63,19 +63,6 @@ class RunContext:
         """The width of the classifier's output."""
         return self.classifier.output_shape[-1]
 
-    def compute_features(self, split: Split, *, views: int, name: str, progress=None) -> Features:
-        """The features of `split`, as the plan has them: its views, seed and batches."""
-        return compute_features(
-            split_classifier(self.classifier)[0],
-            split,
-            global_batch=self.global_batch,
-            views=views,
-            augmentation=self.plan.view_augmentation(),
-            seed=self.plan.seed,
-            name=name,
-            progress=progress,
-        )
-
 
 def build_model(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) -> keras.Model:
     """The classifier of `plan` for `data`, its fresh weights drawn from the plan's seed."""
@@ -110,7 +97,7 @@ class TrainStep(abc.ABC):
         rates: list[float] | None = None,
         progress: Progress | None = None,
     ) -> "TrainStep":
-        """On features where the phase has views of them, else on pixels.
+        """On features where the phase is frozen, else on pixels.
 
         `rates`: one for each step, in place of the phase's schedule. Raises ValueError for class
         weights where a class has no image.
@@ -124,8 +111,7 @@ class TrainStep(abc.ABC):
         if keras.backend.backend() == "jax":
             # Keras compiled predict for the split into trainable and other weights, which has changed.
             run.classifier.predict_function = None
-        on_features = phase.views > 0
-        step = _FeatureStep(run, phase, progress) if on_features else _PixelStep(run)
+        step = _FeatureStep(run, progress) if phase.is_frozen else _PixelStep(run)
         _compile(step.model, run, phase, rates)
         return step
 
@@ -171,29 +157,32 @@ class _PixelStep(TrainStep):
 class _FeatureStep(TrainStep):
     """Batches are (features float32, labels); the head alone learns, and val is judged by features."""
 
-    def __init__(self, run: RunContext, phase: Phase, progress: Progress | None):
-        self.run, self.views, self.progress = run, phase.views, progress
-        self.head = split_classifier(run.classifier)[1]
+    def __init__(self, run: RunContext, progress: Progress | None):
+        self.run, self.progress = run, progress
+        self.body, self.head = split_classifier(run.classifier)
         inputs = keras.Input(self.head.input_shape[1:], dtype="float32", name="features")
         self.model = keras.Model(inputs, self.head(inputs), name="training")
 
+    # Computed when first needed: a finished phase of a resumed run needs none.
     @cached_property
-    def features(self) -> tuple[Features | None, Features | None]:
-        """Those of train and val, computed when first needed: a finished phase needs none."""
-        train = self.run.compute_features(
-            self.run.train, views=self.views, name="train", progress=self.progress
-        )
-        if self.run.val is None:
-            return train, None
-        return train, self.run.compute_features(
-            self.run.val, views=1, name="val", progress=self.progress
+    def train(self) -> Features:
+        """The features of the training images."""
+        return self._compute(self.run.train, "train")
+
+    @cached_property
+    def val(self) -> Features:
+        """The features of the validation images."""
+        return self._compute(self.run.val, "val")
+
+    def _compute(self, split: Split, name: str) -> Features:
+        return compute_features(
+            self.body, split, global_batch=self.run.global_batch, name=name, progress=self.progress
         )
 
     def batches(self, first_epoch: int) -> Iterable:
-        train = self.features[0]
         return feature_batches(
-            train.arrays,
-            train.labels,
+            self.train.array,
+            self.train.labels,
             global_batch=self.run.global_batch,
             seed=self.run.plan.seed,
             num_classes=self.run.num_classes,
@@ -201,12 +190,11 @@ class _FeatureStep(TrainStep):
         )
 
     def predict_val(self) -> Predictions:
-        return predict_features(self.head, self.features[1], global_batch=self.run.global_batch)
+        return predict_features(self.head, self.val, global_batch=self.run.global_batch)
 
     @property
     def seconds_per_image(self) -> float:
-        val = self.features[1]
-        return val.seconds / len(val)
+        return self.val.seconds / len(self.val)
 
 
 def _compile(model: keras.Model, run: RunContext, phase: Phase, rates: list[float] | None) -> None:

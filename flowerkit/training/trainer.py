@@ -97,7 +97,7 @@ def train(
     for phase in phases:
         if run.history and phase.number < run.history.last["phase"]:
             continue  # it was finished before the run was resumed
-        if len(phases) > 1 or phase.views:
+        if len(phases) > 1 or phase.is_frozen:
             _log.info(f"{phase}")
         with accelerator.scope():
             step = TrainStep.for_phase(run, phase, progress=progress)
@@ -246,9 +246,9 @@ def _load_splits(
     # In the order of the first epoch, so that it can begin before all is decoded. Features are
     # computed row by row, and images that are needed once need not be kept.
     order = functools.partial(epoch_permutation, seed=plan.seed, epoch=first_epoch)
-    if phases[0].views and first_epoch < phases[0].epochs:
+    if phases[0].is_frozen and first_epoch < phases[0].epochs:
         order = None
-    cache = "none" if all(phase.views for phase in phases) else plan.cache
+    cache = "none" if all(phase.is_frozen for phase in phases) else plan.cache
     train_split = load_split(data, "train", on_corrupt=plan.on_corrupt, cache=cache, order=order)
     if len(set(train_split.labels.tolist())) < 2:
         raise ValueError(

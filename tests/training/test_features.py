@@ -10,7 +10,6 @@ import pytest
 from flowerkit.data import load_split
 from flowerkit.models import classifier as models
 from flowerkit.models import freeze_backbone
-from flowerkit.pipeline import Augmentation
 from flowerkit.training import features
 from flowerkit.training.features import (
     compute_features,
@@ -20,8 +19,6 @@ from flowerkit.training.features import (
 )
 
 pytestmark = pytest.mark.backends
-
-CROPS = Augmentation(min_crop_area=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -59,30 +56,13 @@ def built(accelerator):
 def test_predictions_from_features_are_those_of_the_whole_model(accelerator, split, head):
     model, body, top = build(accelerator, head)
     found = compute_features(body, split, global_batch=16)
-    assert found.arrays.shape == (1, 22, *body.output_shape[1:])
-    assert found.arrays.dtype == np.float32
+    assert found.array.shape == (22, *body.output_shape[1:])
+    assert found.array.dtype == np.float32
     predictions = predict_features(top, found, global_batch=16)
     whole = keras.ops.convert_to_numpy(model(split.images, training=False))
     np.testing.assert_allclose(predictions.probabilities, whole, atol=1e-5)
     assert predictions.ids.tolist() == split.ids.tolist()
     assert predictions.labels is None
-
-
-@pytest.mark.replicas
-def test_the_first_view_is_the_image_and_the_others_are_sampled_by_seed_and_view(built, split):
-    def compute(seed):
-        return compute_features(
-            built[1], split, global_batch=16, views=3, augmentation=CROPS, seed=seed
-        )
-
-    plain, views = compute_features(built[1], split, global_batch=16), compute(5)
-    assert views.arrays.shape == (3, 22, 256)
-    np.testing.assert_array_equal(views.arrays[0], plain.arrays[0])
-    assert not np.allclose(views.arrays[1], views.arrays[0], atol=1e-3)
-    assert not np.allclose(views.arrays[1], views.arrays[2], atol=1e-3)
-    again, other = compute(5), compute(6)
-    np.testing.assert_array_equal(again.arrays, views.arrays)
-    assert not np.allclose(other.arrays[1], views.arrays[1], atol=1e-3)
 
 
 def test_images_are_read_batch_by_batch(built, split):
@@ -116,20 +96,20 @@ def test_the_next_run_finds_them(built, split, cache, caplog):
     (file,) = cache.iterdir()
     assert np.load(file).shape == (22, 256)
     again = compute_features(built[1], split, global_batch=16, name="val")
-    np.testing.assert_array_equal(again.arrays, first.arrays)
+    np.testing.assert_array_equal(again.array, first.array)
     assert first.seconds > again.seconds == 0
     assert f"features of val are there from an earlier run: {file}" in caplog.messages
 
 
 @pytest.mark.parametrize("spoil", ["flip", "cut", "empty"])
 def test_a_damaged_file_is_named_and_computed_anew(built, split, cache, caplog, spoil):
-    kept = compute_features(built[1], split, global_batch=8).arrays.copy()
+    kept = compute_features(built[1], split, global_batch=8).array.copy()
     (file,) = cache.iterdir()
     data = bytearray(file.read_bytes())
     data[700] ^= 1
     file.write_bytes({"flip": data, "cut": data[:-900], "empty": b""}[spoil])
     again = compute_features(built[1], split, global_batch=8)
-    np.testing.assert_array_equal(again.arrays, kept)
+    np.testing.assert_array_equal(again.array, kept)
     assert f"{file} is damaged: the features of images are computed anew" in caplog.messages
 
 
@@ -152,7 +132,7 @@ def test_without_a_file_they_stay_in_memory_and_without_room_there_is_an_error(
     assert len(found) == 22
     assert "val: 0.0 MiB of features stay in RAM" in caplog.text
     monkeypatch.setattr(features, "free_memory_bytes", lambda: 1000)
-    with pytest.raises(MemoryError, match=r"do not fit into 0\.0 MiB .*--feature-views 0"):
+    with pytest.raises(MemoryError, match=r"do not fit into 0\.0 MiB .*--freeze-epochs 0"):
         compute_features(built[1], split, global_batch=8)
 
 
@@ -164,7 +144,7 @@ def test_a_head_of_your_own_is_trained_on_them_and_called_on_the_body(accelerato
         inputs = keras.Input(body.output_shape[1:])
         head = keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(inputs))
         head.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
-    head.fit(found.arrays[0][:16], found.labels[:16], batch_size=16, epochs=2, verbose=0)
+    head.fit(found.array[:16], found.labels[:16], batch_size=16, epochs=2, verbose=0)
     predicted = predict_features(head, found, global_batch=16).probabilities
     whole = keras.ops.convert_to_numpy(head(body(val.images)))
     np.testing.assert_allclose(whole, predicted, atol=1e-5)
@@ -179,7 +159,7 @@ def test_features_of_another_model_or_other_data_are_never_found(accelerator, bu
     assert compute_features(same_body, split, global_batch=8).seconds == 0
     other = compute_features(build(accelerator, seed=4)[1], split, global_batch=8)
     assert other.seconds > 0
-    assert not np.allclose(other.arrays, first.arrays, atol=1e-3)
+    assert not np.allclose(other.array, first.array, atol=1e-3)
     assert compute_features(built[1], val, global_batch=8).seconds > 0
     reversed_data = dataclasses.replace(split, digests=split.digests[::-1])
     assert describe_data(reversed_data) != describe_data(split)
@@ -194,12 +174,7 @@ def test_a_head_that_does_not_fit_is_refused(accelerator, built, split):
         predict_features(head, found, global_batch=8)
 
 
-def test_views_that_are_all_the_same_and_images_of_another_size_are_refused(built, split):
-    with pytest.raises(ValueError, match="views=2 needs an augmentation .* Received: None"):
-        compute_features(built[1], split, global_batch=8, views=2)
-    mixing = Augmentation(mixup=0.2)
-    with pytest.raises(ValueError, match="without mixing images. Received: Augmentation"):
-        compute_features(built[1], split, global_batch=8, views=2, augmentation=mixing)
+def test_images_of_another_size_are_refused(built, split):
     larger = dataclasses.replace(split, images=np.zeros((22, 48, 48, 3), "uint8"))
     with pytest.raises(ValueError, match="takes images of 32 x 32 x 3, the data holds 48 x 48 x 3"):
         compute_features(built[1], larger, global_batch=8)

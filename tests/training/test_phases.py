@@ -24,7 +24,7 @@ def test_frozen_epochs_come_first_at_a_rate_of_their_own():
     assert frozen.schedule == Constant(1e-3)
     assert frozen.first_patient_epoch == 0
     assert (main.number, main.is_frozen, main.epochs) == (2, False, 5)
-    assert str(frozen) == "phase 1, the head alone: 0.001 throughout"
+    assert str(frozen) == "phase 1, the head alone, on features: 0.001 throughout"
 
 
 def test_scaled_rates_and_a_ramp_that_takes_all_epochs_are_explained():
@@ -61,18 +61,16 @@ def test_one_cycle_has_fastais_shape_in_each_phase_and_no_patience():
 
 
 def test_without_other_epochs_the_frozen_ones_are_the_whole_run():
-    plan = TrainingPlan(
-        epochs=0, freeze_epochs=6, freeze_lr=1e-3, flip=False, lr_reference_batch=None
-    )
+    plan = TrainingPlan(epochs=0, freeze_epochs=6, freeze_lr=1e-3, lr_reference_batch=None)
     (phase,) = plan_phases(plan, global_batch=64)
-    assert (phase.number, phase.is_frozen, phase.epochs, phase.views) == (1, True, 6, 1)
+    assert (phase.number, phase.is_frozen, phase.epochs) == (1, True, 6)
     assert phase.schedule(4) == 1e-3
     assert phase.first_patient_epoch == 4
-    assert str(phase).startswith("phase 1, the head alone on features: 1e-05 to 0.001 over 4")
-    plateau = replace(plan, schedule="constant", plateau_patience=1, flip=True, feature_views=2)
+    assert str(phase).startswith("phase 1, the head alone, on features: 1e-05 to 0.001 over 4")
+    plateau = replace(plan, schedule="constant", plateau_patience=1)
     (phase,) = plan_phases(plateau, global_batch=64)
     assert (phase.schedule, phase.first_lr) == (None, 1e-3)
-    assert str(phase) == "phase 1, the head alone on features of 2 views: 0.001 until a plateau"
+    assert str(phase) == "phase 1, the head alone, on features: 0.001 until a plateau"
 
 
 def test_a_schedule_of_your_own_serves_the_last_phase():

@@ -83,7 +83,6 @@ def test_a_plan_does_not_change():
         ("optimizer", "lamb", "optimizer must be one of adam, adamw, sgd. Received"),
         ("cache", "disk", "cache must be one of auto, ram, none. Received: cache='disk'"),
         ("freeze_epochs", -1, "freeze_epochs must be 0 or more. Received: freeze_epochs=-1"),
-        ("feature_views", -1, "feature_views must be 0 or more. Received: feature_views=-1"),
         ("binary", 1, "binary must be bool. Received: binary=1"),
         ("epochs", "3", "epochs must be int. Received: epochs='3'"),
         ("epochs", True, "epochs must be int. Received: epochs=True"),
@@ -138,20 +137,6 @@ def test_the_head_alone_follows_the_schedule_up_to_its_own_rate():
     assert plan.freeze_schedule_for(global_batch=8) == OneCycle(1e-2, 8)
     with pytest.raises(ValueError, match=r"start_lr is 0.1, above max_lr 0.01"):
         dataclasses.replace(plan, schedule="ramp", start_lr=0.1)
-
-
-def test_features_are_the_default_where_nothing_is_augmented():
-    still = TrainingPlan(flip=False, freeze_epochs=1)
-    assert still.num_feature_views == 1
-    assert dataclasses.replace(still, flip=True).num_feature_views == 0
-    assert dataclasses.replace(still, feature_views=0).num_feature_views == 0
-    assert dataclasses.replace(still, flip=True, feature_views=4).num_feature_views == 4
-
-
-def test_views_that_are_all_the_same_picture_are_refused():
-    with pytest.raises(ValueError, match="feature_views=3, but nothing changes an image from view"):
-        TrainingPlan(flip=False, mixup=0.2, feature_views=3)
-    assert TrainingPlan(mixup=0.2, feature_views=3).view_augmentation().mixes is False
 
 
 def test_suggest_names_the_nearest_or_nothing():

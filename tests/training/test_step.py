@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from flowerkit.data import load_split
+from flowerkit.models import freeze_backbone
+from flowerkit.pipeline import Augmentation, train_batches
 from flowerkit.prediction.predictions import predict
-from flowerkit.training.phases import plan_phases
 from flowerkit.training.run_folder import RunFolder
-from flowerkit.training.step import RunContext, TrainStep, build_model
+from flowerkit.training.step import build_model
 from flowerkit.training.trainer import train
 
 pytestmark = pytest.mark.backends
 
-HEAD = {"epochs": 0, "freeze_epochs": 3, "freeze_lr": 1e-2, "schedule": "constant", "flip": False}
+HEAD = {"epochs": 0, "freeze_epochs": 3, "freeze_lr": 1e-2, "schedule": "constant"}
 
 
 @pytest.fixture
@@ -31,52 +32,40 @@ def run(quick_plan, drawn, accelerator, tmp_path):
 
 
 @pytest.mark.parametrize("head", [pytest.param("notebook", marks=pytest.mark.replicas), "pooled"])
-def test_a_head_learns_on_features_what_it_learns_on_images(run, drawn, head):
-    on_images, on_features = (
-        run(str(views), feature_views=views, head=head, dropout=0.3) for views in (0, 1)
+def test_a_head_learns_on_features_what_it_learns_on_images(
+    run, quick_plan, drawn, accelerator, head
+):
+    """The reference: Keras's own fit of the whole classifier, its backbone frozen, on the images."""
+    plan = {"head": head, "dropout": 0.0, "freeze_epochs": 2}
+    on_features = run(**plan)
+    classifier = build_model(dataclasses.replace(quick_plan, **plan), drawn, accelerator)
+    train_split, val = load_split(drawn, "train"), load_split(drawn, "val")
+    with accelerator.scope():
+        freeze_backbone(classifier)
+        classifier.compile(
+            keras.optimizers.Adam(1e-2), "categorical_crossentropy", jit_compile=False
+        )
+    batches = train_batches(
+        train_split, global_batch=16, seed=0, num_classes=4, augmentation=Augmentation(flip=False)
     )
-    for row, other in zip(on_images.history, on_features.history, strict=True):
-        for name in ("loss", "val_loss", "val_f1", "learning_rate", "planned_lr"):
-            assert row[name] == pytest.approx(other[name], rel=1e-4), name
+    images = batches.map(lambda inputs, labels: (inputs[0], labels))
+    reference = classifier.fit(images, epochs=2, steps_per_epoch=3, verbose=0, shuffle=False)
+    losses = [row["loss"] for row in on_features.history]
+    assert losses == pytest.approx(reference.history["loss"], rel=1e-4)
     # The file predicts what was recorded from features.
-    model, val = RunFolder(on_features.folder).model(), load_split(drawn, "val")
-    whole = keras.ops.convert_to_numpy(model(val.images, training=False))
-    np.testing.assert_allclose(on_features.predictions.probabilities, whole, atol=1e-5)
+    whole = RunFolder(on_features.folder).model()(val.images, training=False)
+    recorded = on_features.predictions.probabilities
+    np.testing.assert_allclose(recorded, keras.ops.convert_to_numpy(whole), atol=1e-5)
 
 
 def test_the_network_continues_where_the_head_has_ended(run):
-    on_images, on_features = (
-        run(str(views), feature_views=views, epochs=2, freeze_epochs=2) for views in (0, 1)
-    )
-    assert [row["phase"] for row in on_features.history] == [1, 1, 2, 2]
-    for row, other in zip(on_images.history, on_features.history, strict=True):
-        assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
-
-
-def test_epochs_take_the_views_in_turn_in_the_order_of_the_images(quick_plan, drawn, accelerator):
-    plan = dataclasses.replace(
-        quick_plan, **HEAD | {"flip": True, "head": "plain", "min_crop_area": 0.5}
-    )
-    classifier, split = build_model(plan, drawn, accelerator), load_split(drawn, "train")
-    run = RunContext(plan, accelerator, classifier, split, None, global_batch=16, num_steps=3)
-    batches = []
-    for views in (0, 2):
-        (phase,) = plan_phases(
-            dataclasses.replace(plan, feature_views=views), global_batch=run.global_batch
-        )
-        with accelerator.scope():
-            step = TrainStep.for_phase(run, phase)
-        batches.append(step.batches(first_epoch=0).take(9).as_numpy_iterator())
-    views = run.compute_features(split, views=2, name="train").arrays
-    for number, (on_images, on_features) in enumerate(zip(*batches, strict=True)):
-        (_, labels), (features, same_labels) = on_images, on_features
-        np.testing.assert_array_equal(labels, same_labels)
-        view = views[(number // 3) % 2]
-        assert all((view == row).all(axis=1).any() for row in features)
+    result = run(epochs=1, freeze_epochs=4, max_lr=1e-9, freeze_norms=True)
+    assert [row["phase"] for row in result.history] == [1, 1, 1, 1, 2]
+    assert result.history[4]["val_loss"] == pytest.approx(result.history[3]["val_loss"], rel=1e-3)
 
 
 def test_every_choice_works_on_features(run):
-    """Averaged weights, smoothing, weights for classes, a cycle per step, decay, views."""
+    """Averaged weights, smoothing, weights for classes, a cycle per step, decay."""
     result = run(
         ema=0.9,
         label_smoothing=0.1,
@@ -84,9 +73,7 @@ def test_every_choice_works_on_features(run):
         schedule="one-cycle",
         optimizer="adamw",
         weight_decay=0.01,
-        flip=True,
         mixup=0.2,
-        feature_views=2,
         head="concat",
         backbone_lr_factor=0.1,
     )
