@@ -143,14 +143,14 @@ def test_help_and_wrong_usage_load_no_framework(words):
     assert done.stderr.splitlines()[-1] == ""
 
 
-def test_only_reports_draw():
+def test_only_pages_and_commands_draw():
     drawing = {
         name_of(path).split(".")[0]
         for path in MODULES
         for place, _ in find_imports(path)
         if place == "plots"
     }
-    assert drawing <= {"plots", "reports", "experiments"}
+    assert drawing <= {"plots", "reports", "experiments", "cli"}
 
 
 FORBIDDEN = (

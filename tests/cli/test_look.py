@@ -16,8 +16,6 @@ from flowerkit.sources import find_data, find_test_ids
 from flowerkit.submission import write_submission
 from flowerkit.training import RunFolder, train
 
-pytestmark = pytest.mark.backends
-
 VALID = "22 rows, every id once, labels in 0..3: valid"
 
 
@@ -66,6 +64,7 @@ def predict_by_hand(run, data, **options):
 # predict ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_runs_of_different_sizes_blend_by_the_weights_found_on_val(
     finished_run, small_run, two_sizes, predict_runs, tmp_path
@@ -84,6 +83,7 @@ def test_runs_of_different_sizes_blend_by_the_weights_found_on_val(
     np.testing.assert_allclose(written.probabilities, expected.probabilities, atol=1e-6)
 
 
+@pytest.mark.backends
 def test_views_are_cropped_as_in_the_training_of_the_run(
     finished_run, small_run, two_sizes, predict_runs, tmp_path
 ):

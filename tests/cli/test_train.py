@@ -10,9 +10,8 @@ from flowerkit.cli.parser import parse
 from flowerkit.cli.train import _read_new, find_free_folder
 from flowerkit.training import RunFolder, TrainingPlan
 
-pytestmark = pytest.mark.backends
 
-
+@pytest.mark.backends
 def test_train_leaves_a_checked_csv_and_predict_writes_the_same(
     flowerkit, drawn, plan_file, quick_plan, accelerator, tmp_path
 ):
@@ -63,6 +62,7 @@ class _CtrlC(logging.Handler):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.backends
 def test_ctrl_c_keeps_the_best_weights_and_the_printed_command_continues(
     flowerkit, drawn, plan_file, tmp_path, caplog
 ):
@@ -83,6 +83,15 @@ def test_ctrl_c_keeps_the_best_weights_and_the_printed_command_continues(
     assert status == 0
     assert any("stopped at epoch 2 because the plan's epochs were done" in line for line in out)
     assert (run / "submission.csv").exists()
+
+
+def test_lr_find_leaves_its_rates_and_their_curve(flowerkit, drawn, plan_file, tmp_path):
+    words = ("--plan", plan_file, "--data", drawn.folder, "--steps", 20, "--out", tmp_path / "found")
+    status, out, _ = flowerkit("lr-find", *words)
+    assert status == 0
+    assert any("steps of 16 images" in line for line in out)
+    files = sorted(path.name for path in (tmp_path / "found").iterdir())
+    assert files == ["lr_finder.json", "lr_finder.png"]
 
 
 def test_a_run_without_a_folder_gets_the_next_free_one_named_after_its_plan(tmp_path, monkeypatch):

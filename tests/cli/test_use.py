@@ -7,8 +7,6 @@ from exported_run import CLASSES, draw_photo, train_on_photos
 
 from flowerkit.cli import use
 
-pytestmark = pytest.mark.backends
-
 
 @pytest.fixture
 def photos(tmp_path):
