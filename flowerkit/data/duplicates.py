@@ -72,7 +72,7 @@ def picture_hash(image: np.ndarray) -> np.uint64:
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """The picture in (16, 16, 3) uint8, for the second look at what hashes alike: 768 bytes.
+    """The picture in (16, 16, 3) uint8, 768 bytes to compare what hashes alike by.
 
     Raises ValueError for anything but (h, w, 3) uint8.
     """

@@ -9,7 +9,6 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +19,7 @@ from flowerkit.accelerator import num_cores
 from flowerkit.data.records import CorruptRecord, check_payload
 from flowerkit.data.tfrecords import parse_example
 
-# Images between two contacts with Python, where a thread may have to wait for the GIL.
-BATCH = 64
+BATCH = 64  # images that are decoded at a time
 
 _THREAD = "flowerkit-decode"
 _MAX_EXIT_SECONDS = 5.0
@@ -66,20 +64,6 @@ class ShardReader:
             payloads[k] = _read_at(handle, int(self.lengths[row]), int(self.offsets[row]))
         return payloads
 
-    def stream(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        """All images of `order`, some dozens at a time: (up to 64, size, size, 3) uint8."""
-
-        def read(number):
-            return self.read(order[number * BATCH : (number + 1) * BATCH])
-
-        @_traced_as_is
-        def parse(number):
-            payloads = tf.ensure_shape(tf.numpy_function(read, [number], tf.string), (None,))
-            return parse_example(payloads, labelled=False)[0]
-
-        jpegs = tf.data.Dataset.range(-(-len(order) // BATCH)).map(parse).unbatch()
-        return _decode(jpegs, self.image_size).batch(BATCH).prefetch(2).as_numpy_iterator()
-
     def decode(self, rows: np.ndarray) -> np.ndarray:
         """The images of `rows`, (len(rows), size, size, 3) uint8, decoded now."""
         if not len(rows):
@@ -87,16 +71,24 @@ class ShardReader:
         try:
             return self._decode_payloads(tf.constant(self.read(rows))).numpy()
         except (tf.errors.OpError, OSError) as error:
-            raise self.explain(rows, error) from error
+            raise ValueError(self._explain(rows, error)) from error
 
     @functools.cached_property
     def _decode_payloads(self):
-        image_size = self.image_size  # not self: the function would hold what holds it
+        shape = self.image_size, self.image_size, 3  # not self: the function would hold its holder
+
+        @_traced_as_is
+        def decode_one(jpeg):
+            return tf.ensure_shape(tf.io.decode_jpeg(jpeg, channels=3), shape)
 
         @_traced_as_is
         def decode(payloads):
             jpegs = tf.data.Dataset.from_tensor_slices(parse_example(payloads, labelled=False)[0])
-            batch = _decode(jpegs, image_size).batch(tf.size(payloads, out_type=tf.int64))
+            options = tf.data.Options()
+            options.autotune.enabled = False  # its end can block for seconds
+            options.threading.private_threadpool_size = num_cores()
+            images = jpegs.map(decode_one, num_parallel_calls=num_cores(), deterministic=True)
+            batch = images.batch(tf.size(payloads, out_type=tf.int64)).with_options(options)
             return batch.get_single_element()
 
         return tf.function(decode, input_signature=[tf.TensorSpec((None,), tf.string)])
@@ -114,14 +106,13 @@ class ShardReader:
             labelled=self.labelled,
         )
 
-    def explain(self, rows: np.ndarray, error: Exception) -> ValueError:
-        """The error that names the record of `rows` which cannot be decoded; else `error` itself."""
+    def _explain(self, rows: np.ndarray, error: Exception) -> str:
+        """The sentence that names the record of `rows` which cannot be decoded; else `error`."""
         for row in rows:
             if reasons := self.check(row):
-                file = self.files[self.file_of[row]]
-                fault = CorruptRecord(file, int(self.numbers[row]), reasons[0])
-                return ValueError(fault.explain())
-        return ValueError(f"decoding the images of {self.files[0].parent} failed: {error}")
+                file, number = self.files[self.file_of[row]], int(self.numbers[row])
+                return CorruptRecord(file, number, reasons[0]).explain()
+        return f"decoding the images of {self.files[0].parent} failed: {error}"
 
 
 def _read_at(handle: int, length: int, offset: int) -> bytes:
@@ -137,18 +128,6 @@ def _read_at(handle: int, length: int, offset: int) -> bytes:
 
 
 _seeking = threading.Lock()
-
-
-def _decode(jpegs: tf.data.Dataset, image_size: int) -> tf.data.Dataset:
-    @_traced_as_is
-    def decode(jpeg):
-        return tf.ensure_shape(tf.io.decode_jpeg(jpeg, channels=3), (image_size, image_size, 3))
-
-    options = tf.data.Options()
-    options.autotune.enabled = False  # its end can block for seconds
-    options.threading.private_threadpool_size = num_cores()
-    decoded = jpegs.map(decode, num_parallel_calls=num_cores(), deterministic=True)
-    return decoded.with_options(options)
 
 
 # An array of images -------------------------------------------------------------------------------
@@ -217,39 +196,37 @@ class DecodedImages:
             if self._num_filled < needed:
                 raise ValueError(str(self._error)) from self._error
 
-    def _put(self, rows: np.ndarray, images: np.ndarray) -> None:
-        self._array[rows] = images
+    def _put(self, rows: np.ndarray, decoded: np.ndarray | None, error: Exception | None) -> bool:
+        """Take decoded images, or what ends the decoding; whether it goes on."""
+        if error is None:
+            self._array[rows] = decoded
         with self._changed:
-            self._num_filled += len(rows)
-            self._changed.notify_all()
-
-    def _fail(self, error: Exception) -> None:
-        with self._changed:
+            self._num_filled += 0 if error else len(rows)
             self._error = error
             self._changed.notify_all()
+        return error is None
 
 
-# One split is decoded at a time, in the order of loading: the training images are wanted first.
+# Splits are decoded one after the other, in the order of loading: the training images are wanted first.
 _turn = threading.Lock()
 _filling: weakref.WeakSet[DecodedImages] = weakref.WeakSet()
 _stopping = threading.Event()
 
 
 def _fill(images_of: weakref.ref, reader: ShardReader, order: np.ndarray) -> None:
-    done, error = 0, RuntimeError("the decoding of these images was stopped")
     with _turn:
-        try:
-            for block in reader.stream(order):
-                images = images_of()
-                if images is None or _stopping.is_set():
-                    break
-                images._put(order[done : done + len(block)], block)
-                done += len(block)
-                del images
-        except Exception as problem:
-            error = reader.explain(order[done : done + BATCH], problem)
-    if done < len(order) and (images := images_of()) is not None:
-        images._fail(error)
+        for start in range(0, len(order), BATCH):
+            rows, decoded, error = order[start : start + BATCH], None, None
+            try:
+                if _stopping.is_set():
+                    raise RuntimeError("the decoding of these images was stopped")
+                decoded = reader.decode(rows)
+            except Exception as problem:
+                error = problem
+            images = images_of()
+            if images is None or not images._put(rows, decoded, error):
+                return
+            del images
 
 
 def reserved_bytes() -> int:

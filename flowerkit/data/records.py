@@ -135,7 +135,7 @@ def _parse_record(payload: bytes) -> Record:
 
 
 def read_frames(path: Path) -> Iterator[tuple[int, bytes | None, str | None]]:
-    """Each record as (number, payload, what is wrong with it or None).
+    """Each record as (number, payload, its fault or None).
 
     A payload with a bad checksum comes along with that reason. Where a length is broken or the file
     ends too early, the payload is None and the frame is the last: the rest of the file is lost.
@@ -189,7 +189,7 @@ def _masked_crc32c(data: bytes) -> int:
 def check_payload(
     payload: bytes, *, image_size: int, num_classes: int, labelled: bool
 ) -> list[str]:
-    """Everything wrong inside one record: its features, its JPEG and size in px, its label."""
+    """Everything wrong inside a record: its features, its JPEG and size in px, its label."""
     try:
         features = _parse_features(payload)
     except ValueError as error:

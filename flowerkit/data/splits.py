@@ -4,6 +4,7 @@ A first pass over the shards reads every record without decoding it: its id, lab
 JPEG's size and its end. What can be known early is so an error before training.
 """
 
+import io
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from flowerkit.accelerator import free_memory_bytes
 from flowerkit.data.duplicates import match_values
@@ -27,7 +29,7 @@ RAM_FRACTION = 0.6
 _SCAN_BATCH = 64
 # Enough for the tables and a colour profile in front of the size.
 _HEAD_BYTES = 4096
-_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_JPEG_END = b"\xff\xd9"
 
 _log = logging.getLogger("flowerkit")
 
@@ -147,10 +149,12 @@ def _scan(data: FlowerData, name: str, bad: Mapping[Path, set[int | None]] | Non
     options = tf.data.Options()
     options.autotune.enabled = False
     batches = payloads.batch(_SCAN_BATCH).map(parse, num_parallel_calls=2).prefetch(2)
-    size, columns = (data.image_size, data.image_size), []
+    columns = []
     for *found, heads, ends in batches.with_options(options).as_numpy_iterator():
         pairs = zip(heads.tolist(), ends.tolist(), strict=True)
-        is_clear = [end == _JPEG_END and read_jpeg_size(head) == size for head, end in pairs]
+        is_clear = [
+            end == _JPEG_END and _starts_a_jpeg(head, data.image_size) for head, end in pairs
+        ]
         columns.append((*found, is_clear))
     ids, labels, digests, is_clear = map(np.concatenate, zip(*columns, strict=True))
     if reader.labelled and not (labels.min() >= 0 and labels.max() < data.num_classes):
@@ -192,24 +196,12 @@ def _locate(data: FlowerData, name: str, bad: Mapping[Path, set[int | None]] | N
     )
 
 
-def read_jpeg_size(head: bytes) -> tuple[int, int] | None:
-    """Height and width in px from the first bytes of a JPEG; None if they do not tell.
-
-    See ITU-T T.81, B.1 and B.2.2: markers with lengths, up to the start of the frame.
-
-    >>> read_jpeg_size(bytes.fromhex("ffd8ffe000040000ffc0001108002000300301"))
-    (32, 48)
-    """
-    if not head.startswith(_JPEG_START):
-        return None
-    position = 2
-    while position + 9 <= len(head) and head[position] == 0xFF:
-        marker = head[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = head[position + 5 : position + 7], head[position + 7 : position + 9]
-            return int.from_bytes(height, "big"), int.from_bytes(width, "big")
-        position += 2 + int.from_bytes(head[position + 2 : position + 4], "big")
-    return None
+def _starts_a_jpeg(head: bytes, image_size: int) -> bool:
+    """Whether these first bytes are of a JPEG of that size; False where they end before the size."""
+    try:
+        return Image.open(io.BytesIO(head), formats=["JPEG"]).size == (image_size, image_size)
+    except OSError:
+        return False
 
 
 def _scan_around_faults(data: FlowerData, name: str, on_corrupt: str, error: Exception) -> _Scan:

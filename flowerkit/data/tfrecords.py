@@ -37,7 +37,7 @@ _ORIGINS = {
 
 @dataclass(frozen=True)
 class FlowerData:
-    """Where the shards of one image size are, and what they hold.
+    """Where the shards of an image size are, and what they hold.
 
     `folder` holds `tfrecords-jpeg-SxS/` and perhaps `sample_submission.csv` and `classes.json`;
     `files` lists each split's shards in order, `counts` its records by the file names (an absent
@@ -75,7 +75,7 @@ def write_shards(
     image_size: int,
     shard_size: int,
 ) -> tuple[Path, ...]:
-    """Write a split as shards of `shard_size` records, one record in memory at a time.
+    """Write a split as shards of `shard_size` records, a record in memory at a time.
 
     The split appears whole or not at all: it grows in a hidden folder that takes its place at the
     end. Same records, same bytes. No records give no files, (). The images are written as they are;
@@ -237,7 +237,7 @@ def _match_name(path: Path) -> re.Match[str]:
 
 
 def count_in_name(path: str | os.PathLike) -> int:
-    """The number of records that a shard's name promises.
+    """The number of records by the name of a shard.
 
     >>> count_in_name("train/03-224x224-462.tfrec")
     462
@@ -304,7 +304,7 @@ def check_shard(
 
 
 def _compare_counts(path: Path, num_found: int) -> list[CorruptRecord]:
-    promised = count_in_name(path)
-    if promised == num_found:
+    num_named = count_in_name(path)
+    if num_named == num_found:
         return []
-    return [CorruptRecord(path, None, f"{promised} records by its name, {num_found} in the file")]
+    return [CorruptRecord(path, None, f"{num_named} records by its name, {num_found} in the file")]

@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy(
         "PARAMS": "augment_params",
         "sample_params": "augment_params",
         "Augment": "augment_layer",
-        "augment": "augment_layer",
+        "augment_images": "augment_layer",
         "epoch_permutation": "batches",
         "eval_batches": "batches",
         "feature_batches": "batches",

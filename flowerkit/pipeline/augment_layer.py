@@ -1,7 +1,7 @@
 """Augmentation inside the compiled step: whole batches in the backend's own operations.
 
-Every geometric change is part of one projective map, and the pixels are resampled once, straight to
-the size that the network takes.
+Every geometric change is part of a single projective map, and the pixels are resampled once, straight
+to the size that the network takes.
 """
 
 import keras
@@ -14,32 +14,17 @@ from flowerkit.pipeline.augmentation import Augmentation
 ERASED_GREY = 128  # the middle of 0..255
 
 
-def augment(
-    images, params, augmentation: Augmentation, *, size: int | None = None, dtype: str = "float32"
-):
-    """`images` (n, side, side, 3) uint8 as `params` say: (n, size, size, 3) `dtype`, 0..255.
-
-    `params` (n, len(PARAMS)) float32 are those of `sample_params`; `size`, at most `side`, is None for
-    `side`. In this order: geometry, lighting, erasing, mixing of rows 2k and 2k+1. Only what is on in
-    `augmentation` is traced. `dtype` may be "bfloat16": it holds whole pixel values exactly, and
-    coordinates stay float32. Raises ValueError for images that are not square or too small, params
-    that are not float32, and an odd number of images, if images mix.
-    """
-    size = images.shape[1] if size is None else size
-    _check(images, params, augmentation, size)
-    images = _resample(images, params, augmentation, size, dtype)
-    if augmentation.max_lighting > 0:
-        images = _change_lighting(images, params)
-    if augmentation.random_erasing > 0:
-        erased = _find_mask(params, "erased", size)
-        images = ops.where(erased, ops.cast(ERASED_GREY, dtype), images)
-    return _mix_pairs(images, params, augmentation) if augmentation.mixes else images
-
-
 class Augment(keras.layers.Layer):
-    """`augment` as a layer without weights: call((images uint8, params)) -> images, compute dtype.
+    """Layer without weights: (images (n, side, side, 3) uint8, params) -> images (n, size, size, 3).
 
-    For the training step alone; it is no part of the model that is saved.
+    They are in the compute dtype, 0..255; bfloat16 holds whole pixel values exactly, and coordinates
+    stay float32. `params` (n, len(PARAMS)) float32 are those of `sample_params`; `size`, at most
+    `side`, is None for `side`. In this order: geometry, lighting, erasing, mixing of rows 2k and 2k+1.
+    Only what is on in `augmentation` is traced. For the training step alone; it is no part of the
+    model that is saved.
+
+    Raises ValueError for images that are not square or too small, params that are not float32, and an
+    odd number of images, if images mix.
     """
 
     def __init__(self, augmentation: Augmentation, size: int | None = None, **kwargs) -> None:
@@ -48,15 +33,31 @@ class Augment(keras.layers.Layer):
         self.augmentation, self.size = augmentation, size
 
     def call(self, inputs):
-        """(images (n, side, side, 3), params (n, len(PARAMS))) -> images (n, size, size, 3)."""
+        """The augmented images."""
         images, params = inputs
-        return augment(images, params, self.augmentation, size=self.size, dtype=self.compute_dtype)
+        size = self.size or images.shape[1]
+        _check(images, params, self.augmentation, size)
+        images = _resample(images, params, self.augmentation, size, self.compute_dtype)
+        if self.augmentation.max_lighting > 0:
+            images = _change_lighting(images, params)
+        if self.augmentation.random_erasing > 0:
+            grey = ops.cast(ERASED_GREY, images.dtype)
+            images = ops.where(_find_mask(params, "erased", size), grey, images)
+        return _mix_pairs(images, params, self.augmentation)
 
     def compute_output_spec(self, inputs):
         """The images' shape in the compute dtype."""
         num_images, side, _, channels = inputs[0].shape
         size = self.size or side
         return keras.KerasTensor((num_images, size, size, channels), self.compute_dtype)
+
+
+def augment_images(
+    images: np.ndarray, params: np.ndarray, augmentation: Augmentation
+) -> np.ndarray:
+    """What `Augment` makes of `images` (n, side, side, 3) uint8, outside of a step: rounded to uint8."""
+    changed = Augment(augmentation, dtype="float32")((images, params))
+    return np.rint(ops.convert_to_numpy(changed)).astype("uint8")
 
 
 def _check(images, params, augmentation: Augmentation, size: int) -> None:
@@ -80,9 +81,9 @@ def _resample(images, params, augmentation: Augmentation, size: int, dtype: str)
         return _gather(images, params, size, dtype)
     if augmentation.min_crop_area < 1 or augmentation.max_zoom > 1 or size != images.shape[1]:
         return _multiply(images, params, size, dtype)
-    for axis, name, is_on in (
-        (2, "map_xx", augmentation.flip),
-        (1, "map_yy", augmentation.vertical_flip),
+    for is_on, axis, name in (
+        (augmentation.flip, 2, "map_xx"),
+        (augmentation.vertical_flip, 1, "map_yy"),
     ):
         if is_on:
             is_flipped = column(params, name)[:, None, None, None] < 0
@@ -105,7 +106,7 @@ def _find_rows(params, side: int, size: int) -> list[tuple]:
         row = scale * row[0], scale * row[1], scale * (size / 2) * row[2]
         return [own + centre * shared for own, shared in zip(row, w, strict=True)]
 
-    middle = (size - 1) / 2  # from here j and i are counted in these
+    middle = (size - 1) / 2  # up to here j and i are counted from the middle
     rows = to_pixels(x, left, right), to_pixels(y, top, bottom), w
     return [(a, b, c - a * middle - b * middle) for a, b, c in rows]
 
@@ -165,9 +166,8 @@ def _gather(images, params, size: int, dtype: str):
 def _smooth(images, shrinkage: float):
     """What four neighbours miss where a new pixel covers more: with the Gaussian the interpolation
     has the variance of a triangle over `shrinkage` pixels."""
-    side = images.shape[1]
-    distances = np.arange(side)[:, None] - np.arange(side)
-    weights = np.exp(-(distances**2) / ((shrinkage**2 - 1) / 3))
+    places = np.arange(images.shape[1])
+    weights = np.exp(-((places[:, None] - places) ** 2) / ((shrinkage**2 - 1) / 3))
     weights = ops.cast(weights / weights.sum(axis=1, keepdims=True), images.dtype)
     return ops.einsum("kj,nijc->nikc", weights, ops.einsum("ij,njkc->nikc", weights, images))
 
@@ -184,9 +184,11 @@ def _mirror(coordinates, side: int):
 def _change_lighting(images, params):
     """A shift and a gain of the logits, so that black and white stay, and nothing is clipped."""
     light = ops.clip(ops.cast(images, "float32") / 255, 1e-7, 1 - 1e-7)
-    shift, gain = (column(params, f"light_{name}") for name in ("shift", "gain"))
-    logits = ops.log(light) - ops.log1p(-light) + shift[:, None, None, None]
-    return ops.cast(255 * ops.sigmoid(gain[:, None, None, None] * logits), images.dtype)
+    shift, gain = (
+        column(params, name)[:, None, None, None] for name in ("light_shift", "light_gain")
+    )
+    logits = ops.log(light) - ops.log1p(-light) + shift
+    return ops.cast(255 * ops.sigmoid(gain * logits), images.dtype)
 
 
 def _find_mask(params, name: str, size: int):
@@ -199,13 +201,15 @@ def _find_mask(params, name: str, size: int):
 
 
 def _mix_pairs(images, params, augmentation: Augmentation):
-    shape = (-1, *images.shape[1:])
-    pairs = ops.reshape(images, (-1, 2, *images.shape[1:]))
+    if not augmentation.mixes:
+        return images
+    shape = images.shape[1:]
+    pairs = ops.reshape(images, (-1, 2, *shape))
     firsts = ops.reshape(params, (-1, 2, len(PARAMS)))[:, 0]
     if augmentation.mixup > 0:
         share = ops.cast(column(firsts, "mixup"), images.dtype)[:, None, None, None, None]
         pairs = share * pairs + (1 - share) * ops.flip(pairs, axis=1)
     if augmentation.cutmix > 0:
-        masks = _find_mask(firsts, "cutmix", images.shape[1])[:, None]
+        masks = _find_mask(firsts, "cutmix", shape[0])[:, None]
         pairs = ops.where(masks, ops.flip(pairs, axis=1), pairs)
-    return ops.reshape(pairs, shape)
+    return ops.reshape(pairs, (-1, *shape))

@@ -78,7 +78,7 @@ def sample_params(
             put(f"{name}_{edge_name}", np.round(np.clip(edge, 0, 1) * _GRID) / _GRID)
 
     if augmentation.min_crop_area < 1:
-        put_box("crop", _sample_crops(stream_of("crop"), num_images, augmentation.min_crop_area))
+        put_box("crop", _sample_crops(augmentation, num_images, stream_of))
     maps = _sample_maps(augmentation, num_images, stream_of)
     for place, values in zip(_MAP, maps.reshape(-1, 9).T, strict=True):
         put(f"map_{place}", values)
@@ -88,7 +88,7 @@ def sample_params(
         put("light_shift", np.log1p(most * middle) - np.log1p(-most * middle))
         put("light_gain", (1 - most) ** gain)
     if augmentation.random_erasing > 0:
-        put_box("erased", _sample_erased(stream_of("erased"), num_images, augmentation))
+        put_box("erased", _sample_erased(augmentation, num_images, stream_of))
     if augmentation.mixes:
         shares, boxes = _sample_mixing(augmentation, num_images, stream_of)
         put("mixup", shares)
@@ -102,66 +102,64 @@ def _symmetric(uniform: np.ndarray) -> np.ndarray:
 
 def _sample_maps(augmentation: Augmentation, num_images: int, stream_of) -> np.ndarray:
     """(num_images, 3, 3) float64: on the picture a flip, then a rotation, a zoom and a tilt."""
-    maps = np.tile(np.eye(3), (num_images, 1, 1))
-    for name, axis in (("flip", 0), ("vertical_flip", 1)):
-        if getattr(augmentation, name):
-            maps[:, axis, axis] = np.where(stream_of(name).random(num_images) < 0.5, -1, 1)
+    mirrored = [
+        np.where(stream_of(name).random(num_images) < 0.5, -1, 1) if is_on else np.ones(num_images)
+        for name, is_on in (
+            ("flip", augmentation.flip),
+            ("vertical_flip", augmentation.vertical_flip),
+        )
+    ]
+    maps = _stack_maps(mirrored[0], 0, 0, 0, mirrored[1], 0, 0, 0, 1)
     if augmentation.max_rotation_degrees > 0:
         turns = _symmetric(stream_of("rotation").random(num_images))
-        maps @= make_rotations(augmentation.max_rotation_degrees * turns)
+        maps = maps @ make_rotations(augmentation.max_rotation_degrees * turns)
     if augmentation.max_zoom > 1:
-        factor, *centre = stream_of("zoom").random((num_images, 3)).T
+        factor, right, down = stream_of("zoom").random((num_images, 3)).T
         factor = 1 + (augmentation.max_zoom - 1) * factor
-        maps @= make_zooms(factor, *map(_symmetric, centre))
+        maps = maps @ make_zooms(factor, _symmetric(right), _symmetric(down))
     if augmentation.max_warp > 0:
-        tilts = _symmetric(stream_of("warp").random((num_images, 2))).T
-        maps @= make_warps(*(augmentation.max_warp * tilts))
+        tilt_x, tilt_y = _symmetric(stream_of("warp").random((num_images, 2))).T
+        maps = maps @ make_warps(augmentation.max_warp * tilt_x, augmentation.max_warp * tilt_y)
     return maps
+
+
+def _stack_maps(*entries) -> np.ndarray:
+    """The maps (n, 3, 3) float64 whose nine entries, row after row, are numbers or arrays (n,)."""
+    stacked = np.stack(np.broadcast_arrays(*entries), axis=-1)
+    return stacked.reshape(-1, 3, 3).astype("float64")
 
 
 def make_rotations(degrees: np.ndarray) -> np.ndarray:
     """The maps (n, 3, 3) that rotate pictures counter-clockwise by `degrees` (n,)."""
-    maps = np.tile(np.eye(3), (len(degrees), 1, 1))
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    maps[:, 0, 0], maps[:, 0, 1], maps[:, 1, 0], maps[:, 1, 1] = cos, -sin, sin, cos
-    return maps
+    return _stack_maps(cos, -sin, 0, sin, cos, 0, 0, 0, 1)
 
 
 def make_zooms(factor: np.ndarray, right: np.ndarray, down: np.ndarray) -> np.ndarray:
     """The maps (n, 3, 3) that enlarge by `factor` around the point (right, down), -1..1; all (n,)."""
-    maps = np.tile(np.eye(3), (len(factor), 1, 1))
-    maps[:, 0, 0] = maps[:, 1, 1] = 1 / factor
-    maps[:, 0, 2], maps[:, 1, 2] = (1 - 1 / factor) * right, (1 - 1 / factor) * down
-    return maps
+    scale = 1 / factor
+    return _stack_maps(scale, 0, (1 - scale) * right, 0, scale, (1 - scale) * down, 0, 0, 1)
 
 
 def make_warps(tilt_x: np.ndarray, tilt_y: np.ndarray) -> np.ndarray:
     """The maps (n, 3, 3) whose corners (u, v) show (u (1 - tilt_y v), v (1 - tilt_x u)); both (n,)."""
-    maps = np.ones((len(tilt_x), 9))
-    equations, shown = np.zeros((len(tilt_x), 8, 8)), np.zeros((len(tilt_x), 8, 1))
-    for corner, (u, v) in enumerate(((-1, -1), (-1, 1), (1, -1), (1, 1))):
-        for row, at, to in (
-            (2 * corner, slice(0, 3), u * (1 - tilt_y * v)),
-            (2 * corner + 1, slice(3, 6), v * (1 - tilt_x * u)),
-        ):
-            equations[:, row, at] = u, v, 1
-            equations[:, row, 6], equations[:, row, 7] = -u * to, -v * to
-            shown[:, row, 0] = to
-    maps[:, :8] = np.linalg.solve(equations, shown)[..., 0]
-    return maps.reshape(-1, 3, 3)
+    shared = -tilt_x * tilt_y
+    return _stack_maps(
+        1 - tilt_y**2, shared, tilt_x, shared, 1 - tilt_x**2, tilt_y, tilt_x, tilt_y, 1
+    )
 
 
-def _sample_crops(generator, num_images: int, min_area: float):
-    area, aspect, row, col = generator.random((num_images, 4)).T
-    area = min_area + area * (1 - min_area)
+def _sample_crops(augmentation: Augmentation, num_images: int, stream_of):
+    area, aspect, row, col = stream_of("crop").random((num_images, 4)).T
+    area = augmentation.min_crop_area + area * (1 - augmentation.min_crop_area)
     # A crop of nearly everything has room for little more than the picture's own aspect.
     lowest = np.log(np.maximum(_CROP_ASPECTS[0], area))
     highest = np.log(np.minimum(_CROP_ASPECTS[1], 1 / area))
     return _place(area, np.exp(lowest + aspect * (highest - lowest)), row, col)
 
 
-def _sample_erased(generator, num_images: int, augmentation: Augmentation):
-    present, area, aspect, row, col = generator.random((num_images, 5)).T
+def _sample_erased(augmentation: Augmentation, num_images: int, stream_of):
+    present, area, aspect, row, col = stream_of("erased").random((num_images, 5)).T
     area = _ERASED_AREAS[0] + area * (_ERASED_AREAS[1] - _ERASED_AREAS[0])
     lowest, highest = np.log(_ERASED_ASPECTS)
     boxes = _place(area, np.exp(lowest + aspect * (highest - lowest)), row, col)
@@ -169,7 +167,7 @@ def _sample_erased(generator, num_images: int, augmentation: Augmentation):
 
 
 def _place(area, aspect, row, col):
-    """Boxes of these areas and aspects (width / height); row and col in 0..1 say where there is room."""
+    """Boxes of these areas and aspects (width / height); row and col, 0..1, place them."""
     height, width = np.sqrt(area / aspect), np.sqrt(area * aspect)
     top, left = row * (1 - height), col * (1 - width)
     return top, left, top + height, left + width
@@ -177,16 +175,15 @@ def _place(area, aspect, row, col):
 
 def _sample_mixing(augmentation: Augmentation, num_images: int, stream_of):
     """The own share of each image for mixup, (num_images,), and the edges of each box for cutmix."""
-    is_cut = np.full(num_images, augmentation.cutmix > 0)
-    if augmentation.mixup > 0 and augmentation.cutmix > 0:
+    mixup, cutmix = augmentation.mixup, augmentation.cutmix
+    is_cut = np.full(num_images, cutmix > 0)
+    if mixup > 0 and cutmix > 0:
         is_cut = stream_of("which_mixing").random(num_images) < 0.5
     shares, boxes = np.ones(num_images), np.zeros((4, num_images))
-    if augmentation.mixup > 0:
-        shares = stream_of("mixup").beta(augmentation.mixup, augmentation.mixup, num_images)
-    if augmentation.cutmix > 0:
-        alpha = augmentation.cutmix
-        half = np.sqrt(1 - stream_of("cutmix_area").beta(alpha, alpha, num_images)) / 2
-        # Squares around points anywhere, cut off at the picture's edges.
+    if mixup > 0:
+        shares = stream_of("mixup").beta(mixup, mixup, num_images)
+    if cutmix > 0:  # squares around points anywhere, cut off at the picture's edges
+        half = np.sqrt(1 - stream_of("cutmix_area").beta(cutmix, cutmix, num_images)) / 2
         row, col = stream_of("cutmix").random((num_images, 2)).T
         boxes = row - half, col - half, row + half, col + half
     return np.where(is_cut, 1, shares), [np.where(is_cut, edge, 0) for edge in boxes]

@@ -68,8 +68,14 @@ def train_batches(
     Raises ValueError if a batch does not fit the split, the pairs of mixup, or the processes.
     """
     steps = steps_per_epoch(len(split), global_batch)
-    part = _part_of_batch(global_batch, process, pairs=augmentation.mixes)
-    num_rows, size = part.stop - part.start, split.images.shape[1]
+    index, count = process
+    if global_batch % count:
+        raise ValueError(
+            f"the global batch ({global_batch}) must be divisible by the processes ({count})."
+        )
+    num_rows, size = global_batch // count, split.images.shape[1]
+    if augmentation.mixes:
+        check_pairs(num_rows)
 
     @functools.lru_cache(maxsize=2)
     def sample_epoch(epoch):
@@ -79,7 +85,8 @@ def train_batches(
     def make_batch(number):
         epoch, step = divmod(number, steps)
         order, params = sample_epoch(epoch)
-        rows = order[step * global_batch : (step + 1) * global_batch][part]
+        start = step * global_batch + index * num_rows
+        rows = order[start : start + num_rows]
         labels = mix_labels(
             split.labels[rows], params[rows], augmentation, num_classes=num_classes, image_size=size
         )
@@ -88,7 +95,7 @@ def train_batches(
     images = tf.TensorSpec((num_rows, size, size, 3), tf.uint8)
     params = tf.TensorSpec((num_rows, len(PARAMS)), tf.float32)
     labels = tf.TensorSpec((num_rows, num_classes), tf.float32)
-    return _dataset(make_batch, ((images, params), labels), _endless(first_epoch * steps))
+    return _dataset(make_batch, ((images, params), labels), first=first_epoch * steps)
 
 
 def feature_batches(
@@ -120,7 +127,7 @@ def feature_batches(
 
     features = tf.TensorSpec((global_batch, *array.shape[1:]), tf.float32)
     spec = features, tf.TensorSpec((global_batch, num_classes), tf.float32)
-    return _dataset(make_batch, spec, _endless(first_epoch * steps))
+    return _dataset(make_batch, spec, first=first_epoch * steps)
 
 
 def eval_batches(split: Split, *, global_batch: int) -> tf.data.Dataset:
@@ -131,50 +138,36 @@ def eval_batches(split: Split, *, global_batch: int) -> tf.data.Dataset:
     there are none. Shapes (global_batch, size, size, 3) uint8, (global_batch,) int32 and float32.
     """
     labels = np.zeros(len(split), "int32") if split.labels is None else split.labels
+    weights = np.ones(len(split), "float32")
 
     def make_batch(number):
         rows = slice(number * global_batch, (number + 1) * global_batch)
-        missing = global_batch - len(labels[rows])
-        images = np.asarray(split.images[rows])
-        weights = np.ones(len(images), "float32")
-        return tuple(_pad(array, missing) for array in (images, labels[rows], weights))
+        missing = global_batch - len(weights[rows])
+        return [
+            np.pad(array[rows], [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+            for array in (split.images, labels, weights)
+        ]
 
     spec = (
         tf.TensorSpec((global_batch, *split.images.shape[1:]), tf.uint8),
         tf.TensorSpec((global_batch,), tf.int32),
         tf.TensorSpec((global_batch,), tf.float32),
     )
-    numbers = tf.data.Dataset.range(-(-len(split) // global_batch))
-    return _dataset(make_batch, spec, numbers, threads=1)
-
-
-def _part_of_batch(global_batch: int, process: tuple[int, int], *, pairs: bool) -> slice:
-    index, count = process
-    if global_batch % count:
-        raise ValueError(
-            f"the global batch ({global_batch}) must be divisible by the processes ({count})."
-        )
-    num_rows = global_batch // count
-    if pairs:
-        check_pairs(num_rows)
-    return slice(index * num_rows, (index + 1) * num_rows)
-
-
-def _pad(array: np.ndarray, missing: int) -> np.ndarray:
-    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else array
+    return _dataset(make_batch, spec, stop=-(-len(split) // global_batch), threads=1)
 
 
 # The adapter to tf.data ---------------------------------------------------------------------------
 
 
-def _endless(first: int) -> tf.data.Dataset:
-    return tf.data.Dataset.range(first, np.iinfo("int64").max)
-
-
 def _dataset(
-    make_batch: Callable, spec, numbers: tf.data.Dataset, *, threads: int | None = None
+    make_batch: Callable,
+    spec,
+    *,
+    first: int = 0,
+    stop: int = np.iinfo("int64").max,
+    threads: int | None = None,
 ) -> tf.data.Dataset:
-    """`make_batch(number)` for each of `numbers`, in their order: NumPy arrays shaped as `spec`."""
+    """`make_batch(number)` for each number from `first`, in order: NumPy arrays shaped as `spec`."""
     specs = tf.nest.flatten(spec)
 
     def make(number):
@@ -187,13 +180,14 @@ def _dataset(
 
     @tf.autograph.experimental.do_not_convert
     def batch(number):
-        tensors = tf.numpy_function(make, [number], [one.dtype for one in specs])
-        for tensor, one in zip(tensors, specs, strict=True):
-            tensor.set_shape(one.shape)
+        tensors = tf.numpy_function(make, [number], [each.dtype for each in specs])
+        for tensor, each in zip(tensors, specs, strict=True):
+            tensor.set_shape(each.shape)
         return tf.nest.pack_sequence_as(spec, tensors)
 
     _wait_at_exit()
     threads = threads or min(num_cores(), _MAX_THREADS)
+    numbers = tf.data.Dataset.range(first, stop)
     dataset = numbers.map(batch, num_parallel_calls=threads, deterministic=True).prefetch(2)
     options = tf.data.Options()
     options.autotune.enabled = False  # its end can block for seconds

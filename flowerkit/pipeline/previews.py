@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowerkit.data import FlowerData, Split, load_split
+from flowerkit.pipeline.augment_layer import augment_images
 from flowerkit.pipeline.augment_params import mix_labels, sample_params
 from flowerkit.pipeline.batches import epoch_permutation
 
@@ -36,46 +37,29 @@ def preview_batch(
 ) -> Preview:
     """The first `num_images` that `plan` trains on in `epoch` (counted from 1, as in a history).
 
-    `source` is data, whose training split is then read, or that split, which wants `class_names`.
+    `source` is data, whose training split is then read, or that split together with `class_names`.
     Raises ValueError for a split without labels or names, an epoch below 1, and an odd number of
     images, if images mix: they do so in pairs.
     """
-    split, names = _open(source, class_names)
     if epoch < 1 or num_images < 1:
         raise ValueError(
-            f"epoch counts from 1, and num_images too. Received: {epoch} and {num_images}"
+            f"epoch and num_images count from 1. Received: epoch={epoch}, num_images={num_images}"
         )
+    if isinstance(source, FlowerData):  # a handful of images is decoded, not thousands
+        split = load_split(source, "train", cache="none")
+        class_names = class_names or source.class_names
+    else:
+        split = source
+    if split.labels is None:
+        raise ValueError("this split has no labels (a test split). Pass the training split.")
+    if class_names is None:
+        raise ValueError("a split has no class names. Pass class_names=, or the data.")
     augmentation, num_all = plan.augmentation(), len(split)
     rows = epoch_permutation(num_all, seed=plan.seed, epoch=epoch - 1)[:num_images]
     params = sample_params(augmentation, num_all, seed=plan.seed, epoch=epoch - 1)[rows]
     originals, labels = np.asarray(split.images[rows]), split.labels[rows]
     shares = mix_labels(
-        labels, params, augmentation, num_classes=len(names), image_size=originals.shape[1]
+        labels, params, augmentation, num_classes=len(class_names), image_size=originals.shape[1]
     )
-    return Preview(originals, _change(originals, params, augmentation), labels, shares, names)
-
-
-def _open(
-    source: FlowerData | Split, class_names: Sequence[str] | None
-) -> tuple[Split, Sequence[str]]:
-    if isinstance(source, FlowerData):
-        # Nothing is kept: a handful of images is decoded, not thousands.
-        return load_split(source, "train", cache="none"), class_names or source.class_names
-    if source.labels is None:
-        raise ValueError("this split has no labels (a test split). Pass the training split.")
-    if class_names is None:
-        raise ValueError(
-            "a split knows no names. Pass class_names, or the data instead of a split."
-        )
-    return source, class_names
-
-
-def _change(originals: np.ndarray, params: np.ndarray, augmentation) -> np.ndarray:
-    if augmentation.is_off:
-        return originals
-    from keras import ops
-
-    from flowerkit.pipeline.augment_layer import augment
-
-    changed = ops.convert_to_numpy(augment(originals, params, augmentation))
-    return np.rint(np.clip(changed, 0, 255)).astype("uint8")
+    changed = augment_images(originals, params, augmentation)
+    return Preview(originals, changed, labels, shares, class_names)

@@ -13,7 +13,7 @@ import numpy as np
 from flowerkit import metrics
 from flowerkit.data import Split
 from flowerkit.files import replacing
-from flowerkit.pipeline import Augmentation, augment, eval_batches, sample_params
+from flowerkit.pipeline import Augmentation, augment_images, eval_batches, sample_params
 
 # What NumPy raises for a file that is empty, cut off, damaged inside, or another kind of file.
 _DAMAGE = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
@@ -148,8 +148,7 @@ class _View:
         if self._params is None:
             return np.ascontiguousarray(images[:, :, ::-1])
         # Rounded: with uint8 the model needs no second compilation.
-        changed = keras.ops.convert_to_numpy(augment(images, self._params[rows], self._crops))
-        return np.rint(changed).astype("uint8")
+        return augment_images(images, self._params[rows], self._crops)
 
 
 class _BatchCounter(keras.callbacks.Callback):

@@ -18,42 +18,31 @@ from flowerkit.data.tfrecords import find_shards, write_shards
 
 
 class Reader:
-    """200 images of 2 px; image i is filled with i. A batch is streamed for each `release` of `gate`."""
+    """200 images of 2 px; image i is filled with i. A batch is decoded for each `release` of `gate`."""
 
     image_size = 2
 
-    def __init__(self):
-        self.gate = threading.Semaphore(0)
-        self.streamed = []
+    def __init__(self, batches=0):
+        self.gate = threading.Semaphore(batches)
+        self.decoded = []
         self.bad = None
 
     def __len__(self):
         return 200
 
     def decode(self, rows):
+        self.gate.acquire()
+        if self.bad in rows.tolist():
+            raise ValueError(f"broken: one of {rows.tolist()[:2]}")
+        self.decoded += rows.tolist()
         return np.repeat(np.asarray(rows, "uint8"), 12).reshape(-1, 2, 2, 3)
 
-    def stream(self, order):
-        for start in range(0, len(order), 64):
-            self.gate.acquire()
-            rows = order[start : start + 64]
-            if self.bad in rows.tolist():
-                raise OSError("broken")
-            self.streamed += rows.tolist()
-            yield self.decode(rows)
 
-    def explain(self, rows, error):
-        return ValueError(f"one of {rows.tolist()[:2]}: {error}")
-
-
-def in_ram(reader=None, order=None, batches=0):
-    reader = reader or Reader()
-    if batches:
-        reader.gate.release(batches)
+def in_ram(reader, order=None):
     return DecodedImages(reader, np.arange(200) if order is None else order)
 
 
-@pytest.mark.parametrize("images", [in_ram(batches=4), DecodedImages(Reader())])
+@pytest.mark.parametrize("images", [in_ram(Reader(4)), DecodedImages(Reader(999))])
 def test_images_have_the_face_of_an_array(images):
     assert (images.shape, images.dtype, images.ndim) == ((200, 2, 2, 3), np.uint8, 4)
     assert images.nbytes == 2400
@@ -74,10 +63,10 @@ def test_images_have_the_face_of_an_array(images):
 
 
 def test_rows_are_given_out_as_soon_as_they_are_there():
-    reader, order = Reader(), np.arange(200)[::-1]
-    images = in_ram(reader, order, batches=1)
+    reader, order = Reader(1), np.arange(200)[::-1]
+    images = in_ram(reader, order)
     assert images[[199, 136]][:, 0, 0, 0].tolist() == [199, 136]
-    assert reader.streamed == order[:64].tolist()
+    assert reader.decoded == order[:64].tolist()
     late = []
     waiting = threading.Thread(target=lambda: late.append(images[0]))
     waiting.start()
@@ -89,12 +78,12 @@ def test_rows_are_given_out_as_soon_as_they_are_there():
 
 
 def test_an_error_in_the_thread_comes_up_where_its_images_are_asked_for():
-    reader = Reader()
+    reader = Reader(4)
     reader.bad = 70
-    images = in_ram(reader, batches=4)
+    images = in_ram(reader)
     assert images[63][0, 0, 0] == 63
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"one of \[64, 65\]: broken"):
+        with pytest.raises(ValueError, match=r"broken: one of \[64, 65\]"):
             images[64]
     assert images[0][0, 0, 0] == 0
     with pytest.raises(ValueError, match="broken"):
@@ -105,15 +94,15 @@ def test_a_split_is_decoded_at_a_time_in_the_order_of_loading():
     readers = [Reader(), Reader()]
     splits = [in_ram(reader) for reader in readers]
     readers[1].gate.release(4)
-    assert readers[1].streamed == []
+    assert readers[1].decoded == []
     readers[0].gate.release(4)
     splits[1].finish()
-    assert len(readers[0].streamed) == 200
+    assert len(readers[0].decoded) == 200
 
 
 def test_reserved_memory_is_what_is_not_yet_filled():
-    before, reader = reserved_bytes(), Reader()
-    images = in_ram(reader, batches=1)
+    before, reader = reserved_bytes(), Reader(1)
+    images = in_ram(reader)
     images[63]
     assert reserved_bytes() - before == 2400 - 64 * 12
     reader.gate.release(3)
@@ -122,8 +111,8 @@ def test_reserved_memory_is_what_is_not_yet_filled():
 
 
 def test_images_that_the_program_drops_stop_their_thread_and_free_their_memory():
-    reader = Reader()
-    images = in_ram(reader, batches=1)
+    reader = Reader(1)
+    images = in_ram(reader)
     images[0]
     array = weakref.ref(images._array)
     del images
@@ -134,7 +123,7 @@ def test_images_that_the_program_drops_stop_their_thread_and_free_their_memory()
     while "flowerkit-decode" in {thread.name for thread in threading.enumerate()}:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert len(reader.streamed) == 128
+    assert len(reader.decoded) == 128
 
 
 def test_decoding_never_keeps_a_process_alive(drawn):
@@ -196,10 +185,7 @@ def test_rows_are_found_in_their_files_byte_by_byte(reader, records):
     assert ids == [records[row].id for row in (17, 0, 7)]
 
 
-def test_images_are_streamed_in_order_and_decoded_in_any(reader, pixels):
-    order = np.random.default_rng(0).permutation(18)
-    streamed = np.concatenate(list(reader.stream(order)))
-    np.testing.assert_array_equal(streamed, pixels[order])
+def test_images_are_decoded_in_any_order(reader, pixels):
     rows = np.array([3, 3, 17])
     np.testing.assert_array_equal(reader.decode(rows), pixels[rows])
     assert reader.decode(np.array([], "int64")).shape == (0, 32, 32, 3)

@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.test_augment_params import EVERYTHING, OFF, rows_with, sample
 from scipy.ndimage import map_coordinates
 
-from flowerkit.pipeline.augment_layer import Augment, augment
+from flowerkit.pipeline.augment_layer import Augment, augment_images
 from flowerkit.pipeline.augment_params import PARAMS, make_rotations, make_warps, make_zooms
 from flowerkit.pipeline.augmentation import Augmentation
 
@@ -45,8 +45,10 @@ def grid():
 
 
 def compute(images, params, augmentation, **options):
+    layer = Augment(augmentation, **{"dtype": "float32"} | options)
+
     def function(images, params):
-        return augment(images, params, augmentation, **options)
+        return layer((images, params))
 
     # JAX compiles each operation by itself where nothing compiles the whole: many seconds.
     change = compiled(function) if JAX else function
@@ -68,8 +70,10 @@ def compiled(function):
 def list_operations(augmentation, images, params) -> str:
     """The program that is traced, as text."""
 
+    layer = Augment(augmentation)
+
     def function(images, params):
-        return augment(images, params, augmentation)
+        return layer((images, params))
 
     if JAX:
         import jax
@@ -275,12 +279,12 @@ def test_partners_mix_as_the_first_of_them_says(noise):
 
 @pytest.mark.parametrize("augmentation", [CROP, EVERYTHING])
 def test_a_single_trace_serves_all_params(noise, augmentation):
-    traces = []
+    traces, layer = [], Augment(augmentation)
 
     @compiled
     def step(images, params):
         traces.append(1)
-        return augment(images, params, augmentation)
+        return layer((images, params))
 
     for epoch in range(3):
         params = sample(augmentation, 8, epoch=epoch)
@@ -306,13 +310,20 @@ def test_only_what_is_on_is_traced(noise):
         assert {kind for kind in (product, gather, logit) if kind in operations} == kinds
 
 
+def test_outside_of_a_step_pixels_are_rounded(noise):
+    params = rows_with(8, mixup=0.75)
+    rounded = augment_images(noise, params, replace(OFF, mixup=1))
+    assert rounded.dtype == np.uint8
+    np.testing.assert_array_equal(rounded, compute(noise, params, replace(OFF, mixup=1)).round())
+
+
 def test_what_cannot_be_right_is_refused(noise):
     with pytest.raises(ValueError, match=r"square images .* Received: shape \(8, 8, 16, 3\)"):
         compute(noise[:, :8], rows_with(8), OFF)
     with pytest.raises(ValueError, match="at least 24 px"):
         compute(noise, rows_with(8), OFF, size=24)
     with pytest.raises(ValueError, match=r"params must be float32: .* Received: .*bfloat16"):
-        augment(noise, ops.cast(rows_with(8), "bfloat16"), OFF)
+        compute(noise, ops.cast(rows_with(8), "bfloat16"), OFF)
     with pytest.raises(ValueError, match=r"must be even .*Received: 7"):
         compute(noise[:7], rows_with(7), replace(OFF, mixup=1))
 
@@ -339,7 +350,8 @@ def test_the_layer_keeps_params_exact_and_adds_nothing_to_a_model(photos, policy
 def test_every_number_of_replicas_shows_the_same_pictures(accelerator, augmentation):
     images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype="uint8")
     params = sample(augmentation, 16)
-    step = compiled(lambda images, params: augment(images, params, augmentation, size=12))
+    layer = Augment(augmentation, size=12)
+    step = compiled(lambda images, params: layer((images, params)))
     if JAX:
         import jax
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flowerkit.data import load_split, read_records
-from flowerkit.pipeline import Augmentation, augment, sample_params
+from flowerkit.pipeline import Augmentation, augment_images, sample_params
 from flowerkit.prediction.predictions import Predictions, predict
 
 pytestmark = pytest.mark.backends
@@ -133,7 +133,7 @@ def views_by_hand(images, *, seed, num_crops, min_crop_area):
     yield images[:, :, ::-1]
     for view in range(2, 2 + num_crops):
         params = sample_params(crops, len(images), seed=seed, epoch=view)
-        yield np.rint(keras.ops.convert_to_numpy(augment(images, params, crops)))
+        yield augment_images(images, params, crops)
 
 
 @pytest.mark.replicas
