@@ -143,10 +143,8 @@ def eval_batches(split: Split, *, global_batch: int) -> tf.data.Dataset:
     def make_batch(number):
         rows = slice(number * global_batch, (number + 1) * global_batch)
         missing = global_batch - len(weights[rows])
-        return [
-            np.pad(array[rows], [(0, missing)] + [(0, 0)] * (array.ndim - 1))
-            for array in (split.images, labels, weights)
-        ]
+        pieces = (array[rows] for array in (split.images, labels, weights))
+        return [np.pad(piece, [(0, missing)] + [(0, 0)] * (piece.ndim - 1)) for piece in pieces]
 
     spec = (
         tf.TensorSpec((global_batch, *split.images.shape[1:]), tf.uint8),
