@@ -242,9 +242,7 @@ def add_models_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_models(args, echo: Echo, progress: Progress) -> int:
-    from flowerkit.models import list_backbones
+    from flowerkit.models import tabulate_backbones
 
-    echo(f"{'backbone':<20}{'parameters':>13}{'px':>6}{'weights':>10}  licence")
-    for backbone in list_backbones():
-        echo(str(backbone))
+    echo("\n".join(tabulate_backbones()))
     return 0

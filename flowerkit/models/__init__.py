@@ -1,7 +1,7 @@
 """Networks: pixels 0..255 in, probabilities out. Nothing here trains, reads data or draws.
 
 classifier  build, save, load and check a classifier: backbone + head with input scaling inside
-backbones   the list of backbones; Keras Applications, .keras files, tiny and dense networks; weights
+backbones   backbones.csv; Keras Applications, .keras files, tiny and dense networks; weights
 heads       the layers from features to probabilities: the DenseNet121 head of the notebook, four others
 freezing    which layers are trainable, and the depth of each variable
 cam         class activation maps: the parts of a picture that speak for a class
@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy(
         "load_model": "classifier",
         "check_reload": "classifier",
         "list_backbones": "backbones",
+        "tabulate_backbones": "backbones",
         "find_cached_weights": "backbones",
         "weights_folder": "backbones",
         "freeze_backbone": "freezing",

@@ -1,14 +1,14 @@
-"""The networks that turn scaled pixels into features: a table, Keras Applications, files, small ones.
+"""The networks that turn scaled pixels into features: Keras Applications, files, small ones; their list.
 
-Keras is imported where a network is built: `flowerkit models` lists the table without it.
+Keras is imported where a network is built: `flowerkit models` prints the list without it.
 """
 
+import csv
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from flowerkit.sources import KAGGLE
@@ -23,91 +23,33 @@ DENSE = {"dense-small": (64, 64), "dense-large": (512, 512, 512, 512)}
 # weights, at 64 px it has 6.
 DENSE_INPUT_PX = 64
 
-# Name, parameters without the classifier (Keras 3.15.1), designed input in px, licence of the weights.
-# Licences: keras.io/api/applications and its older page (keras-team/keras,
+# The list: parameters without the classifier (Keras 3.15.1), the side of the images that each was
+# designed for, the licence of its ImageNet weights (SPDX where the source is so exact; empty: it has
+# none). Licences: keras.io/api/applications and its older page (keras-team/keras,
 # docs/templates/applications.md), else the repository that the weights come from (tensorflow/tpu,
 # google/automl, tensorflow/models, facebookresearch/ConvNeXt).
-_TABLE = """
-tiny                   389_856   64  -
-dense-small            790_656   64  -
-dense-small-bn         791_040   64  -
-dense-large          7_079_936   64  -
-dense-large-bn       7_086_080   64  -
-ConvNeXtTiny        27_820_128  224  MIT
-ConvNeXtSmall       49_454_688  224  MIT
-ConvNeXtBase        87_566_464  224  MIT
-ConvNeXtLarge      196_230_336  224  MIT
-ConvNeXtXLarge     348_147_968  224  MIT
-DenseNet121          7_037_504  224  BSD-3-Clause
-DenseNet169         12_642_880  224  BSD-3-Clause
-DenseNet201         18_321_984  224  BSD-3-Clause
-EfficientNetB0       4_049_571  224  Apache-2.0
-EfficientNetB1       6_575_239  240  Apache-2.0
-EfficientNetB2       7_768_569  260  Apache-2.0
-EfficientNetB3      10_783_535  300  Apache-2.0
-EfficientNetB4      17_673_823  380  Apache-2.0
-EfficientNetB5      28_513_527  456  Apache-2.0
-EfficientNetB6      40_960_143  528  Apache-2.0
-EfficientNetB7      64_097_687  600  Apache-2.0
-EfficientNetV2B0     5_919_312  224  Apache-2.0
-EfficientNetV2B1     6_931_124  240  Apache-2.0
-EfficientNetV2B2     8_769_374  260  Apache-2.0
-EfficientNetV2B3    12_930_622  300  Apache-2.0
-EfficientNetV2S     20_331_360  384  Apache-2.0
-EfficientNetV2M     53_150_388  480  Apache-2.0
-EfficientNetV2L    117_746_848  480  Apache-2.0
-InceptionResNetV2   54_336_736  299  Apache-2.0
-InceptionV3         21_802_784  299  Apache-2.0
-MobileNet            3_228_864  224  Apache-2.0
-MobileNetV2          2_257_984  224  Apache-2.0
-MobileNetV3Small       939_120  224  Apache-2.0
-MobileNetV3Large     2_996_352  224  Apache-2.0
-NASNetMobile         4_269_716  224  Apache-2.0
-NASNetLarge         84_916_818  331  Apache-2.0
-ResNet50            23_587_712  224  MIT
-ResNet101           42_658_176  224  MIT
-ResNet152           58_370_944  224  MIT
-ResNet50V2          23_564_800  224  BSD
-ResNet101V2         42_626_560  224  BSD
-ResNet152V2         58_331_648  224  BSD
-VGG16               14_714_688  224  CC-BY-4.0
-VGG19               20_024_384  224  CC-BY-4.0
-Xception            20_861_480  299  MIT
-"""
+_LIST = Path(__file__).with_suffix(".csv")
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A backbone that has a name.
-
-    `parameters`: those without the classifier. `input_px`: the side of the images that it was
-    designed for (others work, from 32 px for most). `licence`: of its ImageNet weights (SPDX where
-    the source is so exact); None: it has no pretrained weights.
-    """
-
-    name: str
-    parameters: int
-    input_px: int
-    licence: str | None
-
-    def __str__(self) -> str:
-        # 4 bytes a parameter; keras.io's sizes include the classifier (528 MB for VGG16; 59 without).
-        size = f"{4 * self.parameters / 1e6:,.0f} MB" if self.licence else "none"
-        row = f"{self.name:<20}{self.parameters:>13,}{self.input_px:>6}{size:>10}"
-        return f"{row}  {self.licence or '-'}"
-
-
-def list_backbones() -> list[Backbone]:
+def list_backbones() -> list[dict[str, str]]:
     """All that `build_classifier` takes by name: flowerkit's own, then Keras Applications by family.
 
-    >>> print(next(backbone for backbone in list_backbones() if backbone.name == "VGG16"))
-    VGG16                  14,714,688   224     59 MB  CC-BY-4.0
+    >>> list_backbones()[-1]
+    {'name': 'Xception', 'parameters': '20861480', 'input_px': '299', 'licence': 'MIT'}
     """
-    rows = [line.split() for line in _TABLE.strip().splitlines()]
-    return [
-        Backbone(name, int(parameters), int(input_px), None if licence == "-" else licence)
-        for name, parameters, input_px, licence in rows
-    ]
+    return list(csv.DictReader(_LIST.read_text(encoding="utf-8").splitlines()))
+
+
+def tabulate_backbones() -> list[str]:
+    """`list_backbones` as lines under a heading, with the size of the weights."""
+    lines = [f"{'backbone':<20}{'parameters':>13}{'px':>6}{'weights':>10}  licence"]
+    for row in list_backbones():
+        parameters, licence = int(row["parameters"]), row["licence"]
+        # 4 bytes a parameter; keras.io's sizes include the classifier (528 MB for VGG16; 59 without).
+        size = f"{4 * parameters / 1e6:,.0f} MB" if licence else "none"
+        figures = f"{parameters:>13,}{row['input_px']:>6}{size:>10}"
+        lines.append(f"{row['name']:<20}{figures}  {licence or '-'}")
+    return lines
 
 
 def weights_folder() -> Path:
@@ -158,7 +100,7 @@ def _find_application(name: str) -> Callable:
 
     builders = {known.lower(): known for known in dir(keras.applications) if known[0].isupper()}
     if name.lower() not in builders:
-        known = [backbone.name for backbone in list_backbones()]
+        known = [row["name"] for row in list_backbones()]
         raise ValueError(
             f"backbone {name!r} is neither in the list of `flowerkit models` nor a .keras file."
             f"{did_you_mean(name, known)}"

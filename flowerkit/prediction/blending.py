@@ -62,7 +62,7 @@ def blend(
     stand for the members in errors.
 
     Raises ValueError, with the difference, for members that differ in ids, number of classes or
-    labels, for ids that repeat, probabilities that are not finite, and weights that do not fit.
+    labels, for probabilities that are not finite, and for weights that do not fit.
 
     >>> first = Predictions(np.array(["a"]), np.array([[0.75, 0.25]], "float32"), None)
     >>> second = Predictions(np.array(["a"]), np.array([[0.25, 0.75]], "float32"), None)
@@ -124,11 +124,9 @@ def align(
     if not predictions:
         raise ValueError("nothing to blend. Pass the predictions of one or more models.")
     names = names or [f"member {number}" for number in range(1, len(predictions) + 1)]
+    first, aligned = predictions[0], []
     for member, name in zip(predictions, names, strict=True):
-        _check_member(member, name)
-    first = predictions[0]
-    aligned = [first]
-    for member, name in zip(predictions[1:], names[1:], strict=True):
+        _check_finite(member, name)
         _check_same(member, first, f"{name} and {names[0]}")
         by_id = np.argsort(member.ids)
         aligned.append(_rows(member, by_id[np.searchsorted(member.ids, first.ids, sorter=by_id)]))
@@ -136,10 +134,7 @@ def align(
     return [replace(member, labels=labels) for member in aligned]
 
 
-def _check_member(member: Predictions, name: str) -> None:
-    ids, counts = np.unique(member.ids, return_counts=True)
-    if (counts > 1).any():
-        raise ValueError(f"{name} holds the id {str(ids[counts.argmax()])!r} more than once.")
+def _check_finite(member: Predictions, name: str) -> None:
     broken = ~np.isfinite(member.probabilities).all(axis=1)
     if broken.any():
         raise ValueError(

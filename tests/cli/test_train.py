@@ -86,7 +86,16 @@ def test_ctrl_c_keeps_the_best_weights_and_the_printed_command_continues(
 
 
 def test_lr_find_leaves_its_rates_and_their_curve(flowerkit, drawn, plan_file, tmp_path):
-    words = ("--plan", plan_file, "--data", drawn.folder, "--steps", 20, "--out", tmp_path / "found")
+    words = (
+        "--plan",
+        plan_file,
+        "--data",
+        drawn.folder,
+        "--steps",
+        20,
+        "--out",
+        tmp_path / "found",
+    )
     status, out, _ = flowerkit("lr-find", *words)
     assert status == 0
     assert any("steps of 16 images" in line for line in out)

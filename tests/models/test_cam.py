@@ -150,10 +150,9 @@ def test_a_network_without_places_is_refused():
     ("num_images", "classes", "message"),
     [
         (0, None, r"takes images \(n, 32, 32, 3\), n at least 1. Received: shape \(0, 32, 32, 3\)"),
-        (2, [0], r"classes must be 2 integers, one an image. Received: shape \(1,\)"),
-        (2, [0.0, 1.0], "classes must be 2 integers.*float64"),
-        (2, [0, 3], r"classes must be in 0..2. Received: 0..3"),
-        (2, [-1, 2], r"classes must be in 0..2. Received: -1..2"),
+        (2, [0], r"classes must be 2 integers in 0..2. Received: \[0\]"),
+        (2, [0, 3], r"integers in 0..2. Received: \[0, 3\]"),
+        (2, [-1, 2], r"integers in 0..2. Received: \[-1, 2\]"),
     ],
 )
 def test_images_and_classes_that_do_not_fit_are_refused(images, num_images, classes, message):

@@ -114,7 +114,6 @@ def test_aligned_members_have_the_same_ids_and_labels_row_by_row(sure, unsure):
             member([[1, 0, 0]] * 2, ids=["b", "a"], labels=[1, 2]),
             r"^run2 and run1 disagree on the labels of 1 images: 'a' is of class 2 and 0\. Blend",
         ),
-        (member([[1, 0, 0]] * 3, ids=["a", "b", "a"]), r"^run2 holds the id 'a' more than once\.$"),
         (
             member([[1, 0, 0], [np.nan, 0, 0]], ids=["a", "b"]),
             r"^run2 holds probabilities that are not finite for 1 of 2 images \(the first is 'b'\)\. "
