@@ -1,10 +1,10 @@
-"""Several runs held against each other: studies train them, a comparison says what is more than chance.
+"""Several runs: studies train them, a comparison says which differences are more than chance.
 
 Scores, intervals and single runs come from below: `metrics`, `reports.SavedRun`.
 
     studies         the plans of the studies, by name; plans x seeds
     runs            a study -> finished run folders, one for each plan and seed
-    comparison      run folders -> experiments, best first, and what of their distance is chance
+    comparison      run folders -> experiments, best first, and whether chance explains their distance
     tables          a comparison as markdown and csv
     comparison_page a comparison as files: compare.html, .md, .csv and .png
 """

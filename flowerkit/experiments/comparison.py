@@ -1,4 +1,4 @@
-"""Run folders -> one honest comparison: what differed, what came out, and what of it is chance."""
+"""Run folders -> a comparison: settings, results, and whether chance explains the differences."""
 
 import json
 import math
@@ -71,7 +71,7 @@ class Comparison:
     `differing` are the fields (of the plan, device, data) in which they differ, `shared` the others with
     their values. Of each experiment but the best a sentence of `statements` says whether chance
     explains its distance; `notes` name the method and its limits. `leaders` are the best of each set of
-    experiments that can be compared: one, where all can.
+    experiments that can be compared: a single one, where all can.
     """
 
     experiments: tuple[Experiment, ...]
@@ -113,7 +113,10 @@ def compare_runs(folders: Sequence[str | os.PathLike]) -> Comparison:
     )
     shared = {name: value for name, value in settings[0].items() if name not in differing}
     leaders, statements, intervals = _judge(experiments)
-    notes = [*_explain(intervals), *(note for one in experiments for note in _note_runs(one))]
+    notes = [
+        *_explain(intervals),
+        *(note for experiment in experiments for note in _note_runs(experiment)),
+    ]
     if "device" in differing:
         notes.append("They ran on different devices: their minutes cannot be compared.")
     return Comparison(experiments, differing, shared, tuple(statements), tuple(notes), leaders)
@@ -183,32 +186,31 @@ def _judge(
     return tuple(leaders), statements, intervals
 
 
-def _find_mismatch(best: SavedRun, other: SavedRun) -> str | None:
-    """Why the scores of two runs cannot be compared, or None: other classes, images or labels."""
-    if best.class_names != other.class_names:
+def _find_mismatch(first: SavedRun, second: SavedRun) -> str | None:
+    """Why the scores of two runs cannot be compared, or None: their classes, images or labels differ."""
+    if first.class_names != second.class_names:
+        difference = describe_difference(second.class_names, first.class_names)
+        return f"they know different classes ({difference})"
+    first_ids, second_ids = _sorted_ids(first), _sorted_ids(second)
+    if not np.array_equal(first_ids, second_ids):
+        common = len(np.intersect1d(first_ids, second_ids))
         return (
-            f"they know other classes ({describe_difference(other.class_names, best.class_names)})"
-        )
-    best_ids, other_ids = _sorted_ids(best), _sorted_ids(other)
-    if not np.array_equal(best_ids, other_ids):
-        common = len(np.intersect1d(best_ids, other_ids))
-        return (
-            f"they were validated on other images ({len(other_ids):,} and {len(best_ids):,}, "
+            f"they were validated on different images ({len(second_ids):,} and {len(first_ids):,}, "
             f"{common:,} of them in both)"
         )
-    if repeated := len(best_ids) - len(np.unique(best_ids)):
-        return f"{repeated:,} ids of {best.name} occur twice, so images cannot be paired"
-    if differ := int(np.sum(best.labels[_order(best)] != other.labels[_order(other)])):
-        return f"{differ:,} of their validation images have other labels"
+    if repeated := len(first_ids) - len(np.unique(first_ids)):
+        return f"{repeated:,} ids of {first.name} occur twice, so images cannot be paired"
+    if differ := int(np.sum(first.labels[_order(first)] != second.labels[_order(second)])):
+        return f"{differ:,} of their validation images have different labels"
     return None
 
 
-def _find_interval(best: Experiment, other: Experiment) -> Interval:
-    first, *_ = best.runs
-    best_predicted, other_predicted = (
-        [run.predicted[_order(run)] for run in experiment.runs] for experiment in (best, other)
+def _find_interval(first: Experiment, second: Experiment) -> Interval:
+    labels = first.runs[0].labels[_order(first.runs[0])]
+    first_predicted, second_predicted = (
+        [run.predicted[_order(run)] for run in experiment.runs] for experiment in (first, second)
     )
-    return bootstrap_difference(first.labels[_order(first)], best_predicted, other_predicted)
+    return bootstrap_difference(labels, first_predicted, second_predicted)
 
 
 def _order(run: SavedRun) -> np.ndarray:
@@ -220,13 +222,13 @@ def _sorted_ids(run: SavedRun) -> np.ndarray:
     return np.sort(run.predictions.ids)
 
 
-def _describe_interval(best: Experiment, other: Experiment, interval: Interval) -> str:
+def _describe_interval(leader: Experiment, experiment: Experiment, interval: Interval) -> str:
     # Adding zero: a rounded -0.0 would be written with its sign.
     difference, low, high = (
         f"{round(value, 3) + 0.0:.3f}"
         for value in (interval.difference, interval.low, interval.high)
     )
-    behind = f"{other.name} is {difference} of macro F1 behind {best.name}"
+    behind = f"{experiment.name} is {difference} of macro F1 behind {leader.name}"
     between = f"95 % interval {low} to {high}"
     if interval.is_noise:
         return f"{behind}, which is inside the noise ({between}): no winner."

@@ -1,11 +1,11 @@
-"""A comparison -> files: a page that needs no other, its curves, and the table as markdown and csv."""
+"""A comparison -> files: a page, its curves, and the table as markdown and csv."""
 
 import os
 from pathlib import Path
 
 import flowerkit
 from flowerkit import plots
-from flowerkit.experiments.comparison import Comparison
+from flowerkit.experiments.comparison import FIGURES, Comparison
 from flowerkit.experiments.tables import (
     describe_shared,
     format_value,
@@ -26,7 +26,10 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[
     )
     write_text(markdown, to_markdown(comparison))
     write_text(numbers, to_csv(comparison))
-    histories = {one.name: [run.history for run in one.runs] for one in comparison.experiments}
+    histories = {
+        experiment.name: [run.history for run in experiment.runs]
+        for experiment in comparison.experiments
+    }
     with plots.off_screen():
         plots.save_figure(plots.plot_comparison(histories), curves)
     best = " and ".join(leader.name for leader in comparison.leaders)
@@ -40,7 +43,7 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[
         version=flowerkit.__version__,
         heading=heading,
         comparison=comparison,
-        minutes=sum(sum(one.values("minutes")) for one in comparison.experiments),
+        minutes=sum(FIGURES["minutes"].of(run) for run in comparison.runs),
         results=tabulate_figures(comparison),
         settings=tabulate_settings(comparison),
         runs=tabulate_runs(comparison),

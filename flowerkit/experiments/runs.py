@@ -30,7 +30,7 @@ def run_study(
     `study` is a name in `studies.STUDIES`, or plans of your own by name. `epochs` replaces theirs.
     Runs that are finished stay as they are, interrupted ones continue: the same call after an
     interruption completes the study. `progress(label, done, total)` is called after every step. Raises
-    ValueError for an unknown study, or a run in `out` with another plan or other data; RuntimeError
+    ValueError for an unknown study, or a run in `out` with a different plan or data; RuntimeError
     when interrupted; else as `train` does.
     """
     plans = find_study(study) if isinstance(study, str) else study
@@ -76,7 +76,7 @@ def _check_out(out: Path, plans: Mapping[str, TrainingPlan]) -> None:
 
 
 def _is_finished(folder: RunFolder, plan: TrainingPlan, data: FlowerData) -> bool:
-    """Whether the folder holds this run to its end. Raises ValueError for another plan or other data."""
+    """Whether the folder holds this run to its end. Raises ValueError for a different plan or data."""
     if not folder.plan_file.is_file():
         return False
     before = folder.plan().to_dict()
@@ -94,10 +94,10 @@ def _is_finished(folder: RunFolder, plan: TrainingPlan, data: FlowerData) -> boo
     remedy = "Pass another out (--out), or the data of that run."
     if trained_on.class_names != tuple(data.class_names):
         difference = describe_difference(trained_on.class_names, tuple(data.class_names))
-        raise ValueError(f"{folder} was trained on other classes ({difference}). {remedy}")
+        raise ValueError(f"{folder} was trained on different classes ({difference}). {remedy}")
     images = [{**source.counts, "px": source.image_size} for source in (trained_on, data)]
     if images[0] != images[1]:
         raise ValueError(
-            f"{folder} was trained on other images ({images[0]} and {images[1]}). {remedy}"
+            f"{folder} was trained on different images ({images[0]} and {images[1]}). {remedy}"
         )
     return folder.result_file.is_file() and not folder.result().interrupted

@@ -35,7 +35,7 @@ LINE_COLOURS = (
 )
 LINE_STYLES = ("solid", "dashed", "dotted")
 MAX_EXPERIMENTS = len(LINE_COLOURS) * len(LINE_STYLES)
-_DIVERGED = 2.5  # times the median loss: what is above would flatten all other curves
+_DIVERGED = 2.5  # times the median loss: a loss above would flatten the other curves
 _SUGGESTIONS = {
     "valley": (style.GREEN, "o", "valley"),
     "steep": (style.ORANGE, "s", "steepest"),

@@ -59,7 +59,7 @@ def off_screen() -> Iterator[None]:
 
 
 def save_figure(axes: Axes | np.ndarray, path: str | os.PathLike, *, dpi: int = 150) -> None:
-    """Write the figure of one Axes or of an array of them, whole or not at all, and close it.
+    """Write the figure of an Axes or of an array of them, whole or not at all, and close it.
 
     The suffix of `path` chooses the format (.png, .svg, .pdf).
     """
@@ -75,10 +75,10 @@ def missing_letters_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", "Glyph .* missing from")
         yield
-    others = [warning for warning in caught if "missing from" not in str(warning.message)]
-    if len(others) < len(caught):
+    unrelated = [warning for warning in caught if "missing from" not in str(warning.message)]
+    if len(unrelated) < len(caught):
         _explain_boxes()
-    for warning in others:
+    for warning in unrelated:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 

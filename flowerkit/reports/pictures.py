@@ -21,7 +21,7 @@ COLOURS = 128  # a plot has few; the file is a third of its true-colour size
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded picture: its bytes, "png" or "jpeg", its size in px, and what it shows, in words."""
+    """An encoded picture: its bytes, "png" or "jpeg", its size in px and its description."""
 
     content: bytes
     kind: str

@@ -1,4 +1,4 @@
-"""A run folder -> report.html, one file with all there is to see, and plots as picture files."""
+"""A run folder -> report.html, one file and plots as picture files."""
 
 import os
 from collections.abc import Sequence
@@ -64,13 +64,13 @@ def write_report(
     submission_problems: Sequence[str] | None = None,
     model=None,
 ) -> Path:
-    """Write report.html into a run folder: one file that needs no other, no script and no network.
+    """Write report.html into a run folder: a single file without scripts that loads nothing.
 
     `val_images` is (n, size, size, 3) uint8 in the order of val_predictions.npz; without it the
     worst mistakes are those of mistakes.png, if it is there. `submission_problems` is the result of
     `check_submission` for submission.csv; None: only its form is checked here. With `model`, the run's
     keras.Model, and `val_images` the report shows where it looked in the worst mistakes.
-    Raises what `SavedRun.load` raises, and ValueError for another number of images than predictions.
+    Raises what `SavedRun.load` raises, and ValueError where images and predictions differ in number.
     """
     run = SavedRun.load(folder)
     mistakes, cam_error = _show_mistakes(run, val_images, model)
@@ -94,7 +94,7 @@ def write_report(
         augmentation=_describe_augmentation(run.plan.augmentation()),
         training_only=_list_training_only(run.plan),
         epoch_columns=EPOCH_COLUMNS if len(phases) == 1 else PHASE_COLUMN | EPOCH_COLUMNS,
-        # Ids instead of names: two classes may have the same one.
+        # Ids instead of names: two classes may have the same name.
         confused=metrics.most_confused(run.confusion, range(len(run.class_names)), LISTED_PAIRS),
         mistakes=mistakes,
         cam_error=cam_error,
@@ -205,7 +205,7 @@ def _find_rarest(class_names: Sequence[str], counts: np.ndarray) -> list[tuple[s
 
 
 def _check_submission(run: SavedRun, problems: Sequence[str] | None) -> dict | None:
-    """What is wrong with submission.csv, how many rows it has, and whether its ids were checked."""
+    """The problems of submission.csv, its number of rows, and whether its ids were checked."""
     file, num_rows = RunFolder(run.path).submission_file, 0
     if not file.is_file():
         return {"problems": problems} if problems else None

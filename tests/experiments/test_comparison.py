@@ -178,7 +178,7 @@ def test_each_set_of_validation_images_has_a_best_experiment(leave):
     )
     first, second, third = found.statements
     assert first == (
-        "b and a cannot be compared: they were validated on other images (90 and 120, 90 of them in "
+        "b and a cannot be compared: they were validated on different images (90 and 120, 90 of them in "
         "both)."
     )
     assert "behind a," in second
@@ -193,7 +193,7 @@ def test_other_classes_are_not_compared(leave, is_best):
         [leave("a", wrong=(1,)), leave("b", wrong=range(2 * (not is_best)), names=names)]
     )
     assert re.search(
-        r"other classes \(class 1 is '(iris|rose)' and '(iris|rose)'\)", *found.statements
+        r"different classes \(class 1 is '(iris|rose)' and '(iris|rose)'\)", *found.statements
     )
 
 
@@ -206,7 +206,9 @@ def test_other_labels_and_repeated_ids_are_not_compared(leave):
         )
 
     change_predictions(folders[1], relabel)
-    assert "2 of their validation images have other labels" in compare_runs(folders).statements[0]
+    assert (
+        "2 of their validation images have different labels" in compare_runs(folders).statements[0]
+    )
     for folder in folders:
         change_predictions(
             folder,

@@ -82,6 +82,7 @@ def test_what_cannot_be_compared_has_no_common_winner(make_run, tmp_path):
     assert found.images[0]["alt"].endswith("the highest macro F1 has a and b.")
 
 
+@pytest.mark.slow
 def test_more_experiments_than_lines_are_counted(make_run, tmp_path):
     folders = [make_run(tmp_path / f"n{k}", f1=k / 100, dropout=k / 100) for k in range(23)]
     found = Page(write_comparison(compare_runs(folders), tmp_path)[0])

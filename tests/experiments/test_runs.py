@@ -88,10 +88,10 @@ def test_another_study_in_its_folder_is_refused(studied, plans, drawn, accelerat
 def test_other_data_are_refused(studied, plans, drawn, accelerator):
     out = studied[0]
     fewer = replace(drawn, counts={**drawn.counts, "val": 0})
-    with pytest.raises(ValueError, match="plain-seed0 .* other images .*'val': 18.*'val': 0"):
+    with pytest.raises(ValueError, match="plain-seed0 .* different images .*'val': 18.*'val': 0"):
         run_study(plans, fewer, out, seeds=(0,), accelerator=accelerator)
     renamed = replace(drawn, class_names=("oak", *drawn.class_names[1:]))
-    with pytest.raises(ValueError, match=r"other classes \(class 0 is '.*' and 'oak'\)"):
+    with pytest.raises(ValueError, match=r"different classes \(class 0 is '.*' and 'oak'\)"):
         run_study(plans, renamed, out, seeds=(0,), accelerator=accelerator)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from run_pages import Page
 
 from flowerkit.models import build_classifier
-from flowerkit.reports import write_pictures, write_report
+from flowerkit.reports import Picture, run_report, write_pictures, write_report
 from flowerkit.training import RunFolder
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), "uint8")
@@ -26,15 +26,20 @@ def report(finished_run, tmp_path_factory):
 
 
 @pytest.fixture
-def text_of(make_run, tmp_path):
+def no_drawing(monkeypatch):
+    """Plots are not rendered, for tests of the text."""
+    monkeypatch.setattr(
+        run_report, "encode_figure", lambda axes, alt: Picture(b"", "png", 825, 630, alt)
+    )
+
+
+@pytest.fixture
+def text_of(make_run, tmp_path, no_drawing):
     """The text of the report of a run with such predictions, plan, ..."""
 
-    def read(val_images=None, problems=None, model=None, **run):
+    def read(val_images=None, model=None, **run):
         folder = make_run(tmp_path / f"run-{len(list(tmp_path.iterdir()))}", **run)
-        path = write_report(
-            folder, val_images=val_images, submission_problems=problems, model=model
-        )
-        return Page(path).text
+        return Page(write_report(folder, val_images=val_images, model=model)).text
 
     return read
 
@@ -258,12 +263,12 @@ def test_an_error_leaves_the_older_report(run_copy):
         ("a,0\n", [f"line {k}: <b>" for k in range(2, 24)], "line 21: <b> and 2 more line 22: <b>"),
     ],
 )
-def test_the_submission_beside_it_is_judged(make_run, tmp_path, csv, problems, verdict):
+def test_the_submission_beside_it_is_judged(make_run, tmp_path, no_drawing, csv, problems, verdict):
     folder = make_run(tmp_path / "run")
     if csv:
         (folder / "submission.csv").write_text("id,label\n" + csv)
     text = Page(write_report(folder, submission_problems=problems)).text
-    assert f"{verdict}" in text.split("submission.csv", 1)[1]
+    assert verdict in text.split("submission.csv", 1)[1]
     assert ("flowerkit check submission.csv --data DATA" in text) == ("Well formed" in verdict)
 
 
