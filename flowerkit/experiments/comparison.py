@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flowerkit.metrics import Interval, bootstrap_difference
+from flowerkit.prediction import Predictions
 from flowerkit.reports import SavedRun
 from flowerkit.training import describe_difference
 
@@ -97,9 +98,9 @@ def compare_runs(folders: Sequence[str | os.PathLike]) -> Comparison:
     """
     _check_folders(folders)
     groups: dict[tuple, list[SavedRun]] = {}
-    for run in map(SavedRun.load, folders):
+    for run in map(_load_sorted, folders):
         chosen = json.dumps([_find_setting(run), run.class_names])
-        groups.setdefault((chosen, _sorted_ids(run).tobytes()), []).append(run)
+        groups.setdefault((chosen, run.predictions.ids.tobytes()), []).append(run)
     names = _name_groups(list(groups.values()))
     found = [
         Experiment(name, tuple(runs)) for name, runs in zip(names, groups.values(), strict=True)
@@ -129,6 +130,14 @@ def _check_folders(folders: Sequence[str | os.PathLike]) -> None:
     for number, folder in enumerate(folders):
         if places[number] in places[:number]:
             raise ValueError(f"{folder} is given twice. Pass each run once.")
+
+
+def _load_sorted(folder: str | os.PathLike) -> SavedRun:
+    """The run with its predictions by ascending id, so that rows of two runs are the same image."""
+    run = SavedRun.load(folder)
+    order = np.argsort(run.predictions.ids, kind="stable")
+    arrays = run.predictions.ids[order], run.probabilities[order], run.labels[order]
+    return replace(run, predictions=Predictions(*arrays))
 
 
 def _find_setting(run: SavedRun) -> dict[str, object]:
@@ -191,7 +200,7 @@ def _find_mismatch(first: SavedRun, second: SavedRun) -> str | None:
     if first.class_names != second.class_names:
         difference = describe_difference(second.class_names, first.class_names)
         return f"they know different classes ({difference})"
-    first_ids, second_ids = _sorted_ids(first), _sorted_ids(second)
+    first_ids, second_ids = first.predictions.ids, second.predictions.ids
     if not np.array_equal(first_ids, second_ids):
         common = len(np.intersect1d(first_ids, second_ids))
         return (
@@ -200,26 +209,17 @@ def _find_mismatch(first: SavedRun, second: SavedRun) -> str | None:
         )
     if repeated := len(first_ids) - len(np.unique(first_ids)):
         return f"{repeated:,} ids of {first.name} occur twice, so images cannot be paired"
-    if differ := int(np.sum(first.labels[_order(first)] != second.labels[_order(second)])):
+    if differ := int(np.sum(first.labels != second.labels)):
         return f"{differ:,} of their validation images have different labels"
     return None
 
 
 def _find_interval(first: Experiment, second: Experiment) -> Interval:
-    labels = first.runs[0].labels[_order(first.runs[0])]
-    first_predicted, second_predicted = (
-        [run.predicted[_order(run)] for run in experiment.runs] for experiment in (first, second)
+    return bootstrap_difference(
+        first.runs[0].labels,
+        [run.predicted for run in first.runs],
+        [run.predicted for run in second.runs],
     )
-    return bootstrap_difference(labels, first_predicted, second_predicted)
-
-
-def _order(run: SavedRun) -> np.ndarray:
-    """The rows of its predictions by ascending id, (n,) int64."""
-    return np.argsort(run.predictions.ids, kind="stable")
-
-
-def _sorted_ids(run: SavedRun) -> np.ndarray:
-    return np.sort(run.predictions.ids)
 
 
 def _describe_interval(leader: Experiment, experiment: Experiment, interval: Interval) -> str:
