@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 from flowerkit.cli.options import add_data, add_number, add_path, add_require
 from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
@@ -167,30 +168,34 @@ def report_problems(csv: Path, data, echo: Echo) -> list[str]:
     echo(f"{csv}: {rows:,} rows, every id once, labels in 0..{data.num_classes - 1}: valid")
     if score := find_score(csv, data):
         echo(
-            f"on test, whose labels are known: macro F1 {score['test_f1']:.4f}, accuracy "
-            f"{score['test_accuracy']:.4f} ({score['test_images']:,} images)"
+            f"on test, whose labels are known: macro F1 {score.f1:.4f}, accuracy "
+            f"{score.accuracy:.4f} ({score.num_images:,} images)"
         )
     return []
 
 
-def find_score(csv: Path, data) -> dict[str, float]:
-    """test_f1, test_accuracy and test_images of a valid csv, {} where the test labels are unknown."""
+class CsvScore(NamedTuple):
+    """The score of a csv on the test images whose labels are known."""
+
+    f1: float
+    accuracy: float
+    num_images: int
+
+
+def find_score(csv: Path, data) -> CsvScore | None:
+    """The score of a valid csv; None where the test labels are unknown, as in the competition."""
     from flowerkit.metrics import accuracy, macro_f1
     from flowerkit.photos import TEST_LABELS
 
     known = data.folder / TEST_LABELS
     if not known.is_file():
-        return {}
-    predicted = read_labels(csv)
-    labels = {name: label for name, label in read_labels(known).items() if name in predicted}
+        return None
+    found = read_labels(csv)
+    labels = {name: label for name, label in read_labels(known).items() if name in found}
     if not labels:
-        return {}
-    pair = list(labels.values()), [predicted[name] for name in labels]
-    return {
-        "test_f1": macro_f1(*pair),
-        "test_accuracy": accuracy(*pair),
-        "test_images": len(labels),
-    }
+        return None
+    true, predicted = list(labels.values()), [found[name] for name in labels]
+    return CsvScore(macro_f1(true, predicted), accuracy(true, predicted), len(labels))
 
 
 # report -------------------------------------------------------------------------------------------

@@ -71,15 +71,16 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     }
     for name, hint in typing.get_type_hints(TrainingPlan).items():
         option, value = "--" + name.replace("_", "-"), getattr(PLANS["competition"], name)
-        value = {None: "none", True: "on", False: "off"}.get(value, value)
-        shared = {"help": f"{helps[name]} [{value}]", "default": argparse.SUPPRESS}
+        if value is None or isinstance(value, bool):
+            value = {None: "none", True: "on", False: "off"}[value]
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        if kinds == (bool,):
-            group.add_argument(option, action=argparse.BooleanOptionalAction, **shared)
+        kind = next(kind for kind in kinds if kind is not types.NoneType)
+        if kind is bool:
+            added = group.add_argument(option, action=argparse.BooleanOptionalAction)
         else:
-            kind = next(kind for kind in kinds if kind is not types.NoneType)
             metavar = {str: "NAME", int: "N", float: "X"}[kind]
-            group.add_argument(option, type=_reader(kind, kinds), metavar=metavar, **shared)
+            added = group.add_argument(option, type=_reader(kind, kinds), metavar=metavar)
+        added.help, added.default = f"{helps[name]} [{value}]", argparse.SUPPRESS
 
 
 def find_changes(args: argparse.Namespace) -> dict:

@@ -115,8 +115,14 @@ def train_and_submit(
         problems = predict_and_submit(
             run.model, data, csv, echo, global_batch=run.global_batch, on_corrupt=plan.on_corrupt
         )
-        if not problems:
-            folder.write_result(replace(run.summary, **find_score(csv, data)))
+        if not problems and (score := find_score(csv, data)):
+            summary = replace(
+                run.summary,
+                test_f1=score.f1,
+                test_accuracy=score.accuracy,
+                test_images=score.num_images,
+            )
+            folder.write_result(summary)
     else:
         echo("no test split, so no submission.csv")
     report = write_report(
