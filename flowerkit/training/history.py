@@ -131,11 +131,3 @@ class History(Sequence):
             if waited == patience:
                 plateaus, waited = plateaus + 1, 0
         return plateaus
-
-
-def read_history(path):  # shims until every caller reads a RunFolder
-    return History.load(path, "val_f1").rows
-
-
-def best_row(rows, monitor):
-    return History(monitor, rows).best

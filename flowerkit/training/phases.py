@@ -66,9 +66,6 @@ def _first_patient_epoch(plan: TrainingPlan, num_epochs: int) -> int:
     return int(plan.rampup_epochs) if plan.schedule in ("ramp", "cosine") else 0
 
 
-find_phases = plan_phases  # until every caller has the new name
-
-
 def warn_about_rates(plan: TrainingPlan, phase: Phase, *, global_batch: int) -> list[str]:
     """Warnings about the learning-rate settings of the last phase: scaled rates, a ramp too long."""
     lines = []

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, versions
@@ -243,12 +243,3 @@ def describe_difference(first: tuple[str, ...], second: tuple[str, ...]) -> str:
         return f"{len(first)} and {len(second)}"
     number = next(k for k, (one, two) in enumerate(zip(first, second, strict=True)) if one != two)
     return f"class {number} is {first[number]!r} and {second[number]!r}"
-
-
-def read_run(folder):  # shims until every caller reads a RunFolder
-    run = RunFolder(folder)
-    return run.plan(), asdict(run.environment())
-
-
-def load_run(folder):
-    return *read_run(folder), RunFolder(folder).model()
