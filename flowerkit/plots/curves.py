@@ -36,11 +36,6 @@ LINE_COLOURS = (
 LINE_STYLES = ("solid", "dashed", "dotted")
 MAX_EXPERIMENTS = len(LINE_COLOURS) * len(LINE_STYLES)
 _DIVERGED = 2.5  # times the median loss: a loss above would flatten the other curves
-_SUGGESTIONS = {
-    "valley": (style.GREEN, "o", "valley"),
-    "steep": (style.ORANGE, "s", "steepest"),
-    "minimum_over_10": (style.VERMILION, "D", "minimum / 10"),
-}
 
 
 # One run ------------------------------------------------------------------------------------------
@@ -126,19 +121,17 @@ def plot_schedule(schedule: Schedule, epochs: int, ax: Axes | None = None) -> Ax
 
 
 def plot_lr_finder(found, ax: Axes | None = None) -> Axes:
-    """The loss at every rate of a `training.LRFinderResult`, raw and smoothed, with the suggestions.
+    """The loss at every rate of a `training.LRFinderResult`, raw and smoothed, with the suggestion.
 
     A loss that diverged leaves the plot, so that the valley fills it.
     """
     ax = ax or style.new_axes()
     ax.plot(found.rates, found.losses, ".", c=style.GREY, alpha=0.45, label="each batch")
     ax.plot(found.rates, found.smoothed, c=style.BLUE, lw=2.2, label="smoothed")
-    for name, rate in found.suggestions.items():
-        colour, marker, label = _SUGGESTIONS[name]
-        loss = np.interp(np.log(rate), np.log(found.rates), found.smoothed)
-        label = f"{label}: {rate:.2g}"
-        ax.axvline(rate, c=colour, ls="--", lw=1, zorder=0)
-        ax.plot(rate, loss, c=colour, marker=marker, ms=9, mec="k", ls="", zorder=3, label=label)
+    rate = found.suggestion
+    loss = np.interp(np.log(rate), np.log(found.rates), found.smoothed)
+    ax.axvline(rate, c=style.GREEN, ls="--", lw=1, zorder=0)
+    ax.plot(rate, loss, "o", c=style.GREEN, ms=9, mec="k", zorder=3, label=f"valley: {rate:.2g}")
     # Limits from the first half, before any divergence, down to the lowest loss.
     half = slice(0, len(found.rates) // 2 + 1)
     high = max(found.losses[half].max(), found.smoothed[half].max())

@@ -1,7 +1,7 @@
-"""The range test: a short training whose rate climbs from far too low to far too high.
+"""The learning-rate range test: a short training whose rate climbs from far too low to far too high.
 
-Smith, "Cyclical Learning Rates for Training Neural Networks", 2015 (arXiv:1506.01186), smoothed, ended
-and read as fastai's `lr_find` does it, so that its suggestions mean here what they mean there.
+Smith, "Cyclical Learning Rates for Training Neural Networks", 2015 (arXiv:1506.01186); smoothed, ended
+and read as fastai's `lr_find` does it, whose default suggestion, the valley, is the one made here.
 """
 
 import functools
@@ -19,7 +19,6 @@ import numpy as np
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data import FlowerData, Split, load_split
 from flowerkit.pipeline import epoch_permutation
-from flowerkit.text import did_you_mean
 from flowerkit.training.callbacks import STEPS_AHEAD, ReseedDropout, StepHooks
 from flowerkit.training.phases import Phase, find_phase
 from flowerkit.training.plan import TrainingPlan
@@ -29,8 +28,8 @@ _log = logging.getLogger("flowerkit")
 
 SMOOTHING = 0.98  # fastai's, as are the next three
 DIVERGED = 4.0  # times the lowest smoothed loss so far
-SKIPPED_START = 10  # one in so many of the steps
-SKIPPED_END = 5
+SKIPPED_START = 0.1  # of the steps: their averages are of too few
+SKIPPED_END = 5  # steps of a network that is spoilt already
 FEWEST_STEPS = 20
 FEWEST_POINTS = 5  # left between start and end, to read a suggestion off
 SMALL_FALL = 0.03
@@ -40,43 +39,37 @@ SMALL_FALL = 0.03
 class LRFinderResult:
     """What a range test found, step by step; all arrays (n,) float64, n at most the steps asked for.
 
-    `rates`: as the optimizer used them; `losses`: each batch's own; `smoothed`: what is read.
-    `suggestions`: rates by the names of `SUGGESTIONS`, for steps of `global_batch` images. At this
-    batch a plan's rates, of which `field` is the one searched for, are multiplied by `scale`.
-    `stop_reason` is a clause. `seconds` counts compiling too.
+    `rates` are those that the optimizer used, `losses` each batch's own, `smoothed` is what is read.
+    `suggestion`: a rate for steps of `global_batch` images. `field` names the plan's rate that it is
+    for, which the plan multiplies by `scale` at this batch. `seconds` counts compiling too.
     """
 
     rates: np.ndarray
     losses: np.ndarray
     smoothed: np.ndarray
-    suggestions: dict[str, float]
+    suggestion: float
     stop_reason: str
     global_batch: int
     field: str
     scale: float
     seconds: float
 
-    def for_plan(self, name: str = "valley") -> dict[str, float]:
+    def for_plan(self) -> dict[str, float]:
         """The suggestion as a change of the plan: {"max_lr": rate}, or "freeze_lr" for the head."""
-        if name not in self.suggestions:
-            raise ValueError(
-                f"no suggestion {name!r}; there are {', '.join(self.suggestions)}."
-                f"{did_you_mean(name, self.suggestions)}"
-            )
-        return {self.field: float(f"{self.suggestions[name] / self.scale:.3g}")}
+        return {self.field: float(f"{self.suggestion / self.scale:.3g}")}
 
     def to_dict(self) -> dict:
-        """Every field in plain values, ready for JSON, and the suggestions for the plan."""
+        """Every field in plain values, ready for JSON, and the change of the plan."""
         arrays = {name: getattr(self, name).tolist() for name in ("rates", "losses", "smoothed")}
-        return vars(self) | arrays | {"for_plan": {k: self.for_plan(k) for k in self.suggestions}}
+        return vars(self) | arrays | {"for_plan": self.for_plan()}
 
     def __str__(self) -> str:
-        steps = f"{len(self.rates)} steps of {self.global_batch:,} images, {self.seconds:.0f} s"
-        lines = [f"{steps}; {self.stop_reason}"]
-        for name, rate in self.suggestions.items():
-            meant = "" if self.scale == 1 else f" (at this batch {rate:.2g})"
-            lines.append(f"  {name:<15} {self.field} {rate / self.scale:.2g}{meant}")
-        return "\n".join(lines)
+        rate = self.for_plan()[self.field]
+        scaled = "" if self.scale == 1 else f" (at this batch {self.suggestion:.2g})"
+        return (
+            f"{len(self.rates)} steps of {self.global_batch:,} images, {self.seconds:.0f} s; "
+            f"{self.stop_reason}; suggestion: {self.field} {rate:.2g}{scaled}"
+        )
 
 
 def lr_find(
@@ -95,11 +88,11 @@ def lr_find(
     """Train `num_steps` steps as `plan` would, at rates that grow from `min_lr` to `max_lr`.
 
     It ends early when the smoothed loss is 4 times its lowest, or not a number. `phase`: "frozen" (the
-    head alone, on features), "whole" (the network), or a `Phase`; None: the
-    plan's first. `classifier`: train this model (None: a fresh one of the plan). Its weights come back
-    as they were, to the bit, after an error too. `split`: the training images where they are loaded
-    already. `progress(description, done, total)` is called after every step. A wider range has fewer
-    steps where it matters.
+    head alone, on features), "whole" (the network), or a `Phase`; None: the plan's first. `classifier`:
+    train this model (None: a fresh one of the plan). Its weights come back as they were, to the bit,
+    after an error too. `split`: the training images where they are loaded already.
+    `progress(description, done, total)` is called after every step. A wider range has fewer steps where
+    it matters.
 
     Raises ValueError for an unknown phase, rates out of order, too few steps, a loss that is not a
     number from the start, and a loss that diverges before there is anything to read.
@@ -129,7 +122,22 @@ def lr_find(
         with accelerator.scope():
             step = TrainStep.for_phase(run, phase, rates=rates, progress=progress)
         _sweep(step, plan.seed, reader)
-    return _conclude(reader, plan, phase, global_batch, time.perf_counter() - start)
+    losses = np.array(reader.losses)
+    smoothed = smooth_losses(losses)
+    rates = np.array(rates[: len(losses)])
+    # What becomes of a rate of 1 at this batch? (Of freeze_lr, where that is the only rate.)
+    at_one = replace(plan, schedule="constant", max_lr=1.0, freeze_lr=None)
+    return LRFinderResult(
+        rates=rates,
+        losses=losses,
+        smoothed=smoothed,
+        suggestion=_suggest(rates, smoothed, reader, num_steps, min_lr),
+        stop_reason=reader.stop_reason,
+        global_batch=global_batch,
+        field="freeze_lr" if phase.is_frozen else "max_lr",
+        scale=at_one.schedule_for(global_batch=global_batch)(0),
+        seconds=time.perf_counter() - start,
+    )
 
 
 def spread_rates(min_lr: float, max_lr: float, num_steps: int) -> list[float]:
@@ -163,19 +171,32 @@ def smooth_losses(losses: Sequence[float], beta: float = SMOOTHING) -> np.ndarra
     return np.array(smoothed, "float64")
 
 
-# Suggestions: (rates, smoothed losses), both (n,), -> a rate ---------------------------------------
+def _suggest(rates, smoothed, reader: "_LossReader", num_steps: int, min_lr: float) -> float:
+    if not len(rates):
+        raise ValueError(
+            f"the loss is {reader.not_finite} at the very first step, before any rate could matter. "
+            f"Look for weights that are not numbers, or a precision that overflows."
+        )
+    kept = slice(int(SKIPPED_START * num_steps), len(smoothed) - SKIPPED_END)
+    if len(rates[kept]) < FEWEST_POINTS:
+        raise ValueError(
+            f"{reader.stop_reason}, after {len(rates)} of {num_steps} steps: too few to read a rate "
+            f"off. Pass a lower min_lr (--min-rate; it was {min_lr:g})."
+        )
+    fall = 1 - smoothed[kept].min() / smoothed[kept][0]
+    if fall < SMALL_FALL:
+        _log.warning(
+            f"the loss fell by {max(0.0, fall):.1%} only, so the suggestion says little. Pass more "
+            f"steps (num_steps, --steps) or other rates (min_lr, max_lr)."
+        )
+    return find_valley(rates[kept], smoothed[kept])
 
 
-def suggest_steep(rates: np.ndarray, smoothed: np.ndarray) -> float:
-    """Where the loss falls fastest over the log of the rate (fastai's "steep"; noise can mislead it)."""
-    return float(rates[np.argmin(np.diff(smoothed) / np.diff(np.log(rates)))])
+def find_valley(rates: np.ndarray, smoothed: np.ndarray) -> float:
+    """The rate half way down the longest valley of the losses; both arrays (n,).
 
-
-def suggest_valley(rates: np.ndarray, smoothed: np.ndarray) -> float:
-    """Half way down the longest valley (fastai's "valley", its default, which is ESRI's).
-
-    The valley is the longest run of losses, not all neighbours, of which each is below the one
-    before. It is taken to begin as many steps before its end as it has losses.
+    fastai's "valley", which is ESRI's: the longest run of losses, not all neighbours, of which each is
+    below the one before. It is taken to begin as many steps before its end as it has losses.
     """
     lengths = np.ones(len(smoothed), int)
     for place in range(1, len(smoothed)):
@@ -184,37 +205,6 @@ def suggest_valley(rates: np.ndarray, smoothed: np.ndarray) -> float:
     end = int(lengths.argmax())
     third = lengths[end] / 3
     return float(rates[max(0, end - lengths[end] + int(third) + int(third / 2))])
-
-
-def suggest_minimum_over_10(rates: np.ndarray, smoothed: np.ndarray) -> float:
-    """A tenth of the rate at the lowest loss, where it is about to diverge (fastai's "minimum")."""
-    return float(rates[np.argmin(smoothed)]) / 10
-
-
-SUGGESTIONS = {
-    "valley": suggest_valley,
-    "steep": suggest_steep,
-    "minimum_over_10": suggest_minimum_over_10,
-}
-
-
-def read_suggestions(rates: np.ndarray, smoothed: np.ndarray, num_steps: int) -> dict[str, float]:
-    """What each of `SUGGESTIONS` says, without the first tenth of `num_steps` and the last five.
-
-    The first losses are averages of too few, the last ones of a network already spoilt. Raises
-    ValueError when nothing is left between.
-    """
-    kept = slice(num_steps // SKIPPED_START, len(smoothed) - SKIPPED_END)
-    rates, smoothed = rates[kept], smoothed[kept]
-    if len(rates) < FEWEST_POINTS:
-        raise ValueError("too few steps to read a rate off")
-    fall = 1 - smoothed.min() / smoothed[0]
-    if fall < SMALL_FALL:
-        _log.warning(
-            f"the loss fell by {max(0.0, fall):.1%} only, so the suggestions say little. Search over "
-            f"more steps (num_steps), or other rates (min_lr, max_lr)."
-        )
-    return {name: read(rates, smoothed) for name, read in SUGGESTIONS.items()}
 
 
 @contextmanager
@@ -268,18 +258,19 @@ class _LossReader(keras.callbacks.Callback):
     k-th loss. In float32 that is good to about 1e-5, and asks the device for nothing it does not log.
     """
 
-    def __init__(self, rates: Sequence[float], lag: int, progress):
+    def __init__(self, rates: Sequence[float], lag: int, progress: Progress | None):
         super().__init__()
         self.rates, self.lag, self.progress = rates, lag, progress
         self.waiting = deque()
         self.losses: list[float] = []
         self.total = 0.0
-        self.reason: str | None = None
-        self.lost: float | None = None  # the loss that was no number
+        self.stop_reason = "the highest rate was reached"
+        self.stopped = False
+        self.not_finite: float | None = None
 
     def set_model(self, model):
         # Kept: on JAX, asking a callback for `self.model` inside a step takes the state of the step
-        # before out of the training loop, whose memory the step in hand has been given.
+        # before out of the training loop, whose memory the current step has been given.
         super().set_model(model)
         self.trained = model
 
@@ -295,43 +286,19 @@ class _LossReader(keras.callbacks.Callback):
             self._read(self.waiting.popleft())
 
     def _read(self, mean) -> None:
-        if self.reason:
-            return  # a step that was under way when training had to stop
+        if self.stopped:
+            return  # a step that had begun when training had to stop
         total = float(mean) * (len(self.losses) + 1)
         loss, self.total = total - self.total, total
         rate = self.rates[len(self.losses)]
         if not math.isfinite(loss):
-            self.lost = float(mean)
-            return self._stop(f"the loss became {self.lost} at a rate of {rate:.2g}")
+            self.not_finite = float(mean)
+            return self._stop(f"the loss became {self.not_finite} at a rate of {rate:.2g}")
         self.losses.append(loss)
         smoothed = smooth_losses(self.losses)
         if smoothed[-1] > DIVERGED * smoothed.min():
             self._stop(f"the loss diverged at a rate of {rate:.2g}")
 
     def _stop(self, reason: str) -> None:
-        self.reason = reason
+        self.stopped, self.stop_reason = True, reason
         self.trained.stop_training = True
-
-
-def _conclude(reader: _LossReader, plan, phase: Phase, global_batch, seconds) -> LRFinderResult:
-    losses = np.array(reader.losses)
-    if reader.lost is not None and not reader.losses:
-        raise ValueError(
-            f"the loss is {reader.lost} at the very first step, before any rate could matter. Look for "
-            f"weights that are no numbers, or a precision that overflows."
-        )
-    rates, smoothed = np.array(reader.rates[: len(losses)]), smooth_losses(losses)
-    reason = reader.reason or "the highest rate was reached"
-    try:
-        suggestions = read_suggestions(rates, smoothed, len(reader.rates))
-    except ValueError as error:
-        raise ValueError(
-            f"{reason}, after {len(losses)} of {len(reader.rates)} steps: {error}. Pass a lower min_lr "
-            f"(it was {reader.rates[0]:g})."
-        ) from error
-    field = "freeze_lr" if phase.is_frozen else "max_lr"
-    # What becomes of 1 at this batch? (Of freeze_lr, where that is the only rate.)
-    one = replace(plan, schedule="constant", max_lr=1.0, freeze_lr=None)
-    scale = one.schedule_for(global_batch=global_batch)(0)
-    found = rates, losses, smoothed, suggestions, reason, global_batch, field, scale, seconds
-    return LRFinderResult(*found)

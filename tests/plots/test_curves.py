@@ -124,28 +124,26 @@ def test_a_schedule_that_moves_within_epochs_is_drawn_to_the_end_of_the_last(ax)
     assert ax.get_ylim()[1] > max(line.get_ydata()) > max(dots.get_ydata())
 
 
-def found(smoothed=(4.6, 4.6, 4.4, 3.8, 3.0, 2.5, 3.2, 10.0), suggestions=True):
+def found(smoothed=(4.6, 4.6, 4.4, 3.8, 3.0, 2.5, 3.2, 10.0)):
     smoothed = np.array(smoothed)
-    rates = {"valley": 1e-3, "steep": 3e-3, "minimum_over_10": 0.01}
     return SimpleNamespace(
         rates=10.0 ** np.arange(-6, 2),
         smoothed=smoothed,
         losses=smoothed + 0.1,
-        suggestions=rates if suggestions else {},
+        suggestion=1e-3,
         stop_reason="the loss diverged at a rate of 10",
         global_batch=128,
     )
 
 
-def test_a_range_test_shows_both_losses_and_every_suggestion(ax):
+def test_a_range_test_shows_both_losses_and_the_suggestion(ax):
     assert plots.plot_lr_finder(found(), ax) is ax
     assert ax.get_xscale() == "log"
-    suggestions = ["valley: 0.001", "steepest: 0.003", "minimum / 10: 0.01"]
-    assert legend_of(ax) == ["each batch", "smoothed", *suggestions]
+    assert legend_of(ax) == ["each batch", "smoothed", "valley: 0.001"]
     assert ax.get_title(loc="left") == "Range test: the loss diverged at a rate of 10"
     assert ax.get_xlabel() == "learning rate, for batches of 128"
     marks = [line for line in ax.lines if line.get_markersize() == 9]
-    assert [line.get_xdata()[0] for line in marks] == [1e-3, 3e-3, 0.01]
+    assert [line.get_xdata()[0] for line in marks] == [1e-3]
     assert marks[0].get_ydata()[0] == pytest.approx(3.8)  # on the smoothed curve
 
 
@@ -157,8 +155,8 @@ def test_a_loss_that_diverged_leaves_the_plot_and_the_valley_fills_it(ax, first)
     assert 4.7 < top < 5.5
 
 
-def test_a_flat_curve_without_suggestions_can_be_drawn(ax):
-    plots.plot_lr_finder(found([4.6] * 8, suggestions=False), ax)
+def test_a_flat_curve_can_be_drawn(ax):
+    plots.plot_lr_finder(found([4.6] * 8), ax)
     assert ax.get_ylim()[0] < 4.6 < ax.get_ylim()[1]
 
 

@@ -38,31 +38,22 @@ def bytes_of(variables):
 
 def found(**changes):
     curve = np.array([4.0, 3.0, 2.0])
-    suggestions = {"valley": 0.002, "steep": 0.004, "minimum_over_10": 0.001}
-    search = LRFinderResult(
-        curve, curve, curve, suggestions, "the loss diverged", 32, "max_lr", 0.5, 7.4
-    )
+    search = LRFinderResult(curve, curve, curve, 0.002, "the loss diverged", 32, "max_lr", 0.5, 7.4)
     return dataclasses.replace(search, **changes)
 
 
 def test_a_suggestion_is_a_change_of_the_plan_at_the_plans_own_batch(quick_plan):
     assert found().for_plan() == {"max_lr": 0.004}  # at this batch it is halved
-    assert found(scale=1.0, field="freeze_lr").for_plan("steep") == {"freeze_lr": 0.004}
+    assert found(scale=1.0, field="freeze_lr").for_plan() == {"freeze_lr": 0.002}
     assert dataclasses.replace(quick_plan, **found().for_plan()).max_lr == 0.004
-    with pytest.raises(ValueError, match="no suggestion 'steap'.*Did you mean 'steep'"):
-        found().for_plan("steap")
 
 
 def test_a_search_prints_and_goes_into_json():
-    assert str(found()).splitlines() == [
-        "3 steps of 32 images, 7 s; the loss diverged",
-        "  valley          max_lr 0.004 (at this batch 0.002)",
-        "  steep           max_lr 0.008 (at this batch 0.004)",
-        "  minimum_over_10 max_lr 0.002 (at this batch 0.001)",
-    ]
+    assert "max_lr 0.004 (at this batch 0.002)" in str(found())
+    assert "at this batch" not in str(found(scale=1.0))
     values = found().to_dict()
     assert values["rates"] == [4.0, 3.0, 2.0]
-    assert values["for_plan"]["valley"] == {"max_lr": 0.004}
+    assert values["for_plan"] == {"max_lr": 0.004}
     assert json.loads(json.dumps(values))["seconds"] == 7.4
 
 
@@ -96,10 +87,9 @@ def test_a_search_ends_when_the_loss_diverges(search):
     assert len(found.losses) <= len(steps) <= len(found.losses) + 2
 
 
-def test_the_suggestions_of_a_real_search_lie_where_it_learns(search):
+def test_the_suggestion_of_a_real_search_lies_where_it_learns(search):
     found, _ = search
-    assert list(found.suggestions) == ["valley", "steep", "minimum_over_10"]
-    assert all(1e-5 <= rate < 1 for rate in found.suggestions.values())
+    assert 1e-5 <= found.suggestion < 1
     assert found.global_batch == 16
     assert found.field == "max_lr"
     assert found.scale == pytest.approx((16 / 128) ** 0.5)
@@ -187,8 +177,7 @@ def test_rates_that_are_too_high_from_the_start_leave_nothing_to_read(
     quick_plan, drawn, accelerator, split, classifier
 ):
     with pytest.raises(
-        ValueError,
-        match=r"the loss .* after \d+ of 100 steps: too few .* lower min_lr \(it was 100\)",
+        ValueError, match=r"the loss .* after \d+ of 100 steps: too few .*--min-rate; it was 100"
     ):
         lr_find(
             quick_plan,
@@ -285,15 +274,6 @@ def test_the_smoothed_loss_is_right_from_the_first_step():
 RATES = 10.0 ** np.arange(-6, 3)
 
 
-def test_steep_is_where_the_loss_falls_fastest():
-    assert lr_search.suggest_steep(RATES, np.array([9, 9, 8, 7, 4, 3, 2, 5, 9.0])) == 1e-3
-
-
-def test_minimum_over_10_is_a_tenth_of_the_rate_of_the_lowest_loss():
-    rate = lr_search.suggest_minimum_over_10(RATES, np.array([9, 9, 8, 7, 4, 3, 2, 5, 9.0]))
-    assert rate == pytest.approx(0.1)
-
-
 @pytest.mark.parametrize(
     ("smoothed", "rate"),
     [
@@ -306,7 +286,7 @@ def test_minimum_over_10_is_a_tenth_of_the_rate_of_the_lowest_loss():
     ],
 )
 def test_the_valley_is_read_half_way_down(smoothed, rate):
-    assert lr_search.suggest_valley(RATES, np.array(smoothed, "float64")) == pytest.approx(rate)
+    assert lr_search.find_valley(RATES, np.array(smoothed, "float64")) == pytest.approx(rate)
 
 
 def valley_as_fastai_writes_it(rates, losses):
@@ -329,21 +309,20 @@ def test_the_valley_is_that_of_fastai_on_noisy_curves():
         losses = np.concatenate(
             [np.linspace(4, 3, 40), np.linspace(3, 1, 30), np.linspace(1, 8, 15)]
         )
-        assert lr_search.suggest_valley(rates, losses + noise) == valley_as_fastai_writes_it(
+        assert lr_search.find_valley(rates, losses + noise) == valley_as_fastai_writes_it(
             rates, losses + noise
         )
 
 
-def test_the_first_tenth_and_the_last_five_are_not_read():
-    rates = np.geomspace(1e-6, 1, 30)
-    smoothed = np.r_[[0.1, 0.1, 0.1], np.linspace(4, 2, 22), np.zeros(5)]
-    suggestions = lr_search.read_suggestions(rates, smoothed, num_steps=30)
-    assert suggestions["minimum_over_10"] == pytest.approx(rates[24] / 10)
-    with pytest.raises(ValueError, match="too few steps to read a rate off"):
-        lr_search.read_suggestions(rates[:12], smoothed[:12], num_steps=30)
-
-
-def test_a_flat_curve_is_said_to_be_one(caplog):
-    rates = np.geomspace(1e-6, 1, 30)
-    lr_search.read_suggestions(rates, np.linspace(4.0, 3.96, 30), num_steps=30)
-    assert "the loss fell by 0.7% only, so the suggestions say little" in caplog.text
+def test_a_flat_curve_is_warned_about(quick_plan, drawn, accelerator, split, classifier, caplog):
+    lr_find(
+        quick_plan,
+        drawn,
+        accelerator=accelerator,
+        classifier=classifier,
+        split=split,
+        min_lr=1e-9,
+        max_lr=1e-8,
+        num_steps=STEPS,
+    )
+    assert "so the suggestion says little" in caplog.text
