@@ -83,8 +83,7 @@ def train_and_submit(
 ) -> int:
     """Train, and write pictures, the checked csv and report.html into the run folder."""
     with quiet_frameworks():
-        from flowerkit.training import RunFolder, train
-    from flowerkit.cli.look import find_score, predict_and_submit
+        from flowerkit.training import train
     from flowerkit.reports import write_pictures, write_report
     from flowerkit.sources import check_test_split
 
@@ -108,28 +107,36 @@ def train_and_submit(
         return 1
     for picture in write_pictures(out, val_images=run.val_images):
         echo(f"wrote {picture}")
-    problems = None
-    if data.counts["test"]:
-        folder = RunFolder(out)
-        csv = folder.submission_file
-        problems = predict_and_submit(
-            run.model, data, csv, echo, global_batch=run.global_batch, on_corrupt=plan.on_corrupt
-        )
-        if not problems and (score := find_score(csv, data)):
-            summary = replace(
-                run.summary,
-                test_f1=score.f1,
-                test_accuracy=score.accuracy,
-                test_images=score.num_images,
-            )
-            folder.write_result(summary)
-    else:
-        echo("no test split, so no submission.csv")
+    problems = _submit_test(run, data, echo)
     report = write_report(
         out, val_images=run.val_images, submission_problems=problems, model=run.model
     )
     echo(f"wrote {report}")
     return int(bool(problems))
+
+
+def _submit_test(run, data, echo: Echo) -> list[str] | None:
+    """Write submission.csv, and the score into result.json where it is known; None without a test split."""
+    from flowerkit.cli.look import find_score, predict_and_submit
+    from flowerkit.training import RunFolder
+
+    if not data.counts["test"]:
+        echo("no test split, so no submission.csv")
+        return None
+    folder, on_corrupt = RunFolder(run.folder), run.plan.on_corrupt
+    csv = folder.submission_file
+    problems = predict_and_submit(
+        run.model, data, csv, echo, global_batch=run.global_batch, on_corrupt=on_corrupt
+    )
+    if not problems and (score := find_score(csv, data)):
+        summary = replace(
+            run.summary,
+            test_f1=score.f1,
+            test_accuracy=score.accuracy,
+            test_images=score.num_images,
+        )
+        folder.write_result(summary)
+    return problems
 
 
 # lr-find ------------------------------------------------------------------------------------------
