@@ -116,7 +116,7 @@ def train_and_submit(
 
 
 def _submit_test(run, data, echo: Echo) -> list[str] | None:
-    """Write submission.csv, and the score into result.json where it is known; None without a test split."""
+    """Write submission.csv, and a known score into result.json; None without a test split."""
     from flowerkit.cli.look import find_score, predict_and_submit
     from flowerkit.training import RunFolder
 
