@@ -21,7 +21,6 @@ import numpy as np
 
 from flowerkit.prediction import Predictions
 from flowerkit.schedules import Schedule
-from flowerkit.training.history import History
 
 _log = logging.getLogger("flowerkit")
 
@@ -195,19 +194,20 @@ class LearningRateSetter(keras.callbacks.Callback):
 
 
 class ReduceLROnPlateau(keras.callbacks.Callback):
-    """Halve a constant rate after each `patience` epochs without improvement.
+    """Halve a constant rate after each `plateau_patience` epochs without improvement.
 
     How often is read off the history, as in `EarlyStopping`, so that a resumed run waits for as long
     as the whole one would have.
     """
 
-    def __init__(self, history: History, phase: int, first_lr: float, patience: int):
+    def __init__(self, run, phase):
         super().__init__()
-        self.history, self.phase, self.first_lr, self.patience = history, phase, first_lr, patience
+        self.run, self.phase = run, phase
 
     def on_epoch_begin(self, epoch, logs=None):
-        plateaus = self.history.of_phase(self.phase).count_plateaus(self.patience)
-        self.model.optimizer.learning_rate = self.first_lr * 0.5**plateaus
+        history = self.run.history.of_phase(self.phase.number)
+        plateaus = history.count_plateaus(self.run.plan.plateau_patience)
+        self.model.optimizer.learning_rate = self.phase.first_lr * 0.5**plateaus
 
 
 class TerminateOnNaN(keras.callbacks.Callback):
@@ -287,24 +287,16 @@ class Validation(keras.callbacks.Callback):
 
 
 class HistoryWriter(keras.callbacks.Callback):
-    """Append the epoch to the history: the logs, the planned rate and the rate that was used.
+    """Append the epoch to the run's history: the logs, the planned rate and the rate that was used.
 
     `planned(epoch, done)` is the rate that the schedule has after `done` steps of the epoch; None: no
     schedule.
     """
 
-    def __init__(
-        self,
-        history: History,
-        phase: int,
-        planned: Callable[[int, int], float] | None,
-        global_batch: int,
-        stop: StopFlag,
-        hooks: StepHooks,
-    ):
+    def __init__(self, run, phase, planned: Callable | None, stop: StopFlag, hooks: StepHooks):
         super().__init__()
-        self.history, self.phase, self.planned = history, phase, planned
-        self.global_batch, self.stop, self.hooks = global_batch, stop, hooks
+        self.run, self.phase, self.planned = run, phase.number, planned
+        self.stop, self.hooks = stop, hooks
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start = time.perf_counter()
@@ -317,27 +309,28 @@ class HistoryWriter(keras.callbacks.Callback):
         logs["learning_rate"] = rate
         logs["planned_lr"] = self.planned(epoch, self.hooks.done) if self.planned else rate
         logs["seconds"] = time.perf_counter() - self.start
-        num_images = self.hooks.done * self.global_batch
+        num_images = self.hooks.done * self.run.global_batch
         logs["images_per_second"] = num_images / (self.hooks.trained_at - self.start)
         logs["steps"] = self.hooks.done
         logs["phase"] = self.phase
         row = {name: float(value) for name, value in logs.items()}
-        self.history.append({"epoch": epoch + 1} | row)
+        self.run.history.append({"epoch": epoch + 1} | row)
 
 
 class EpochLogger(keras.callbacks.Callback):
-    """Log one line an epoch; `epochs` are those of all phases, `steps` those of a whole epoch."""
+    """Log one line an epoch."""
 
-    def __init__(self, history: History, epochs: int, steps: int):
+    def __init__(self, run):
         super().__init__()
-        self.history, self.epochs, self.steps = history, epochs, steps
+        self.run, self.steps = run, run.num_steps
+        self.epochs = run.plan.freeze_epochs + run.plan.epochs
 
     def on_epoch_end(self, epoch, logs=None):
-        row = self.history.last
+        row = self.run.history.last
         if row is None or row["epoch"] != epoch + 1:
             return
         part = f" ({row['steps']:.0f} of {self.steps} steps)" if row["steps"] < self.steps else ""
-        best = "  best so far" if self.history.last_is_best else ""
+        best = "  best so far" if self.run.history.last_is_best else ""
         _log.info(
             f"epoch {epoch + 1}/{self.epochs}{part}  loss {row['loss']:.3f}  "
             f"val_loss {row.get('val_loss', math.nan):.3f}  val_f1 {row.get('val_f1', math.nan):.3f}  "
@@ -349,14 +342,14 @@ class EpochLogger(keras.callbacks.Callback):
 class TimeLimit(keras.callbacks.Callback):
     """Stop while there is time left to validate, to predict the test split and to write.
 
-    `deadline` is the run's `step.Deadline`; its batches are as long as training batches. `step` is the
-    phase's `TrainStep`: it knows what an image costs where validation, on features, does not.
+    The batches of the run's `Deadline` are as long as training batches. `step` is the phase's
+    `TrainStep`: it knows what an image costs where validation, on features, does not.
     """
 
-    def __init__(self, deadline, validation: Validation, stop: StopFlag, step, global_batch: int):
+    def __init__(self, run, step, validation: Validation, stop: StopFlag):
         super().__init__()
-        self.deadline, self.validation, self.stop = deadline, validation, stop
-        self.step, self.global_batch = step, global_batch
+        self.deadline, self.global_batch = run.deadline, run.global_batch
+        self.step, self.validation, self.stop = step, validation, stop
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start, self.first = time.monotonic(), None

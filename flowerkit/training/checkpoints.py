@@ -7,8 +7,7 @@ import keras
 
 from flowerkit.files import replacing
 from flowerkit.training.callbacks import Validation
-from flowerkit.training.history import History
-from flowerkit.training.run_folder import RunFolder
+from flowerkit.training.step import RunContext
 
 
 class ModelCheckpoint(keras.callbacks.Callback):
@@ -16,22 +15,13 @@ class ModelCheckpoint(keras.callbacks.Callback):
 
     With averaged weights, the best are the averages, and the raw weights are kept beside them. The last
     are those of the training model with its optimizer, so that a resumed run continues exactly. Each
-    file is written under a temporary name: a full disk costs no older file. `steps` are those of a
-    whole epoch; after a part of one there is nothing to resume from.
+    file is written under a temporary name: a full disk costs no older file.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        classifier: keras.Model,
-        history: History,
-        validation: Validation,
-        *,
-        steps: int,
-    ):
+    def __init__(self, run: RunContext, validation: Validation):
         super().__init__()
-        self.folder, self.classifier, self.history = folder, classifier, history
-        self.validation, self.steps = validation, steps
+        self.folder, self.classifier, self.history = run.folder, run.classifier, run.history
+        self.steps, self.validation = run.num_steps, validation
 
     def on_epoch_end(self, epoch, logs=None):
         row = self.history.last
@@ -39,7 +29,7 @@ class ModelCheckpoint(keras.callbacks.Callback):
             return  # an epoch that was cut short
         if self.validation.predictions is not None and self.history.last_is_best:
             self._save_best()
-        if row["steps"] == self.steps:
+        if row["steps"] == self.steps:  # after a part of an epoch there is nothing to resume from
             save_weights(self.model, self.folder.last_weights)
 
     def _save_best(self) -> None:

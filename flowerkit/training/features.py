@@ -135,26 +135,20 @@ def _padded(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
         yield np.pad(piece, rest, mode="edge") if missing else piece
 
 
-def stream_outputs(model: keras.Model, batches: Iterable) -> Iterator[np.ndarray]:
+def stream_outputs(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """What `model` gives for each batch, (batch, ...) float32; one batch at a time is in memory.
 
-    A batch is an array, or a tuple of them, whose length the replicas divide; all are alike.
+    The replicas divide the length of a batch; all have the same.
     """
     strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's alone
-    replicas = strategy.num_replicas_in_sync if strategy else 1
     distribution = keras.distribution.distribution() if keras.backend.backend() == "jax" else None
-
-    def place(array):
-        if replicas > 1:
-            return split_over(strategy, array)
-        if distribution is not None:
-            layout = distribution.get_data_layout(array.shape)
-            return keras.distribution.distribute_tensor(array, layout)
-        return array
-
     for batch in batches:
-        placed = tuple(map(place, batch)) if isinstance(batch, tuple) else place(batch)
-        yield np.asarray(model.predict_on_batch(placed), _DTYPE)
+        if strategy and strategy.num_replicas_in_sync > 1:
+            batch = split_over(strategy, batch)
+        elif distribution is not None:
+            layout = distribution.get_data_layout(batch.shape)
+            batch = keras.distribution.distribute_tensor(batch, layout)
+        yield np.asarray(model.predict_on_batch(batch), _DTYPE)
 
 
 # Fingerprints -------------------------------------------------------------------------------------

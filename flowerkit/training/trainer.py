@@ -289,8 +289,7 @@ def build_callbacks(
     At an epoch's end statistics are made the same on all replicas, then the weights are scored, then
     the epoch is recorded, then weights are kept; only then may anything decide to stop.
     """
-    plan, history = run.plan, run.history
-    start = _start_of(history, phase)
+    plan, start = run.plan, _start_of(run.history, phase)
     hooks = own.StepHooks(run.num_steps)
     validation = own.Validation(step.predict_val, stop, averaged_weights if plan.ema else None)
     callbacks = [
@@ -300,21 +299,17 @@ def build_callbacks(
         own.TerminateOnNaN(stop),
         own.SyncBatchNorm(),
         validation,
-        own.HistoryWriter(
-            history, phase.number, _find_planned_rate(run, phase), run.global_batch, stop, hooks
-        ),
-        ModelCheckpoint(run.folder, run.classifier, history, validation, steps=run.num_steps),
-        own.EpochLogger(history, plan.freeze_epochs + plan.epochs, run.num_steps),
-        EarlyStopping(history, phase, plan.patience, stop),
+        own.HistoryWriter(run, phase, _find_planned_rate(run, phase), stop, hooks),
+        ModelCheckpoint(run, validation),
+        own.EpochLogger(run),
+        EarlyStopping(run.history, phase, plan.patience, stop),
     ]
     if phase.schedule is None:
-        callbacks.append(
-            own.ReduceLROnPlateau(history, phase.number, phase.first_lr, plan.plateau_patience)
-        )
+        callbacks.append(own.ReduceLROnPlateau(run, phase))
     elif not phase.schedule.per_step:  # else the optimizer looks it up, step by step
         callbacks.append(own.LearningRateSetter(phase.schedule, start))
     if run.deadline:
-        callbacks.append(own.TimeLimit(run.deadline, validation, stop, step, run.global_batch))
+        callbacks.append(own.TimeLimit(run, step, validation, stop))
     if plan.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(str(run.folder.path / "tensorboard")))
     if progress:

@@ -3,6 +3,7 @@
 import gc
 import math
 import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -109,7 +110,8 @@ class Step:
 def make_clock(deadline_seconds, *, num_test_batches=20, batch_seconds=0.0):
     stop, validation = StopFlag(10), Validated()
     deadline = Deadline(time.monotonic() + deadline_seconds, 10, num_test_batches)
-    clock = TimeLimit(deadline, validation, stop, Step(batch_seconds / 16), 16)
+    run = SimpleNamespace(deadline=deadline, global_batch=16)
+    clock = TimeLimit(run, Step(batch_seconds / 16), validation, stop)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     for callback in (stop, clock):
         callback.set_model(model)
