@@ -31,7 +31,6 @@ __getattr__, __dir__, __all__ = lazy(
         "Split": "splits",
         "check_leak": "splits",
         "load_split": "splits",
-        "byte_digest": "duplicates",
         "find_near_pairs": "duplicates",
         "group_rows": "duplicates",
         "picture_hash": "duplicates",

@@ -7,7 +7,6 @@ imported where a record is opened, so that locating is instant.
 """
 
 import itertools
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 _KINDS = {"image": "bytes_list", "id": "bytes_list", "class": "int64_list"}
-
-_log = logging.getLogger("flowerkit")
 
 
 @dataclass(frozen=True)
@@ -100,30 +97,20 @@ def read_record(path: Path, number: int) -> Record:
         return _parse_record(file.read(length))
 
 
-def read_records(
-    path: str | os.PathLike, *, on_corrupt: str = "raise"
-) -> Iterator[tuple[int, Record]]:
-    """A shard's valid records, each with its number in the file, counted from 0.
+def read_records(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
+    """A shard's records, each with its number in the file, counted from 0.
 
-    Every checksum is computed in Python: slow (about 10 MB/s), for a close look. With
-    on_corrupt="raise" the first bad record raises ValueError; with "skip" it is logged and left
-    out. After a broken length no later record can be found, and the log says so.
+    Every checksum is computed in Python: slow (about 10 MB/s), for a close look. Raises ValueError for
+    the first bad record.
     """
-    if on_corrupt not in ("raise", "skip"):
-        raise ValueError(f"on_corrupt={on_corrupt!r} is unknown. Pass 'raise' or 'skip'.")
     path = Path(path)
     for number, payload, reason in read_frames(path):
         try:
             if reason:
                 raise ValueError(reason)
-            record = _parse_record(payload)
+            yield number, _parse_record(payload)
         except ValueError as error:
-            fault = CorruptRecord(path, number, str(error))
-            if on_corrupt == "raise":
-                raise ValueError(fault.explain()) from None
-            _log.warning("left out: %s", fault)
-        else:
-            yield number, record
+            raise ValueError(CorruptRecord(path, number, str(error)).explain()) from None
 
 
 def _parse_record(payload: bytes) -> Record:

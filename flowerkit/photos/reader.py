@@ -6,6 +6,7 @@ quarter or an eighth of its size, as long as 1.5 times the wanted size is left f
 """
 
 import functools
+import hashlib
 import io
 import os
 import warnings
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from flowerkit.data import byte_digest, picture_hash, thumbnail
+from flowerkit.data import picture_hash, thumbnail
 from flowerkit.photos.report import RESIZE_METHODS
 
 JPEG_QUALITY = 92
@@ -174,7 +175,7 @@ def _convert(image: Image.Image, file, image_size: int, resize: str) -> ReadPhot
         jpeg=jpeg,
         width=width,
         height=height,
-        digest=byte_digest(jpeg),
+        digest=hashlib.sha256(jpeg).hexdigest(),
         picture_hash=int(picture_hash(pixels)),
         thumbnail=thumbnail(pixels),
         notes=tuple(notes),

@@ -215,13 +215,6 @@ def check_pairs(per_replica_batch: int) -> None:
         )
 
 
-def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Labels (n,) int as shares (n, num_classes) float32: 1 for the class, else 0."""
-    shares = np.zeros((len(labels), num_classes), "float32")
-    shares[np.arange(len(labels)), labels] = 1
-    return shares
-
-
 def mix_labels(
     labels: np.ndarray,
     params: np.ndarray,
@@ -236,7 +229,7 @@ def mix_labels(
     pixels that images of `image_size` px show: the area of cutmix's box is counted in painted pixels.
     Raises ValueError for an odd number of images, if images mix.
     """
-    shares = one_hot(labels, num_classes)
+    shares = np.eye(num_classes, dtype="float32")[labels]
     if not augmentation.mixes:
         return shares
     check_pairs(len(labels))

@@ -15,7 +15,6 @@ from flowerkit.pipeline.augment_params import (
     PARAMS,
     check_pairs,
     mix_labels,
-    one_hot,
     random_stream,
     sample_params,
 )
@@ -52,6 +51,7 @@ def train_batches(
     seed: int,
     num_classes: int,
     augmentation: Augmentation = _FLIP,
+    size: int | None = None,
     first_epoch: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
@@ -59,7 +59,8 @@ def train_batches(
 
     images (global_batch, size, size, 3) uint8 as stored; params (global_batch, len(PARAMS)) float32,
     with which `Augment` changes them inside the step; labels (global_batch, num_classes) float32 are
-    shares, rows sum to 1: of mixed images they are those of both.
+    shares, rows sum to 1: of mixed images they are those of both, counted in the pixels of the images
+    of `size` px that `Augment` gives (None: the stored size).
 
     Batch k depends on the seed and k alone, not on the device, the number of replicas, or where a
     run was resumed (`first_epoch`, from 0). `process` (index, count) takes one host's equal part of
@@ -73,7 +74,7 @@ def train_batches(
         raise ValueError(
             f"the global batch ({global_batch}) must be divisible by the processes ({count})."
         )
-    num_rows, size = global_batch // count, split.images.shape[1]
+    num_rows, stored_px = global_batch // count, split.images.shape[1]
     if augmentation.mixes:
         check_pairs(num_rows)
 
@@ -88,11 +89,15 @@ def train_batches(
         start = step * global_batch + index * num_rows
         rows = order[start : start + num_rows]
         labels = mix_labels(
-            split.labels[rows], params[rows], augmentation, num_classes=num_classes, image_size=size
+            split.labels[rows],
+            params[rows],
+            augmentation,
+            num_classes=num_classes,
+            image_size=size or stored_px,
         )
         return (split.images[rows], params[rows]), labels
 
-    images = tf.TensorSpec((num_rows, size, size, 3), tf.uint8)
+    images = tf.TensorSpec((num_rows, stored_px, stored_px, 3), tf.uint8)
     params = tf.TensorSpec((num_rows, len(PARAMS)), tf.float32)
     labels = tf.TensorSpec((num_rows, num_classes), tf.float32)
     return _dataset(make_batch, ((images, params), labels), first=first_epoch * steps)
@@ -115,6 +120,7 @@ def feature_batches(
     Raises ValueError if a batch does not fit.
     """
     steps = steps_per_epoch(len(labels), global_batch)
+    shares = np.eye(num_classes, dtype="float32")[labels]
 
     @functools.lru_cache(maxsize=2)
     def order_of(epoch):
@@ -123,7 +129,7 @@ def feature_batches(
     def make_batch(number):
         epoch, step = divmod(number, steps)
         rows = order_of(epoch)[step * global_batch : (step + 1) * global_batch]
-        return array[rows], one_hot(labels[rows], num_classes)
+        return array[rows], shares[rows]
 
     features = tf.TensorSpec((global_batch, *array.shape[1:]), tf.float32)
     spec = features, tf.TensorSpec((global_batch, num_classes), tf.float32)

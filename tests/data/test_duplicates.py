@@ -10,7 +10,6 @@ from flowerkit.data import duplicates
 from flowerkit.data.duplicates import (
     MAX_DISTANCE,
     MIN_SIMILARITY,
-    byte_digest,
     find_near_pairs,
     group_rows,
     match_values,
@@ -53,10 +52,6 @@ def count_bits(first, second):
 
 
 # One picture --------------------------------------------------------------------------------------
-
-
-def test_a_digest_is_the_sha_256_of_the_bytes():
-    assert byte_digest(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 def test_a_hash_is_a_number_of_64_bits_the_same_on_every_machine():
@@ -142,14 +137,6 @@ def test_no_pictures_have_no_copies():
     pairs = find_near_pairs(np.empty(0, "uint64"), np.empty((0, 16, 16, 3), "uint8"))
     assert pairs.rows.shape == (0, 2)
     assert len(pairs) == 0
-
-
-def test_arrays_of_another_kind_are_refused():
-    thumbnails = np.zeros((3, 16, 16, 3), "uint8")
-    with pytest.raises(ValueError, match=r"hashes are \(n,\) uint64. Received: .*dtype=int64"):
-        find_near_pairs(np.zeros(3, "int64"), thumbnails)
-    with pytest.raises(ValueError, match=r"thumbnails of 2 pictures are \(2, 16, 16, 3\)"):
-        find_near_pairs(np.zeros(2, "uint64"), thumbnails)
 
 
 def test_values_are_matched_with_their_first_row():

@@ -1,7 +1,6 @@
 """records: small shards written with TensorFlow, then broken byte by byte."""
 
 import io
-import logging
 from pathlib import Path
 
 import pytest
@@ -138,36 +137,13 @@ def test_a_bad_checksum_raises_with_the_remedy(shard):
         list(read_records(shard))
 
 
-def test_skipping_goes_on_after_a_bad_payload_and_logs_it(shard, caplog):
-    flip_byte(shard, frame_bytes() + 40)
-    with caplog.at_level(logging.WARNING, "flowerkit"):
-        numbers = [number for number, _ in read_records(shard, on_corrupt="skip")]
-    assert numbers == [0, 2, 3]
-    assert caplog.messages == ["left out: 00-8x8-4.tfrec, record 1: bad checksum"]
-
-
-def test_skipping_says_that_a_broken_length_loses_the_rest(shard, caplog):
-    flip_byte(shard, 2 * frame_bytes())
-    with caplog.at_level(logging.WARNING, "flowerkit"):
-        numbers = [number for number, _ in read_records(shard, on_corrupt="skip")]
-    assert numbers == [0, 1]
-    assert caplog.messages == [
-        "left out: 00-8x8-4.tfrec, record 2: broken length (bad checksum); "
-        "no record from here on can be read"
-    ]
-
-
-def test_skipping_leaves_out_a_record_without_an_id(tmp_path):
-    whole = serialize(RECORDS[0])
-    path = write_payloads(tmp_path, [whole, example(image=[jpeg()], class_=[1]), whole])
-    assert [number for number, _ in read_records(path, on_corrupt="skip")] == [0, 2]
+def test_a_broken_length_and_a_missing_feature_raise_with_the_record(shard, tmp_path):
+    path = write_payloads(tmp_path, [serialize(RECORDS[0]), example(image=[jpeg()], class_=[1])])
     with pytest.raises(ValueError, match="record 1: missing feature 'id'"):
         list(read_records(path))
-
-
-def test_an_unknown_way_with_corrupt_records_is_refused(shard):
-    with pytest.raises(ValueError, match="on_corrupt='ignore' is unknown. Pass 'raise' or 'skip'"):
-        list(read_records(shard, on_corrupt="ignore"))
+    flip_byte(shard, 2 * frame_bytes())
+    with pytest.raises(ValueError, match=r"record 2: broken length .* no record from here on"):
+        list(read_records(shard))
 
 
 def test_a_cut_payload_and_a_cut_head_are_both_truncated(shard):

@@ -90,6 +90,18 @@ def test_mixed_labels_keep_their_mass_and_name_both_classes(split):
     assert (np.count_nonzero(labels, axis=1) == 2).sum() > 20
 
 
+def test_shares_are_counted_in_the_pixels_of_the_size_that_the_network_takes(split):
+    cutmix = Augmentation(cutmix=1.0)
+    for size in (32, 8):
+        batches = train_batches(
+            split, global_batch=50, seed=5, num_classes=4, augmentation=cutmix, size=size
+        )
+        (images, _), labels = take(batches, 1)[0]
+        assert images.shape == (50, 32, 32, 3)
+        boxes = labels.max(axis=1) * size**2
+        np.testing.assert_allclose(boxes, boxes.round(), atol=1e-3)
+
+
 def test_the_parts_of_several_hosts_make_up_the_batch_of_one(split):
     whole = take(
         train_batches(split, global_batch=12, seed=2, num_classes=4, augmentation=CROPS), 5
