@@ -103,7 +103,7 @@ from flowerkit.sources import competition
 competition.MOUNTS = (pathlib.Path(sys.argv[1]),)
 for source in json.loads(sys.argv[2]):
     exec(source)
-print(data.origin, plan == replace(load_plan("competition"), max_minutes=480), home)
+print(data.origin, plan == replace(flowerkit.load_plan("competition"), max_minutes=480), home)
 """
 
 

@@ -23,5 +23,6 @@ __getattr__, __dir__, __all__ = lazy(
         "KAGGLE": "competition",
         "SLUG": "competition",
         "WORKING": "competition",
+        "has_kaggle_token": "competition",
     },
 )
