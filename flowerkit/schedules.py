@@ -33,14 +33,12 @@ class Schedule:
                 _check_number(field.name, getattr(self, field.name))
         rates = self._rates()
         peak = "lr" if "lr" in rates else "max_lr"
-        if rates.get(peak) == 0:
+        highest = rates.get(peak, math.inf)
+        if highest == 0:
             raise ValueError(f"{peak} is 0, so nothing would be learned. Give a positive rate.")
         for name, rate in rates.items():
-            if peak in rates and rate > rates[peak]:
-                raise ValueError(
-                    f"{name} is {rate:g}, above {peak} {rates[peak]:g}. Raise {peak}, or use "
-                    "Constant for a rate that never moves."
-                )
+            if rate > highest:
+                raise ValueError(f"{name} is {rate:g}, above {peak} {highest:g}. Raise {peak}.")
 
     def __call__(self, epoch: float, /) -> float:
         """The rate at `epoch`, 0 being the first. Raises ValueError before 0."""
@@ -53,8 +51,7 @@ class Schedule:
         return replace(self, **{name: rate * factor for name, rate in self._rates().items()})
 
     def _rates(self) -> dict[str, float]:
-        names = [field.name for field in fields(self)]
-        return {name: getattr(self, name) for name in names if name == "lr" or name[-3:] == "_lr"}
+        return {name: rate for name, rate in vars(self).items() if name[-3:] in ("lr", "_lr")}
 
 
 @dataclass(frozen=True)
@@ -89,13 +86,11 @@ class RampSustainDecay(Schedule):
         return (self.max_lr - self.min_lr) * self.exp_decay**epochs_of_decay + self.min_lr
 
     def __str__(self) -> str:
-        parts = [_format_ramp(self)]
+        ramp = _format_ramp(self)
         if self.exp_decay == 1:
-            return f"{parts[0]}, then held"
-        if self.sustain_epochs:
-            parts.append(f"held for {format_epochs(self.sustain_epochs)}")
-        parts.append(f"then x {self.exp_decay:g} per epoch towards {self.min_lr:.3g}")
-        return ", ".join(parts)
+            return f"{ramp}, then held"
+        held = f", held for {format_epochs(self.sustain_epochs)}" if self.sustain_epochs else ""
+        return f"{ramp}{held}, then x {self.exp_decay:g} per epoch towards {self.min_lr:.3g}"
 
 
 @dataclass(frozen=True)
@@ -163,16 +158,11 @@ class OneCycle(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.epochs == 0:
-            raise ValueError("epochs is 0; a cycle needs at least one epoch.")
+            raise ValueError("epochs is 0; a cycle needs at least 1.")
         if not 0 < self.pct_start < 1:
-            raise ValueError(
-                f"pct_start is {self.pct_start:g}; the fraction of the epochs in which the rate "
-                "climbs must lie between 0 and 1."
-            )
+            raise ValueError(f"pct_start is {self.pct_start:g}; it must lie between 0 and 1.")
         if self.div < 1:
-            raise ValueError(
-                f"div is {self.div:g}; max_lr is divided by it, so it must be 1 or more."
-            )
+            raise ValueError(f"div is {self.div:g}; it must be 1 or more.")
 
     def _rate(self, epoch: float) -> float:
         done = min(1.0, epoch / self.epochs)
@@ -209,9 +199,7 @@ class Staircase(Schedule):
         super().__post_init__()
         _check_factor("factor", self.factor)
         if self.every_epochs < 1 or self.every_epochs != int(self.every_epochs):
-            raise ValueError(
-                f"every_epochs is {self.every_epochs:g}; a stair is a whole number of epochs, 1 or more."
-            )
+            raise ValueError(f"every_epochs is {self.every_epochs:g}; pass a whole number from 1.")
 
     def _rate(self, epoch: float) -> float:
         return max(self.min_lr, self.max_lr * self.factor ** (epoch // self.every_epochs))
@@ -239,16 +227,16 @@ class Constant(Schedule):
         return f"{self.lr:.3g} throughout"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class OfEpochAndRate(Schedule):
     """Your own step function `f(epoch, lr) -> lr`, from the rate `start_lr` before the first epoch.
 
     The rates are those of Keras' LearningRateScheduler: f(0, start_lr), then f(1, ...) of it, and so
     on. The function is called once an epoch, in order, so the schedule gives the same rate whenever
-    it is called. repr and str name the function (module:name); its code is in no plan and no file.
+    it is called. A run's files name the function (module:name); its code is in none of them.
 
-    Raises ValueError for a function that cannot be called with (epoch, rate), for one whose second
-    parameter has a default, and, when called, for a result that is no finite number of 0 or more.
+    Raises ValueError for a function whose second parameter is missing or has a default, and, when
+    called, for a result that is no finite number of 0 or more.
 
     >>> def halve(epoch, lr):
     ...     return lr if epoch < 2 else lr / 2
@@ -267,25 +255,19 @@ class OfEpochAndRate(Schedule):
 
     def _rate(self, epoch: float) -> float:
         while len(self._known) <= epoch:
-            last = self._known[-1] if self._known else float(self.start_lr)
-            self._known.append(self._next_rate(len(self._known), last))
+            rate = self._known[-1] if self._known else float(self.start_lr)
+            result = self.function(len(self._known), rate)
+            try:
+                number = float(result)  # a tensor of one number is a number
+            except (TypeError, ValueError):
+                number = math.nan
+            if not 0 <= number < math.inf:
+                raise ValueError(
+                    f"{_name(self.function)} returned {result!r} for epoch {len(self._known)} and rate "
+                    f"{rate:g}; a learning rate is a finite number, 0 or more."
+                )
+            self._known.append(number)
         return self._known[int(epoch)]
-
-    def _next_rate(self, epoch: int, rate: float) -> float:
-        result = self.function(epoch, rate)
-        try:  # a tensor of one number is a number; True is not
-            number = math.nan if isinstance(result, bool | str) else float(result)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not 0 <= number < math.inf:
-            raise ValueError(
-                f"{_name(self.function)} returned {result!r} for epoch {epoch} and rate {rate:g}; "
-                "a learning rate is a finite number, 0 or more."
-            )
-        return number
-
-    def __repr__(self) -> str:
-        return f"OfEpochAndRate({_name(self.function)}, start_lr={self.start_lr!r})"
 
     def __str__(self) -> str:
         return f"{self.start_lr:.3g}, then {_name(self.function)} every epoch"
@@ -294,35 +276,15 @@ class OfEpochAndRate(Schedule):
 def rates_per_step(schedule: Schedule, *, epochs: int, steps_per_epoch: int) -> list[float]:
     """The rate of each of the epochs * steps_per_epoch steps: at step s, schedule(s / steps_per_epoch).
 
-    A schedule that is not `per_step` keeps the rate of the epoch's start through the epoch. Raises
-    ValueError unless both counts are at least 1.
+    A schedule that is not `per_step` keeps the rate of the epoch's start through the epoch.
 
     >>> rates_per_step(Staircase(0.1, 0.5, every_epochs=1), epochs=2, steps_per_epoch=3)
     [0.1, 0.1, 0.1, 0.05, 0.05, 0.05]
     """
-    for name, count in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
-        if not count >= 1:
-            raise ValueError(f"{name} is {count!r}; it must be 1 or more.")
     steps = range(epochs * steps_per_epoch)
     if schedule.per_step:
         return [schedule(step / steps_per_epoch) for step in steps]
     return [schedule(step // steps_per_epoch) for step in steps]
-
-
-def scale_for_batch(global_batch: int, reference_batch: int = 128) -> float:
-    """The factor for a rate tuned at `reference_batch` when each step sees `global_batch` images.
-
-    The square root of the ratio: the rule for Adam and RMSprop of Malladi et al., "On the SDEs and
-    Scaling Rules for Adaptive Gradient Algorithms", 2022 (arXiv:2205.10287). The linear rule
-    belongs to SGD. Raises ValueError unless both are at least 1.
-
-    >>> scale_for_batch(512)
-    2.0
-    """
-    for name, batch in (("global_batch", global_batch), ("reference_batch", reference_batch)):
-        if not batch >= 1:
-            raise ValueError(f"{name} is {batch!r}; a batch holds at least 1 image.")
-    return math.sqrt(global_batch / reference_batch)
 
 
 def _ramp(schedule: RampSustainDecay | CosineWarmup, epoch: float) -> float:
@@ -344,12 +306,8 @@ def _half_cosine(start: float, end: float, done: float) -> float:
 
 def _check_number(name: str, value: float) -> None:
     # bool is a number to Python; in a plan file it is a slip.
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(
-            f"{name} is {value!r} ({type(value).__name__}); it must be a finite number."
-        )
-    if value < 0:
-        raise ValueError(f"{name} is {value:g}; it must be 0 or more.")
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value!r}; it must be a finite number, 0 or more.")
 
 
 def _check_factor(name: str, value: float) -> None:
@@ -363,17 +321,13 @@ def _name(function: Callable) -> str:
 
 
 def _check_step_function(function: Callable) -> None:
-    if not callable(function):
-        raise ValueError(f"function is {function!r}; it must be callable as f(epoch, lr).")
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some built-in functions have no signature
-        return
-    try:
         signature.bind(0, 0.1)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # some built-in functions have no signature
         raise ValueError(
-            f"{_name(function)}{signature} cannot be called with (epoch, lr): {error}."
+            f"{function!r} cannot be called with (epoch, lr): {error}. Pass a function of both, such "
+            "as lambda epoch, lr: lr / 2."
         ) from None
     second = [*signature.parameters.values()][1:2]
     if second and second[0].default is not inspect.Parameter.empty:
@@ -382,7 +336,7 @@ def _check_step_function(function: Callable) -> None:
         raise ValueError(
             f"the second parameter of {_name(function)}{signature} has a default, but it gets the "
             f"current rate every epoch, not {name}. If the function is of the epoch alone, pass "
-            f"lambda epoch, lr: {getattr(function, '__name__', 'function')}(epoch)."
+            f"lambda epoch, lr: f(epoch)."
         )
 
 

@@ -1,5 +1,6 @@
 """What to train and how: one frozen, validated, JSON-able value, and the three plans that ship."""
 
+import math
 import os
 import types
 import typing
@@ -259,9 +260,9 @@ class TrainingPlan:
     def _scaled(self, planned: schedules.Schedule, global_batch: int) -> schedules.Schedule:
         if self.lr_reference_batch is None:
             return planned
-        if self.optimizer == "sgd":
-            return planned.scaled(global_batch / self.lr_reference_batch)
-        return planned.scaled(schedules.scale_for_batch(global_batch, self.lr_reference_batch))
+        ratio = global_batch / self.lr_reference_batch
+        # Square root for Adam and RMSprop: Malladi et al. 2022, arXiv:2205.10287.
+        return planned.scaled(ratio if self.optimizer == "sgd" else math.sqrt(ratio))
 
     def augmentation(self) -> Augmentation:
         """The changes to training images."""
