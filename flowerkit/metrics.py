@@ -114,12 +114,10 @@ def most_confused(
     counts = np.asarray(counts)
     if counts.shape != (len(class_names), len(class_names)):
         raise ValueError(
-            f"counts have shape {counts.shape} but there are {len(class_names)} class names. "
-            "Pass the counts and the names of the same data."
+            f"counts have shape {counts.shape} but there are {len(class_names)} class names."
         )
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
-    order = np.argsort(-mistakes, axis=None, kind="stable")[: max(k, 0)]
-    pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
+    pairs = [divmod(place, len(counts)) for place in np.argsort(-mistakes, None, "stable")[:k]]
     return [
         (class_names[true], class_names[predicted], int(mistakes[true, predicted]))
         for true, predicted in pairs
@@ -127,16 +125,13 @@ def most_confused(
     ]
 
 
-def top_losses(labels: np.ndarray, probabilities: np.ndarray, k: int) -> np.ndarray:
-    """The indices of the k images whose true class got the least probability, worst first.
+def top_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The indices of the images, least probability of the true class first: (n,) int64.
 
-    (min(k, n),) int64; equal ones in the order of the images.
-
-    >>> top_losses(np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]), 2)
-    array([1, 2])
+    >>> top_losses(np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]))
+    array([1, 2, 0])
     """
-    order = np.argsort(_true_probabilities(labels, probabilities), kind="stable")
-    return order[: max(k, 0)].astype(np.int64)
+    return np.argsort(_true_probabilities(labels, probabilities), kind="stable")
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,12 +168,9 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
     >>> found.counts, round(found.error, 3), round(found.overconfidence, 3)
     (array([0, 2]), 0.3, 0.3)
     """
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1. Received: bins={bins}")
     _true_probabilities(labels, probabilities)  # refuses what does not fit
-    predicted = predicted_labels(probabilities)
-    confidence = np.asarray(probabilities).max(axis=1).astype(np.float64)
-    right = (predicted == np.asarray(labels)).astype(np.float64)
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = (predicted_labels(probabilities) == labels).astype(np.float64)
     places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(places, minlength=bins)
     with np.errstate(invalid="ignore"):  # 0 / 0: an empty bin
@@ -189,13 +181,8 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
 
 
 def count_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """How many labels each class has: (num_classes,) int64.
-
-    >>> count_classes(np.array([0, 2, 2]), 4)
-    array([1, 0, 2, 0])
-    """
-    ids = _checked_ids("labels", labels, num_classes)
-    return np.bincount(ids, minlength=num_classes).astype(np.int64)
+    """How many labels each class has: (num_classes,) int64."""
+    return np.bincount(_checked_ids("labels", labels, num_classes), minlength=num_classes)
 
 
 @dataclass(frozen=True)
@@ -218,12 +205,7 @@ class Interval:
 
 
 def bootstrap_difference(
-    labels: np.ndarray,
-    predicted_a: Sequence[np.ndarray],
-    predicted_b: Sequence[np.ndarray],
-    *,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    labels: np.ndarray, predicted_a: Sequence[np.ndarray], predicted_b: Sequence[np.ndarray]
 ) -> Interval:
     """The difference between the mean macro F1 of a's runs and that of b's, with its 95 % interval.
 
@@ -240,40 +222,28 @@ def bootstrap_difference(
     scores times sqrt(1/num_a + 1/num_b) times a value of Student's t with num_a + num_b - 2 degrees
     of freedom. With one run each it is unknown and left out.
 
-    Raises ValueError for arrays that do not fit, and fewer than 100 resamples.
-
     >>> labels = np.repeat([0, 1], 50)
     >>> interval = bootstrap_difference(labels, [labels], [np.zeros(100, int)])
     >>> round(interval.difference, 3), interval.is_noise
     (0.667, False)
     """
-    if num_resamples < 100:
-        raise ValueError(
-            f"an interval needs 100 resamples or more. Received: num_resamples={num_resamples}"
-        )
-    if not len(predicted_a) or not len(predicted_b):
-        raise ValueError("each experiment needs at least one run.")
+    num_a, num_b = len(predicted_a), len(predicted_b)
     runs = [_checked_pair(labels, run)[1] for run in (*predicted_a, *predicted_b)]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     # Images of one class that every run predicts alike are one cell.
     cells, counts = np.unique(np.stack([labels, *runs]), axis=1, return_counts=True)
-    sides = np.repeat(
-        [1 / len(predicted_a), -1 / len(predicted_b)], [len(predicted_a), len(predicted_b)]
-    )
+    sides = np.repeat([1 / num_a, -1 / num_b], [num_a, num_b])
     scores = _score_cells(cells, counts[None].astype(np.float64))[:, 0]
-    differences = np.concatenate(
-        [
-            sides
-            @ _score_cells(cells, _resample_cells(rng, counts, min(_BLOCK, num_resamples - done)))
-            for done in range(0, num_resamples, _BLOCK)
-        ]
-    )
-    differences += _resample_seeds(
-        rng, scores[: len(predicted_a)], scores[len(predicted_a) :], num_resamples
-    )
+    differences = []
+    for done in range(0, NUM_RESAMPLES, _BLOCK):
+        size = min(_BLOCK, NUM_RESAMPLES - done)
+        weights = rng.multinomial(len(labels), counts / len(labels), size=size)
+        differences.append(sides @ _score_cells(cells, weights.astype(np.float32)))
+    spread = _resample_seeds(rng, scores[:num_a], scores[num_a:])
+    edges = np.percentile(np.concatenate(differences) + spread, [97.5, 2.5])
     found = float(sides @ scores)
-    low, high = (2 * found - float(edge) for edge in np.percentile(differences, [97.5, 2.5]))
-    return Interval(found, low, high, len(labels), (len(predicted_a), len(predicted_b)))
+    low, high = (2 * found - edges).tolist()
+    return Interval(found, low, high, len(labels), (num_a, num_b))
 
 
 def _true_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -301,8 +271,7 @@ def _checked_ids(name: str, ids: np.ndarray, num_classes: int | None) -> np.ndar
     ids = np.asarray(ids)
     if ids.ndim != 1 or len(ids) == 0 or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(
-            f"{name} must be a one-dimensional array of at least one integer class id; "
-            f"got shape {ids.shape}, {ids.dtype}."
+            f"{name} must be one or more integer class ids, (n,); got shape {ids.shape}, {ids.dtype}."
         )
     bad = ids < 0 if num_classes is None else (ids < 0) | (ids >= num_classes)
     if bad.any():
@@ -316,10 +285,7 @@ def _checked_ids(name: str, ids: np.ndarray, num_classes: int | None) -> np.ndar
 def _checked_probabilities(probabilities: np.ndarray) -> np.ndarray:
     probabilities = np.asarray(probabilities)
     if probabilities.ndim != 2 or 0 in probabilities.shape:
-        raise ValueError(
-            "probabilities must have shape (n, num_classes) with n of at least 1; "
-            f"got {probabilities.shape}."
-        )
+        raise ValueError(f"probabilities must have shape (n, classes); got {probabilities.shape}.")
     # argmax would return the place of the NaN.
     broken = np.isnan(probabilities).any(axis=1)
     if broken.any():
@@ -328,12 +294,6 @@ def _checked_probabilities(probabilities: np.ndarray) -> np.ndarray:
             f"row {int(broken.argmax())}). Did training diverge? Take the best checkpoint."
         )
     return probabilities
-
-
-def _resample_cells(rng: np.random.Generator, counts: np.ndarray, size: int) -> np.ndarray:
-    """How often each cell is in each resample of as many images as there are: (size, cells)."""
-    num_images = counts.sum()
-    return rng.multinomial(num_images, counts / num_images, size=size).astype(np.float32)
 
 
 def _score_cells(cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -354,12 +314,10 @@ def _score_cells(cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.stack(scores)
 
 
-def _resample_seeds(
-    rng: np.random.Generator, a: np.ndarray, b: np.ndarray, size: int
-) -> np.ndarray:
-    """The differences that other seeds could have made, (size,): see `bootstrap_difference`."""
+def _resample_seeds(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> np.ndarray | float:
+    """The differences that other seeds could have made, (NUM_RESAMPLES,)."""
     freedom = len(a) + len(b) - 2
     if freedom == 0:
-        return np.zeros(size)
+        return 0.0
     pooled = np.sqrt((np.sum((a - a.mean()) ** 2) + np.sum((b - b.mean()) ** 2)) / freedom)
-    return pooled * np.sqrt(1 / len(a) + 1 / len(b)) * rng.standard_t(freedom, size)
+    return pooled * np.sqrt(1 / len(a) + 1 / len(b)) * rng.standard_t(freedom, NUM_RESAMPLES)

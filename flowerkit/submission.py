@@ -17,9 +17,8 @@ NAMED_IDS = 5  # missing ids that a report names
 def write_submission(path: str | os.PathLike, ids: Sequence[str], labels: Sequence[int]) -> None:
     """Write `id,label` and a row for each image; an older file stays whole if writing fails.
 
-    `ids` are n distinct strings, `labels` n integers from 0 (NumPy's too). Raises ValueError,
-    before anything is written, if they differ in number, are empty, or hold a repeated or
-    unwritable id or a label that is no class.
+    `ids` are n distinct strings, `labels` n integers from 0 (NumPy's too). Raises ValueError, before
+    anything is written, for any others.
     """
     if len(ids) != len(labels):
         raise ValueError(f"{len(ids)} ids but {len(labels)} labels. Each image needs both.")
@@ -48,14 +47,28 @@ def check_submission(path: str | os.PathLike, ids: Iterable[str], num_classes: i
         return [f"not UTF-8 text (byte {error.start}: {error.reason}); save it as csv in UTF-8"]
     if not lines:
         return [f"the file is empty; wanted the header '{HEADER_LINE}' and {len(wanted):,} rows"]
-    problems = _check_header(lines[0], wanted)
-    first_row = 1 if _split(lines[0])[0] in wanted else 2
-    rows = [(n, _split(line)) for n, line in enumerate(lines, start=1) if n >= first_row]
+    rows = list(enumerate(map(_split, lines), start=1))
+    problems = []
+    if rows[0][1][0] in wanted:
+        problems.append(f"line 1: no header; wanted '{HEADER_LINE}'")
+    elif rows.pop(0)[1] != HEADER:
+        problems.append(f"line 1: header is {_short(lines[0])}, wanted '{HEADER_LINE}'")
     found = {fields[0] for _, fields in rows}
-    if rows and not any(name in wanted for name in found):
-        return [*problems, _describe_foreign(rows, wanted)]
+    if rows and found.isdisjoint(wanted):
+        number, fields = rows[0]
+        problems.append(
+            f"none of the {len(rows):,} rows starts with an id of the test set (line {number} starts "
+            f"with {_short(fields[0])}, the test set with {_short(next(iter(wanted), ''))}): other "
+            "data, or other columns; the rows were not checked"
+        )
+        return problems
     problems += _check_rows(rows, wanted, num_classes)
-    return problems + _check_whole(len(rows), found, wanted)
+    if len(rows) != len(wanted):
+        problems.append(f"{pluralize(len(rows), 'row')}, wanted {len(wanted):,}")
+    if missing := [_short(name) for name in wanted if name not in found]:
+        named = ", ".join([*missing[:NAMED_IDS], *["..."] * (len(missing) > NAMED_IDS)])
+        problems.append(f"{pluralize(len(missing), 'id')} of the test set missing: {named}")
+    return problems
 
 
 def read_labels(path: str | os.PathLike) -> dict[str, int]:
@@ -65,18 +78,18 @@ def read_labels(path: str | os.PathLike) -> dict[str, int]:
     """
     labels = {}
     for name, line in zip(read_ids(path), _read_lines(path)[1:], strict=True):
-        fields = _split(line)
-        if len(fields) != 2 or not fields[1].isdecimal():
+        label = ",".join(_split(line)[1:])
+        if not label.isdecimal():
             raise ValueError(f"{path}: {_short(line)} is not an id and its label.")
-        labels[name] = int(fields[1])
+        labels[name] = int(label)
     return labels
 
 
 def read_ids(path: str | os.PathLike) -> list[str]:
     """The ids of a csv such as `sample_submission.csv`, in its order.
 
-    Raises FileNotFoundError for a missing file, and ValueError if it is not text, its first column is
-    not `id`, an id repeats, or there is none.
+    Raises FileNotFoundError, or ValueError if its first column is not `id`, an id repeats or there is
+    none.
     """
     try:
         lines = _read_lines(path)
@@ -126,7 +139,7 @@ def _class_index(label: int, row: int) -> int:
 def _read_lines(path: str | os.PathLike) -> list[str]:
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no file {path}. Check the path, or write it first.")
+        raise FileNotFoundError(f"no file {path}. Check the path.")
     # utf-8-sig drops the byte order mark that spreadsheets put in front.
     text = path.read_bytes().decode("utf-8-sig")
     # Not splitlines(), which breaks at form feeds and Unicode separators inside a value too.
@@ -143,25 +156,6 @@ def _split(line: str) -> list[str]:
         return [line]
 
 
-def _check_header(line: str, wanted: Collection[str]) -> list[str]:
-    fields = _split(line)
-    if fields == HEADER:
-        return []
-    if fields[0] in wanted:
-        return [f"line 1: no header; wanted '{HEADER_LINE}'"]
-    return [f"line 1: header is {_short(line)}, wanted '{HEADER_LINE}'"]
-
-
-def _describe_foreign(rows: list[tuple[int, list[str]]], wanted: Collection[str]) -> str:
-    number, fields = rows[0]
-    expected = _short(next(iter(wanted))) if wanted else "nothing: it is empty"
-    return (
-        f"none of the {len(rows):,} rows starts with an id of the test set (line {number} starts "
-        f"with {_short(fields[0])}, the test set with {expected}): other data, or other columns; "
-        "the rows were not checked"
-    )
-
-
 def _check_rows(
     rows: list[tuple[int, list[str]]], wanted: Collection[str], num_classes: int
 ) -> list[str]:
@@ -175,39 +169,26 @@ def _check_rows(
             columns = pluralize(len(fields), "column")
             problems.append(f"line {number}: {columns}, wanted 2 ({HEADER_LINE})")
         name = fields[0]
-        if name in line_of:
-            first = line_of[name]
+        first = line_of.setdefault(name, number)
+        if first != number:
             problems.append(
                 f"line {number}: id {_short(name)} appears twice (first on line {first})"
             )
         elif name not in wanted:
             problems.append(f"line {number}: id {_short(name)} is not in the test set")
-        line_of.setdefault(name, number)
-        if len(fields) > 1:
-            problems += _check_label(fields[1], number, num_classes)
+        if len(fields) > 1 and (fault := _find_label_fault(fields[1], num_classes)):
+            problems.append(f"line {number}: label {fault}")
     return problems
 
 
-def _check_label(label: str, line: int, num_classes: int) -> list[str]:
+def _find_label_fault(label: str, num_classes: int) -> str | None:
     digits = label.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()):
-        return [f"line {line}: label {_short(label)} is not an integer"]
+        return f"{_short(label)} is not an integer"
     # Nine digits are enough for any class; int() of thousands of digits is an error of its own.
     if label != digits or len(digits) > 9 or int(digits) >= num_classes:
-        return [f"line {line}: label {label[:20]} is outside 0..{num_classes - 1}"]
-    return []
-
-
-def _check_whole(num_rows: int, found: Collection[str], wanted: Collection[str]) -> list[str]:
-    problems = []
-    if num_rows != len(wanted):
-        problems.append(f"{pluralize(num_rows, 'row')}, wanted {len(wanted):,}")
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        named = ", ".join(_short(name) for name in missing[:NAMED_IDS])
-        more = ", ..." if len(missing) > NAMED_IDS else ""
-        problems.append(f"{pluralize(len(missing), 'id')} of the test set missing: {named}{more}")
-    return problems
+        return f"{label[:20]} is outside 0..{num_classes - 1}"
+    return None
 
 
 def _short(text: str) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from flowerkit import metrics
 from flowerkit.metrics import (
     accuracy,
     bootstrap_difference,
@@ -113,8 +114,7 @@ def test_most_confused_refuses_names_of_other_data():
 
 def test_top_losses_are_the_images_whose_true_class_got_least():
     labels = np.array([0, 2, 0, 1])
-    assert top_losses(labels, PROBABILITIES, 3).tolist() == [2, 3, 1]
-    assert top_losses(labels, PROBABILITIES, 99).tolist() == [2, 3, 1, 0]
+    assert top_losses(labels, PROBABILITIES).tolist() == [2, 3, 1, 0]
 
 
 def test_calibration_compares_promise_and_truth_bin_by_bin():
@@ -142,8 +142,6 @@ def test_a_model_that_knows_how_sure_it_can_be_has_no_calibration_error(recwarn)
 
 
 def test_calibration_refuses_no_bins_and_arrays_that_do_not_fit():
-    with pytest.raises(ValueError, match="bins must be at least 1. Received: bins=0"):
-        calibration(np.array([0]), np.eye(2)[:1], bins=0)
     with pytest.raises(ValueError, match="2 labels but 1 rows of probabilities"):
         calibration(np.array([0, 1]), np.eye(2)[:1])
 
@@ -159,7 +157,7 @@ def test_classes_are_counted_also_those_without_images():
 @pytest.mark.parametrize(
     ("labels", "predicted", "message"),
     [
-        ([], [], "labels must be a one-dimensional array of at least one integer class id"),
+        ([], [], "labels must be one or more integer class ids"),
         ([0, 1], [0], "2 labels but 1 predictions"),
         ([0.0, 1.0], [0, 1], "got shape (2,), float64"),
         ([[0, 1]], [[0, 1]], "got shape (1, 2), int64"),
@@ -228,8 +226,6 @@ def test_the_same_predictions_differ_by_nothing():
 def test_the_interval_is_the_same_every_time():
     sides = [flip(TWO, 0)], [flip(TWO, 5, 99)]
     assert bootstrap_difference(TWO, *sides) == bootstrap_difference(TWO, *sides)
-    other = bootstrap_difference(TWO, *sides, seed=1)
-    assert other.difference == bootstrap_difference(TWO, *sides).difference
 
 
 def test_drawing_cells_is_drawing_images_one_by_one():
@@ -239,7 +235,7 @@ def test_drawing_cells_is_drawing_images_one_by_one():
     a, b = predict_at_random(rng, labels, 0.8, 7), predict_at_random(rng, labels, 0.6, 7)
     rows = rng.integers(0, 120, (3000, 120))
     plain = [macro_f1(labels[k], a[k]) - macro_f1(labels[k], b[k]) for k in rows]
-    found = bootstrap_difference(labels, [a], [b], num_resamples=3000)
+    found = bootstrap_difference(labels, [a], [b])
     assert found.difference == pytest.approx(macro_f1(labels, a) - macro_f1(labels, b))
     mirrored = 2 * found.difference - np.percentile(plain, [97.5, 2.5])
     assert (found.low, found.high) == pytest.approx(mirrored, abs=0.015)
@@ -280,6 +276,11 @@ def test_seeds_that_agree_add_nothing():
     assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high), abs=1e-9)
 
 
+@pytest.fixture
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(metrics, "NUM_RESAMPLES", 300)
+
+
 def count_covered(num_seeds=1, seed_spread=0.0, levels=(0.8, 0.75), size=(300, 4), repeats=120):
     """How often the interval holds the true difference of two classifiers that are right so often.
 
@@ -300,34 +301,29 @@ def count_covered(num_seeds=1, seed_spread=0.0, levels=(0.8, 0.75), size=(300, 4
             return np.where(own < accuracy, labels, other)
 
         runs = [[predict(level) for _ in range(num_seeds)] for level in levels]
-        found = bootstrap_difference(labels, *runs, num_resamples=300)
+        found = bootstrap_difference(labels, *runs)
         covered += found.low <= levels[0] - levels[1] <= found.high
     return covered / repeats
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_95_of_100_intervals_hold_the_truth():
     assert 0.9 <= count_covered() <= 0.99
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_they_do_where_classes_have_few_images():
     """A percentile interval holds it in 87 of 100 cases."""
     assert count_covered(levels=(0.9, 0.7), size=(360, 30), repeats=60) >= 0.9
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_they_do_with_seeds_that_scatter_too():
     assert count_covered(num_seeds=3, seed_spread=0.03) >= 0.92
     # Which is what one seed each cannot know, and the notes of a comparison say so.
     assert count_covered(num_seeds=1, seed_spread=0.03) < 0.9
 
 
-@pytest.mark.parametrize(
-    ("sides", "options", "message"),
-    [
-        (([TWO], [TWO[:-1]]), {}, "100 labels but 99 predictions"),
-        (([TWO], []), {}, "needs at least one run"),
-        (([TWO], [TWO]), {"num_resamples": 20}, "100 resamples or more"),
-    ],
-)
-def test_what_does_not_fit_is_refused(sides, options, message):
-    with pytest.raises(ValueError, match=message):
-        bootstrap_difference(TWO, *sides, **options)
+def test_runs_of_other_images_are_refused():
+    with pytest.raises(ValueError, match="100 labels but 99 predictions"):
+        bootstrap_difference(TWO, [TWO], [TWO[:-1]])

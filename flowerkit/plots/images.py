@@ -83,7 +83,7 @@ def plot_mistakes(
     Looks as `plot_results`: (at most k,) Axes.
     """
     _check_number("labels", labels, images)
-    order = top_losses(labels, probabilities, len(labels))
+    order = top_losses(labels, probabilities)
     wrong = order[(predicted_labels(probabilities) != labels)[order]][:k]
     if len(wrong):
         return _plot_predictions(images, labels, probabilities, class_names, wrong)

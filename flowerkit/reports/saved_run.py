@@ -85,7 +85,7 @@ class SavedRun:
     @cached_property
     def worst_mistakes(self) -> np.ndarray:
         """The rows of val that are predicted wrong, least probability of the true class first."""
-        order = metrics.top_losses(self.labels, self.probabilities, len(self.labels))
+        order = metrics.top_losses(self.labels, self.probabilities)
         return order[(self.predicted != self.labels)[order]]
 
     @property
