@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -14,6 +14,16 @@ def pluralize(num: int, noun: str) -> str:
     ('1 seed', '1,200 photos')
     """
     return f"{num:,} {noun}{'s' * (num != 1)}"
+
+
+def join_some(items: Sequence[str], num: int = 5, mark: str = ", ") -> str:
+    """The first `num` items, and how many more there are.
+
+    >>> join_some(["a", "b"]), join_some("abcdefg")
+    ('a, b', 'a, b, c, d, e and 2 more')
+    """
+    more = len(items) - num
+    return mark.join(items[:num]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def format_epochs(count: float) -> str:

@@ -12,6 +12,7 @@ from flowerkit.accelerator.machine import (
     VFIO_FILE,
     Evidence,
 )
+from flowerkit.text import join_some
 
 Kind = Literal["tpu", "gpu", "cpu"]
 Host = Literal["kaggle", "colab", "local"]
@@ -60,7 +61,7 @@ def detect(evidence: Evidence) -> Detection:
 
 def _detect_device(evidence: Evidence) -> tuple[Kind, str]:
     """The device and half a sentence about it."""
-    groups, gpus = evidence.matching(VFIO_FILE), evidence.matching(GPU_FILE)
+    groups, gpus = (join_some(evidence.matching(kind), 1) for kind in (VFIO_FILE, GPU_FILE))
     if tpu := _describe_tpu(evidence):
         platforms = evidence.environ.get("JAX_PLATFORMS", "")
         if platforms and "tpu" not in platforms and "tensorflow-tpu" not in evidence.modules:
@@ -71,10 +72,10 @@ def _detect_device(evidence: Evidence) -> tuple[Kind, str]:
         return "tpu", f"a TPU is attached ({tpu})"
     if gpus:
         if evidence.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
-            return "cpu", f"a GPU is attached ({_listed(gpus)}), but CUDA_VISIBLE_DEVICES hides it"
-        return "gpu", f"a GPU is attached ({_listed(gpus)})"
+            return "cpu", f"a GPU is attached ({gpus}), but CUDA_VISIBLE_DEVICES hides it"
+        return "gpu", f"a GPU is attached ({gpus})"
     if groups:
-        return "cpu", f"no TPU or GPU is attached ({_listed(groups)} shows no sign of a TPU)"
+        return "cpu", f"no TPU or GPU is attached ({groups} shows no sign of a TPU)"
     if variable := _find_tpu_variable(evidence):
         # Kaggle's TPU image sets them on any machine, with a TPU or without.
         return "cpu", f"no TPU or GPU is attached ({variable} is set, but /dev has none)"
@@ -84,30 +85,26 @@ def _detect_device(evidence: Evidence) -> tuple[Kind, str]:
 def _describe_tpu(evidence: Evidence) -> str | None:
     """The files of a TPU, and how its VFIO groups differ from a GPU passed to a virtual machine."""
     if chips := evidence.matching(TPU_FILE):
-        return _listed(chips)
-    groups = evidence.matching(VFIO_FILE)
+        return join_some(chips, 1)
+    groups = join_some(evidence.matching(VFIO_FILE), 1)
     if not groups:
         return None
     if variable := _find_tpu_variable(evidence):
-        return f"{_listed(groups)}, {variable} is set"
+        return f"{groups}, {variable} is set"
     if chips := TPU_CHIPS & evidence.pci_ids:
-        return f"{_listed(groups)}, PCI {min(chips)}"
+        return f"{groups}, PCI {min(chips)}"
     # libtpu is also installed to compile for TPUs elsewhere: the PCI bus, if readable, must show a
     # Google device; if it is not, a GPU in use makes another GPU in VFIO likelier.
     google = any(pci_id.startswith(GOOGLE) for pci_id in evidence.pci_ids)
     unknown = not evidence.pci_ids and not evidence.matching(GPU_FILE)
     if "libtpu" in evidence.modules and (google or unknown):
-        return f"{_listed(groups)}, libtpu is installed"
+        return f"{groups}, libtpu is installed"
     return None
 
 
 def _find_tpu_variable(evidence: Evidence) -> str | None:
     values = {name: evidence.environ.get(name, "").strip().lower() for name in TPU_VARIABLES}
     return next((name for name, value in values.items() if value not in ("", "0", "false")), None)
-
-
-def _listed(files: list[str]) -> str:
-    return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
 
 
 def _is_address_list(hostnames: str) -> bool:

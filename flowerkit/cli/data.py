@@ -1,7 +1,6 @@
 """convert and check-data."""
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 from flowerkit.cli.options import add_number, add_path
@@ -41,14 +40,10 @@ def add_convert_options(parser: argparse.ArgumentParser) -> None:
 def run_convert(args, echo: Echo, progress: Progress) -> int:
     with quiet_frameworks():
         import tensorflow  # noqa: F401 - the shards are written with it
-    from flowerkit.photos import convert_photos, convert_with_beam
+    from flowerkit.photos import convert_photos
 
-    if args.beam is None:
-        convert = partial(convert_photos, workers=args.workers, progress=progress)
-    else:  # its runner shows its own progress
-        convert = partial(convert_with_beam, beam_options=list(filter(None, args.beam)))
     try:
-        data, conversion = convert(
+        data, conversion = convert_photos(
             args.photos,
             args.out,
             image_size=args.image_size,
@@ -57,6 +52,9 @@ def run_convert(args, echo: Echo, progress: Progress) -> int:
             test_fraction=args.test_fraction,
             seed=args.seed,
             labels_csv=args.labels,
+            workers=args.workers,
+            progress=progress,
+            beam_options=None if args.beam is None else list(filter(None, args.beam)),
         )
     except KeyboardInterrupt:
         if args.out.is_dir():

@@ -1,6 +1,5 @@
 """doctor: what this machine has for flowerkit, and what to do about what is missing."""
 
-import re
 import shutil
 from argparse import ArgumentParser
 from dataclasses import dataclass
@@ -67,10 +66,8 @@ def find_cached() -> dict[Path, int]:
     """Bytes of each folder that flowerkit keeps in the cache and that no process is converting into."""
     from flowerkit.photos import find_converted
 
-    # Where FLOWERKIT_CACHE is a folder of the user's, their own photos-2024/ is no cache.
-    photos = [path for path in find_converted() if re.fullmatch("photos-[0-9a-f]{16}", path.name)]
     cache = accelerator.cache_folder()
-    folders = [*photos, *(path for name in CACHED for path in sorted(cache.glob(name)))]
+    folders = [*find_converted(), *(path for name in CACHED for path in sorted(cache.glob(name)))]
     return {
         folder: sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
         for folder in folders

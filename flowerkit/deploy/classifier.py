@@ -15,8 +15,6 @@ from flowerkit.deploy.formats import LoadedModel, load_model_file
 from flowerkit.photos import SUFFIXES, UnreadablePhoto, read_photo
 
 _NUM_READERS = 4
-# Modes that a PNG keeps as they are; a TIFF keeps CMYK too, and the rest becomes RGB.
-_PNG_MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "I", "I;16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +122,6 @@ class Classifier(LoadedModel):
             is_ready = photo.size == (self.card.image_size,) * 2 and photo.mode == "RGB"
             if is_ready and not photo.getexif():
                 return np.asarray(photo)
-            photo = _encode(photo)
         # By way of a JPEG, as the photos that the model was trained on.
         square = read_photo(photo, self.card.image_size, self.card.resize).jpeg
         with Image.open(io.BytesIO(square)) as image:
@@ -220,13 +217,3 @@ def _to_images(array: np.ndarray) -> list[Image.Image]:
     if batch.shape[3:] == (1,):
         batch = batch[..., 0]
     return list(map(Image.fromarray, batch))
-
-
-def _encode(image: Image.Image) -> bytes:
-    """The image as a file in memory, lossless, with its EXIF, to be read as other photos are."""
-    format = "TIFF" if image.mode == "CMYK" else "PNG"
-    if image.mode not in (*_PNG_MODES, "CMYK"):
-        image = image.convert("RGB")
-    data = io.BytesIO()
-    image.save(data, format, exif=image.getexif(), compress_level=1)
-    return data.getvalue()

@@ -14,6 +14,7 @@ import numpy as np
 from flowerkit.metrics import Interval, bootstrap_difference
 from flowerkit.prediction import Predictions
 from flowerkit.reports import SavedRun
+from flowerkit.text import join_some
 from flowerkit.training import describe_difference
 
 
@@ -170,8 +171,7 @@ def _name_group(group: list[SavedRun], depth: int) -> str:
         name = "/".join(run.path.resolve().parts[-depth:])
         stem = name.removesuffix(f"seed{run.plan.seed}")
         stems.append(stem.rstrip("-_. ") or name if stem != name else name)
-    num_others = len(set(stems)) - 1
-    return f"{stems[0]} and {num_others} more" if num_others else stems[0]
+    return join_some(list(dict.fromkeys(stems)), 1)
 
 
 # Chance -------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flowerkit.files import read_json
+from flowerkit.text import join_some
 
 SOURCE = "notebooks/01_petals_to_the_metal.ipynb"
 BUNDLE = "notebooks/kaggle/petals.ipynb"
@@ -103,8 +104,7 @@ def check_bundle(root: str | os.PathLike) -> list[str]:
         return [f"{BUNDLE} holds a package that cannot be unpacked. {_REFRESH}"]
     changed = sorted(name for name in packed | files if packed.get(name) != files.get(name))
     if changed:
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        return [f"{BUNDLE} is stale: {changed[0]}{more} changed since. {_REFRESH}"]
+        return [f"{BUNDLE} is stale: {join_some(changed, 1)} changed since. {_REFRESH}"]
     if bundle != _assemble(notebook, (line[0] for line in found)):
         return [f"{BUNDLE} is stale: {SOURCE} or the bundle's own cells changed since. {_REFRESH}"]
     return []

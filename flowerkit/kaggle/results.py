@@ -13,6 +13,7 @@ from flowerkit.kaggle.client import RULES, Client, KaggleError, KernelRun
 from flowerkit.kaggle.push import FINISHED, describe_end, find_version, get_session, read_log
 from flowerkit.sources import CLASS_NAMES, SLUG
 from flowerkit.submission import check_submission
+from flowerkit.text import join_some
 
 CSV = "submission.csv"
 NUM_TEST_IMAGES = 7_382  # of the competition
@@ -51,9 +52,8 @@ def pull_outputs(
     found = [out / name for name in names if name.name == CSV]
     if not found:
         made = [str(name) for name in names if name.name != log.name]
-        more = f" and {len(made) - 10} more" if len(made) > 10 else ""
         raise KaggleError(
-            f"{run} made no {CSV} (it made {', '.join(made[:10]) or 'nothing'}{more}). Its log shows "
+            f"{run} made no {CSV} (it made {join_some(made, 10) or 'nothing'}). Its log shows "
             f"why: `flowerkit watch {run}`."
         )
     return min(found, key=lambda path: len(path.parts))

@@ -6,7 +6,7 @@ cache       all photos read by processes and kept on the disk until the shards a
 assignment  which photo goes to which split; duplicates
 conversion  the whole: convert_photos, and load_photos, which converts into the user's cache
 report      Conversion, the file conversion.json
-beam        the same on a cluster, by Apache Beam
+beam        its reading and writing on a cluster, by Apache Beam
 """
 
 from flowerkit.lazy import lazy
@@ -18,7 +18,6 @@ __getattr__, __dir__, __all__ = lazy(
         "load_photos": "conversion",
         "find_converted": "conversion",
         "TEST_LABELS": "conversion",
-        "convert_with_beam": "beam",
         "Conversion": "report",
         "load_conversion": "report",
         "RESIZE_METHODS": "report",

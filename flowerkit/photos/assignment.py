@@ -13,24 +13,26 @@ from hashlib import sha256
 import numpy as np
 
 from flowerkit.data import SPLITS, find_near_pairs, group_rows
-from flowerkit.photos.listing import Listing, Photo, join_some, normalize_name
+from flowerkit.photos.listing import Listing, Photo, normalize_name
 from flowerkit.photos.reader import ReadPhoto
-from flowerkit.text import pluralize
+from flowerkit.text import join_some, pluralize
 
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """The photos that go into the shards and their splits, row by row.
+    """The photos that go into the shards, their splits and what is known of each, row by row.
 
-    `near_duplicates` are groups of paths whose pictures are or look the same; `left_out` has the reason
-    by path, `notes` are for a person to read.
+    `near_duplicates` are groups of paths whose pictures are or look the same; `unreadable` and
+    `left_out` have the reason by path, `notes` are for a person to read.
     """
 
     photos: list[Photo]
     splits: list[str]
+    read: list[ReadPhoto]
     class_names: tuple[str, ...]
     seed: int
     near_duplicates: list[list[str]]
+    unreadable: dict[str, str]
     left_out: dict[str, str]
     notes: list[str]
 
@@ -59,29 +61,31 @@ def check_fractions(val_fraction: float, test_fraction: float) -> None:
 
 def assign_photos(
     listing: Listing,
-    known: Mapping[str, ReadPhoto],
-    unreadable: Mapping[str, str],
+    results: Mapping[str, ReadPhoto | str],
     val_fraction: float,
     test_fraction: float,
     seed: int,
 ) -> SplitAssignment:
-    """Assign the photos of `listing` that are `known`, by path, to splits.
+    """Assign the photos of `listing` to splits; `results` has by path what was read, or why nothing was.
 
     Raises ValueError if fewer than two classes are left.
     """
+    known = {path: result for path, result in results.items() if isinstance(result, ReadPhoto)}
+    unreadable = {normalize_name(path): results[path] for path in results if path not in known}
     photos = [photo for photo in listing.photos if photo.path in known]
     refused = resolve_duplicates([known[photo.path].digest for photo in photos], photos)
     left_out = {normalize_name(photos[row].path): reason for row, reason in refused.items()}
     photos = [photo for row, photo in enumerate(photos) if row not in refused]
+    read = [known[photo.path] for photo in photos]
     names = tuple(sorted({photo.class_name for photo in photos} - {None}))
     if len(names) < 2:
-        path, reason = next(iter((dict(unreadable) | left_out).items()))
+        path, reason = next(iter((unreadable | left_out).items()))
         raise ValueError(
             f"photos of {len(names)} class{'es' * (len(names) != 1)} are left, and a classifier needs "
             f"two. {len(unreadable):,} are unreadable, {len(left_out):,} left out; the first: {path}: "
             f"{reason}"
         )
-    groups = _find_near_duplicates([known[photo.path] for photo in photos])
+    groups = _find_near_duplicates(read)
     splits = assign_splits(photos, groups, val_fraction, test_fraction, seed)
     near = [[normalize_name(photos[row].path) for row in rows] for rows in groups]
     notes = []
@@ -103,7 +107,7 @@ def assign_photos(
         if missing and not counts[split, None]:
             some = join_some(missing) if len(missing) < len(names) else "any class"
             notes.append(f"no photo in {split} of {some}")
-    return SplitAssignment(photos, splits, names, seed, near, left_out, notes)
+    return SplitAssignment(photos, splits, read, names, seed, near, unreadable, left_out, notes)
 
 
 # Duplicates ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import joblib
 from joblib.externals.loky import get_reusable_executor
 
 from flowerkit.files import replacing
-from flowerkit.photos.listing import Photo, normalize_name
+from flowerkit.photos.listing import Photo
 from flowerkit.photos.reader import JPEG_QUALITY, ReadPhoto, read_photo
 
 try:
@@ -25,10 +25,13 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+Progress = Callable[[str, int, int], None]
+
 _FORMAT = 3  # of the files; counted up when `read_photo` makes other pictures
 _FEW = 64  # for fewer photos starting processes takes longer than reading
 
 
+@dataclass(frozen=True)
 class PhotoCache:
     """The photos of the folder `source`, read as `image_size` and `resize` say, in files of `folder`.
 
@@ -36,46 +39,42 @@ class PhotoCache:
     photo that changed, and one that is read in another way, is read anew.
     """
 
-    def __init__(self, folder: Path, source: Path, image_size: int, resize: str):
-        self.folder, self.source = folder, source
-        self.image_size, self.resize = image_size, resize
+    folder: Path
+    source: Path
+    image_size: int
+    resize: str
 
     def read(
-        self, photos: Sequence[Photo], workers: int, progress: Callable[[str, int, int], None]
-    ) -> tuple[dict[str, ReadPhoto], dict[str, str]]:
-        """Read the photos by `workers` processes: what is known of each, and why it is unreadable.
+        self, photos: Sequence[Photo], workers: int, progress: Progress
+    ) -> dict[str, ReadPhoto | str]:
+        """By path what is known of each photo, or why it is unreadable; read by `workers` processes.
 
-        Both by path. The JPEGs stay on the disk, and `jpeg` is empty in what is returned.
-
-        Raises RuntimeError if a process dies, OSError if the disk is full.
+        The JPEGs stay on the disk, and `jpeg` is empty in what is returned. Raises RuntimeError if a
+        process dies, OSError if the disk is full.
         """
-        known, unreadable = {}, {}
+        results = {}
         workers = workers if len(photos) >= _FEW else 1
-        results = joblib.Parallel(n_jobs=workers, return_as="generator")(
+        reading = joblib.Parallel(n_jobs=workers, return_as="generator")(
             joblib.delayed(_read_into)(
                 self._find_file(photo), self.source / photo.path, self.image_size, self.resize
             )
             for photo in photos
         )
-        done = 0
         try:
-            for done, (photo, read) in enumerate(zip(photos, results, strict=True)):
-                progress("photos", done, len(photos))
-                if isinstance(read, str):
-                    unreadable[normalize_name(photo.path)] = read
-                else:
-                    known[photo.path] = read
+            for photo, result in zip(photos, reading, strict=True):
+                progress("photos", len(results), len(photos))
+                results[photo.path] = result
         except BrokenProcessPool:
+            last = next(reversed(results), photos[0].path)
             raise RuntimeError(
                 f"a process that reads photos died (out of memory, or of a damaged photo), after "
-                f"{photos[done].path}. The same command continues here; --workers 1 (workers=1) needs "
-                "the least memory."
+                f"{last}. The same command continues here; --workers 1 (workers=1) needs least memory."
             ) from None
         finally:
             if workers > 1:  # idle processes would hold their memory while a model is trained
                 get_reusable_executor().shutdown(kill_workers=True)
         progress("photos", len(photos), len(photos))
-        return known, unreadable
+        return results
 
     def read_jpeg(self, photo: Photo) -> bytes:
         """The JPEG of a photo that was read."""
@@ -89,19 +88,15 @@ class PhotoCache:
 
 def _read_into(file: Path, path: Path, image_size: int, resize: str) -> ReadPhoto | str:
     """Read a photo into a file, unless it is there; without its JPEG, or why it is unreadable."""
-    if not (read := _load(file)):
-        read = read_or_explain(path, image_size, resize)
-        if isinstance(read, str):
-            return read
-        with replacing(file) as temporary:
-            temporary.write_bytes(pickle.dumps(read))
-    return replace(read, jpeg=b"")
-
-
-def _load(file: Path) -> ReadPhoto | None:
+    # Errors: it was never written, or cut off when the machine lost power.
     with contextlib.suppress(FileNotFoundError, EOFError, pickle.UnpicklingError):
-        return pickle.loads(file.read_bytes())
-    return None  # never written, or cut off when the machine lost power
+        return replace(pickle.loads(file.read_bytes()), jpeg=b"")
+    read = read_or_explain(path, image_size, resize)
+    if isinstance(read, str):
+        return read
+    with replacing(file) as temporary:
+        temporary.write_bytes(pickle.dumps(read))
+    return replace(read, jpeg=b"")
 
 
 def read_or_explain(path: Path, image_size: int, resize: str) -> ReadPhoto | str:

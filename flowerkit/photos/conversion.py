@@ -4,26 +4,26 @@ OUT shows the shards when all is done; until then OUT/.converting holds what was
 continues there.
 """
 
+import contextlib
 import csv
-import io
 import json
 import logging
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from flowerkit.accelerator import cache_folder, num_cores
 from flowerkit.data import SPLITS, FlowerData, Record, choose_shard_size, find_shards, write_shards
-from flowerkit.files import write_json, write_text
+from flowerkit.files import replacing, write_json
 from flowerkit.photos.assignment import SplitAssignment, assign_photos, check_fractions
-from flowerkit.photos.cache import PhotoCache, lock
+from flowerkit.photos.cache import PhotoCache, Progress, lock
 from flowerkit.photos.listing import Listing, list_photos, normalize_name
-from flowerkit.photos.reader import JPEG_QUALITY, ReadPhoto, can_read_heic, check_size
+from flowerkit.photos.reader import JPEG_QUALITY, can_read_heic, check_size
 from flowerkit.photos.report import Conversion, load_conversion
 from flowerkit.submission import write_submission
 from flowerkit.text import pluralize
@@ -31,19 +31,14 @@ from flowerkit.text import pluralize
 UNFINISHED = ".converting"
 TEST_LABELS = "test_labels.csv"
 
-_PREFIX = "photos-"  # of the folders in the cache
-
-Progress = Callable[[str, int, int], None]
+_PREFIX, _KEY_LENGTH = "photos-", 16  # of the folders in the cache
 
 _log = logging.getLogger("flowerkit")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a conversion shall do: from `source` to `out`, the size of the pictures, the splits.
-
-    Raises ValueError for a size, a resize method or fractions that make no sense.
-    """
+    """What a conversion shall do; ValueError for a size, a resize method or fractions without sense."""
 
     source: Path
     out: Path
@@ -58,19 +53,19 @@ class Request:
         check_fractions(self.val_fraction, self.test_fraction)
 
     @property
-    def fractions(self) -> tuple[float, float]:
-        """Of val and test."""
-        return self.val_fraction, self.test_fraction
-
-    @property
     def unfinished(self) -> Path:
-        """Where the shards are until the folder is complete."""
+        """Where all is until the folder is complete."""
         return self.out / UNFINISHED
 
     @property
-    def shards(self) -> str:
-        """The name of the folder of the shards."""
-        return f"tfrecords-jpeg-{self.image_size}x{self.image_size}"
+    def shards(self) -> Path:
+        """The folder of the shards until then."""
+        return self.unfinished / f"tfrecords-jpeg-{self.image_size}x{self.image_size}"
+
+    @property
+    def fractions(self) -> tuple[float, float]:
+        """Of val and test."""
+        return self.val_fraction, self.test_fraction
 
 
 def convert_photos(
@@ -85,74 +80,91 @@ def convert_photos(
     labels_csv: str | os.PathLike | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    beam_options: Sequence[str] | None = None,
 ) -> tuple[FlowerData, Conversion]:
     """Convert the folder `photos` into shards in the new folder `out`.
 
     `image_size` in px and `resize` are those of `read_photo`. Val and test get their fraction of each
     class, drawn by `seed`; folders train/, val/ and test/ or a csv's column `split` take precedence.
-    `labels_csv` names the classes, see `list_photos`; `workers` are processes, by default one a core.
+    `labels_csv` names the classes, see `list_photos`; `workers` are processes, by default one a core;
+    with `beam_options` Apache Beam does it, see `photos.beam`, and makes the same files.
     `progress(title, done, total)` is called for each photo. `out` gets the shards, classes.json,
     sample_submission.csv, test_labels.csv (the test shards hold no labels, as in the competition), and
     the report as conversion.json (see `Conversion`) and photos.csv.
 
     Raises what `list_photos` raises; FileExistsError if `out` is in use, unless an interrupted
-    conversion left it: then it continues; ValueError for fractions, a resize method or a size that make
-    no sense, or if fewer than two classes are left; OSError if `out` cannot be written.
+    conversion left it: then it continues; ValueError for arguments that make no sense, or if fewer than
+    two classes are left; OSError if `out` cannot be written; RuntimeError if a process or Beam fails.
     """
     source, out = Path(photos).expanduser(), Path(out).expanduser()
     request = Request(source, out, image_size, resize, val_fraction, test_fraction, seed)
-    return _convert(request, list_photos(source, labels_csv), workers, progress)
+    return _convert(request, list_photos(source, labels_csv), workers, progress, beam_options)
 
 
 def _convert(
-    request: Request, listing: Listing, workers: int | None, progress: Progress | None
+    request: Request,
+    listing: Listing,
+    workers: int | None,
+    progress: Progress | None,
+    beam_options: Sequence[str] | None = None,
 ) -> tuple[FlowerData, Conversion]:
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be 1 or more, or None for one a core.")
-    progress = progress or (lambda title, done, total: None)
-    claim_folder(request)
+    _claim_folder(request)
     with lock(request.unfinished):
         start = time.monotonic()
-        cache = PhotoCache(request.unfinished, request.source, request.image_size, request.resize)
-        known, unreadable = cache.read(listing.photos, workers or num_cores(), progress)
-        seconds = time.monotonic() - start
-        assignment = assign_photos(listing, known, unreadable, *request.fractions, request.seed)
         # What an interrupted run wrote was assigned by the photos of that time.
-        shutil.rmtree(request.unfinished / request.shards, ignore_errors=True)
-        for split in SPLITS:
-            _write_split(request, split, cache, assignment, progress)
-        conversion = write_beside(request, listing, known, unreadable, assignment, seconds)
-    return show_folder(request, assignment.class_names), conversion
+        shutil.rmtree(request.shards, ignore_errors=True)
+        if beam_options is None:
+            assignment = _write_shards(request, listing, workers or num_cores(), progress)
+        else:
+            from flowerkit.photos.beam import write_by_beam
+
+            assignment = write_by_beam(request, listing, beam_options)
+        conversion = _write_beside(request, listing, assignment, time.monotonic() - start)
+    shown = request.out / request.shards.name
+    if shown.exists():  # an earlier call was killed between the next two lines
+        shutil.rmtree(shown)
+    request.shards.replace(shown)
+    shutil.rmtree(request.unfinished)
+    return _open_data(request.out, conversion), conversion
 
 
-def _write_split(
-    request: Request, split: str, cache: PhotoCache, assignment: SplitAssignment, progress: Progress
-) -> None:
-    photos = assignment.shuffled(split)
+def _write_shards(
+    request: Request, listing: Listing, workers: int, progress: Progress | None
+) -> SplitAssignment:
+    progress = progress or (lambda title, done, total: None)
+    cache = PhotoCache(request.unfinished, request.source, request.image_size, request.resize)
+    read = cache.read(listing.photos, workers, progress)
+    assignment = assign_photos(listing, read, *request.fractions, request.seed)
 
-    def read_records() -> Iterator[Record]:
+    def read_records(split: str, photos: list) -> Iterator[Record]:
         for done, (photo, label) in enumerate(photos, start=1):
             yield Record(image=cache.read_jpeg(photo), id=photo.id, label=label)
             progress(f"{split} shards", done, len(photos))
 
-    write_shards(
-        request.unfinished,
-        split,
-        read_records(),
-        image_size=request.image_size,
-        shard_size=choose_shard_size(len(photos)),
-    )
+    for split in SPLITS:
+        photos = assignment.shuffled(split)
+        write_shards(
+            request.unfinished,
+            split,
+            read_records(split, photos),
+            image_size=request.image_size,
+            shard_size=choose_shard_size(len(photos)),
+        )
+    return assignment
+
+
+def _open_data(folder: Path, conversion: Conversion) -> FlowerData:
+    names, size = conversion.class_names, conversion.image_size
+    return find_shards(folder, image_size=size, class_names=names, origin="folder")
 
 
 # The folder ---------------------------------------------------------------------------------------
 
 
-def claim_folder(request: Request) -> None:
-    """Make `request.out`; refuse a folder in use, and one that the next conversion would read.
-
-    Raises ValueError for a folder inside the photos, FileExistsError for one in use, OSError if it
-    cannot be written.
-    """
+def _claim_folder(request: Request) -> None:
+    """Make `request.out`; refuse a folder in use, and one that the next conversion would read."""
     source, out = request.source, request.out
     if source.resolve() in (out.resolve(), *out.resolve().parents):
         raise ValueError(
@@ -180,16 +192,11 @@ def claim_folder(request: Request) -> None:
     )
 
 
-def write_beside(
-    request: Request,
-    listing: Listing,
-    known: Mapping[str, ReadPhoto],
-    unreadable: Mapping[str, str],
-    assignment: SplitAssignment,
-    seconds: float,
+def _write_beside(
+    request: Request, listing: Listing, assignment: SplitAssignment, seconds: float
 ) -> Conversion:
-    """Write the files beside the shards: class names, csv files of the test split, the report."""
-    out, names, photos = request.out, assignment.class_names, assignment.photos
+    out, names = request.out, assignment.class_names
+    photos, splits = assignment.photos, assignment.splits
     tests = [photo for photo, _ in assignment.shuffled("test")]
     labelled = [photo for photo in tests if photo.class_name is not None]
     write_json(out / "classes.json", list(names))
@@ -198,19 +205,20 @@ def write_beside(
     if labelled:
         labels = [names.index(photo.class_name) for photo in labelled]
         write_submission(out / TEST_LABELS, [photo.id for photo in labelled], labels)
-    rows = io.StringIO()
-    writer = csv.writer(rows, lineterminator="\n")
-    writer.writerow(["id", "path", "class", "split", "width", "height", "notes"])
-    for photo, split in zip(photos, assignment.splits, strict=True):
-        read, path = known[photo.path], normalize_name(photo.path)
-        row = [photo.id, path, photo.class_name or "", split, read.width, read.height]
-        writer.writerow([*row, "; ".join(read.notes)])
-    write_text(out / "photos.csv", rows.getvalue())
+    with (
+        replacing(out / "photos.csv") as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "path", "class", "split", "width", "height", "notes"])
+        for photo, split, read in zip(photos, splits, assignment.read, strict=True):
+            row = [photo.id, normalize_name(photo.path), photo.class_name, split]
+            writer.writerow([*row, read.width, read.height, "; ".join(read.notes)])
     # A photo that is padded is as large as its longer side, another as its shorter.
     measure = max if request.resize == "pad" else min
-    num = sum(measure(read.width, read.height) < request.image_size for read in known.values())
+    num = sum(measure(read.width, read.height) < request.image_size for read in assignment.read)
     note = f"{pluralize(num, 'photo')} enlarged; a smaller --image-size (image_size=) avoids that"
-    counts = Counter(zip((photo.class_name for photo in photos), assignment.splits, strict=True))
+    counts = Counter(zip((photo.class_name for photo in photos), splits, strict=True))
     conversion = Conversion(
         source=normalize_name(str(request.source.resolve())),
         image_size=request.image_size,
@@ -222,7 +230,7 @@ def write_beside(
         class_names=names,
         counts={name: {split: counts[name, split] for split in SPLITS} for name in names},
         num_unlabelled=counts[None, "test"],
-        unreadable=dict(unreadable),
+        unreadable=assignment.unreadable,
         left_out=listing.left_out | assignment.left_out,
         near_duplicates=assignment.near_duplicates,
         notes=[*listing.notes, *assignment.notes, *([note] if num else [])],
@@ -230,18 +238,6 @@ def write_beside(
     )
     conversion.save(out)
     return conversion
-
-
-def show_folder(request: Request, class_names: tuple[str, ...]) -> FlowerData:
-    """The last step: the shards leave the hidden folder, which is removed."""
-    shown = request.out / request.shards
-    if shown.exists():  # an earlier call was killed between the next two lines
-        shutil.rmtree(shown)
-    (request.unfinished / request.shards).replace(shown)
-    shutil.rmtree(request.unfinished)
-    return find_shards(
-        request.out, image_size=request.image_size, class_names=class_names, origin="folder"
-    )
 
 
 # The cache ----------------------------------------------------------------------------------------
@@ -271,8 +267,7 @@ def load_photos(
     request = Request(source, out, *options)
     if not request.unfinished.exists() and (conversion := load_conversion(out)):
         _log.info(f"the photos of {folder} were converted before, into {out}")
-        names = conversion.class_names
-        return find_shards(out, image_size=image_size, class_names=names, origin="folder")
+        return _open_data(out, conversion)
     _log.info(f"converting {len(listing.photos):,} photos of {folder} into {out}")
     data, conversion = _convert(request, listing, workers, progress)
     for line in [*conversion.summary(), f"details are in {out / 'conversion.json'}"]:
@@ -283,19 +278,17 @@ def load_photos(
 def _make_key(source: Path, listing: Listing, options: tuple) -> str:
     photos = [list(vars(photo).values()) for photo in listing.photos]
     parts = [str(source.resolve()), options, JPEG_QUALITY, can_read_heic(), photos]
-    return sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LENGTH]
 
 
-def find_converted() -> dict[Path, int]:
-    """The folders of converted photos in the cache, with their bytes, but those being converted."""
-    found = {}
-    for folder in sorted(cache_folder().glob(f"{_PREFIX}*/")):
-        try:
-            with lock(folder / UNFINISHED):
-                pass
-        except FileExistsError:
-            continue
-        except FileNotFoundError:
-            pass  # complete: there is nothing to lock
-        found[folder] = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+def find_converted() -> list[Path]:
+    """The folders of converted photos in the cache, but those being converted."""
+    found = []
+    # In full: where the cache is a folder of the user's, their own photos-2024/ is no part of it.
+    for folder in sorted(cache_folder().glob(f"{_PREFIX}{'[0-9a-f]' * _KEY_LENGTH}/")):
+        with contextlib.suppress(FileExistsError):
+            if (folder / UNFINISHED).is_dir():
+                with lock(folder / UNFINISHED):
+                    pass
+            found.append(folder)
     return found

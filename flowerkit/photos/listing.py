@@ -10,12 +10,13 @@ import itertools
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from flowerkit.data import find_sizes
+from flowerkit.text import join_some
 
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 SUFFIXES = (
@@ -45,7 +46,7 @@ class Photo:
 
     `path` is as on the disk, relative to the folder, with slashes; `id` is the same as readable text,
     unique and fit for a csv; `class_name` is None for an unlabelled photo of the test split; `split`
-    is None where none is given; `changed_ns` is the file's time of change.
+    is None where none is given.
     """
 
     path: str
@@ -85,9 +86,8 @@ def list_photos(folder: str | os.PathLike, labels_csv: str | os.PathLike | None 
     classes (label, class, species ...), and perhaps `split`. A file name is a path, or a name that
     occurs once, with or without its suffix. A photo without a row, or whose rows disagree, is left out.
 
-    Raises FileNotFoundError or NotADirectoryError if there is no such folder or csv; ValueError if
-    the folder holds shards, if there are no photos, fewer than two classes, or
-    classes whose names differ in case or blanks only, and where the csv cannot be understood.
+    Raises FileNotFoundError or NotADirectoryError without folder or csv; ValueError if the folder holds
+    shards, no photos or fewer than two classes with clearly different names, or for an unclear csv.
     """
     folder = Path(folder).expanduser()
     _check_folder(folder)
@@ -129,16 +129,6 @@ def _check_folder(folder: Path) -> None:
 
 def _format_counts(counts: Counter) -> str:
     return join_some([f"{count:,} {suffix}" for suffix, count in counts.most_common()])
-
-
-def join_some(items: Sequence[str], num: int = 5, mark: str = ", ") -> str:
-    """The first `num` items, and how many more there are.
-
-    >>> join_some(["a", "b"]), join_some("abcdefg")
-    ('a, b', 'a, b, c, d, e and 2 more')
-    """
-    more = len(items) - num
-    return mark.join(items[:num]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def normalize_name(name: str) -> str:

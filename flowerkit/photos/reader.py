@@ -45,10 +45,8 @@ class UnreadablePhoto(ValueError):
 class ReadPhoto:
     """A photo as a square JPEG, and what is known of it.
 
-    `width` and `height` are the photo's own in px, upright; `digest` is the
-    SHA-256 of `jpeg`, so equal for copies that differ in metadata alone;
-    `picture_hash` and `thumbnail` (16, 16, 3) uint8 are those of `data.duplicates`, of the square;
-    `notes` say how the photo was changed.
+    `width` and `height` are the photo's own in px, upright; `digest`, of `jpeg`, `picture_hash` and
+    `thumbnail` (16, 16, 3) uint8 are those of `data.duplicates`; `notes` say how it was changed.
     """
 
     jpeg: bytes
@@ -61,18 +59,19 @@ class ReadPhoto:
 
 
 def read_photo(
-    photo: str | os.PathLike | bytes, image_size: int, resize: str = "crop"
+    photo: str | os.PathLike | bytes | Image.Image, image_size: int, resize: str = "crop"
 ) -> ReadPhoto:
-    """Read a file, or its bytes, as a JPEG of image_size x image_size px.
+    """Read a file, its bytes or a Pillow image as a JPEG of image_size x image_size px.
 
     `resize`: "crop" takes the square in the middle, "pad" keeps all and adds black, "squish" keeps all
     and distorts. A JPEG that is already of that size, without EXIF or profile, is taken byte for byte.
 
     Raises UnreadablePhoto, a ValueError, for a file that is empty, cut off, damaged, no picture,
-    too large, or HEIC without pillow-heif; ValueError for another `resize` or a size below 8; OSError
-    if the file cannot be opened.
+    too large, or HEIC without pillow-heif; OSError if it cannot be opened; and as `check_size`.
     """
     check_size(image_size, resize)
+    if isinstance(photo, Image.Image):
+        return _convert(photo, None, image_size, resize)
     if isinstance(photo, bytes):
         return _read_file(io.BytesIO(photo), len(photo), image_size, resize)
     with open(photo, "rb") as file:
@@ -142,14 +141,15 @@ def _convert(image: Image.Image, file, image_size: int, resize: str) -> ReadPhot
     if getattr(image, "is_animated", False) and format != "MPO":  # an MPO holds a preview
         notes.append(f"the first of {image.n_frames} frames")
     is_ready = (
-        format == "JPEG"
+        file
+        and format == "JPEG"
         and image.mode == "RGB"
         and image.size == (image_size, image_size)
         and not {"exif", "icc_profile"} & image.info.keys()
     )
     width, height = image.size  # before the decoder halves it
-    if format in ("JPEG", "MPO"):
-        image.draft(None, _choose_draft_size(image.size, image_size, resize))
+    if file and format in ("JPEG", "MPO"):
+        image.draft(None, [round(SPARE_SCALE * image_size)] * 2)
     image.load()
     orientation = image.getexif().get(_ORIENTATION, 1)
     square = _resize(_simplify(image, notes), image_size, resize)
@@ -179,16 +179,6 @@ def _convert(image: Image.Image, file, image_size: int, resize: str) -> ReadPhot
         picture_hash=int(picture_hash(pixels)),
         thumbnail=thumbnail(pixels),
         notes=tuple(notes),
-    )
-
-
-def _choose_draft_size(size: tuple[int, int], image_size: int, resize: str) -> tuple[int, int]:
-    """The least size in px that the JPEG decoder must leave of a picture of `size` (width, height)."""
-    scales = [image_size / side for side in size]
-    if resize != "squish":
-        scales = [max(scales) if resize == "crop" else min(scales)] * 2
-    return tuple(
-        max(1, int(SPARE_SCALE * side * scale)) for side, scale in zip(size, scales, strict=True)
     )
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from flowerkit.data import SPLITS
 from flowerkit.files import read_dataclass, write_dataclass
-from flowerkit.photos.listing import join_some
-from flowerkit.text import pluralize
+from flowerkit.text import join_some, pluralize
 
 RESIZE_METHODS = ("crop", "pad", "squish")
 
@@ -21,7 +20,7 @@ class Conversion:
 
     `image_size` is in px, `resize` one of RESIZE_METHODS, the fractions are of each class. `counts` has
     the photos of each class by split; `unreadable` and `left_out` the reason by path; `near_duplicates`
-    groups of paths whose pictures are or look the same; `seconds` is the time of the reading.
+    groups of paths whose pictures are or look the same; `seconds` is the time it took.
     """
 
     source: str
@@ -74,8 +73,7 @@ class Conversion:
         ]
         for title, reasons in (("unreadable", self.unreadable), ("left out", self.left_out)):
             if reasons:
-                some = [f"{path}: {reason}" for path, reason in reasons.items()]
-                some = join_some(some, 3, "; ")
+                some = join_some(list(map(": ".join, reasons.items())), 3, "; ")
                 lines.append(f"{title}, {pluralize(len(reasons), 'photo')}: {some}")
         if self.near_duplicates:
             groups = pluralize(len(self.near_duplicates), "group")

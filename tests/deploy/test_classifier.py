@@ -1,7 +1,5 @@
 """classifier: photos of every kind in, names and probabilities out; problems of unreadable files."""
 
-import io
-
 import numpy as np
 import pytest
 from exported_run import CLASSES, draw_photo, train_on_photos
@@ -9,7 +7,7 @@ from PIL import Image
 
 from flowerkit.deploy import load_classifier
 from flowerkit.deploy.card import ModelCard
-from flowerkit.deploy.classifier import Prediction, _encode, _flatten
+from flowerkit.deploy.classifier import Prediction, _flatten
 from flowerkit.deploy.keras_file import rewrite_keras
 from flowerkit.models import load_model
 
@@ -170,8 +168,5 @@ def test_arrays_become_images():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "I;16", "F", "HSV"])
-def test_an_image_of_any_mode_is_read_as_a_file(classifier, mode):
-    image = Image.new(mode, (9, 5))
-    with Image.open(io.BytesIO(_encode(image))) as encoded:
-        assert encoded.mode == {"HSV": "RGB", "F": "RGB"}.get(mode, mode)
-    assert classifier.prepare(image).shape == (32, 32, 3)
+def test_an_image_of_any_mode_is_read(classifier, mode):
+    assert classifier.prepare(Image.new(mode, (9, 5))).shape == (32, 32, 3)

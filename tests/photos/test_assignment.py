@@ -153,7 +153,7 @@ def assignment():
         for number in range(6)
     ]
     splits = ["train"] * 4 + ["val", "test"]
-    return SplitAssignment(photos, splits * 2, ("lily", "rose"), 0, [], {}, [])
+    return SplitAssignment(photos, splits * 2, [], ("lily", "rose"), 0, [], {}, {}, [])
 
 
 def shuffled(assignment, split):

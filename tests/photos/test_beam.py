@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from flowerkit.photos import convert_photos, convert_with_beam
+from flowerkit.photos import convert_photos
 
 beam = pytest.importorskip("apache_beam", reason="the extra `beam` is not installed")
 
@@ -32,7 +32,7 @@ def both(photos, tmp_path_factory):
     """The folders that the plain conversion and the pipeline made, with their reports."""
     out = tmp_path_factory.mktemp("out")
     plain = convert_photos(photos, out / "plain", **OPTIONS, workers=1)
-    return plain, convert_with_beam(photos, out / "beam", **OPTIONS)
+    return plain, convert_photos(photos, out / "beam", **OPTIONS, beam_options=[])
 
 
 def list_files(folder):
@@ -61,20 +61,14 @@ def test_the_reports_differ_in_their_seconds_alone(both):
 
 def test_a_pipeline_that_failed_starts_anew_in_the_same_folder(photos, both, tmp_path):
     with pytest.raises(ValueError, match="NoSuchRunner"):
-        convert_with_beam(
-            photos, tmp_path / "out", **OPTIONS, beam_options=["--runner=NoSuchRunner"]
-        )
-    data, _ = convert_with_beam(photos, tmp_path / "out", **OPTIONS)
+        convert_photos(photos, tmp_path / "out", **OPTIONS, beam_options=["--runner=NoSuchRunner"])
+    data, _ = convert_photos(photos, tmp_path / "out", **OPTIONS, beam_options=[])
     assert data.counts == both[0][0].counts
 
 
 def test_without_beam_the_extra_is_named(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(RuntimeError, match=r'pip install -e "\.\[beam\]", or convert on one'):
-        convert_with_beam(photos, tmp_path / "out", **OPTIONS)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_in_use_is_refused(photos, both):
-    with pytest.raises(FileExistsError, match="already holds"):
-        convert_with_beam(photos, both[0][0].folder, **OPTIONS)
+    with pytest.raises(
+        RuntimeError, match=r'pip install -e "\.\[beam\]", or convert without --beam'
+    ):
+        convert_photos(photos, tmp_path / "out", **OPTIONS, beam_options=[])
