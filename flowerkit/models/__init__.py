@@ -12,6 +12,7 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
+        "after_resizing": "classifier",
         "build_classifier": "classifier",
         "split_classifier": "classifier",
         "save_classifier": "classifier",

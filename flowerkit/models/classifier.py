@@ -57,6 +57,17 @@ def build_classifier(
     return keras.Model(pixels, probabilities, name="flower_classifier")
 
 
+def after_resizing(classifier: keras.Model) -> keras.Model:
+    """The classifier without its own resizing: it takes images of the size that its backbone sees.
+
+    Its layers are shared. A classifier that does not resize comes back as it is.
+    """
+    for operation in classifier.operations:
+        if type(operation).__name__ == "Resize":
+            return keras.Model(operation.output, classifier.outputs[0], name=classifier.name)
+    return classifier
+
+
 def _resize(pixels, image_size: int, input_size: int):
     if input_size == image_size:
         return pixels

@@ -18,13 +18,13 @@ class Augment(keras.layers.Layer):
     """Layer without weights: (images (n, side, side, 3) uint8, params) -> images (n, size, size, 3).
 
     They are in the compute dtype, 0..255; bfloat16 holds whole pixel values exactly, and coordinates
-    stay float32. `params` (n, len(PARAMS)) float32 are those of `sample_params`; `size`, at most
-    `side`, is None for `side`. In this order: geometry, lighting, erasing, mixing of rows 2k and 2k+1.
+    stay float32. `params` (n, len(PARAMS)) float32 are those of `sample_params`; a `size` of None is
+    `side`. In this order: geometry, lighting, erasing, mixing of rows 2k and 2k+1.
     Only what is on in `augmentation` is traced. For the training step alone; it is no part of the
     model that is saved.
 
-    Raises ValueError for images that are not square or too small, params that are not float32, and an
-    odd number of images, if images mix.
+    Raises ValueError for images that are not square, params that are not float32, and an odd number of
+    images, if images mix.
     """
 
     def __init__(self, augmentation: Augmentation, size: int | None = None, **kwargs) -> None:
@@ -36,7 +36,7 @@ class Augment(keras.layers.Layer):
         """The augmented images."""
         images, params = inputs
         size = self.size or images.shape[1]
-        _check(images, params, self.augmentation, size)
+        _check(images, params, self.augmentation)
         images = _resample(images, params, self.augmentation, size, self.compute_dtype)
         if self.augmentation.max_lighting > 0:
             images = _change_lighting(images, params)
@@ -60,11 +60,9 @@ def augment_images(
     return np.rint(ops.convert_to_numpy(changed)).astype("uint8")
 
 
-def _check(images, params, augmentation: Augmentation, size: int) -> None:
-    if images.shape[1] != images.shape[2] or size > images.shape[1]:
-        raise ValueError(
-            f"augmentation takes square images of at least {size} px. Received: shape {images.shape}"
-        )
+def _check(images, params, augmentation: Augmentation) -> None:
+    if images.shape[1] != images.shape[2]:
+        raise ValueError(f"augmentation takes square images. Received: shape {images.shape}")
     if keras.backend.standardize_dtype(params.dtype) != "float32":
         raise ValueError(
             f"params must be float32: shorter floats hold no coordinate. Received: {params.dtype}"

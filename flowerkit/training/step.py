@@ -10,6 +10,7 @@ import keras
 from flowerkit.accelerator import Accelerator
 from flowerkit.data import FlowerData, Split
 from flowerkit.models import (
+    after_resizing,
     build_classifier,
     choose_trainable,
     depth_of,
@@ -137,8 +138,11 @@ class _PixelStep(TrainStep):
         self.augmentation = run.plan.augmentation()
         pixels = keras.Input(run.classifier.input_shape[1:], dtype="uint8", name="training_pixels")
         params = keras.Input((len(PARAMS),), dtype="float32", name="augmentation_params")
-        changed = Augment(self.augmentation, name="augment")((pixels, params))
-        self.model = keras.Model((pixels, params), run.classifier(changed), name="training")
+        # Augmented straight to the size that the backbone sees: one resampling, not two.
+        classifier = after_resizing(run.classifier)
+        self.size = classifier.input_shape[1]
+        changed = Augment(self.augmentation, self.size, name="augment")((pixels, params))
+        self.model = keras.Model((pixels, params), classifier(changed), name="training")
 
     def batches(self, first_epoch: int) -> Iterable:
         return train_batches(
@@ -147,6 +151,7 @@ class _PixelStep(TrainStep):
             seed=self.run.plan.seed,
             augmentation=self.augmentation,
             num_classes=self.run.num_classes,
+            size=self.size,
             first_epoch=first_epoch,
         )
 

@@ -214,9 +214,10 @@ def test_images_shrink_as_pillow_shrinks_them(photos):
     box = (24, 0, 96, 72)
     by_pillow = [Image.fromarray(one).resize((40, 40), Image.BILINEAR, box) for one in photos]
     np.testing.assert_allclose(changed, np.stack(by_pillow), atol=1.5)
-    off = compute(photos, rows_with(8), OFF, size=40)
-    resized = ops.image.resize(photos.astype("float32"), (40, 40), antialias=True)
-    np.testing.assert_allclose(off, ops.convert_to_numpy(resized), atol=0.01)
+    for size in (40, 150):
+        off = compute(photos, rows_with(8), OFF, size=size)
+        resized = ops.image.resize(photos.astype("float32"), (size, size), antialias=True)
+        np.testing.assert_allclose(off, ops.convert_to_numpy(resized), atol=0.01)
 
 
 @pytest.mark.parametrize("size", [68, 40])
@@ -318,14 +319,10 @@ def test_outside_of_a_step_pixels_are_rounded(noise):
 
 
 def test_what_cannot_be_right_is_refused(noise):
-    with pytest.raises(ValueError, match=r"square images .* Received: shape \(8, 8, 16, 3\)"):
+    with pytest.raises(ValueError, match=r"square images.*Received: shape \(8, 8, 16, 3\)"):
         compute(noise[:, :8], rows_with(8), OFF)
-    with pytest.raises(ValueError, match="at least 24 px"):
-        compute(noise, rows_with(8), OFF, size=24)
     with pytest.raises(ValueError, match=r"params must be float32: .* Received: .*bfloat16"):
         compute(noise, ops.cast(rows_with(8), "bfloat16"), OFF)
-    with pytest.raises(ValueError, match=r"must be even .*Received: 7"):
-        compute(noise[:7], rows_with(7), replace(OFF, mixup=1))
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])

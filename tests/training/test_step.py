@@ -64,6 +64,14 @@ def test_the_network_continues_where_the_head_has_ended(run):
     assert result.history[4]["val_loss"] == pytest.approx(result.history[3]["val_loss"], rel=0.05)
 
 
+@pytest.mark.parametrize("input_size", [24, 48])
+def test_images_are_augmented_straight_to_the_size_that_the_backbone_sees(run, input_size):
+    result = run(epochs=1, freeze_epochs=0, input_size=input_size, min_crop_area=0.5, mixup=0.2)
+    assert result.model.input_shape[1] == 32  # the kept model resizes by itself
+    assert result.model.get_layer("backbone").input_shape[1] == input_size
+    assert np.isfinite(result.history[0]["loss"])
+
+
 def test_every_choice_works_on_features(run):
     """Averaged weights, smoothing, weights for classes, a cycle per step, decay."""
     result = run(
