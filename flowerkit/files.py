@@ -128,6 +128,17 @@ def _convert(value, hint, where: str, remedy: str):
     return value
 
 
+def make_folder(path: str | os.PathLike) -> Path:
+    """The folder `path`, made if it is not there; an OSError names it and the remedy."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"{path} cannot be made ({error.strerror or error}). Pass another folder."
+        ) from None
+    return Path(path)
+
+
 def find_free_folder(parent: str | os.PathLike, name: str) -> Path:
     """The first of parent/name-1, parent/name-2, ... that does not exist; does not make it.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from flowerkit import kaggle
 from flowerkit.cli.options import add_path, add_require
 from flowerkit.cli.terminal import Echo, Progress
-from flowerkit.files import find_free_folder
+from flowerkit.files import find_free_folder, make_folder
 from flowerkit.text import pluralize
 
 # bundle -------------------------------------------------------------------------------------------
@@ -55,14 +55,13 @@ def run_push(args, echo: Echo, progress: Progress) -> int:
     client = kaggle.sign_in(echo)
     data = _find_data(args)  # a mistake in an option is reported before the hours of a run
     if args.out:
-        kaggle.make_folder(args.out)
-    with _explain(echo):
-        run = kaggle.push_notebook(client, args.root, require=args.require)
+        make_folder(args.out)
+    run = kaggle.push_notebook(client, args.root, require=args.require)
     echo(f"pushed {run}: {run.url}")
     require = kaggle.KernelMetadata.load(args.root).device
     _watch(client, run, require)
     out = args.out or find_free_folder("runs", "kaggle")
-    with _explain(echo, f"fetch it with: flowerkit pull {run} {shlex.quote(str(out))}"):
+    with _hint(echo, f"fetch it with: flowerkit pull {run} {shlex.quote(str(out))}"):
         csv = kaggle.pull_outputs(client, run, out)
     if args.submit:
         return _check_and_submit(client, csv, csv, data, args, echo)
@@ -84,7 +83,7 @@ def run_watch(args, echo: Echo, progress: Progress) -> int:
 def _watch(client, run, require: str | None) -> None:
     options = f" --require {require}" if require else ""
     hint = f"the run goes on; follow it with: flowerkit watch {run}{options}"
-    with _explain(client.echo, hint):
+    with _hint(client.echo, hint):
         log = kaggle.watch_run(client, run, require=require)
     client.echo(f"{run} is done, on {log.device or 'a device that its log does not name'}")
 
@@ -186,13 +185,11 @@ def _find_data(args):
 
 
 @contextlib.contextmanager
-def _explain(echo: Echo, hint: str | None = None) -> Iterator[None]:
-    """Show the details of an error, and how to go on where the run does."""
+def _hint(echo: Echo, hint: str) -> Iterator[None]:
+    """Say after an error how to go on, where the run does."""
     try:
         yield
     except (KeyboardInterrupt, kaggle.KaggleError) as error:
-        for line in getattr(error, "details", ()):
-            echo(line)
-        if hint and not isinstance(error, kaggle.RunFailed):
+        if not isinstance(error, kaggle.RunFailed):
             echo(hint)
         raise

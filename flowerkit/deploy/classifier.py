@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from flowerkit.deploy.formats import LoadedModel, load_model_file
-from flowerkit.photos import SUFFIXES, UnreadablePhoto, read_photo
+from flowerkit.photos import SUFFIXES, UnreadablePhoto, find_photos, read_photo
 
 _NUM_READERS = 4
 
@@ -187,14 +187,7 @@ def _list_files(path: Path) -> list[Path]:
         raise FileNotFoundError(f"no photo {path}")
     if not path.is_dir():
         return [path]
-    photos = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
-    if not photos:
+    if not (photos := [path / name for name in find_photos(path)]):
         raise ValueError(f"no photos in {path}. Photos end in {', '.join(SUFFIXES)}.")
     return photos
 

@@ -54,9 +54,8 @@ def export_model(
     of mixed precision is exported in float32, and compared with itself in float32; as "keras" it stays
     as it is.
 
-    Raises FileNotFoundError if there is no model, ValueError for a damaged one, one that is no
-    classifier of flowerkit, or another format, FileExistsError if `out` is something else,
-    RuntimeError if a library is missing or the probabilities differ by more than `TOLERANCE`.
+    Raises what `load_classifier` raises; ValueError for another format, FileExistsError if `out` is
+    something else, RuntimeError if the probabilities differ by more than `TOLERANCE`.
     """
     if format not in FORMATS:
         raise ValueError(
@@ -78,7 +77,6 @@ def export_model(
         portable, written = Path(folder) / "portable.keras", Path(folder) / kind.file
         was_mixed = rewrite_keras(saved, portable, card=card, float32=kind.name != "keras")
         _convert(portable, written, kind)
-        kind.add_card(written, card)
         expected = (load_model_file(portable) if was_mixed else original).run(images)
         difference = float(np.abs(load_model_file(written).run(images) - expected).max())
         if not difference <= TOLERANCE:  # also if it is nan
@@ -117,10 +115,7 @@ def _draw_images(size: int) -> np.ndarray:
 
 
 def _convert(source: Path, target: Path, kind: Format) -> None:
-    """Convert the `.keras` file `source`; on JAX in a process that runs Keras on TensorFlow.
-
-    Raises RuntimeError, with the last line of the converter's error.
-    """
+    """Convert the `.keras` file `source`; on JAX in a process that runs Keras on TensorFlow."""
     import keras
 
     try:

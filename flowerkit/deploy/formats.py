@@ -71,11 +71,10 @@ class Format:
         return not Path(self.file).suffix
 
     def convert(self, source: Path, target: Path) -> None:
-        """Write the model of the `.keras` file `source`; all but "keras" need Keras on TensorFlow."""
-        raise NotImplementedError
+        """Write the model and the card of the `.keras` file `source`, and the labels for other tools.
 
-    def add_card(self, target: Path, card: ModelCard) -> None:
-        """Put the card, and the labels where other tools look for them, into a written model."""
+        All but "keras" need Keras on TensorFlow.
+        """
         raise NotImplementedError
 
     def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
@@ -122,9 +121,6 @@ class _Keras(Format):
     def convert(self, source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
-    def add_card(self, target: Path, card: ModelCard) -> None:
-        pass  # `rewrite_keras` put it there
-
     def open(self, path: Path) -> LoadedModel:
         self.check_libraries(to_write=False)
         import keras
@@ -153,8 +149,7 @@ class _SavedModel(Format):
 
     def convert(self, source: Path, target: Path) -> None:
         _load_for_export(source).export(target, format="tf_saved_model", verbose=False)
-
-    def add_card(self, target: Path, card: ModelCard) -> None:
+        card = read_keras_card(source)
         extra = target / "assets.extra"  # TensorFlow's place for what is not in the graph
         extra.mkdir(exist_ok=True)
         (extra / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
@@ -186,15 +181,12 @@ class _Onnx(Format):
 
     def convert(self, source: Path, target: Path) -> None:
         import numpy as np
+        import onnx
 
         model = _load_for_export(source)
         model(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports only a called model
         model.export(target, format="onnx", verbose=False)
-
-    def add_card(self, target: Path, card: ModelCard) -> None:
-        import onnx
-
-        model = onnx.load(str(target))
+        model, card = onnx.load(str(target)), read_keras_card(source)
         names = json.dumps(card.class_names, ensure_ascii=False)
         properties = {_METADATA_KEY: card.to_json(), "class_names": names}
         onnx.helper.set_model_props(model, properties)
@@ -227,8 +219,7 @@ class _LiteRT(Format):
         with tempfile.TemporaryDirectory() as folder:
             FORMATS["savedmodel"].convert(source, Path(folder))
             target.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
-
-    def add_card(self, target: Path, card: ModelCard) -> None:
+        card = read_keras_card(source)
         with zipfile.ZipFile(target, "a") as archive:  # TFLite's tools look there for labels.txt
             archive.writestr(_LABELS_FILE, "\n".join(card.class_names))
             archive.writestr(CARD_FILE, card.to_json())

@@ -26,7 +26,6 @@ __getattr__, __dir__, __all__ = lazy(
         "push_notebook": "push",
         "watch_run": "push",
         "pull_outputs": "results",
-        "make_folder": "results",
         "check_csv": "results",
         "resolve_version": "results",
         "submit": "results",

@@ -1,15 +1,13 @@
 """The notebook that is pushed to Kaggle: notebook 01 with the package in its first code cell.
 
 `kaggle kernels push` uploads one file, so the package travels inside it: one line a file, each
-compressed for itself, so that a changed module is a changed line. The cell needs no internet and
-nothing but Python's standard library.
+compressed for itself, so that a changed module is a changed line.
 """
 
 import base64
 import os
 import re
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
 from flowerkit.files import read_json
@@ -19,10 +17,9 @@ SOURCE = "notebooks/01_petals_to_the_metal.ipynb"
 BUNDLE = "notebooks/kaggle/petals.ipynb"
 TENSORFLOW_CPU = "tensorflow-cpu>=2.18,<2.22"  # the bounds of pyproject.toml
 # Only a checkout uses these; all that `import flowerkit` offers in Python goes along.
-LEFT_OUT = ("__main__.py", "cli/", "kaggle/", "photos/beam.py", "deploy/serving.py")
+LEFT_OUT = ("__main__.py", "cli/", "kaggle/", "deploy/serving.py")
 
 _REFRESH = "Run `flowerkit bundle`."
-_RESTORE = "Repair it, or restore it with git."
 _LINE = re.compile(r'^"([\w./-]+)": "([^"]*)",$', re.MULTILINE)
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -81,8 +78,8 @@ def build_bundle(root: str | os.PathLike) -> dict:
     checkout or lacks notebook 01, ValueError where that is no notebook.
     """
     files = _read_package(Path(root))
-    notebook = _read_notebook(Path(root, SOURCE), _RESTORE)
-    return _assemble(notebook, (_pack(name, files[name]) for name in files))
+    packed = {name: base64.b85encode(zlib.compress(files[name], 9)).decode() for name in files}
+    return _assemble(root, [f'"{name}": "{packed[name]}",' for name in files])
 
 
 def check_bundle(root: str | os.PathLike) -> list[str]:
@@ -92,7 +89,6 @@ def check_bundle(root: str | os.PathLike) -> list[str]:
     `build_bundle` does.
     """
     files = _read_package(Path(root))
-    notebook = _read_notebook(Path(root, SOURCE), _RESTORE)
     try:
         bundle = _read_notebook(Path(root, BUNDLE), _REFRESH)
     except (FileNotFoundError, ValueError) as error:
@@ -105,7 +101,7 @@ def check_bundle(root: str | os.PathLike) -> list[str]:
     changed = sorted(name for name in packed | files if packed.get(name) != files.get(name))
     if changed:
         return [f"{BUNDLE} is stale: {join_some(changed, 1)} changed since. {_REFRESH}"]
-    if bundle != _assemble(notebook, (line[0] for line in found)):
+    if bundle != _assemble(root, [line[0] for line in found]):
         return [f"{BUNDLE} is stale: {SOURCE} or the bundle's own cells changed since. {_REFRESH}"]
     return []
 
@@ -139,15 +135,12 @@ def _read_package(root: Path) -> dict[str, bytes]:
     return files
 
 
-def _pack(name: str, content: bytes) -> str:
-    return f'"{name}": "{base64.b85encode(zlib.compress(content, 9)).decode()}",'
-
-
-def _assemble(notebook: dict, lines: Iterable[str]) -> dict:
-    """The notebook, stripped, with the package's two cells after its title.
+def _assemble(root: str | os.PathLike, lines: list[str]) -> dict:
+    """Notebook 01, stripped, with the package's two cells after its title.
 
     The notebook's own metadata stays behind: what Kaggle or Colab leaves there pins an image.
     """
+    notebook = _read_notebook(Path(root, SOURCE), "Repair it, or restore it with git.")
     blank = {"execution_count": None, "outputs": []}
     cells = [cell | (blank if cell["cell_type"] == "code" else {}) for cell in notebook["cells"]]
     # Sites fold these lines away where they can.
@@ -155,8 +148,7 @@ def _assemble(notebook: dict, lines: Iterable[str]) -> dict:
     text = {"cell_type": "markdown", "id": "package-why", "metadata": {}}
     text["source"] = _EXPLANATION.rstrip("\n").splitlines(keepends=True)
     code = {"cell_type": "code", "id": "package", "metadata": folded} | blank
-    source = _CELL.replace("@TENSORFLOW_CPU@", TENSORFLOW_CPU).replace(
-        "@LINES@", "\n".join(lines), 1
-    )
+    source = _CELL.replace("@TENSORFLOW_CPU@", TENSORFLOW_CPU)
+    source = source.replace("@LINES@", "\n".join(lines), 1)
     code["source"] = source.rstrip("\n").splitlines(keepends=True)
     return notebook | {"metadata": _METADATA, "cells": [*cells[:1], text, code, *cells[1:]]}

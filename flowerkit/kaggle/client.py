@@ -1,8 +1,7 @@
 """The `kaggle` client with time limits, retries and errors that name a remedy.
 
 The client waits without limit, exits with status 0 after an error, and prints credentials when VERBOSE
-is set. Here every request has a limit, a failure is a KaggleError, and what the client prints is
-dropped.
+is set.
 """
 
 import base64
@@ -34,7 +33,6 @@ _REMEDIES = {
     404: "Check the name at the end of the notebook's address, kaggle.com/code/OWNER/NAME",
     429: "Kaggle limits the rate of requests. Wait some minutes, then try again",
 }
-_RETRIED = (429, 500, 502, 503, 504)
 # A request that changes something must not be repeated: it may have arrived, only its response be
 # lost. A log that is silent is read again when the run's status is known.
 _SENT_ONCE = re.compile(r"/(SaveKernel|CreateSubmission|CreateCodeSubmission|logs/stream/.*)$")
@@ -47,14 +45,7 @@ Response = TypeVar("Response")
 
 
 class KaggleError(RuntimeError):
-    """Kaggle or the network failed; the message names a remedy and holds no credentials.
-
-    `details` are lines to show before it: problems of a checkout, or the end of a log.
-    """
-
-    def __init__(self, message: str, details: list[str] | None = None):
-        super().__init__(message)
-        self.details = details or []
+    """Kaggle or the network failed; the message names a remedy and holds no credentials."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +106,8 @@ class Client:
     ) -> Response:
         """What `request()` returns; `action` names it in errors. Raises KaggleError.
 
-        A request that changes something on Kaggle needs `find_result`: its response may get lost
-        although it arrived. It returns what the response would have held, or None.
+        A request that changes something on Kaggle may arrive and its response get lost: `find_result`
+        returns what that would have held, or None.
         """
         try:
             with hushed():
@@ -155,10 +146,23 @@ def sign_in(
     that grow from `backoff_seconds`; `timeout_seconds` limit the connection and each silence. Raises
     KaggleError if the client is missing or too old, or if Kaggle accepts no credentials.
     """
-    _check_version()
-    api = _build_api(_build_adapter(backoff_seconds, timeout_seconds))
-    client = Client(api, echo, poll_seconds)
-    client.call("signing in", lambda: _authenticate(client.api))
+    try:
+        version = importlib.metadata.version("kaggle")
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    if version is None or Version(version) < Version(MIN_VERSION):
+        raise KaggleError(
+            f"the kaggle client {MIN_VERSION} or newer is needed, found {version or 'none'}. "
+            f"Run `pip install 'kaggle>={MIN_VERSION}' six`."
+        )
+    client = Client(_build_api(backoff_seconds, timeout_seconds), echo, poll_seconds)
+    try:
+        client.call("signing in", client.api.authenticate)
+    except SystemExit:  # the client exits where it finds nothing that Kaggle accepts
+        raise KaggleError(
+            "no Kaggle credentials here (KAGGLE_API_TOKEN, KAGGLE_USERNAME with KAGGLE_KEY, or a file "
+            f"in ~/.kaggle), or they have expired. {_TOKEN_REMEDY}."
+        ) from None
     return client
 
 
@@ -175,26 +179,18 @@ def hushed() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _check_version() -> None:
-    try:
-        version = importlib.metadata.version("kaggle")
-    except importlib.metadata.PackageNotFoundError:
-        version = None
-    if version is None or Version(version) < Version(MIN_VERSION):
-        raise KaggleError(
-            f"the kaggle client {MIN_VERSION} or newer is needed, found {version or 'none'}. "
-            f"Run `pip install 'kaggle>={MIN_VERSION}' six`."
-        )
-
-
-def _build_adapter(backoff_seconds: float, timeout_seconds: tuple[float, float]):
+def _build_api(backoff_seconds: float, timeout_seconds: tuple[float, float]) -> Any:
+    """The kaggle package's API, with limits of time and retries in every session."""
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
+
+    with hushed():
+        from kaggle.api.kaggle_api_extended import KaggleApi
 
     retry = Retry(
         5,
         allowed_methods=None,  # Kaggle's API reads by POST
-        status_forcelist=_RETRIED,
+        status_forcelist=(429, 500, 502, 503, 504),
         backoff_factor=backoff_seconds,
         raise_on_status=False,  # the client explains the last response
         respect_retry_after_header=False,  # it may ask for hours
@@ -205,13 +201,6 @@ def _build_adapter(backoff_seconds: float, timeout_seconds: tuple[float, float])
             self.max_retries = Retry(0) if _SENT_ONCE.search(request.url) else retry
             return super().send(request, stream, timeout or timeout_seconds, **options)
 
-    return Adapter()
-
-
-def _build_api(adapter):
-    with hushed():
-        from kaggle.api.kaggle_api_extended import KaggleApi
-
     class Api(KaggleApi):
         # With VERBOSE in the environment it would print the header with the credentials.
         args = [word for word in KaggleApi.args if word != "--verbose"]
@@ -221,20 +210,10 @@ def _build_api(adapter):
             http = kaggle.http_client()
             http._init_session()
             for scheme in ("http://", "https://"):
-                http._session.mount(scheme, adapter)
+                http._session.mount(scheme, Adapter())
             return kaggle
 
     return Api()
-
-
-def _authenticate(api) -> None:
-    try:
-        api.authenticate()
-    except SystemExit:  # the client exits where it finds nothing that Kaggle accepts
-        raise KaggleError(
-            "no Kaggle credentials here (KAGGLE_API_TOKEN, KAGGLE_USERNAME with KAGGLE_KEY, or a file "
-            f"in ~/.kaggle), or they have expired. {_TOKEN_REMEDY}."
-        ) from None
 
 
 def _is_lost(cause: Exception) -> bool:

@@ -1,8 +1,8 @@
 """kernel-metadata.json, which describes the pushed notebook to Kaggle, and the lint before a push.
 
-The client reports little: it pushes a title that does not fit its id, a leftover image pin or a
-missing machine shape without an error, and the run gets a CPU or another name. The rules were read
-from `kaggle` 2.2.4 and 2.2.5 (kernels_push) and issue 1197 of its repository.
+The client pushes a title that does not fit its id, a leftover image pin or a missing machine shape
+without an error, and the run gets another name or a CPU. The rules were read from `kaggle` 2.2.4 and
+2.2.5 (kernels_push) and issue 1197 of its repository.
 """
 
 import json
@@ -74,7 +74,6 @@ class KernelMetadata:
         return cls(read_json(Path(root, METADATA), remedy=_RENEW))
 
     def save(self, root: str | os.PathLike) -> None:
-        """Into the folder `root`."""
         write_json(Path(root, METADATA), self.values)
 
     @property
@@ -116,9 +115,8 @@ def slugify(title: str) -> str:
 def write_bundle(root: str | os.PathLike, *, owner: str | None = None) -> tuple[Path, Path]:
     """Write the notebook to push and its metadata into the checkout `root`; returns both paths.
 
-    Existing metadata keeps its values; `owner`, a Kaggle user name, goes into its id. Raises
-    FileNotFoundError where `root` is no checkout, ValueError for an owner that is no user name or
-    metadata that cannot be read.
+    Existing metadata keeps its values; `owner` goes into its id. Raises as `build_bundle`, `with_owner`
+    and `KernelMetadata.load` do.
     """
     root = Path(root)
     bundle = build_bundle(root)
@@ -131,9 +129,6 @@ def write_bundle(root: str | os.PathLike, *, owner: str | None = None) -> tuple[
 
 
 # Lint ---------------------------------------------------------------------------------------------
-
-# The client itself refuses values of the wrong type.
-_SETTINGS = {"code_file": BUNDLE, "language": "python", "kernel_type": "notebook"}
 
 
 def lint(
@@ -186,8 +181,9 @@ def _check_identity(metadata: KernelMetadata, owner_known: bool) -> Iterator[str
 
 
 def _check_settings(metadata: KernelMetadata) -> Iterator[str]:
-    for name, required in _SETTINGS.items():
-        if metadata.values.get(name) != required:
+    # The client itself refuses values of the wrong type.
+    for name in ("code_file", "language", "kernel_type"):
+        if metadata.values.get(name) != (required := KernelMetadata.build().values[name]):
             yield f'{_format(metadata, name)}. Write "{name}": "{required}".'
     if "id_no" in metadata.values:
         yield f"{METADATA} has id_no, which replaces the id. Remove id_no."

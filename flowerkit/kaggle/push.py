@@ -1,7 +1,6 @@
 """Push the notebook, then watch its run until it ends.
 
-Kaggle's own client reports success when a run gets another device. Watching can start later and on
-another machine: it needs only the notebook's name.
+Watching can start later and on another machine: it needs only the notebook's name.
 """
 
 import contextlib
@@ -10,7 +9,7 @@ import re
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowerkit.kaggle.client import Client, KaggleError, KernelRun
@@ -18,7 +17,6 @@ from flowerkit.kaggle.metadata import METADATA, PLACEHOLDER, KernelMetadata, lin
 from flowerkit.text import pluralize
 
 HEARTBEAT_POLLS = 15
-TAIL_LINES = 15
 FINISHED = ("COMPLETE", "ERROR", "CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED")
 
 # What notebook 01 prints: "TPU: 8 replicas, jax, mixed_bfloat16 (...)"
@@ -26,7 +24,7 @@ _DEVICE = re.compile(r"^ *((?:TPU|GPU|CPU): \d+ replicas?, .*?) *$", re.MULTILIN
 
 
 class RunFailed(KaggleError):
-    """The run on Kaggle did not end well; `details` are the last lines of its log."""
+    """The run on Kaggle did not end well."""
 
 
 # Push ---------------------------------------------------------------------------------------------
@@ -36,11 +34,13 @@ def push_notebook(client: Client, root: str | Path, *, require: str | None = Non
     """Push the bundled notebook of the checkout `root`; Kaggle begins to run it.
 
     Where kernel-metadata.json has no owner yet, the credentials' user is; the checkout is not changed.
-    `require` is the device that the metadata must request, see `lint`. Raises KaggleError if lint
-    finds problems, which are its `details`, or if Kaggle refuses the notebook or its inputs.
+    Raises KaggleError if `lint` (see there for `require`) finds problems, which are echoed, or if
+    Kaggle refuses the notebook or its inputs.
     """
     if problems := lint(root, owner_known=bool(client.username), require=require):
-        raise KaggleError(f"nothing was pushed: {pluralize(len(problems), 'problem')}", problems)
+        for problem in problems:
+            client.echo(problem)
+        raise KaggleError(f"nothing was pushed: {pluralize(len(problems), 'problem')}")
     metadata = KernelMetadata.load(root)
     if metadata.kernel.startswith(f"{PLACEHOLDER}/"):
         metadata = metadata.with_owner(client.username)
@@ -49,7 +49,7 @@ def push_notebook(client: Client, root: str | Path, *, require: str | None = Non
 
     def find_pushed() -> KernelRun | None:
         version = find_version(client, run)
-        return KernelRun(run.owner, run.name, version) if version > before else None
+        return replace(run, version=version) if version > before else None
 
     with tempfile.TemporaryDirectory(prefix="flowerkit-push-") as folder:
         metadata.save(folder)
@@ -102,7 +102,7 @@ def _read_response(client: Client, run: KernelRun, response) -> KernelRun:
             f"Kaggle took {named} but not its inputs ({', '.join(refused)}), so its run will find no "
             f"data. Stop it at {named.url}, accept the competition's rules, push again."
         )
-    return KernelRun(named.owner, named.name, response.version_number)
+    return replace(named, version=response.version_number)
 
 
 # Watch --------------------------------------------------------------------------------------------
@@ -118,20 +118,14 @@ class RunLog:
     @property
     def device(self) -> str | None:
         """The line that names the device."""
-        found = _DEVICE.search(self.text[: self.text.rfind("\n") + 1])
+        found = _DEVICE.search(self.text)
         return found[1] if found else None
 
-    @property
-    def tail(self) -> list[str]:
-        """The last lines, without credentials, below a title."""
-        lines = [line.rstrip() for line in self.text.split("\n") if line.strip()][-TAIL_LINES:]
-        return ["the last lines of its log:", *(f"  {self.client.scrub(line)}" for line in lines)]
-
     def update(self, text: str) -> None:
-        """The log from its beginning, as far as it is known now."""
-        start = self.text.rfind("\n") + 1
-        self.text += text[len(self.text) :]
-        for line in self.text[start : self.text.rfind("\n") + 1].split("\n"):
+        """`text` is the log from its beginning, as far as it is known now."""
+        new = text[len(self.text) : text.rfind("\n") + 1]
+        self.text += new
+        for line in new.split("\n"):
             if line.strip():
                 self.client.echo(self.client.scrub(f"  {line.rstrip()}"))
 
@@ -149,11 +143,10 @@ def watch_run(client: Client, run: KernelRun, *, require: str | None = None) -> 
     log.update(read_log(whole) + "\n")
     _refuse_device(run, log, require)
     if ended.status.name != "COMPLETE":
-        raise RunFailed(f"{describe_end(client, run, ended)}. {run.url}", log.tail)
+        raise RunFailed(f"{describe_end(client, run, ended)}. {run.url}")
     if require and not log.device:
         raise RunFailed(
-            f"{run} names no device in its log, so it may not have used a {require.upper()}. {run.url}",
-            log.tail,
+            f"{run} names no device in its log, so it may not have used a {require.upper()}. {run.url}"
         )
     return log
 
@@ -193,8 +186,7 @@ def _refuse_device(run: KernelRun, log: RunLog, require: str | None) -> None:
         raise RunFailed(
             f"{run} ran on a {log.device[:3]}, not the required {require.upper()} ({log.device}). If it "
             f"still runs, stop it at {run.url}; then check machine_shape in {METADATA}, that it has no "
-            "docker_image, and push again.",
-            log.tail,
+            "docker_image, and push again."
         )
 
 

@@ -3,12 +3,13 @@
 import re
 import tempfile
 import time
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 from flowerkit import __version__
 from flowerkit.data import FlowerData
-from flowerkit.files import write_text
+from flowerkit.files import make_folder, write_text
 from flowerkit.kaggle.client import RULES, Client, KaggleError, KernelRun
 from flowerkit.kaggle.push import FINISHED, describe_end, find_version, get_session, read_log
 from flowerkit.sources import CLASS_NAMES, SLUG
@@ -30,7 +31,7 @@ def pull_outputs(
     """Fetch a run's outputs and its log, or its csv alone, into the folder `out`; the csv's path.
 
     Files appear in `out` when all are there whole, and replace older ones. Raises KaggleError for a
-    run that goes on or made no csv, ValueError for a folder that cannot be written.
+    run that goes on or made no csv, OSError if the folder cannot be made.
     """
     _refuse_unfinished(client, run)
     out = make_folder(out)
@@ -57,17 +58,6 @@ def pull_outputs(
             f"why: `flowerkit watch {run}`."
         )
     return min(found, key=lambda path: len(path.parts))
-
-
-def make_folder(out: str | Path) -> Path:
-    """The folder `out`, made if it is not there. Raises ValueError if that is impossible."""
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"{out} cannot hold the outputs: {error.strerror}. Pass another folder."
-        ) from error
-    return Path(out)
 
 
 def _refuse_unfinished(client: Client, run: KernelRun) -> None:
@@ -116,7 +106,7 @@ def resolve_version(client: Client, run: KernelRun) -> KernelRun:
         raise KaggleError(
             f"Kaggle knows no version of {run.kernel}. Check the name, or push it first."
         )
-    return KernelRun(run.owner, run.name, run.version or newest)
+    return replace(run, version=run.version or newest)
 
 
 def submit(client: Client, source: Path | KernelRun, *, message: str | None = None) -> int:

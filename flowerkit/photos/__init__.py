@@ -23,7 +23,7 @@ __getattr__, __dir__, __all__ = lazy(
         "RESIZE_METHODS": "report",
         "read_photo": "reader",
         "UnreadablePhoto": "reader",
-        "holds_photos": "listing",
+        "find_photos": "listing",
         "SUFFIXES": "listing",
     },
 )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from flowerkit.accelerator import cache_folder, num_cores
 from flowerkit.data import SPLITS, FlowerData, Record, choose_shard_size, find_shards, write_shards
-from flowerkit.files import replacing, write_json
+from flowerkit.files import make_folder, replacing, write_json
 from flowerkit.photos.assignment import SplitAssignment, assign_photos, check_fractions
 from flowerkit.photos.cache import PhotoCache, Progress, lock
 from flowerkit.photos.listing import Listing, list_photos, normalize_name
@@ -171,17 +171,11 @@ def _claim_folder(request: Request) -> None:
             f"{out} is inside the photos ({source}), and the next conversion would take it for a class. "
             "Convert into a folder beside them."
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        held = sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".")
-        if not held or request.unfinished.is_dir():
-            request.unfinished.mkdir(exist_ok=True)
-            return
-    except OSError as error:
-        reason = error.strerror or error
-        raise type(error)(
-            f"{out} cannot be made or written ({reason}). Pass another folder."
-        ) from None
+    make_folder(out)
+    held = sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".")
+    if not held or request.unfinished.is_dir():
+        make_folder(request.unfinished)
+        return
     if conversion := load_conversion(out):
         raise FileExistsError(
             f"{out} already holds a conversion of {conversion.source}. Train on it with --data {out}, "

@@ -109,9 +109,9 @@ def list_photos(folder: str | os.PathLike, labels_csv: str | os.PathLike | None 
     return Listing(tuple(_set_ids(photos)), names, notes, left_out)
 
 
-def holds_photos(folder: str | os.PathLike) -> bool:
-    """Whether a sub folder of `folder`, at any depth, holds a photo."""
-    return any("/" in photo.path for photo in _find_photos(Path(folder), _Walk()))
+def find_photos(folder: str | os.PathLike) -> Iterator[str]:
+    """The paths of the photos in and under `folder`, relative to it, sorted."""
+    return (photo.path for photo in _find_photos(Path(folder), _Walk()))
 
 
 def _check_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flowerkit.accelerator import cache_folder
 from flowerkit.data import FlowerData, check_counts, find_shards, find_sizes, read_records
-from flowerkit.photos import holds_photos, load_conversion
+from flowerkit.photos import find_photos, load_conversion
 from flowerkit.sources import competition
 from flowerkit.submission import read_ids
 
@@ -68,7 +68,7 @@ def is_of_photos(folder: Path) -> bool:
     # A folder above the data may hold the plots of runs: it is an error, and not photos.
     if find_sizes(folder) or any(folder.glob("*/tfrecords-jpeg-*")):
         return False
-    return holds_photos(folder)
+    return any("/" in path for path in find_photos(folder))
 
 
 def is_competition_required() -> bool:

@@ -6,7 +6,6 @@ from fake_kaggle import KERNEL, NAME, VALID_CSV
 from flowerkit.kaggle.client import KaggleError, KernelRun
 from flowerkit.kaggle.results import (
     check_csv,
-    make_folder,
     pull_outputs,
     resolve_version,
     submit,
@@ -88,12 +87,6 @@ def test_the_outputs_of_a_failed_run_are_fetched_with_a_warning(fake, client, li
     fake.statuses, fake.failure = ["ERROR"], "Notebook Threw Exception"
     assert pull_outputs(client, RUN, tmp_path).is_file()
     assert lines[0].startswith(f"{KERNEL} failed: Notebook Threw Exception; ")
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "out").touch()
-    with pytest.raises(ValueError, match="out/run cannot hold the outputs: .*Pass another folder"):
-        make_folder(tmp_path / "out" / "run")
 
 
 # Check --------------------------------------------------------------------------------------------

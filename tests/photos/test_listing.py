@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from flowerkit.photos.listing import holds_photos, list_photos
+from flowerkit.photos.listing import find_photos, list_photos
 
 PIECES = "\u1103\u1166\u110b\u1175\u110c\u1175"  # 데이지 as a Mac writes it
 
@@ -229,10 +229,10 @@ def test_shards_are_no_photos(tmp_path):
         list_photos(tmp_path)
 
 
-def test_a_folder_of_photos_holds_them_in_sub_folders(make, tmp_path):
-    assert not holds_photos(make("1.jpg", "rose/notes.txt"))
-    assert holds_photos(make("rose/1.jpg"))
-    assert not holds_photos(tmp_path / "none")
+def test_photos_are_found_at_any_depth_in_order(make, tmp_path):
+    names = ["1.jpg", "rose/2.jpg", "rose/notes.txt", "@eaDir/3.jpg", ".hidden.jpg"]
+    assert list(find_photos(make(*names))) == ["1.jpg", "rose/2.jpg"]
+    assert list(find_photos(tmp_path / "none")) == []
 
 
 # A csv --------------------------------------------------------------------------------------------
