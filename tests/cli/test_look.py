@@ -64,7 +64,6 @@ def predict_by_hand(run, data, **options):
 # predict ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.backends
 @pytest.mark.replicas
 def test_runs_of_different_sizes_blend_by_the_weights_found_on_val(
     finished_run, small_run, two_sizes, predict_runs, tmp_path
@@ -83,7 +82,6 @@ def test_runs_of_different_sizes_blend_by_the_weights_found_on_val(
     np.testing.assert_allclose(written.probabilities, expected.probabilities, atol=1e-6)
 
 
-@pytest.mark.backends
 def test_views_are_cropped_as_in_the_training_of_the_run(
     finished_run, small_run, two_sizes, predict_runs, tmp_path
 ):

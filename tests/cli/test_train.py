@@ -62,7 +62,6 @@ class _CtrlC(logging.Handler):
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.backends
 def test_ctrl_c_keeps_the_best_weights_and_the_printed_command_continues(
     flowerkit, drawn, plan_file, tmp_path, caplog
 ):

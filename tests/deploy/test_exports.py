@@ -17,8 +17,6 @@ from flowerkit.deploy.card import ModelCard, find_run_card
 from flowerkit.deploy.keras_file import rewrite_keras
 from flowerkit.models import build_classifier
 
-pytestmark = pytest.mark.backends
-
 ON_JAX = keras.backend.backend() == "jax"
 in_child = pytest.mark.skipif(ON_JAX, reason="as on TensorFlow, in a process that takes seconds")
 
@@ -42,6 +40,7 @@ def save(model, folder):
     return folder / "m.keras"
 
 
+@pytest.mark.backends
 def test_an_export_predicts_as_the_run_does(exported):
     photos = [draw_photo(name, seed) for name in CLASSES for seed in (1, 2)]
     ours, theirs = (

@@ -10,8 +10,6 @@ import pytest
 from flowerkit.experiments import run_study
 from flowerkit.training import RunFolder, TrainingPlan
 
-pytestmark = pytest.mark.backends
-
 
 @pytest.fixture(scope="module")
 def plans(accelerator):

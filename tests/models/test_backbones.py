@@ -6,8 +6,6 @@ import pytest
 
 from flowerkit.models import backbones
 
-pytestmark = pytest.mark.backends
-
 LIST = {row["name"]: row for row in backbones.list_backbones()}
 OWN = [name for name, row in LIST.items() if not row["licence"]]
 
@@ -107,6 +105,7 @@ def test_weights_come_from_a_file(tmp_path):
     np.testing.assert_array_equal(loaded.get_weights()[0], body.get_weights()[0])
 
 
+@pytest.mark.backends
 def test_a_keras_file_serves_with_its_weights_or_fresh_ones(tmp_path):
     body = build("tiny")
     body.save(tmp_path / "body.keras")

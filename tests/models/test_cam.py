@@ -9,8 +9,6 @@ from flowerkit.models.cam import compute_cam, split_at_map
 from flowerkit.models.classifier import build_classifier
 from flowerkit.models.heads import add_head
 
-pytestmark = pytest.mark.backends
-
 RED, BLUE = np.s_[4:12, 20:28], np.s_[20:28, 4:12]  # (rows, columns) of a square of its colour
 HEADS = ["notebook", "pooled", "plain", "concat", "flatten"]
 
@@ -60,6 +58,7 @@ def peak_is_inside(found, square):
     return row in range(32)[square[0]] and col in range(32)[square[1]]
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("head", HEADS)
 def test_the_map_of_a_class_is_highest_where_the_class_is(head, images):
     model = build(head)
@@ -76,6 +75,7 @@ def test_the_map_of_a_class_is_highest_where_the_class_is(head, images):
     assert [peak_is_inside(*one) for one in zip(asked, (BLUE, RED), strict=True)] == [True] * 2
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_a_model_that_trains_on_several_devices_has_its_maps_too(accelerator, images):
     with accelerator.scope():
@@ -90,6 +90,7 @@ def test_two_classes_with_one_logit_have_a_map_each(images):
     assert [peak_is_inside(*one) for one in zip(found, (RED, BLUE), strict=True)] == [True] * 2
 
 
+@pytest.mark.backends
 def test_before_average_pooling_it_is_the_class_activation_map(images):
     """Zhou et al. 2016: the features of a place times the weights of the class."""
     model = build("plain")
@@ -126,6 +127,7 @@ def test_batches_change_nothing(images):
     np.testing.assert_allclose(found, compute_cam(model, many), atol=1e-6)
 
 
+@pytest.mark.backends
 def test_the_parts_together_are_the_classifier(images):
     model = build_classifier(
         4, image_size=32, backbone="tiny", weights=None, head="notebook", input_size=64

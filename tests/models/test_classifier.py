@@ -9,8 +9,6 @@ import pytest
 
 from flowerkit.models import classifier as models
 
-pytestmark = pytest.mark.backends
-
 PIXELS = np.random.default_rng(7).integers(0, 256, (2, 8, 8, 3)).astype("float32")
 
 
@@ -136,6 +134,7 @@ def test_body_and_head_predict_what_the_classifier_predicts(head, shape):
     np.testing.assert_array_equal(np.asarray(top(body(pixels))), np.asarray(model(pixels)))
 
 
+@pytest.mark.backends
 def test_the_halves_share_the_classifiers_weights_saved_or_not(tmp_path):
     models.save_classifier(build(backbone="VGG16", head="concat"), tmp_path / "model.keras")
     model = models.load_model(tmp_path)
@@ -166,6 +165,7 @@ def test_a_model_without_a_backbone_is_not_cut():
         models.split_classifier(model)
 
 
+@pytest.mark.backends
 def test_a_saved_classifier_predicts_the_same(tmp_path):
     model = models.build_classifier(5, image_size=32, backbone="VGG16", weights=None)
     models.save_classifier(model, tmp_path / "model.keras")

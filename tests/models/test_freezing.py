@@ -7,8 +7,6 @@ import pytest
 from flowerkit.models import freezing
 from flowerkit.models.classifier import build_classifier
 
-pytestmark = pytest.mark.backends
-
 HEAD = ["head_norm", "probabilities"]
 TINY = [f"block{n}_{kind}" for n in (1, 2, 3, 4) for kind in ("conv", "norm")]
 
@@ -135,6 +133,7 @@ def changed_by_a_step(model):
     }
 
 
+@pytest.mark.backends
 def test_what_is_frozen_stays_bit_for_bit_in_training():
     model = build(head="plain", dropout=0.0)
     freezing.choose_trainable(model, "block4")

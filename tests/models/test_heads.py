@@ -7,8 +7,6 @@ import pytest
 from flowerkit.models import heads
 from flowerkit.training import plan
 
-pytestmark = pytest.mark.backends
-
 DROPOUT = 0.4
 
 

@@ -14,8 +14,6 @@ from flowerkit.pipeline.augment_layer import Augment, augment_images
 from flowerkit.pipeline.augment_params import PARAMS, make_rotations, make_warps, make_zooms
 from flowerkit.pipeline.augmentation import Augmentation
 
-pytestmark = pytest.mark.backends
-
 JAX = keras.backend.backend() == "jax"
 CROP = replace(OFF, min_crop_area=0.3)
 ZOOM = replace(OFF, max_zoom=4)
@@ -101,6 +99,7 @@ def look_up(image, show, size=None, mode="mirror"):
 # Geometry -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("augmentation", [OFF, Augmentation(), CROP, ZOOM, ROTATE, WARP])
 def test_pixels_stay_exact_where_a_row_changes_nothing(noise, augmentation, dtype):
@@ -187,6 +186,7 @@ def test_a_warp_tilts_the_picture(noise, tilt):
     np.testing.assert_allclose(turned.swapaxes(1, 2), changed, atol=0.02)
 
 
+@pytest.mark.backends
 def test_all_geometry_together_is_one_map_in_its_order(noise):
     """On the picture: crop, flip, rotation, zoom, tilt; the map is read from the last to the first."""
     maps = np.diag([-1.0, 1, 1]) @ make_rotations(np.full(8, 20.0))
@@ -262,6 +262,7 @@ def test_the_erased_box_is_grey(noise):
     np.testing.assert_array_equal(compute(noise, params, erasing), expected)
 
 
+@pytest.mark.backends
 def test_partners_mix_as_the_first_of_them_says(noise):
     params = rows_with(8, mixup=0.75)
     pairs = noise.reshape(4, 2, 16, 16, 3).astype("float32")
@@ -278,6 +279,7 @@ def test_partners_mix_as_the_first_of_them_says(noise):
 # Inside the step ----------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("augmentation", [CROP, EVERYTHING])
 def test_a_single_trace_serves_all_params(noise, augmentation):
     traces, layer = [], Augment(augmentation)
@@ -325,6 +327,7 @@ def test_what_cannot_be_right_is_refused(noise):
         compute(noise, ops.cast(rows_with(8), "bfloat16"), OFF)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_the_layer_keeps_params_exact_and_adds_nothing_to_a_model(photos, policy):
     augmentation = replace(EVERYTHING, mixup=0, cutmix=0)
@@ -342,6 +345,7 @@ def test_the_layer_keeps_params_exact_and_adds_nothing_to_a_model(photos, policy
     assert model.weights == model.non_trainable_variables == []  # no seed generator either
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 @pytest.mark.parametrize("augmentation", [EVERYTHING, replace(CROP, mixup=1, max_lighting=0.5)])
 def test_every_number_of_replicas_shows_the_same_pictures(accelerator, augmentation):

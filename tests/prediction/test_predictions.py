@@ -11,8 +11,6 @@ from flowerkit.data import load_split, read_records
 from flowerkit.pipeline import Augmentation, augment_images, sample_params
 from flowerkit.prediction.predictions import Predictions, predict
 
-pytestmark = pytest.mark.backends
-
 GLOBAL_BATCH = 16  # 22 test images: a full batch, and 6 images with 10 of padding
 
 
@@ -40,6 +38,7 @@ def scored():
     )
 
 
+@pytest.mark.backends
 def test_the_padding_of_the_last_batch_is_trimmed(predictions):
     assert len(predictions) == 22
     assert predictions.probabilities.shape == (22, 3)
@@ -47,6 +46,7 @@ def test_the_padding_of_the_last_batch_is_trimmed(predictions):
     assert len(set(predictions.ids.tolist())) == 22
 
 
+@pytest.mark.backends
 def test_ids_stay_in_step_with_images(drawn, predictions):
     """Every JPEG decoded again by Pillow, its output computed by hand and looked up by its id."""
     found = dict(zip(predictions.ids.tolist(), predictions.probabilities, strict=True))
@@ -136,6 +136,7 @@ def views_by_hand(images, *, seed, num_crops, min_crop_area):
         yield augment_images(images, params, crops)
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_views_are_averaged_the_image_its_mirror_image_and_crops(left_colour, unlabelled):
     """The same by hand, whatever the backend and the number of replicas; the last batch is padded."""
@@ -166,6 +167,7 @@ def test_views_are_the_same_each_time_and_others_for_another_seed(left_colour, u
     np.testing.assert_array_equal(run(tta=1), run(seed=1))
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_further_views_compile_nothing(left_colour, unlabelled):
     predict(left_colour, unlabelled, global_batch=GLOBAL_BATCH)

@@ -13,8 +13,6 @@ from flowerkit.training import callbacks
 from flowerkit.training.callbacks import StepHooks, StopFlag, TerminateOnNaN, TimeLimit
 from flowerkit.training.step import Deadline
 
-pytestmark = pytest.mark.backends
-
 
 def fit_small(hooks, *others, num_epochs=2, num_steps=3):
     keras.utils.set_random_seed(0)
@@ -36,6 +34,7 @@ class Listener(keras.callbacks.Callback):
         self.collects.append(gc.isenabled())
 
 
+@pytest.mark.backends
 def test_listeners_are_called_after_every_step_and_get_no_python_numbers():
     hooks, listener = StepHooks(3), Listener()
     fit_small(hooks, listener)
@@ -64,6 +63,7 @@ def test_garbage_is_collected_again_after_the_first_step_even_if_it_failed():
     assert gc.isenabled()
 
 
+@pytest.mark.backends
 def test_the_model_gets_the_step_of_keras_back():
     hooks = StepHooks(3)
     model = fit_small(hooks)
@@ -85,6 +85,7 @@ def watch_losses(losses):
     return stop, len(losses)
 
 
+@pytest.mark.backends
 def test_a_loss_that_is_not_a_number_stops_within_the_steps_ahead_and_names_its_own():
     stop, done = watch_losses([1.0] * 4 + [math.nan] * 40)
     assert stop.reason == "the loss became nan in epoch 2, step 5"

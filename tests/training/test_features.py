@@ -18,8 +18,6 @@ from flowerkit.training.features import (
     predict_features,
 )
 
-pytestmark = pytest.mark.backends
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -51,6 +49,7 @@ def built(accelerator):
     return build(accelerator)
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 @pytest.mark.parametrize("head", ["notebook", "pooled", "concat"])
 def test_predictions_from_features_are_those_of_the_whole_model(accelerator, split, head):
@@ -136,6 +135,7 @@ def test_without_a_file_they_stay_in_memory_and_without_room_there_is_an_error(
         compute_features(built[1], split, global_batch=8)
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_a_head_of_your_own_is_trained_on_them_and_called_on_the_body(accelerator, built, val):
     body = built[1]

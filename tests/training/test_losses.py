@@ -8,8 +8,6 @@ import pytest
 
 from flowerkit.training.losses import WeightedCrossentropy, build_loss, class_weights_for
 
-pytestmark = pytest.mark.backends
-
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.25, 0.5, 0.25]], "float32")
 CLASSES = np.array([0, 1, 1])
 LABELS = np.eye(3, dtype="float32")[CLASSES]
@@ -55,6 +53,7 @@ def test_the_two_columns_of_a_binary_head_have_the_binary_crossentropy():
     )
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("smoothing", [0.0, pytest.param(0.3, marks=pytest.mark.replicas)])
 def test_a_training_step_follows_the_gradient_of_the_weighted_loss(accelerator, smoothing):
     """TensorFlow's gradient of the crossentropy is wrong for labels that do not sum to 1."""

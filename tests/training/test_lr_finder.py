@@ -12,8 +12,6 @@ from flowerkit.training.lr_finder import LRFinderResult, lr_find
 from flowerkit.training.phases import find_phase
 from flowerkit.training.step import RunContext, TrainStep
 
-pytestmark = pytest.mark.backends
-
 STEPS = 20
 
 
@@ -101,6 +99,7 @@ def make_step(plan, accelerator, classifier, split):
         return TrainStep.for_phase(run, find_phase(plan, None, global_batch=run.global_batch))
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_the_losses_are_those_of_single_steps_at_these_rates(
     quick_plan, drawn, accelerator, split, classifier
@@ -134,6 +133,7 @@ def test_the_losses_are_those_of_single_steps_at_these_rates(
     assert found.stop_reason == "the highest rate was reached"
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_a_search_that_fails_in_the_middle_of_a_training_leaves_no_trace(
     quick_plan, drawn, accelerator, split, classifier

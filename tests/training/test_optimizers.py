@@ -9,8 +9,6 @@ import pytest
 from flowerkit.schedules import CosineWarmup, OfEpochAndRate
 from flowerkit.training.optimizers import SGD, TableRate, averaged_weights, build_optimizer
 
-pytestmark = pytest.mark.backends
-
 LAYERS = ("body_dense", "head_dense")
 
 
@@ -72,6 +70,7 @@ def test_a_table_of_nothing_or_of_no_rates_is_refused():
             TableRate([0.1, rate])
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_the_compiled_step_follows_the_table(accelerator):
     model = build_model(accelerator, rate=TableRate([0.1, 0.2, 0.4]))
@@ -87,6 +86,7 @@ def test_decay_takes_from_kernels_and_leaves_biases(accelerator):
     assert weights_of(model) == approx([0.85, 0.85], [0.9, 0.9])
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("name", ["adam", pytest.param("adamw", marks=pytest.mark.replicas), "sgd"])
 def test_a_factor_of_a_tenth_moves_a_tenth_as_far_and_0_not_at_all(accelerator, name):
     factors = {"body_dense/kernel": 0.1, "body_dense/bias": 0.0}
@@ -97,6 +97,7 @@ def test_a_factor_of_a_tenth_moves_a_tenth_as_far_and_0_not_at_all(accelerator, 
     assert weights_of(model) == approx(kernels, [1.0, 0.9])
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_averages_are_kept_beside_the_raw_weights(accelerator, tmp_path):
     seen = []
@@ -126,6 +127,7 @@ def test_averages_are_kept_beside_the_raw_weights(accelerator, tmp_path):
     assert weights_of(other) == approx([0.775, 0.775], [0.775, 0.775])
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_every_replica_gets_the_averages_and_the_raw_weights_back(accelerator):
     model = build_model(accelerator, ema=0.5)
@@ -160,6 +162,7 @@ def test_without_averages_there_is_nothing_to_put_in(accelerator):
         pass
 
 
+@pytest.mark.backends
 def test_weights_saved_with_the_optimizer_continue_as_if_nothing_had_happened(
     accelerator, tmp_path
 ):

@@ -15,8 +15,6 @@ from flowerkit.training.run_folder import RunFolder
 from flowerkit.training.step import build_model
 from flowerkit.training.trainer import train
 
-pytestmark = pytest.mark.backends
-
 HEAD = {"epochs": 0, "freeze_epochs": 3, "freeze_lr": 1e-2, "schedule": "constant"}
 
 
@@ -31,6 +29,7 @@ def run(quick_plan, drawn, accelerator, tmp_path):
     return train_plan
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("head", [pytest.param("notebook", marks=pytest.mark.replicas), "pooled"])
 def test_a_head_learns_on_features_what_it_learns_on_images(
     run, quick_plan, drawn, accelerator, head
@@ -132,6 +131,7 @@ def compilations(monkeypatch, accelerator, caplog):
     yield count_traced
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_training_and_predicting_compile_once_each(
     quick_plan, drawn, accelerator, tmp_path, compilations

@@ -19,8 +19,6 @@ from flowerkit.training.run_folder import RunFolder
 from flowerkit.training.step import build_model
 from flowerkit.training.trainer import fine_tune, fit_one_cycle, train
 
-pytestmark = pytest.mark.backends
-
 EVERYTHING = {
     "min_crop_area": 0.5,
     "max_zoom": 1.2,
@@ -91,6 +89,7 @@ class SpoilAfter(keras.callbacks.Callback):
 # What a run comes to ------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_the_planned_and_the_real_rate_are_both_recorded_and_equal(finished_run):
     rows = RunFolder(finished_run.folder).history()
@@ -106,6 +105,7 @@ def test_the_run_says_how_it_ended(finished_run):
     assert f"best epoch {best['epoch']}: macro F1 {best['val_f1']:.4f}" in text
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_the_saved_model_predicts_what_the_run_recorded(finished_run, drawn):
     """Also over several replicas, whose BatchNormalization statistics differ while training."""
@@ -119,6 +119,7 @@ def test_the_saved_model_predicts_what_the_run_recorded(finished_run, drawn):
     assert recorded.score()["val_f1"] == finished_run.history.best["val_f1"]
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_the_csv_of_a_run_is_valid_with_a_remainder_over_the_replicas(
     finished_run, drawn, tmp_path
@@ -131,6 +132,7 @@ def test_the_csv_of_a_run_is_valid_with_a_remainder_over_the_replicas(
     np.testing.assert_allclose(predictions.probabilities, alone, atol=1e-5)
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_the_same_seed_gives_the_same_history_twice(finished_run, run):
     again = run()
@@ -140,6 +142,7 @@ def test_the_same_seed_gives_the_same_history_twice(finished_run, run):
             assert row[name] == same[name], name
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_a_tpus_mixed_precision_trains_saves_and_reloads(quick_plan, drawn, accelerator, tmp_path):
     """On a CPU's replicas, but with the dtypes of a TPU: bfloat16 inside, a float32 softmax."""
@@ -151,6 +154,7 @@ def test_a_tpus_mixed_precision_trains_saves_and_reloads(quick_plan, drawn, acce
     np.testing.assert_allclose(run.predictions.probabilities.sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_every_augmentation_at_once_trains_and_leaves_nothing_in_the_saved_model(run):
     result = run(**EVERYTHING)
@@ -177,6 +181,7 @@ def test_the_choices_of_a_plan_go_together(run, changes):
         assert row["learning_rate"] == pytest.approx(row["planned_lr"], rel=1e-5)
 
 
+@pytest.mark.backends
 def test_averaged_weights_are_validated_and_kept_beside_the_raw_ones(run):
     result = run(ema=0.5)
     kept = result.model.get_weights()
@@ -219,6 +224,7 @@ def differ(ours, others):
     return any(not np.array_equal(one, other) for one, other in zip(ours, others, strict=True))
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_the_backbone_rests_while_the_head_learns_and_learns_afterwards(
     run, quick_plan, drawn, accelerator
@@ -296,6 +302,7 @@ def test_a_schedule_of_your_own_is_followed_recorded_and_needed_again(
 # Resuming ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("changes", "stop_after"),
     [
@@ -369,6 +376,7 @@ def test_a_plateau_halves_a_constant_rate_and_waits_through_a_resume(run):
 # Stopping ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 @pytest.mark.replicas
 def test_early_stopping_stops_and_the_best_weights_come_back(run):
     spoil = SpoilAfter(first=3)
@@ -432,6 +440,7 @@ def test_time_that_is_up_ends_training_with_a_model(quick_plan, drawn, accelerat
     assert (result.folder / "model.keras").is_file()
 
 
+@pytest.mark.backends
 def test_ctrl_c_ends_after_the_step_and_the_run_can_be_resumed(run):
     class PressCtrlC(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
