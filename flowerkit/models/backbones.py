@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from flowerkit.sources import KAGGLE
@@ -23,11 +22,10 @@ DENSE = {"dense-small": (64, 64), "dense-large": (512, 512, 512, 512)}
 # weights, at 64 px it has 6.
 DENSE_INPUT_PX = 64
 
-# The list: parameters without the classifier (Keras 3.15.1), the side of the images that each was
-# designed for, the licence of its ImageNet weights (SPDX where the source is so exact; empty: it has
-# none). Licences: keras.io/api/applications and its older page (keras-team/keras,
-# docs/templates/applications.md), else the repository that the weights come from (tensorflow/tpu,
-# google/automl, tensorflow/models, facebookresearch/ConvNeXt).
+# Parameters without the classifier (Keras 3.15.1), the side of the images that each was designed for,
+# the licence of its ImageNet weights (empty: it has none), from keras.io/api/applications, its older
+# page (keras-team/keras, docs/templates/applications.md), else the repository of the weights
+# (tensorflow/tpu, google/automl, tensorflow/models, facebookresearch/ConvNeXt).
 _LIST = Path(__file__).with_suffix(".csv")
 
 
@@ -58,9 +56,8 @@ def weights_folder() -> Path:
 
 
 def find_cached_weights() -> list[Path]:
-    """The weights files that Keras has downloaded before, sorted; empty if there are none."""
-    folder = weights_folder()
-    return sorted([*folder.glob("*_notop*.h5"), *folder.glob("*_no_top*.h5")])
+    """The weights files that Keras has downloaded before, sorted."""
+    return sorted(weights_folder().glob("*_no*top*.h5"))
 
 
 def default_input_size(name: str, image_size: int) -> int:
@@ -73,6 +70,8 @@ def build_backbone(name: str, weights, input_size: int, dropout: float) -> tuple
 
     `dropout` serves the dense networks, after each of their layers but the last.
     """
+    import keras
+
     shape = (input_size, input_size, 3)
     if name.endswith(".keras"):
         return _load_backbone(Path(name), weights), None
@@ -84,7 +83,13 @@ def build_backbone(name: str, weights, input_size: int, dropout: float) -> tuple
             )
         body = _build_tiny(shape) if name == TINY else _build_dense(name, shape, dropout)
         return body, lambda x: x / 127.5 - 1
-    build = _find_application(name)
+    names = {row["name"].lower(): row["name"] for row in list_backbones()}
+    build = getattr(keras.applications, names.get(name.lower(), ""), None)
+    if build is None:
+        raise ValueError(
+            f"backbone {name!r} is neither in the list of `flowerkit models` nor a .keras file."
+            f"{did_you_mean(name, names.values())}"
+        )
     if weights not in (None, "imagenet") and not Path(weights).is_file():
         raise FileNotFoundError(
             f"no weights file {weights}. Pass a file, weights='imagenet', or None (--weights none)."
@@ -95,20 +100,7 @@ def build_backbone(name: str, weights, input_size: int, dropout: float) -> tuple
     return body, sys.modules[build.__module__].preprocess_input
 
 
-def _find_application(name: str) -> Callable:
-    import keras
-
-    builders = {known.lower(): known for known in dir(keras.applications) if known[0].isupper()}
-    if name.lower() not in builders:
-        known = [row["name"] for row in list_backbones()]
-        raise ValueError(
-            f"backbone {name!r} is neither in the list of `flowerkit models` nor a .keras file."
-            f"{did_you_mean(name, known)}"
-        )
-    return getattr(keras.applications, builders[name.lower()])
-
-
-def _build_application(build: Callable, weights, shape: tuple[int, int, int]):
+def _build_application(build, weights, shape: tuple[int, int, int]):
     try:
         return build(include_top=False, weights=weights, input_shape=shape)
     except Exception as error:  # Keras raises a bare Exception when a download fails
@@ -119,10 +111,9 @@ def _build_application(build: Callable, weights, shape: tuple[int, int, int]):
         attached = sorted((KAGGLE / "input").rglob(file))
         if not attached:
             raise RuntimeError(
-                f"the ImageNet weights of {build.__name__} could not be downloaded ({url[1]}) and are "
-                f"not in Keras' cache: {weights_folder() / file} is missing. Either put that file there "
-                f"(on Kaggle: switch the internet on, or attach a data set that holds it), or train "
-                f"without it: weights=None or a file (--weights none|FILE)."
+                f"the ImageNet weights of {build.__name__} could not be downloaded ({url[1]}), and "
+                f"{weights_folder() / file} is missing. Put that file there (on Kaggle: switch the "
+                f"internet on, or attach a data set with it), or pass weights=None (--weights none)."
             ) from error
         _log.info(f"no internet: the weights come from {attached[0]}")
         return build(include_top=False, weights=attached[0], input_shape=shape)
@@ -137,7 +128,14 @@ def _load_backbone(path: Path, weights):
         raise FileNotFoundError(f"no backbone file {path}. Pass a .keras file or a backbone name.")
     body = keras.saving.load_model(path, compile=False)
     if weights != "imagenet" or keras.config.dtype_policy() != body.layers[-1].dtype_policy:
-        body = _remake(body, keep_weights=weights is not None)
+        # A file remembers the dtype policy that it was saved in.
+        policy = {"dtype": keras.config.dtype_policy().name}
+        remade = keras.models.clone_model(
+            body, clone_function=lambda old: type(old).from_config(old.get_config() | policy)
+        )
+        if weights is not None:
+            remade.set_weights(body.get_weights())
+        body = remade
     if weights not in (None, "imagenet"):
         body.load_weights(weights)
     if len(body.output_shape) != 4:
@@ -148,19 +146,6 @@ def _load_backbone(path: Path, weights):
     body.name = "backbone"
     unfreeze(body)  # a file remembers what was frozen when it was saved
     return body
-
-
-def _remake(body, *, keep_weights: bool):
-    """The same layers under the current dtype policy (a file remembers the policy it was saved in)."""
-    import keras
-
-    policy = keras.config.dtype_policy().name
-    remade = keras.models.clone_model(
-        body, clone_function=lambda old: type(old).from_config(old.get_config() | {"dtype": policy})
-    )
-    if keep_weights:
-        remade.set_weights(body.get_weights())
-    return remade
 
 
 def _build_tiny(shape: tuple[int, int, int]):

@@ -37,9 +37,9 @@ def compute_cam(
 
 def build_cam(classifier: keras.Model, *, batch_size: int = 16) -> Callable:
     """The function (images, classes=None) -> maps of `compute_cam`; many calls compile once."""
-    body, head = split_at_map(classifier)
     is_jax = keras.backend.backend() == "jax"
-    explain = (_explain_with_jax if is_jax else _explain_with_tensorflow)(body, head)
+    make = _explain_with_jax if is_jax else _explain_with_tensorflow
+    explain = make(*split_at_map(classifier))
 
     def find_maps(images: np.ndarray, classes: np.ndarray | None = None) -> np.ndarray:
         images = np.asarray(images)
@@ -95,9 +95,7 @@ def _check(images, classes, classifier: keras.Model) -> None:
             f"shape {images.shape}"
         )
     known = range(num_classes)
-    if classes is not None and (
-        len(classes) != len(images) or not all(label in known for label in classes)
-    ):
+    if classes is not None and [label in known for label in classes] != [True] * len(images):
         raise ValueError(
             f"classes must be {len(images)} integers in 0..{num_classes - 1}. Received: {classes}"
         )
@@ -136,14 +134,11 @@ def _explain_with_jax(body: keras.Model, head: keras.Model) -> Callable:
     def call(model, state, inputs):
         return model.stateless_call(*state, inputs, training=False)[0]
 
-    # As arguments: as constants they would be compiled in.
-    states = [
-        [
-            [variable.value for variable in variables]
-            for variables in (model.trainable_variables, model.non_trainable_variables)
-        ]
-        for model in (body, head)
-    ]
+    def state_of(model):
+        variables = model.trainable_variables, model.non_trainable_variables
+        return [[variable.value for variable in group] for group in variables]
+
+    states = [state_of(body), state_of(head)]  # arguments: constants would be compiled in
 
     @jax.jit
     def explain(states, pixels, classes):

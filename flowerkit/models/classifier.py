@@ -30,29 +30,29 @@ def build_classifier(
     input_size: int | None = None,
     binary: bool = False,
 ) -> keras.Model:
-    """A classifier of images (n, image_size, image_size, 3), any dtype, pixels 0..255.
-
-    It returns (n, num_classes) float32 probabilities; rows sum to 1.
+    """Images (n, image_size, image_size, 3), any dtype, 0..255 -> (n, num_classes) probabilities.
 
     `backbone`: a name of `list_backbones` ("tiny" is a small network for CPUs) or a `.keras` file.
     `weights`: "imagenet" (the pretrained weights: Keras' file, or those inside the `.keras` file),
     None (random), or a weights file of that backbone.
-    `head`: see `heads.add_head`. `dropout`: its fraction, and that between the layers of a dense
-    network; None: the head's usual one.
+    `head`: see `heads.add_head`. `dropout`: its fraction, and a dense network's; None: see `DROPOUT`.
     `input_size` (px): what the backbone sees; images of another size are resized inside the model.
     None: `image_size`, for a dense network at most 64.
     `binary`: one sigmoid for two classes; the output still has two columns, 1 - p and p.
 
-    Raises ValueError for an unknown backbone or head and a head that does not fit the backbone,
-    FileNotFoundError for a missing file and RuntimeError when "imagenet" weights are neither cached
-    nor can be downloaded.
+    Raises ValueError for an unknown backbone, or a head that is unknown or does not fit it,
+    FileNotFoundError, and RuntimeError for "imagenet" weights that cannot be downloaded.
     """
     check_head(head)  # before a backbone is downloaded
     input_size = input_size or default_input_size(str(backbone), image_size)
     dropout = DROPOUT[head] if dropout is None else dropout
     body, preprocess = build_backbone(str(backbone), weights, input_size, dropout)
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
-    features = body(_scale_pixels(_resize(pixels, image_size, input_size), preprocess))
+    resized = pixels
+    if input_size != image_size:
+        # Not the layer Resizing: called without `training`, it switches all that follows to training.
+        resized = keras.ops.image.resize(pixels, (input_size, input_size))
+    features = body(_scale_pixels(resized, preprocess))
     probabilities = add_head(features, num_classes, head, dropout=dropout, binary=binary)
     return keras.Model(pixels, probabilities, name="flower_classifier")
 
@@ -66,13 +66,6 @@ def after_resizing(classifier: keras.Model) -> keras.Model:
         if type(operation).__name__ == "Resize":
             return keras.Model(operation.output, classifier.outputs[0], name=classifier.name)
     return classifier
-
-
-def _resize(pixels, image_size: int, input_size: int):
-    if input_size == image_size:
-        return pixels
-    # Not the layer Resizing: called without `training`, it switches all that follows to training.
-    return keras.ops.image.resize(pixels, (input_size, input_size))
 
 
 def _scale_pixels(pixels, preprocess: Callable | None):
@@ -116,7 +109,7 @@ def split_classifier(classifier: keras.Model) -> tuple[keras.Model, keras.Model]
 
 
 def save_classifier(model: keras.Model, path: str | os.PathLike) -> None:
-    """Write `model` to a `.keras` file in one piece; an older file survives a full disk."""
+    """Write `model` to a `.keras` file in one piece, see `replacing`."""
     with replacing(path) as temporary:
         model.save(temporary)
 
@@ -148,12 +141,9 @@ def check_reload(model: keras.Model, path: str | os.PathLike, *, tolerance: floa
     Raises RuntimeError when it exceeds `tolerance`.
     """
     pixels = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), "uint8")
-    ours, saved = (
-        keras.ops.convert_to_numpy(copy(pixels, training=False))
-        for copy in (model, load_model(path))
-    )
-    difference = float(np.abs(ours - saved).max())
-    if not difference <= tolerance:
+    gaps = model(pixels, training=False) - load_model(path)(pixels, training=False)
+    difference = float(np.abs(keras.ops.convert_to_numpy(gaps)).max())
+    if not difference <= tolerance:  # NaN is not, either
         raise RuntimeError(
             f"{path} and the model it was saved from predict different probabilities, by up to "
             f"{difference:.2g} (tolerance {tolerance:g}). Do not use the file; report the backbone."

@@ -36,11 +36,10 @@ def choose_trainable(
     ("conv5_block", "block5"): from the first such layer on. `freeze_norms`: no BatchNormalization of
     the backbone learns or updates its statistics; frozen layers never do.
 
-    Compile again before training. Raises ValueError for an unknown name (with the nearest), a
-    fraction out of range, and when no layer of the backbone would be trainable.
+    Compile again before training. Raises ValueError for an unknown name, a fraction out of range, and
+    when no layer of the backbone would be trainable.
     """
-    backbone = find_backbone(classifier)
-    layers = list(_walk_layers(backbone))
+    layers = list(_walk_layers(find_backbone(classifier)))
     first = _find_first(layers, unfreeze_from)
     chosen = {
         path: layer
@@ -68,14 +67,10 @@ def depth_of(classifier: keras.Model) -> dict[str, float]:
     learning rates by layer: Howard and Ruder 2018, arXiv:1801.06146).
     """
     layers = [layer for _, layer in _walk_layers(find_backbone(classifier)) if _can_learn(layer)]
-    depths = {
-        id(variable): place / len(layers)
-        for place, layer in enumerate(layers)
-        for variable in layer.variables
-    }
-    return {
-        variable.path: depths.get(id(variable), 1.0) for variable in classifier.trainable_variables
-    }
+    depths = dict.fromkeys((variable.path for variable in classifier.trainable_variables), 1.0)
+    for place, layer in enumerate(layers):
+        depths |= {variable.path: place / len(layers) for variable in layer.trainable_variables}
+    return depths
 
 
 def find_backbone(classifier: keras.Model) -> keras.Model:
@@ -104,7 +99,6 @@ def _can_learn(layer: keras.Layer) -> bool:
 
 
 def _find_first(layers: list[tuple[str, keras.Layer]], unfreeze_from: str | float | None) -> int:
-    """The index of the first trainable layer."""
     if unfreeze_from is None:
         return 0
     if isinstance(unfreeze_from, str):
@@ -124,10 +118,9 @@ def _find_named(paths: list[str], name: str) -> int:
     Words and numbers count whole: "block1" does not match "block10_conv1".
     """
     same_kind = r"\d" if name[-1:].isdigit() else "[A-Za-z]" if name[-1:].isalpha() else r"\Z"
-    for pattern in (rf"{re.escape(name)}\Z", rf"{re.escape(name)}(?!{same_kind})"):
+    for end in (r"(/|\Z)", f"(?!{same_kind})"):
         for place, path in enumerate(paths):
-            parts = [path, *path.split("/")]
-            if name and any(re.match(pattern, part) for part in parts):
+            if name and re.search(f"(^|/){re.escape(name)}{end}", path):
                 return place
     names = [part for path in paths for part in path.split("/")]
     stages = [name[: match.start()] for name in names for match in re.finditer("_", name)]

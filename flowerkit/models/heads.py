@@ -1,7 +1,5 @@
 """Heads: what turns a backbone's features into probabilities."""
 
-from collections.abc import Callable
-
 import keras
 
 from flowerkit.text import did_you_mean
@@ -25,13 +23,11 @@ def add_head(features, num_classes: int, head: str, *, dropout: float, binary: b
     "concat": fastai's `create_head`: average and max pooling, norm, half the dropout, dense 512,
     ReLU, norm, dropout, softmax.
     "flatten": the whole map, dense 256, ReLU, dropout, softmax.
-    `dropout`: the fraction dropped; see `DROPOUT`.
     `binary`, for two classes: one logit z, and the probabilities 1 - sigmoid(z) and sigmoid(z).
 
-    Raises ValueError for an unknown head, one that does not fit the features, a dense layer of more
-    than 50 million weights, and `binary` unless there are two classes.
+    Raises ValueError for a head that does not fit the features, a dense layer of more than 50 million
+    weights, and `binary` unless there are two classes.
     """
-    check_head(head)
     if binary and num_classes != 2:
         raise ValueError(
             f"binary needs 2 classes; there are {num_classes}. Pass binary=False (--no-binary)."
@@ -42,7 +38,16 @@ def add_head(features, num_classes: int, head: str, *, dropout: float, binary: b
             f"a vector of {features.shape[-1]}. Pass head='plain' (--head plain)."
         )
     x = _HEADS[head](features, dropout)
-    return _add_sigmoid(x) if binary else _add_softmax(x, num_classes)
+    # float32 even under mixed precision: a bfloat16 softmax rounds small probabilities away.
+    if not binary:
+        softmax = keras.layers.Dense(
+            num_classes, activation="softmax", dtype="float32", name="probabilities"
+        )
+        return softmax(x)
+    # The softmax of the logits 0 and z is 1 - sigmoid(z) and sigmoid(z): two columns, as in any task.
+    logit = keras.layers.Dense(1, dtype="float32", name="logit")(x)
+    logits = keras.ops.pad(logit, [[0, 0], [1, 0]])
+    return keras.layers.Activation("softmax", dtype="float32", name="probabilities")(logits)
 
 
 def check_head(head: str) -> None:
@@ -101,22 +106,7 @@ def _add_flatten(x, dropout: float):
     return keras.layers.Dropout(dropout, name="head_dropout")(x)
 
 
-def _add_softmax(x, num_classes: int):
-    # float32 even under mixed precision: a bfloat16 softmax rounds small probabilities away.
-    softmax = keras.layers.Dense(
-        num_classes, activation="softmax", dtype="float32", name="probabilities"
-    )
-    return softmax(x)
-
-
-def _add_sigmoid(x):
-    # The softmax of the logits 0 and z is 1 - sigmoid(z) and sigmoid(z): two columns, as in any task.
-    logit = keras.layers.Dense(1, dtype="float32", name="logit")(x)
-    logits = keras.ops.pad(logit, [[0, 0], [1, 0]])
-    return keras.layers.Activation("softmax", dtype="float32", name="probabilities")(logits)
-
-
-_HEADS: dict[str, Callable] = {
+_HEADS = {
     "notebook": _add_notebook,
     "pooled": _add_pooled,
     "plain": _add_plain,

@@ -95,13 +95,6 @@ def test_a_flatten_head_of_too_many_weights_is_refused_before_it_is_made():
         build_head("flatten", shape=(28, 28, 512))
 
 
-def test_an_unknown_head_names_the_nearest():
-    with pytest.raises(
-        ValueError, match="one of notebook, pooled, plain, concat, flatten. .* mean 'pooled'"
-    ):
-        heads.check_head("poled")
-
-
 def test_a_head_that_pools_does_not_fit_vectors():
     with pytest.raises(
         ValueError, match="'concat' takes a feature map .* a vector of 64. Pass head='plain'"
