@@ -41,10 +41,9 @@ CLASS_NAMES = (
 
 
 def find_competition(*, image_size: int | None = 224) -> FlowerData:
-    """The competition's shards, from the first of MOUNTS that holds any; `image_size` in px.
+    """The competition's shards of `image_size` px (192, 224, 331 or 512), from the first of MOUNTS.
 
-    The competition has 192, 224, 331 and 512 px. Raises FileNotFoundError if no mount holds shards
-    or the first that does lacks that size.
+    Raises FileNotFoundError if no mount holds shards or the first that does lacks that size.
     """
     if folder := next(filter(find_sizes, MOUNTS), None):
         return _find_in(folder, image_size)
@@ -70,9 +69,9 @@ def download_competition(*, image_size: int | None = 224) -> FlowerData:
         ) from error
     except Exception as error:  # kagglehub raises the errors of several libraries
         raise RuntimeError(
-            f"kagglehub could not download {SLUG} ({type(error).__name__}: {error}). Check three "
-            "things: an API token (kaggle.com/settings), the rules accepted on "
-            f"kaggle.com/c/{SLUG}, the internet switched on. Or pass the folder of the data."
+            f"kagglehub could not download {SLUG} ({type(error).__name__}: {error}). Check the API "
+            f"token (kaggle.com/settings) and accept the rules (kaggle.com/c/{SLUG}), or pass the "
+            "folder of the data."
         ) from error
     return _find_in(Path(folder), image_size)
 

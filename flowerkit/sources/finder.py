@@ -39,11 +39,10 @@ def find_data(
     warning in the log. "drawn": drawn flowers, kept in the user's cache. Anything else is a folder.
     A folder of tfrecords-jpeg-SxS/ has its class names in its classes.json; without that file they are
     the competition's. A folder of photos, a sub folder a class, is converted into the user's cache
-    once, to 224 px without `image_size`; see `load_photos`, and `flowerkit convert` for its options.
-    The log says where the shards are; `progress(title, done, total)` is called while they are made.
+    once, see `load_photos`; `progress(title, done, total)` is called meanwhile.
 
-    Raises FileNotFoundError if the data or the size is not there, ValueError if classes.json is
-    not a list of names or the photos are not of two classes, RuntimeError if a download fails.
+    Raises FileNotFoundError if the data or the size is not there, ValueError for a bad classes.json or
+    photos that are not of two classes, RuntimeError if a download fails.
     """
     if source == "auto":
         return _find_auto(image_size)
@@ -79,8 +78,7 @@ def is_competition_required() -> bool:
 
 
 def _find_auto(image_size: int | None) -> FlowerData:
-    # A competitor's run must never train on drawn flowers by accident: on Kaggle, and wherever
-    # the competition is mounted, what is missing is an error and not a reason to draw.
+    # A competitor's run must never train on drawn flowers by accident.
     if is_competition_required():
         return competition.find_competition(image_size=image_size)
     if importlib.util.find_spec("kagglehub") and competition.has_kaggle_token():
@@ -121,24 +119,23 @@ def _read_class_names(folder: Path) -> tuple[str, ...]:
     if not file.exists():
         conversion = load_conversion(folder)
         return conversion.class_names if conversion else competition.CLASS_NAMES
-    remedy = (
-        'Write the class names in the order of their ids, ["daisy", "rose"], or remove the file.'
-    )
     try:
         names = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+            raise ValueError("not a list of names")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]!r} more than once")
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}). {remedy}") from None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"{file} is not a list of names. {remedy}")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{file} has {twice[0]!r} more than once. {remedy}")
+        raise ValueError(
+            f"{file} does not hold the class names: {error}. Write them in the order of their ids, "
+            '["daisy", "rose"], or remove the file.'
+        ) from None
     return tuple(names)
 
 
 def find_test_ids(data: FlowerData) -> list[str]:
-    """The ids that a submission for `data` must hold, in order.
+    """The ids that a submission for `data` must hold, from its sample_submission.csv or test shards.
 
-    From its sample_submission.csv, which confirms the shards; without that file, from the test shards.
     Raises ValueError where the two differ in number, FileNotFoundError where there is neither.
     """
     sample = data.folder / "sample_submission.csv"
@@ -164,8 +161,7 @@ def check_test_split(data: FlowerData, *, on_corrupt: str = "raise") -> None:
     """
     if not data.counts["test"]:
         return
-    faults = check_counts(data.files["test"])
-    if faults and on_corrupt == "raise":
+    if on_corrupt == "raise" and (faults := check_counts(data.files["test"])):
         raise ValueError(
             f'test/{faults[0]}. Download the file again, or pass on_corrupt="skip" (--on-corrupt skip).'
         )

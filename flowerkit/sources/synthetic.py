@@ -98,9 +98,8 @@ def species(k: int) -> Species:
 def draw_flower(k: int, *, size: int, seed: int | tuple[int, ...]) -> np.ndarray:
     """A picture of species `k`: (size, size, 3) uint8. Same arguments, same bytes.
 
-    Pose, light, scale and clutter come from `seed`, a number or several.
-
-    Raises ValueError for an unknown `k`, a negative seed, or a size below 8.
+    Pose, light, scale and clutter come from `seed`, a number or several. Raises ValueError for an
+    unknown `k`, a negative seed, or a size below 8.
     """
     kind = species(k)
     seeds = seed if isinstance(seed, tuple) else (seed,)
@@ -109,10 +108,8 @@ def draw_flower(k: int, *, size: int, seed: int | tuple[int, ...]) -> np.ndarray
 
 
 def _check_picture(size: int, *seeds: int) -> None:
-    if size < 8:
-        raise ValueError(f"a flower needs 8 pixels or more. Received: size={size}")
-    if min(seeds) < 0:
-        raise ValueError(f"a seed is 0 or larger. Received: seed={min(seeds)}")
+    if size < 8 or min(seeds) < 0:
+        raise ValueError(f"size={size} must be 8 or more, and seed={min(seeds)} 0 or more.")
 
 
 def draw_competition(
@@ -129,11 +126,10 @@ def draw_competition(
     """Draw a competition into `folder`: shards, `classes.json` and `sample_submission.csv`.
 
     Every split holds every class, unevenly as in the competition; test records hold no labels, and
-    a split of 0 pictures is left out. Same arguments, same bytes; one picture in memory at a time.
-    `progress(title, done, total)` is called after every picture.
+    a split of 0 pictures is left out. Same arguments, same bytes; `progress(title, done, total)` is
+    called after every picture.
 
-    Raises ValueError for fewer pictures than classes (or what `draw_flower` refuses), and
-    FileExistsError if `folder` holds shards.
+    Raises ValueError for fewer pictures than classes, and FileExistsError if `folder` holds shards.
     """
     folder = Path(folder)
     counts = dict(zip(SPLITS, (num_train, num_val, num_test), strict=True))
@@ -177,10 +173,7 @@ def _draw_records(split, labels, ids, image_size, seed, progress) -> Iterator[Re
 
 
 def _class_counts(num_pictures: int, num_classes: int, seed: int) -> np.ndarray:
-    """Pictures per class, each at least 1, sum `num_pictures`: log-normal, a few several times larger.
-
-    The same classes are frequent in every split, as in the competition.
-    """
+    """Pictures per class, each at least 1: log-normal, the same classes are frequent in every split."""
     if num_pictures == 0:
         return np.zeros(num_classes, int)
     quantiles = (np.arange(num_classes) + 0.5) / num_classes
@@ -211,9 +204,8 @@ def draw_photos(
     """Draw a folder of photos, a sub folder for each species, and return it.
 
     JPEG files, four by three and `image_size` px on the longer side, every third upright. Same
-    arguments, same bytes. `progress(title, done, total)` is called after every photo.
-
-    Raises ValueError for what `draw_flower` refuses, FileExistsError if `folder` holds anything.
+    arguments, same bytes; `progress` as in `draw_competition`. Raises FileExistsError if `folder`
+    holds anything.
     """
     folder = Path(folder)
     _check_picture(image_size, seed)
@@ -226,9 +218,8 @@ def draw_photos(
             upright = number % 3 == 0
             photo = pixels[:, margin:-margin] if upright else pixels[margin:-margin]
             with replacing(folder / name / f"{number:03}.jpg") as temporary:
-                Image.fromarray(np.ascontiguousarray(photo)).save(
-                    temporary, "JPEG", quality=JPEG_QUALITY
-                )
+                image = Image.fromarray(np.ascontiguousarray(photo))
+                image.save(temporary, "JPEG", quality=JPEG_QUALITY)
             if progress:
                 progress("drawing photos", label * photos_per_class + number, total)
     return folder

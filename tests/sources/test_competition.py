@@ -84,7 +84,7 @@ def test_a_failed_download_names_the_cause_and_the_remedies(monkeypatch):
     with pytest.raises(RuntimeError) as caught:
         download_competition()
     assert "tpu-getting-started (PermissionError: 403 Client Error)" in str(caught.value)
-    for remedy in ("API token", "rules accepted", "internet switched on", "pass the folder"):
+    for remedy in ("API token", "accept the rules", "pass the folder"):
         assert remedy in str(caught.value)
 
 

@@ -92,7 +92,7 @@ def test_pictures_of_one_species_vary_in_light_and_pose():
 
 
 def test_a_picture_too_small_is_refused():
-    with pytest.raises(ValueError, match=r"8 pixels or more\. Received: size=7"):
+    with pytest.raises(ValueError, match="size=7 must be 8 or more"):
         draw_flower(0, size=7, seed=0)
 
 
@@ -174,8 +174,8 @@ def test_a_split_of_no_pictures_is_left_out(tmp_path):
         ({"num_test": -1}, r"num_test=-1 pictures cannot"),
         ({"num_classes": 1}, r"2 to 104 classes\. Received: num_classes=1"),
         ({"num_classes": 105}, r"2 to 104 classes\. Received: num_classes=105"),
-        ({"image_size": 4}, r"8 pixels or more\. Received: size=4"),
-        ({"seed": -1}, r"a seed is 0 or larger\. Received: seed=-1"),
+        ({"image_size": 4}, "size=4 must be 8 or more"),
+        ({"seed": -1}, "seed=-1 0 or more"),
     ],
 )
 def test_a_request_that_cannot_be_drawn_is_refused(tmp_path, wrong, message):
