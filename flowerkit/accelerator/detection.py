@@ -63,17 +63,15 @@ def _detect_device(evidence: Evidence) -> tuple[Kind, str]:
     """The device and half a sentence about it."""
     groups, gpus = (join_some(evidence.matching(kind), 1) for kind in (VFIO_FILE, GPU_FILE))
     if tpu := _describe_tpu(evidence):
-        platforms = evidence.environ.get("JAX_PLATFORMS", "")
+        seen, platforms = f"a TPU is attached ({tpu})", evidence.environ.get("JAX_PLATFORMS", "")
         if platforms and "tpu" not in platforms and "tensorflow-tpu" not in evidence.modules:
-            return (
-                "cpu",
-                f"a TPU is attached ({tpu}), but JAX_PLATFORMS={platforms} keeps jax off it",
-            )
-        return "tpu", f"a TPU is attached ({tpu})"
+            return "cpu", f"{seen}, but JAX_PLATFORMS={platforms} keeps jax off it"
+        return "tpu", seen
     if gpus:
+        seen = f"a GPU is attached ({gpus})"
         if evidence.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
-            return "cpu", f"a GPU is attached ({gpus}), but CUDA_VISIBLE_DEVICES hides it"
-        return "gpu", f"a GPU is attached ({gpus})"
+            return "cpu", f"{seen}, but CUDA_VISIBLE_DEVICES hides it"
+        return "gpu", seen
     if groups:
         return "cpu", f"no TPU or GPU is attached ({groups} shows no sign of a TPU)"
     if variable := _find_tpu_variable(evidence):
@@ -83,7 +81,7 @@ def _detect_device(evidence: Evidence) -> tuple[Kind, str]:
 
 
 def _describe_tpu(evidence: Evidence) -> str | None:
-    """The files of a TPU, and how its VFIO groups differ from a GPU passed to a virtual machine."""
+    """The files of a TPU, and why its VFIO groups are no GPU passed to a virtual machine."""
     if chips := evidence.matching(TPU_FILE):
         return join_some(chips, 1)
     groups = join_some(evidence.matching(VFIO_FILE), 1)

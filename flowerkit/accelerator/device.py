@@ -1,8 +1,6 @@
 """TPU detection and strategy: the device that training runs on, started once a process.
 
-`choose_backend` sets the Keras backend before anything imports keras, because KERAS_BACKEND counts
-only then. `connect` starts the device. "No TPU here" gives a CPU or a GPU with the reason; "a TPU is
-here but did not start" is an error.
+"No TPU here" gives a CPU or a GPU with the reason; "a TPU is here but did not start" is an error.
 """
 
 import logging
@@ -28,18 +26,16 @@ ATTACH_TPU = {
 logger = logging.getLogger("flowerkit")
 
 
-def choose_backend() -> Detection:
-    """Set KERAS_BACKEND unless the user has or keras is imported; silent, never an error."""
+def choose_backend() -> None:
+    """Set KERAS_BACKEND, which counts until keras is imported, unless the user has; never an error."""
     evidence = collect_evidence()
-    detection = detect(evidence)
-    _set_backend(detection.backend, evidence)
-    return detection
+    _set_backend(detect(evidence).backend, evidence)
 
 
 def _set_backend(backend: str, evidence: Evidence) -> None:
-    if evidence.keras_backend is None and backend in BACKENDS and backend in evidence.modules:
-        if os.environ.get("KERAS_BACKEND") not in ("", None, os.environ.get(CHOSEN_BACKEND)):
-            return
+    is_ours = os.environ.get("KERAS_BACKEND") in ("", None, os.environ.get(CHOSEN_BACKEND))
+    is_usable = backend in BACKENDS and backend in evidence.modules
+    if is_ours and is_usable and evidence.keras_backend is None:
         os.environ["KERAS_BACKEND"] = os.environ[CHOSEN_BACKEND] = backend
 
 
@@ -70,18 +66,12 @@ class Accelerator:
         finally:
             keras.config.set_dtype_policy(before)
 
-    def to_dict(self) -> dict[str, str | int]:
-        """Plain values, for environment.json."""
-        names = ("kind", "backend", "replicas", "precision", "reason")
-        return {name: getattr(self, name) for name in names}
-
     def __str__(self) -> str:
         facts = f"{pluralize(self.replicas, 'replica')}, {self.backend}, {self.precision}"
         return f"{self.kind.upper()}: {facts} ({self.reason})"
 
 
-# A device starts once a process: a second start breaks the first.
-_connected: Accelerator | None = None
+_connected: Accelerator | None = None  # a second start in a process breaks the first
 
 
 def connect(
@@ -96,8 +86,8 @@ def connect(
     GPUs. `virtual_cpus` makes that many replicas on the CPU, to test sharding (in the environment:
     FLOWERKIT_VIRTUAL_CPUS). `evidence` replaces what `collect_evidence` finds.
 
-    Raises RuntimeError for a TPU that did not start, a backend that cannot work, another device than
-    required, and a request after the start; ValueError for arguments that contradict each other.
+    Raises RuntimeError for a device that did not start, a backend that cannot work, another device
+    than required, and a request after the start; ValueError for arguments that contradict each other.
     """
     global _connected
     if require not in (None, *KINDS):
@@ -108,8 +98,7 @@ def connect(
     num_virtual = _read_virtual_cpus(require, virtual_cpus)
     if _connected is None:
         _connected = _start(require, num_virtual, evidence or collect_evidence())
-    kind_differs = require not in (None, _connected.kind)
-    if kind_differs or (
+    if require not in (None, _connected.kind) or (
         virtual_cpus and ("cpu", virtual_cpus) != (_connected.kind, _connected.replicas)
     ):
         raise RuntimeError(
@@ -122,8 +111,8 @@ def connect(
 def _read_virtual_cpus(require: Kind | None, virtual_cpus: int | None) -> int | None:
     name, value = "virtual_cpus", virtual_cpus
     if value is None:
-        name, value = VIRTUAL_CPUS, os.environ.get(VIRTUAL_CPUS) or None
-    if value is None:
+        name, value = VIRTUAL_CPUS, os.environ.get(VIRTUAL_CPUS)
+    if value in (None, ""):
         return None
     if not str(value).isdecimal() or int(value) < 1:
         raise ValueError(f"{name} must be a whole number from 1. Received: {value!r}.")
@@ -140,7 +129,14 @@ def _start(require: Kind | None, virtual_cpus: int | None, evidence: Evidence) -
     if detection.problem:
         raise RuntimeError(detection.problem)
     if require not in (None, detection.kind):
-        raise RuntimeError(_describe_unmet(require, detection))
+        remedy = (
+            ATTACH_TPU[detection.host]
+            if require == "tpu"
+            else "Choose a machine or session with a GPU"
+        )
+        raise RuntimeError(
+            f"require={require!r}, but {detection.reason}. {remedy}, or leave out require (--require)."
+        )
     _set_backend(detection.backend, evidence)
     if detection.drop_worker_hostnames:  # libtpu does not start on text that is no address list
         os.environ.pop("TPU_WORKER_HOSTNAMES", None)
@@ -156,20 +152,10 @@ def _start(require: Kind | None, virtual_cpus: int | None, evidence: Evidence) -
     return Accelerator(kind, detection.backend, replicas, precision, reason, strategy)
 
 
-def _describe_unmet(require: Kind, detection: Detection) -> str:
-    remedy = ATTACH_TPU[detection.host] if require == "tpu" else "Run on a machine with a GPU"
-    if detection.kind == "tpu":
-        remedy = "Choose a GPU session"
-    return (
-        f"require={require!r}, but {detection.reason}. {remedy}, or leave out require (--require)."
-    )
-
-
 def _describe_failure(detection: Detection, error: Exception) -> str:
     cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .")
     if detection.kind == "tpu":
-        remedy = f"Restart the session, {WITHOUT_TPU}"
-        return f"a TPU is attached but did not start: {cause}. {remedy}"
+        return f"a TPU is attached but did not start: {cause}. Restart the session, {WITHOUT_TPU}"
     remedy = f"Restart the session and call connect() before anything else uses {detection.backend}"
     return f"{detection.backend} did not start on the {detection.kind.upper()}: {cause}. {remedy}."
 
@@ -178,10 +164,9 @@ def _explain(
     detection: Detection, kind: Kind, require: Kind | None, virtual_cpus: int | None
 ) -> str:
     """The reason for the device that started; RuntimeError if it is less than was required."""
-    if virtual_cpus:
-        return f"{virtual_cpus} virtual CPUs were requested; {detection.reason.partition('; ')[2]}"
-    if require == "cpu":
-        return f"a CPU was requested; {detection.reason.partition('; ')[2]}"
+    if require == "cpu" or virtual_cpus:
+        requested = f"{virtual_cpus} virtual CPUs were" if virtual_cpus else "a CPU was"
+        return f"{requested} requested; {detection.reason.partition('; ')[2]}"
     if kind == detection.kind:
         return detection.reason
     package = {"jax": "jax[cuda12]", "tensorflow": "tensorflow[and-cuda]"}[detection.backend]
@@ -202,7 +187,8 @@ def _start_jax(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, None]:
         jax.config.update("jax_platforms", "cpu")
     if virtual_cpus:
         jax.config.update("jax_num_cpu_devices", virtual_cpus)
-    _keep_compilations(jax)
+    if jax.config.jax_compilation_cache_dir is None:  # the next run reuses what this one compiles
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     devices = jax.devices("tpu") if kind == "tpu" else jax.devices()
     found = devices[0].platform
     if found != kind and (kind, found) != ("gpu", "cpu"):
@@ -214,12 +200,6 @@ def _start_jax(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, None]:
         names = keras.distribution.list_devices(found)
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=names))
     return found, len(devices), None
-
-
-def _keep_compilations(jax) -> None:
-    """Let the next run reuse what this one compiles, unless the user has chosen a folder for that."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 
 def _start_tensorflow(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, Any]:

@@ -1,7 +1,4 @@
-"""What this machine has, without starting anything: device files, modules, versions, memory, cores.
-
-Nothing here imports a framework or touches a device; `detection` draws the conclusions.
-"""
+"""What this machine has, without starting anything: device files, modules, versions, memory, cores."""
 
 import importlib.util
 import os
@@ -21,10 +18,8 @@ VFIO_FILE = r"/dev/vfio/(devices/vfio)?\d+"
 GPU_FILE = r"/dev/(nvidia\d+|dxg|kfd)"
 
 TPU_VARIABLES = (
-    "ISTPUVM",
-    "TPU_CHIPS_PER_HOST_BOUNDS",
-    "TPU_PROCESS_ADDRESSES",
-    "TPU_ACCELERATOR_TYPE",
+    *("ISTPUVM", "TPU_ACCELERATOR_TYPE"),
+    *("TPU_CHIPS_PER_HOST_BOUNDS", "TPU_PROCESS_ADDRESSES"),
 )
 # Distinguishes a KERAS_BACKEND that flowerkit set from the user's own, in child processes too.
 CHOSEN_BACKEND = "FLOWERKIT_CHOSEN_BACKEND"
@@ -39,7 +34,7 @@ RECORDED_VARIABLES = (
     "KAGGLE_KERNEL_RUN_TYPE",
 )
 MODULES = ("keras", "tensorflow", "jax", "libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
-TENSORFLOW_BUILDS = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
+TENSORFLOW_BUILDS = ("tensorflow-cpu", "tensorflow-tpu")
 PACKAGES = (
     *("keras", "tensorflow", "jax", "jaxlib", "libtpu", "numpy", "pillow", "matplotlib"),
     *("scikit-learn", "psutil", "kaggle", "kagglehub"),
@@ -72,14 +67,14 @@ class Evidence:
 
 
 def collect_evidence(root: str | os.PathLike = "/") -> Evidence:
-    """Evidence from the environment, the import path, and /dev and /sys under `root`: milliseconds."""
+    """Evidence from the environment, the import path, and /dev and /sys under `root`."""
     modules = {name for name in MODULES if _is_importable(name)}
     if "tensorflow" in modules:
-        modules |= {build for build in TENSORFLOW_BUILDS[1:] if _find_version(build)}
+        modules |= {build for build in TENSORFLOW_BUILDS if _find_version(build)}
     if _has_colab():
         modules.add("google.colab")
     files = _find_device_files(Path(root, "dev"))
-    # Some hundred small files, so only where they can decide something.
+    # Some hundred small files of the bus, so only where they can decide something.
     has_vfio = any(re.fullmatch(VFIO_FILE, name) for name in files)
     return Evidence(
         environ={name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ},
@@ -136,7 +131,7 @@ def versions() -> dict[str, str | None]:
     """
     found = {"python": platform.python_version()}
     found |= {name: _find_version(name) for name in PACKAGES}
-    for build in TENSORFLOW_BUILDS[1:]:
+    for build in TENSORFLOW_BUILDS:
         if found["tensorflow"] is None and (version := _find_version(build)):
             found["tensorflow"] = f"{version} ({build})"
     return found
@@ -176,8 +171,8 @@ def num_cores() -> int:
 def free_memory_bytes(root: str | os.PathLike = "/") -> int:
     """Bytes that can still be used: what the system has available, bounded by the cgroup's limit.
 
-    In a container the system's figure is the host's, so the limit of every memory cgroup (v1, v2)
-    around this process counts too. Page cache on the inactive list is free, as Kubernetes has it.
+    In a container the system's figure is the host's. Page cache on the inactive list is free, as
+    Kubernetes has it.
     """
     import psutil
 
@@ -196,10 +191,9 @@ def free_memory_bytes(root: str | os.PathLike = "/") -> int:
 
 
 def _memory_cgroups(root: Path) -> Iterator[Path]:
-    """The folders of the memory cgroups around this process; some may not exist.
+    """The folders of the memory cgroups (v1, v2) around this process; some may not exist.
 
-    Inside a container /proc may name the host's path while the mount starts at the container's own
-    folder, so each ancestor up to the mount is given.
+    In a container /proc may name the host's path while the mount starts at the container's folder.
     """
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -210,7 +204,6 @@ def _memory_cgroups(root: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """The text of a file; empty if there is none."""
     try:
         return path.read_text()
     except OSError:

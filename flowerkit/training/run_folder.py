@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, versions
@@ -86,7 +86,10 @@ class Environment:
             class_counts={split: tuple(counts) for split, counts in class_counts.items()},
             images=dict(images),
         )
-        return cls(Device(**accelerator.to_dict()), trained_on, schedule and str(schedule))
+        device = Device(
+            **{field.name: getattr(accelerator, field.name) for field in fields(Device)}
+        )
+        return cls(device, trained_on, schedule and str(schedule))
 
 
 @dataclass(frozen=True)
