@@ -62,24 +62,26 @@ def examine(source: str = "auto") -> list[Finding]:
     ]
 
 
-def find_cached() -> dict[Path, int]:
-    """Bytes of each folder that flowerkit keeps in the cache and that no process is converting into."""
+def clear_cache() -> int:
+    """Remove what flowerkit keeps in the cache; returns the bytes that this freed."""
+    folders = _find_cached()
+    before = _count_bytes(folders)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return before - _count_bytes(folders)
+
+
+def _find_cached() -> list[Path]:
+    """The folders that flowerkit keeps in the cache and that no process is converting into."""
     from flowerkit.photos import find_converted
 
     cache = accelerator.cache_folder()
-    folders = [*find_converted(), *(path for name in CACHED for path in sorted(cache.glob(name)))]
-    return {
-        folder: sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
-        for folder in folders
-    }
+    return [*find_converted(), *(path for name in CACHED for path in sorted(cache.glob(name)))]
 
 
-def clear_cache() -> int:
-    """Remove what flowerkit keeps in the cache; returns the bytes that this freed."""
-    before = sum(find_cached().values())
-    for folder in find_cached():
-        shutil.rmtree(folder, ignore_errors=True)
-    return before - sum(find_cached().values())
+def _count_bytes(folders: list[Path]) -> int:
+    files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
+    return sum(file.lstat().st_size for file in files)
 
 
 def _examine_device() -> Finding:
@@ -106,7 +108,7 @@ def _examine_space() -> list[Finding]:
     memory, disk = accelerator.free_memory_bytes(), shutil.disk_usage(".").free
     more_memory = "close other programs: training needs 3 GiB" if memory < 3 * GIB else None
     more_disk = "free some space: a run folder takes up to 0.5 GiB" if disk < GIB else None
-    cached, folder = sum(find_cached().values()), accelerator.cache_folder()
+    cached, folder = _count_bytes(_find_cached()), accelerator.cache_folder()
     clear = "flowerkit doctor --clear-cache frees it" if cached > GIB else None
     return [
         Finding(

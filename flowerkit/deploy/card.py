@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from flowerkit import __version__
-from flowerkit.photos import RESIZE_METHODS
+from flowerkit.photos import check_resize
 
 CARD_FILE = "flowerkit.json"
 
@@ -41,10 +41,7 @@ class ModelCard:
             raise ValueError(
                 f"class_names must be two names or more, all different. Received: {reprlib.repr(names)}"
             )
-        if self.resize not in RESIZE_METHODS:
-            raise ValueError(
-                f"resize must be one of {', '.join(RESIZE_METHODS)}. Received: resize={self.resize!r}"
-            )
+        check_resize(self.resize)
         if not isinstance(self.image_size, int) or self.image_size < 1:
             raise ValueError(f"image_size must be in px. Received: image_size={self.image_size!r}")
 

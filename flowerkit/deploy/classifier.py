@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flowerkit.deploy.formats import LoadedModel, load_model_file
+from flowerkit.deploy.formats import LoadedModel, detect_format
 from flowerkit.photos import SUFFIXES, UnreadablePhoto, find_photos, read_photo
 
 _NUM_READERS = 4
@@ -19,7 +19,7 @@ _NUM_READERS = 4
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The classifier's result for one photo.
+    """The result for one photo.
 
     `source`: its path, or "photo 1" and so on for images and arrays. `probabilities`: (number of
     classes,) float64, sum 1; None if the photo cannot be read, for the reason `problem`.
@@ -66,7 +66,6 @@ class Classifier(LoadedModel):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of `probabilities`."""
         return self.card.class_names
 
     def __str__(self) -> str:
@@ -113,8 +112,7 @@ class Classifier(LoadedModel):
     def prepare(self, photo: Any) -> np.ndarray:
         """The model's input (size, size, 3) uint8 for a photo: a path, an image or an array.
 
-        Raises UnreadablePhoto, a ValueError, for a file that is not an image; OSError if it does not
-        open.
+        Raises as `read_photo`; ValueError for an array that is not an image.
         """
         if isinstance(photo, np.ndarray):
             (photo,) = _to_images(photo)
@@ -160,7 +158,7 @@ def load_classifier(path: str | os.PathLike) -> Classifier:
     Raises FileNotFoundError if there is no model, ValueError for a damaged one or one that is no
     classifier of flowerkit, and RuntimeError, with the line for pip, if the library is missing.
     """
-    return Classifier(**vars(load_model_file(path)))
+    return Classifier(**vars(detect_format(path).open(Path(path))))
 
 
 # Photos -------------------------------------------------------------------------------------------

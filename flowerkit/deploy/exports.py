@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from flowerkit.deploy.card import ModelCard
-from flowerkit.deploy.formats import FORMATS, Format, detect_format, load_model_file
+from flowerkit.deploy.classifier import load_classifier
+from flowerkit.deploy.formats import FORMATS, Format, detect_format
 from flowerkit.deploy.keras_file import rewrite_keras
 from flowerkit.text import did_you_mean
 
@@ -69,7 +70,7 @@ def export_model(
     saved = path / "model.keras" if path.is_dir() else path
     target = _check_target(Path(out) if out else saved.parent / kind.file, kind)
     kind.check_libraries(to_write=True)
-    original = load_model_file(saved)
+    original = load_classifier(saved)
     card = original.card
     images = _draw_images(card.image_size)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,8 +78,8 @@ def export_model(
         portable, written = Path(folder) / "portable.keras", Path(folder) / kind.file
         was_mixed = rewrite_keras(saved, portable, card=card, float32=kind.name != "keras")
         _convert(portable, written, kind)
-        expected = (load_model_file(portable) if was_mixed else original).run(images)
-        difference = float(np.abs(load_model_file(written).run(images) - expected).max())
+        expected = (load_classifier(portable) if was_mixed else original).run(images)
+        difference = float(np.abs(load_classifier(written).run(images) - expected).max())
         if not difference <= TOLERANCE:  # also if it is nan
             raise RuntimeError(
                 f"{target} would not predict as the run does: probabilities differ by "

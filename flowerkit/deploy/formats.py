@@ -26,8 +26,7 @@ _METADATA_KEY = "flowerkit"
 class LoadedModel:
     """A model file, opened. `run` maps pixels 0..255 float32 (n, size, size, 3) to float32 (n, classes).
 
-    `model` is the Keras model, None for the other formats. Raises ValueError for a model that is no
-    classifier of flowerkit.
+    `model` is the Keras model, None for the other formats.
     """
 
     path: Path
@@ -42,7 +41,7 @@ class LoadedModel:
         if self.card is None:
             raise ValueError(
                 f"{self.path} has no model card, so its classes have no names. Pass a run folder, or a "
-                f"file that `flowerkit export` wrote."
+                "file that `flowerkit export` wrote."
             )
         size, num_names = self.card.image_size, len(self.card.class_names)
         if self.input_shape != (size, size, 3) or self.num_classes != num_names:
@@ -67,7 +66,6 @@ class Format:
 
     @property
     def is_folder(self) -> bool:
-        """Whether a model is a folder instead of a file."""
         return not Path(self.file).suffix
 
     def convert(self, source: Path, target: Path) -> None:
@@ -263,17 +261,12 @@ def detect_format(path: str | os.PathLike) -> Format:
     if not path.exists():
         raise FileNotFoundError(f"no model {path}. Pass a run folder, or an export of a run.")
     for format in FORMATS.values():
-        if path.is_file() and not format.is_folder and path.suffix == Path(format.file).suffix:
+        if path.is_file() and path.suffix and path.suffix == Path(format.file).suffix:
             return format
     raise ValueError(
         f"{path} is not a model. Pass a run folder with its model.keras, or an export of a run: a file "
         f"that ends in .keras, .onnx or .tflite, or a SavedModel folder."
     )
-
-
-def load_model_file(path: str | os.PathLike) -> LoadedModel:
-    """Open a run folder or an export; raises what `detect_format` and `Format.open` raise."""
-    return detect_format(path).open(Path(path))
 
 
 def _load_for_export(source: Path) -> Any:

@@ -20,7 +20,6 @@ _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; "
     "frame-ancestors 'none'"
 )
-_KEPT_SECONDS = 3600
 
 
 def build_page(classifier: Classifier, *, top: int = 3) -> Any:
@@ -30,14 +29,13 @@ def build_page(classifier: Classifier, *, top: int = 3) -> Any:
     speak for the class is dark. Raises RuntimeError if Gradio does not import.
     """
     gradio = import_gradio()
-    find_cams = find_cams_of(classifier)
+    find_cams, val_f1 = find_cams_of(classifier), classifier.card.val_f1
     title = f"{len(classifier.class_names)} classes"
-    val_f1 = classifier.card.val_f1
     score = "" if val_f1 is None else f"Its macro F1 on val was {val_f1:.3f}. "
     with gradio.Blocks(
         analytics_enabled=False,
         title=f"flowerkit: {title}",
-        delete_cache=(_KEPT_SECONDS, _KEPT_SECONDS),
+        delete_cache=(3600, 3600),  # seconds
     ) as page:
         gradio.Markdown(
             f"## {classifier.path.resolve().name}: {title}\n{score}Nothing leaves this machine."

@@ -28,7 +28,6 @@ MACHINE_SHAPES = {
     "gpu": tuple(f"Nvidia{name}" for name in _GPUS.split()),
     "cpu": ("",),
 }
-MAX_BYTES = 1_000_000  # the client sends no more
 
 _FILL_IN = "run `flowerkit bundle --owner OWNER`, with your Kaggle user name."
 _RENEW = f"Delete {METADATA} if it is there, then {_FILL_IN}"
@@ -139,16 +138,11 @@ def lint(
     With `owner_known` the push fills in a missing owner. `require` ("tpu", "gpu", "cpu") is the device
     that the metadata must request. Raises as `check_bundle` does.
     """
-    problems, bundle = check_bundle(root), Path(root, BUNDLE)
+    problems = check_bundle(root)
     try:
         metadata = KernelMetadata.load(root)
     except (FileNotFoundError, ValueError) as error:
         return [str(error), *problems]
-    if bundle.is_file() and bundle.stat().st_size > MAX_BYTES:
-        problems.append(
-            f"{BUNDLE} has {bundle.stat().st_size:,} bytes, and Kaggle takes {MAX_BYTES:,}. Move large "
-            "data out of the package or the notebook."
-        )
     return [
         *_check_identity(metadata, owner_known),
         *_check_settings(metadata),

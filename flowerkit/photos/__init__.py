@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy(
         "TEST_LABELS": "conversion",
         "Conversion": "report",
         "load_conversion": "report",
-        "RESIZE_METHODS": "report",
+        "check_resize": "report",
         "read_photo": "reader",
         "UnreadablePhoto": "reader",
         "find_photos": "listing",

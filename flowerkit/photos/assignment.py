@@ -1,8 +1,8 @@
 """Which photos stay, and to which split each goes: stratified by class, by a seed.
 
-Duplicates and near duplicates go to one split. The assignment depends on the photos, their labels, the
-fractions and the seed alone, so that one machine and a cluster make the same. The split of a photo
-depends on the seed and its id as long as its class has as many photos, so a new photo moves few others.
+The assignment depends on the photos, their labels, the fractions and the seed alone, so that one
+machine and a cluster make the same. The order of the photos depends on the seed and each one's id, so a
+new photo moves few others.
 """
 
 from collections import Counter, defaultdict
@@ -79,11 +79,10 @@ def assign_photos(
     read = [known[photo.path] for photo in photos]
     names = tuple(sorted({photo.class_name for photo in photos} - {None}))
     if len(names) < 2:
-        path, reason = next(iter((unreadable | left_out).items()))
+        first = ": ".join(next(iter((unreadable | left_out).items())))
         raise ValueError(
             f"photos of {len(names)} class{'es' * (len(names) != 1)} are left, and a classifier needs "
-            f"two. {len(unreadable):,} are unreadable, {len(left_out):,} left out; the first: {path}: "
-            f"{reason}"
+            f"two. {len(unreadable):,} are unreadable, {len(left_out):,} left out; the first: {first}"
         )
     groups = _find_near_duplicates(read)
     splits = assign_splits(photos, groups, val_fraction, test_fraction, seed)
@@ -98,9 +97,8 @@ def assign_photos(
             f"{' and '.join(crossing[0][:2])}: keep each in the class that it shows"
         )
     if torn := sum(len({splits[row] for row in rows}) > 1 for rows in groups):
-        notes.append(
-            f"{pluralize(torn, 'group')} of photos that look the same in two of the splits you gave"
-        )
+        group = pluralize(torn, "group")
+        notes.append(f"{group} of photos that look the same in two of the splits you gave")
     counts = Counter(zip(splits, (photo.class_name for photo in photos), strict=True))
     for split in SPLITS:
         missing = [name for name in names if not counts[split, name]]

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from flowerkit.data import picture_hash, thumbnail
-from flowerkit.photos.report import RESIZE_METHODS
+from flowerkit.photos.report import check_resize
 
 JPEG_QUALITY = 92
 SPARE_SCALE = 1.5  # decoding leaves this many times the wanted size for the filter
@@ -80,8 +80,7 @@ def read_photo(
 
 def check_size(image_size: int, resize: str) -> None:
     """Refuse a size or a resize method that `read_photo` does not know, with ValueError."""
-    if resize not in RESIZE_METHODS:
-        raise ValueError(f"resize={resize!r} is unknown. Pass one of {', '.join(RESIZE_METHODS)}.")
+    check_resize(resize)
     if image_size < 8:
         raise ValueError(f"image_size={image_size} px is too small. Pass 8 or more; 224 is usual.")
 

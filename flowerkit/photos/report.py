@@ -14,6 +14,12 @@ RESIZE_METHODS = ("crop", "pad", "squish")
 _FILE = "conversion.json"
 
 
+def check_resize(resize: str) -> None:
+    """Refuse a method that is none of RESIZE_METHODS, with ValueError."""
+    if resize not in RESIZE_METHODS:
+        raise ValueError(f"resize={resize!r} is none of {', '.join(RESIZE_METHODS)}")
+
+
 @dataclass(frozen=True)
 class Conversion:
     """How the photos of the folder `source` became a data set, and what became of each.
@@ -40,8 +46,7 @@ class Conversion:
     seconds: float
 
     def __post_init__(self) -> None:
-        if self.resize not in RESIZE_METHODS:
-            raise ValueError(f"resize={self.resize!r} is none of {', '.join(RESIZE_METHODS)}")
+        check_resize(self.resize)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write conversion.json into `folder`."""

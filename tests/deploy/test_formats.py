@@ -5,8 +5,7 @@ import sys
 import pytest
 from exported_run import skip_without
 
-from flowerkit.deploy import FORMATS, detect_format
-from flowerkit.deploy.formats import load_model_file
+from flowerkit.deploy import FORMATS, detect_format, load_classifier
 
 
 def test_files_and_folders_are_recognised(tmp_path):
@@ -37,7 +36,7 @@ def test_a_damaged_model_is_refused_with_its_path(format, tmp_path):
         path.mkdir()
     (path / "saved_model.pb" if path.is_dir() else path).write_bytes(b"damaged, all of it")
     with pytest.raises(ValueError, match=rf"{path.name} .*damaged.* again"):
-        load_model_file(path)
+        load_classifier(path)
 
 
 @pytest.mark.parametrize(

@@ -270,9 +270,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded():
 
 
 def test_a_fit_or_size_that_cannot_be_made_is_refused(halves):
-    with pytest.raises(
-        ValueError, match=r"resize='zoom' is unknown\. Pass one of crop, pad, squish"
-    ):
+    with pytest.raises(ValueError, match="resize='zoom' is none of crop, pad, squish"):
         read_photo(encode(halves), 32, "zoom")
     with pytest.raises(ValueError, match=r"image_size=4 px is too small\. Pass 8 or more"):
         read_photo(encode(halves), 4)
