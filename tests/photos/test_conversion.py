@@ -248,7 +248,7 @@ def test_photos_that_leave_one_class_are_refused_with_the_first_reason(draw, tmp
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"resize": "zoom"}, "resize='zoom' is unknown"),
+        ({"resize": "zoom"}, "resize='zoom' is none of crop"),
         ({"image_size": 4}, "image_size=4 px is too small"),
         ({"val_fraction": 1.0}, "val_fraction=1.0 must be from 0 to below 1"),
         ({"workers": 0}, "workers=0 must be 1 or more, or None"),
