@@ -171,3 +171,9 @@ def test_a_full_disk_leaves_the_old_file_intact(tmp_path, save, name):
     assert "File too large" in done.stderr
     assert path.read_text() == "the old one"
     assert os.listdir(tmp_path) == [name]
+
+
+def test_a_name_that_is_not_utf_8_survives_json(tmp_path):
+    values = {"class_names": ["half\ud800", "수국"]}
+    write_json(tmp_path / "names.json", values)
+    assert read_json(tmp_path / "names.json") == values
