@@ -205,7 +205,7 @@ class Staircase(Schedule):
         return max(self.min_lr, self.max_lr * self.factor ** (epoch // self.every_epochs))
 
     def __str__(self) -> str:
-        every = "epoch" if self.every_epochs == 1 else f"{self.every_epochs:g} epochs"
+        every = format_epochs(self.every_epochs).removeprefix("1 ")
         floor = f", never under {self.min_lr:.3g}" if self.min_lr else ""
         return f"{self.max_lr:.3g}, then x {self.factor:g} every {every}{floor}"
 
@@ -234,9 +234,6 @@ class OfEpochAndRate(Schedule):
     The rates are those of Keras' LearningRateScheduler: f(0, start_lr), then f(1, ...) of it, and so
     on. The function is called once an epoch, in order, so the schedule gives the same rate whenever
     it is called. A run's files name the function (module:name); its code is in none of them.
-
-    Raises ValueError for a function whose second parameter is missing or has a default, and, when
-    called, for a result that is no finite number of 0 or more.
 
     >>> def halve(epoch, lr):
     ...     return lr if epoch < 2 else lr / 2
@@ -274,9 +271,7 @@ class OfEpochAndRate(Schedule):
 
 
 def rates_per_step(schedule: Schedule, *, epochs: int, steps_per_epoch: int) -> list[float]:
-    """The rate of each of the epochs * steps_per_epoch steps: at step s, schedule(s / steps_per_epoch).
-
-    A schedule that is not `per_step` keeps the rate of the epoch's start through the epoch.
+    """The rate of each of the epochs * steps_per_epoch steps.
 
     >>> rates_per_step(Staircase(0.1, 0.5, every_epochs=1), epochs=2, steps_per_epoch=3)
     [0.1, 0.1, 0.1, 0.05, 0.05, 0.05]

@@ -8,13 +8,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flowerkit.accelerator.detection import BACKENDS, WITHOUT_TPU, Detection, Kind, detect
 from flowerkit.accelerator.machine import CHOSEN_BACKEND, Evidence, cache_folder, collect_evidence
-from flowerkit.text import did_you_mean, pluralize
+from flowerkit.text import pluralize
 
-KINDS = ("tpu", "gpu", "cpu")
 VIRTUAL_CPUS = "FLOWERKIT_VIRTUAL_CPUS"
 ATTACH_TPU = {
     "kaggle": "Choose Settings > Accelerator > TPU v5e-8 (a pushed kernel: enable_tpu true, "
@@ -90,11 +89,8 @@ def connect(
     than required, and a request after the start; ValueError for arguments that contradict each other.
     """
     global _connected
-    if require not in (None, *KINDS):
-        raise ValueError(
-            f"require must be None, 'tpu', 'gpu' or 'cpu'. Received: {require!r}."
-            + did_you_mean(require, KINDS)
-        )
+    if require not in (None, *get_args(Kind)):
+        raise ValueError(f"require must be None, 'tpu', 'gpu' or 'cpu'. Received: {require!r}.")
     num_virtual = _read_virtual_cpus(require, virtual_cpus)
     if _connected is None:
         _connected = _start(require, num_virtual, evidence or collect_evidence())

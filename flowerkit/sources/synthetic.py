@@ -135,15 +135,13 @@ def draw_competition(
     counts = dict(zip(SPLITS, (num_train, num_val, num_test), strict=True))
     _check_picture(image_size, seed)
     if not 2 <= num_classes <= NUM_SPECIES:
-        raise ValueError(
-            f"there are 2 to {NUM_SPECIES} classes. Received: num_classes={num_classes}"
-        )
+        raise ValueError(f"num_classes must be 2 to {NUM_SPECIES}. Received: {num_classes}")
     names = tuple(species(k).name for k in range(num_classes))
     for split, count in counts.items():
         if count < num_classes and (count or split == "train"):
             raise ValueError(
                 f"num_{split}={count} pictures cannot show each of {num_classes} classes. "
-                f"Pass num_{split}={num_classes} or more, or fewer classes."
+                f"Pass num_{split}={num_classes} or more."
             )
     if present := sorted(path.name for path in folder.glob("tfrecords-jpeg-*")):
         raise FileExistsError(
