@@ -1,4 +1,17 @@
-"""flowerkit: flower classification on TPU, GPU or CPU, from TFRecords to a submission one can trust.
+"""flowerkit: flower classification on TPU, GPU or CPU, from TFRecords to a submission you can trust.
+
+    schedules    every learning-rate schedule: epoch -> rate
+    metrics      macro F1, confusion matrix, calibration, paired bootstrap
+    submission   the csv: write it, and the rules by which it is checked
+    files, text  atomic writes and JSON; numbers and names in words; lazy: names loaded at first use
+    accelerator  which device is here, and its start
+    data         TFRecords, splits, duplicates          photos       a folder of photos becomes shards
+    sources      where data comes from                  pipeline     batches and augmentation
+    models       backbones, heads, classifiers          prediction   predictions, their scores, blends
+    training     plan, phases, the story of a run       plots        pictures of what others computed
+    reports      report.html and other pages            experiments  studies and comparisons of runs
+    deploy       exports, classify, serve               kaggle       push a notebook, fetch its results
+    cli          the command line
 
 Importing flowerkit loads no framework. It only chooses the Keras backend, because Keras reads
 `KERAS_BACKEND` once, at its first import. The names below arrive from their modules when first used.

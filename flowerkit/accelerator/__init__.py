@@ -3,7 +3,7 @@
 Nothing here imports a framework before `connect`, and nothing knows of data, models or training.
 
     machine     what is here: device files, modules, versions, free memory, cores, the cache folder
-    detection   from that evidence to device, Keras backend and reason; a pure function
+    detection   from what is here to device, Keras backend and reason; a pure function
     device      TPU detection and strategy: `connect` starts the device, once a process
 """
 

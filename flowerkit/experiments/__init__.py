@@ -2,9 +2,9 @@
 
 Scores, intervals and single runs come from below: `metrics`, `reports.SavedRun`.
 
-    studies         the plans of the studies, by name; plans x seeds
+    studies         the studies by name: which plans, how many seeds
     runs            a study -> finished run folders, one for each plan and seed
-    comparison      run folders -> experiments, best first, and whether chance explains their distance
+    comparison      run folders -> experiments, best first, and whether chance explains how scores differ
     tables          a comparison as markdown and csv
     comparison_page a comparison as files: compare.html, .md, .csv and .png
 """

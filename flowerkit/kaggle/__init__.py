@@ -3,7 +3,7 @@
 Nothing here trains or imports a framework, and nothing below `cli` imports this folder. The package
 `kaggle` is imported when a client signs in.
 
-    bundle     the notebook to push, with the package in a cell; whether the committed one is stale
+    bundle     the notebook to push, with the package in a cell; is the notebook stale?
     metadata   kernel-metadata.json, and the lint of all that a push sends
     client     the signed-in client: time limits, retries, errors with remedies; names of runs
     push       push the notebook, follow its run and its log

@@ -3,7 +3,7 @@
 classifier  build, save, load and check a classifier: backbone + head with input scaling inside
 backbones   backbones.csv; Keras Applications, .keras files, tiny and dense networks; weights
 heads       the layers from features to probabilities: the DenseNet121 head of the notebook, four others
-freezing    which layers are trainable, and the depth of each variable
+freezing    which layers are trainable, and how deep each is (for lower rates towards the first)
 cam         class activation maps: the parts of a picture that speak for a class
 """
 

@@ -22,9 +22,9 @@ from flowerkit.data import SPLITS, FlowerData, Record, choose_shard_size, find_s
 from flowerkit.files import make_folder, replacing, write_json
 from flowerkit.photos.assignment import SplitAssignment, assign_photos, check_fractions
 from flowerkit.photos.cache import PhotoCache, Progress, lock
+from flowerkit.photos.conversion_file import Conversion, load_conversion
 from flowerkit.photos.listing import Listing, list_photos, normalize_name
 from flowerkit.photos.reader import JPEG_QUALITY, can_read_heic, check_size
-from flowerkit.photos.report import Conversion, load_conversion
 from flowerkit.submission import write_submission
 from flowerkit.text import pluralize
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from flowerkit.data import picture_hash, thumbnail
-from flowerkit.photos.report import check_resize
+from flowerkit.photos.conversion_file import check_resize
 
 JPEG_QUALITY = 92
 SPARE_SCALE = 1.5  # decoding leaves this many times the wanted size for the filter

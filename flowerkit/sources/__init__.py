@@ -2,7 +2,7 @@
 
 finder       find_data: the competition, shards, a folder of photos, or drawn flowers; test ids
 competition  Petals to the Metal: its mounts on Kaggle, its download, its 104 class names
-synthetic    drawn flowers: their species, as a competition or as a folder of photos
+synthetic    flowers painted by the computer: as a competition or as a folder of photos
 painting     a picture of a species, pixel by pixel
 """
 
