@@ -35,9 +35,6 @@ class Pairs(NamedTuple):
     distances: np.ndarray
     similarity: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
 
 # One picture --------------------------------------------------------------------------------------
 
@@ -64,10 +61,7 @@ def picture_hash(image: np.ndarray) -> np.uint64:
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """The picture in (16, 16, 3) uint8, 768 bytes to compare what hashes alike by.
-
-    Raises ValueError for anything but (h, w, 3) uint8.
-    """
+    """The picture in (16, 16, 3) uint8, to compare what hashes alike; refuses as `picture_hash`."""
     return _shrink(image, THUMBNAIL_PX, "RGB")
 
 
@@ -95,27 +89,21 @@ def match_values(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.stack([rows_of_first[np.searchsorted(values, second[rows])], rows], axis=1)
 
 
-def find_near_pairs(
-    hashes: np.ndarray,
-    thumbnails: np.ndarray,
-    *,
-    max_distance: int = MAX_DISTANCE,
-    min_similarity: float = MIN_SIMILARITY,
-) -> Pairs:
-    """All pairs of rows whose hashes differ in few bits and whose thumbnails are alike.
+def find_near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> Pairs:
+    """All pairs of rows within MAX_DISTANCE and MIN_SIMILARITY.
 
     `hashes` (n,) uint64 and `thumbnails` (n, 16, 16, 3) uint8, as `picture_hash` and `thumbnail`
     give them. A picture without any contrast is no copy of another. All hashes are compared with all,
     in some seconds for 50,000 pictures; twice as many take four times as long.
     """
-    rows, distances = _find_close_hashes(hashes, max_distance)
+    rows, distances = _find_close_hashes(hashes)
     similarity = np.concatenate(
         [
-            _correlate(thumbnails[part[:, 0]], thumbnails[part[:, 1]])
+            np.einsum("khwc,khwc->k", *(_standardize(thumbnails[side]) for side in part.T))
             for part in np.array_split(rows, len(rows) // 2**14 + 1)
         ]
     )
-    alike = similarity >= min_similarity
+    alike = similarity >= MIN_SIMILARITY
     return Pairs(rows[alike], distances[alike], similarity[alike])
 
 
@@ -137,13 +125,13 @@ def group_rows(pairs: np.ndarray) -> list[list[int]]:
     return list(groups.values())
 
 
-def _find_close_hashes(hashes: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
+def _find_close_hashes(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of rows (k, 2) int64, sorted, and the bits in which their hashes differ, (k,) int64."""
     rows, distances = [np.empty((0, 2), "int64")], [np.empty(0, "int64")]
     step = max(1, _PAIRS_AT_ONCE // max(1, len(hashes)))
     for start in range(0, len(hashes), step):
         differing = _count_bits(hashes[start : start + step, None] ^ hashes[start:])
-        first, second = np.nonzero(differing <= max_distance)
+        first, second = np.nonzero(differing <= MAX_DISTANCE)
         is_later = second > first
         first, second = first[is_later], second[is_later]
         rows.append(np.stack([first, second], axis=1) + start)
@@ -160,12 +148,8 @@ def _count_bits(numbers: np.ndarray) -> np.ndarray:
 _ONES = np.array([number.bit_count() for number in range(2**16)], "u1")
 
 
-def _correlate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The correlation of each pair's pixels, (k,) float32: blind to more light and more contrast."""
-    return np.einsum("khwc,khwc->k", _standardize(first), _standardize(second))
-
-
 def _standardize(pixels: np.ndarray) -> np.ndarray:
+    """What makes products correlations, blind to more light and more contrast."""
     pixels = pixels.astype("float32")
     centred = pixels - pixels.mean(axis=(1, 2, 3), keepdims=True)
     lengths = np.sqrt((centred**2).sum(axis=(1, 2, 3), keepdims=True))

@@ -33,7 +33,7 @@ class ShardReader:
     """Where the records of a split are, and what their images must be.
 
     Row i is record `numbers[i]` of `files[file_of[i]]`: `lengths[i]` bytes from `offsets[i]`. All four
-    are (n,) int64. Threads may share a reader. Errors name file and record, as `check_shard` would.
+    are (n,) int64. Threads may share a reader. Errors name file and record.
     """
 
     files: tuple[Path, ...]
@@ -99,12 +99,7 @@ class ShardReader:
             (payload,) = self.read([row])
         except OSError as problem:
             return [f"cannot be read ({problem})"]
-        return check_payload(
-            payload,
-            image_size=self.image_size,
-            num_classes=self.num_classes,
-            labelled=self.labelled,
-        )
+        return check_payload(payload, self.image_size, self.num_classes, self.labelled)
 
     def _explain(self, rows: np.ndarray, error: Exception) -> str:
         """The sentence that names the record of `rows` which cannot be decoded; else `error`."""
@@ -137,8 +132,8 @@ class DecodedImages:
     """Images (n, size, size, 3) uint8 with the face of a NumPy array: shape, dtype, len, and rows by
     int, slice or int array. Threads may share it. Raises ValueError for an image that is damaged.
 
-    With `order` (n,) they stay in memory: a thread decodes them in this order, and rows are waited
-    for. Without, they are decoded each time they are asked for. Raises MemoryError without room.
+    With `order` (n,) a thread decodes them into memory in this order, and rows are waited for. Without,
+    they are decoded each time they are asked for. Raises MemoryError without room.
     """
 
     dtype = np.dtype("uint8")
@@ -172,13 +167,6 @@ class DecodedImages:
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self[:], dtype)
-
-    @property
-    def reserved_bytes(self) -> int:
-        """Memory that these images will take, and that the system still counts as free."""
-        if self._array is None or self._error:
-            return 0
-        return self.nbytes * (len(self) - self._num_filled) // max(1, len(self))
 
     def finish(self) -> None:
         """Decode every image that is not decoded yet. Raises ValueError for one that cannot be."""
@@ -231,7 +219,11 @@ def _fill(images_of: weakref.ref, reader: ShardReader, order: np.ndarray) -> Non
 
 def reserved_bytes() -> int:
     """Memory that images still being decoded will take, and that the system counts as free today."""
-    return sum(images.reserved_bytes for images in list(_filling))
+    return sum(
+        images.nbytes * (len(images) - images._num_filled) // len(images)
+        for images in list(_filling)
+        if not images._error
+    )
 
 
 @atexit.register

@@ -32,6 +32,7 @@ EXTERNAL = "external"
 KINDS = ("same id", "near duplicate", "same bytes")  # what is found twice gets the last
 
 _BLOCK = 64
+_MAX_DRAWN = 60
 _SIDE_PX, _GAP_PX, _TEXT_PX, _COLUMNS = 160, 14, 44, 4
 
 Progress = Callable[[str, int, int], None]
@@ -62,7 +63,7 @@ class Place:
 class DuplicatePair:
     """Two records of the same picture; `kind` is one of KINDS.
 
-    `distance` in bits of 64 and `similarity` up to 1, as in `duplicates`; None for a shared id.
+    `distance` and `similarity` are those of `duplicates.Pairs`; None for a shared id.
     """
 
     kind: str
@@ -79,7 +80,7 @@ class DuplicatePair:
 
     @property
     def has_two_labels(self) -> bool:
-        """Whether the two are labelled, and not alike."""
+        """Whether both have a label, and not the same."""
         labels = {self.first.label, self.second.label}
         return None not in labels and len(labels) > 1
 
@@ -88,20 +89,21 @@ class DuplicatePair:
         """Whether it spoils a measurement."""
         return self.crosses or self.has_two_labels
 
+    @property
+    def likeness(self) -> str:
+        """How alike two near duplicates look, in words after a comma; else nothing."""
+        if self.kind != "near duplicate":
+            return ""
+        return f", {self.distance} bits apart, similarity {self.similarity:.3f}"
+
     def __str__(self) -> str:
-        near = ""
-        if self.kind == "near duplicate":
-            near = f", {self.distance} bits apart, similarity {self.similarity:.3f}"
-        return f"{self.kind}{near}: {self.first} and {self.second}"
+        return f"{self.kind}{self.likeness}: {self.first} and {self.second}"
 
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What was found. `counts` are the pictures of each split, by the shards' names.
-
-    `problems` are lines for what spoils a measurement, `notes` for what is good to know; `pairs`
-    are all pairs of records of the same picture, those inside a split too.
-    """
+    """What was found: `counts` of pictures by split, `problems` that spoil a measurement, `notes` on
+    what is good to know, and all `pairs` of records of the same picture, inside a split too."""
 
     counts: dict[str, int]
     problems: tuple[str, ...]
@@ -110,14 +112,11 @@ class LeakReport:
 
     def sorted_pairs(self) -> list[DuplicatePair]:
         """All pairs, the problems first, and of these the surest first."""
-        return sorted(
-            self.pairs,
-            key=lambda pair: (
-                not pair.is_problem,
-                -KINDS.index(pair.kind),
-                -(pair.similarity or 0),
-            ),
-        )
+
+        def rank(pair: DuplicatePair) -> tuple:
+            return not pair.is_problem, -KINDS.index(pair.kind), -(pair.similarity or 0)
+
+        return sorted(self.pairs, key=rank)
 
 
 def find_leaks(
@@ -131,8 +130,8 @@ def find_leaks(
 
     Problems are: shards that are cut off or hold another number than their names say (then nothing
     is compared), pictures in two splits or under two labels, classes without a training picture. With
-    near=False nothing is decoded, and only ids and bytes are compared. In memory are about a kilobyte
-    a picture and a block of decoded ones. `progress(text, done, total)` is called after each block.
+    near=False nothing is decoded, and only ids and bytes are compared.
+    `progress(text, done, total)` is called after each block.
 
     Raises ValueError for a damaged record, with its file and number, or if there is no picture.
     """
@@ -153,11 +152,7 @@ def find_leaks(
         notes = ("nothing was compared: repair the shards first",)
         return LeakReport(dict(counts), tuple(faults), notes, ())
 
-    def report_progress(done: int) -> None:
-        if progress:
-            progress("pictures", done, counts.total())
-
-    pictures = _read_pictures(sources, near, report_progress)
+    pictures = _read_pictures(sources, near, counts.total(), progress)
     pairs = tuple(_find_pairs(pictures, near))
     problems, notes = _judge_classes(pictures.places, data.class_names)
     of_pairs = tuple(_explain_problem(pair) for pair in pairs if pair.is_problem)
@@ -179,7 +174,7 @@ class _Pictures:
     thumbnails: np.ndarray
 
 
-def _read_pictures(sources, near: bool, report_progress: Callable[[int], None]) -> _Pictures:
+def _read_pictures(sources, near: bool, total: int, progress: Progress | None) -> _Pictures:
     places, columns = [], []
     for name, data, split in sources:
         if not data.counts[split]:
@@ -189,17 +184,16 @@ def _read_pictures(sources, near: bool, report_progress: Callable[[int], None]) 
         if pictures.labels is not None and data.class_names == sources[0][1].class_names:
             labels = pictures.labels.tolist()
         records = [(file, k) for file in data.files[split] for k in range(count_in_name(file))]
-        places += [
-            Place(name, *record, image_id, label)
-            for record, image_id, label in zip(records, pictures.ids.tolist(), labels, strict=True)
-        ]
+        columns_of_places = zip(records, pictures.ids.tolist(), labels, strict=True)
+        places += [Place(name, *record, *facts) for record, *facts in columns_of_places]
         num = len(pictures) if near else 0
         hashes = np.empty(num, "uint64")
         thumbnails = np.empty((num, THUMBNAIL_PX, THUMBNAIL_PX, 3), "uint8")
         for start in range(0, num, _BLOCK):
             for row, image in enumerate(pictures.images[start : start + _BLOCK], start):
                 hashes[row], thumbnails[row] = picture_hash(image), thumbnail(image)
-            report_progress(done + min(start + _BLOCK, num))
+            if progress:
+                progress("pictures", done + min(start + _BLOCK, num), total)
         columns.append((pictures.ids, pictures.digests, hashes, thumbnails))
     return _Pictures(places, *map(np.concatenate, zip(*columns, strict=True)))
 
@@ -240,7 +234,6 @@ def _explain_problem(pair: DuplicatePair) -> str:
 
 
 def _count_pairs(pairs: tuple[DuplicatePair, ...]) -> tuple[str, ...]:
-    """How many pairs there are of each kind, between which splits."""
     counts = Counter((pair.first.split, pair.second.split, pair.kind) for pair in pairs)
     lines = []
     for first, second in dict.fromkeys(key[:2] for key in counts):
@@ -254,7 +247,6 @@ def _count_pairs(pairs: tuple[DuplicatePair, ...]) -> tuple[str, ...]:
 def _judge_classes(
     places: list[Place], class_names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Problems and notes on classes that a split lacks."""
     trained, measured = (
         {place.label for place in places if place.split == split} for split in ("train", "val")
     )
@@ -278,9 +270,8 @@ def _list_classes(where: str, labels: set[int], class_names) -> tuple[str, ...]:
 def write_pairs(path: str | os.PathLike, report: LeakReport) -> None:
     """All of `report.pairs` as a csv, a pair a line, problems first."""
     head = ["kind", "distance", "similarity", "crosses"]
-    head += [
-        f"{name}_{side}" for side in (1, 2) for name in ("split", "file", "record", "id", "label")
-    ]
+    columns = ("split", "file", "record", "id", "label")
+    head += [f"{name}_{side}" for side in (1, 2) for name in columns]
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)  # which writes None as nothing
         rows.writerow(head)
@@ -292,15 +283,12 @@ def write_pairs(path: str | os.PathLike, report: LeakReport) -> None:
             rows.writerow(row)
 
 
-def draw_pairs(
-    path: str | os.PathLike, pairs: Sequence[DuplicatePair], *, max_pairs: int = 60
-) -> int:
-    """Write the first `max_pairs` pairs side by side as a PNG; returns how many were drawn.
+def draw_pairs(path: str | os.PathLike, pairs: Sequence[DuplicatePair]) -> int:
+    """Write the first 60 pairs side by side, captioned, as a PNG; returns how many were drawn.
 
-    Under each pair: what it is, its splits and labels. Nothing is written for no pairs. Raises
-    OSError where a shard is gone.
+    Nothing is written for no pairs. Raises OSError where a shard is gone.
     """
-    pairs = pairs[:max_pairs]
+    pairs = pairs[:_MAX_DRAWN]
     if not pairs:
         return 0
     rows, columns = -(-len(pairs) // _COLUMNS), min(_COLUMNS, len(pairs))
@@ -321,8 +309,7 @@ def draw_pairs(
 
 
 def _caption(pair: DuplicatePair) -> str:
-    near = f", {pair.distance} bits, {pair.similarity:.3f}" if pair.kind == "near duplicate" else ""
-    lines = [f"{pair.kind}{near}"]
+    lines = [f"{pair.kind}{pair.likeness}"]
     for place in (pair.first, pair.second):
         label = "" if place.label is None else f", label {place.label}"
         lines.append(f"{place.split} {place.file.name.split('-')[0]}/{place.record}{label}")

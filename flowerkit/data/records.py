@@ -90,7 +90,7 @@ def find_frames(path: Path) -> tuple[list[tuple[int, int]], CorruptRecord | None
 
 
 def read_record(path: Path, number: int) -> Record:
-    """A single record of a shard, counted from 0; its checksum is not computed."""
+    """A single record of a shard, by its number from 0; its checksum is not computed."""
     offset, length = find_frames(path)[0][number]
     with path.open("rb") as file:
         file.seek(offset)
@@ -116,16 +116,15 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
 def _parse_record(payload: bytes) -> Record:
     features = _parse_features(payload)
     label = _read_feature(features, "class") if "class" in features else None
-    return Record(
-        _read_feature(features, "image"), _decode_id(_read_feature(features, "id")), label
-    )
+    image, raw_id = (_read_feature(features, name) for name in ("image", "id"))
+    return Record(image, _decode_id(raw_id), label)
 
 
 def read_frames(path: Path) -> Iterator[tuple[int, bytes | None, str | None]]:
     """Each record as (number, payload, its fault or None).
 
-    A payload with a bad checksum comes along with that reason. Where a length is broken or the file
-    ends too early, the payload is None and the frame is the last: the rest of the file is lost.
+    Where a length is broken or the file ends too early, the payload is None and the frame is the last:
+    the rest of the file is lost.
     """
     with path.open("rb") as file:
         for number in itertools.count():
@@ -155,7 +154,7 @@ def _read_length(head: bytes) -> int:
 
 def _crc32c_entry(byte: int) -> int:
     for _ in range(8):
-        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+        byte = byte >> 1 ^ 0x82F63B78 * (byte & 1)
     return byte
 
 
@@ -173,23 +172,17 @@ def _masked_crc32c(data: bytes) -> int:
 # Checking -----------------------------------------------------------------------------------------
 
 
-def check_payload(
-    payload: bytes, *, image_size: int, num_classes: int, labelled: bool
-) -> list[str]:
+def check_payload(payload: bytes, image_size: int, num_classes: int, labelled: bool) -> list[str]:
     """Everything wrong inside a record: its features, its JPEG and size in px, its label."""
     try:
         features = _parse_features(payload)
     except ValueError as error:
         return [str(error)]
-    checks = {
-        "image": lambda image: _check_jpeg(image, image_size),
-        "id": _decode_id,
-        "class": lambda label: _check_label(label, num_classes),
-    }
+    checks = {"image": lambda image: _check_jpeg(image, image_size), "id": _decode_id}
+    if labelled:
+        checks["class"] = lambda label: _check_label(label, num_classes)
     reasons = []
     for name, check in checks.items():
-        if name == "class" and not labelled:
-            continue
         try:
             check(_read_feature(features, name))
         except ValueError as error:

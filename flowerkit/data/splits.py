@@ -63,10 +63,9 @@ def load_split(
     """Split `name` of `data`, checked at once and decoded in the background, rows as in the shards.
 
     `cache`: "ram" keeps the decoded images in memory, "none" decodes them each time they are asked
-    for, "auto" is "ram" where they fit; a line of the log says which. `order` returns, for a number of
-    images, the rows in the order in which they will be needed first, as `epoch_permutation` does.
-
-    With on_corrupt="skip" every image is decoded here, and bad records are left out, and logged.
+    for, "auto" is "ram" where they fit. `order` returns, for a number of images, the rows in the order
+    in which they will be needed first. With on_corrupt="skip" every image is decoded here, and bad
+    records are left out, and logged.
 
     Raises ValueError for an empty split, a count that differs from the file's name, and the first
     bad record (file and number). Damage inside a JPEG that only decoding shows raises it when the
@@ -90,7 +89,7 @@ def load_split(
             scan = _scan_around_faults(data, name, on_corrupt, error)
             images = _open_images(scan.reader, name, cache, order)
     _log.info(f"{name}: {len(images):,} images checked in {time.perf_counter() - start:.1f} s")
-    return Split(images, scan.labels if name != "test" else None, scan.ids, scan.digests)
+    return Split(images, scan.labels, scan.ids, scan.digests)
 
 
 def _open_images(reader: ShardReader, name: str, cache: str, order) -> DecodedImages:
@@ -123,7 +122,7 @@ def _open_images(reader: ShardReader, name: str, cache: str, order) -> DecodedIm
 class _Scan:
     reader: ShardReader
     ids: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
     digests: np.ndarray
 
 
@@ -157,7 +156,9 @@ def _scan(data: FlowerData, name: str, bad: Mapping[Path, set[int | None]] | Non
         ]
         columns.append((*found, is_clear))
     ids, labels, digests, is_clear = map(np.concatenate, zip(*columns, strict=True))
-    if reader.labelled and not (labels.min() >= 0 and labels.max() < data.num_classes):
+    if not reader.labelled:
+        labels = None
+    elif labels.min() < 0 or labels.max() >= data.num_classes:
         raise ValueError("a label is out of range")
     # The few whose size or end is not found are decoded: padding and long headers are no damage.
     for row in np.flatnonzero(~is_clear):
@@ -168,7 +169,6 @@ def _scan(data: FlowerData, name: str, bad: Mapping[Path, set[int | None]] | Non
 
 
 def _locate(data: FlowerData, name: str, bad: Mapping[Path, set[int | None]] | None) -> ShardReader:
-    """Where each record is, file after file."""
     rows = []
     for number_of_file, file in enumerate(data.files[name]):
         frames, fault = find_frames(file)
@@ -183,17 +183,9 @@ def _locate(data: FlowerData, name: str, bad: Mapping[Path, set[int | None]] | N
         raise ValueError(
             f"every record of {data.files[name][0].parent} is bad. Re-download the files."
         )
-    file_of, numbers, offsets, lengths = np.array(rows, "int64").T
-    return ShardReader(
-        files=data.files[name],
-        file_of=file_of,
-        numbers=numbers,
-        offsets=offsets,
-        lengths=lengths,
-        image_size=data.image_size,
-        num_classes=data.num_classes,
-        labelled=name != "test",
-    )
+    columns = np.array(rows, "int64").T
+    labelled = name != "test"
+    return ShardReader(data.files[name], *columns, data.image_size, data.num_classes, labelled)
 
 
 def _starts_a_jpeg(head: bytes, image_size: int) -> bool:

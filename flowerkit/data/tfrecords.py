@@ -28,20 +28,15 @@ SPLITS = ("train", "val", "test")
 _FOLDER_NAME = re.compile(r"tfrecords-jpeg-(\d+)x\1")
 _SHARD_NAME = re.compile(r"(?P<number>\d{2,})-(?P<size>\d+)x(?P=size)-(?P<count>\d+)\.tfrec")
 _USUAL_SIZE_PX = 224
-_ORIGINS = {
-    "competition": "competition flowers",
-    "drawn": "drawn flowers",
-    "folder": "flowers of a folder",
-}
 
 
 @dataclass(frozen=True)
 class FlowerData:
     """Where the shards of an image size are, and what they hold.
 
-    `folder` holds `tfrecords-jpeg-SxS/` and perhaps `sample_submission.csv` and `classes.json`;
-    `files` lists each split's shards in order, `counts` its records by the file names (an absent
-    split has () and 0); `image_size` is in pixels; `origin` is "competition", "drawn" or "folder".
+    `folder` holds `tfrecords-jpeg-SxS/`; `files` lists each split's shards in order, `counts` its
+    records by the file names (an absent split has () and 0); `image_size` is in pixels; `origin` is
+    "competition", "drawn" or "folder".
     """
 
     folder: Path
@@ -58,9 +53,9 @@ class FlowerData:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{split} {self.counts[split]:,}" for split in SPLITS)
+        origin = "flowers of a folder" if self.origin == "folder" else f"{self.origin} flowers"
         return (
-            f"{_ORIGINS.get(self.origin, self.origin)}: {self.num_classes} classes, "
-            f"{self.image_size} px, {counts} ({self.folder})"
+            f"{origin}: {self.num_classes} classes, {self.image_size} px, {counts} ({self.folder})"
         )
 
 
@@ -78,18 +73,11 @@ def write_shards(
     """Write a split as shards of `shard_size` records, a record in memory at a time.
 
     The split appears whole or not at all: it grows in a hidden folder that takes its place at the
-    end. Same records, same bytes. No records give no files, (). The images are written as they are;
-    `check_shard` looks at them.
-
-    Raises ValueError for an unknown split or a size below 1, FileExistsError if the split is there.
+    end. Same records, same bytes. No records give no files, (). The images are written as they are.
+    Raises ValueError for an unknown split, FileExistsError if the split is there.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}. Pass one of {', '.join(SPLITS)}.")
-    if image_size < 1 or shard_size < 1:
-        raise ValueError(
-            f"image_size={image_size} and shard_size={shard_size} must be 1 or more. "
-            "The competition has 224 px and up to 798 records a shard."
-        )
     split_folder = Path(folder) / _folder_name(image_size) / split
     if split_folder.exists() and any(split_folder.iterdir()):
         raise FileExistsError(f"{split_folder} is not empty. Remove it, or write elsewhere.")
@@ -104,9 +92,7 @@ def write_shards(
 
 
 def choose_shard_size(num_records: int) -> int:
-    """How many records a shard of a split gets: as the competition, about 16 shards a split.
-
-    None is tiny, and none so large that it is slow to copy.
+    """Records a shard: about 16 shards a split, as the competition; none tiny, none slow to copy.
 
     >>> [choose_shard_size(num) for num in (0, 100, 12_753, 1_000_000)]
     [64, 64, 798, 4096]
@@ -145,11 +131,9 @@ def find_shards(
 ) -> FlowerData:
     """The shards of an image size under `folder`, by their names alone.
 
-    Without `image_size` it is 224 if that is there, else the only size there is. A split without
-    shards has no files and a count of 0; training refuses it, finding does not.
-
-    Raises FileNotFoundError if there are no shards, or none of that size; ValueError if the size
-    must be chosen, or if a file is not named NN-SxS-COUNT.tfrec.
+    Without `image_size` it is 224 if that is there, else the only size there is. Raises
+    FileNotFoundError if there are no shards, or none of that size; ValueError if the size must be
+    chosen, or if a file is not named NN-SxS-COUNT.tfrec.
     """
     folder = Path(folder)
     size = _choose_size(folder, image_size)
@@ -250,7 +234,7 @@ def parse_example(serialized: Any, *, labelled: bool) -> tuple[Any, Any, Any]:
 
     `serialized` is a string tensor, a scalar or (n,); all three have its shape: JPEG bytes and ids as
     strings, classes as int32, -1 throughout if not `labelled`. A missing feature raises
-    `tf.errors.InvalidArgumentError`; `check_shard` says in which record.
+    `tf.errors.InvalidArgumentError`.
     """
     import tensorflow as tf
 
@@ -268,10 +252,7 @@ def parse_example(serialized: Any, *, labelled: bool) -> tuple[Any, Any, Any]:
 
 
 def check_counts(files: Iterable[Path]) -> list[CorruptRecord]:
-    """Which of the shards are cut off or hold another number of records than their names say.
-
-    Fast enough for before each run: only lengths are read, no payload.
-    """
+    """Which shards are cut off or hold another number of records than their names say; instant."""
     faults = []
     for path in files:
         frames, fault = find_frames(path)
@@ -285,20 +266,13 @@ def check_shard(
 ) -> list[CorruptRecord]:
     """Everything wrong with a shard, record by record, and [] if it is valid.
 
-    Looks at checksums, features, the JPEG (decoded, so some seconds a shard), its size in px, the
-    label (0..num_classes - 1, only if `labelled`), and the count in the file's name.
+    Computes checksums and decodes JPEGs, so it takes some seconds a shard.
     """
     path = Path(path)
     faults, num_whole = [], 0
     for number, payload, reason in read_frames(path):
         num_whole += payload is not None
-        reasons = (
-            [reason]
-            if reason
-            else check_payload(
-                payload, image_size=image_size, num_classes=num_classes, labelled=labelled
-            )
-        )
+        reasons = [reason] if reason else check_payload(payload, image_size, num_classes, labelled)
         faults += [CorruptRecord(path, number, reason) for reason in reasons]
     return faults + _compare_counts(path, num_whole)
 

@@ -57,9 +57,7 @@ def random_stream(seed: int, epoch: int, stream: int) -> np.random.Generator:
 def sample_params(
     augmentation: Augmentation, num_images: int, *, seed: int, epoch: int
 ) -> np.ndarray:
-    """What happens to each image in `epoch`: (num_images, len(PARAMS)) float32, a row an image.
-
-    Row i depends on the seed, the epoch and i alone. `PARAMS` names the columns.
+    """What happens to each image in `epoch`: (num_images, len(PARAMS)) float32, columns as in PARAMS.
 
     >>> params = sample_params(Augmentation(), 4, seed=1, epoch=2)
     >>> column(params, "map_xx")  # -1: mirrored
@@ -84,7 +82,7 @@ def sample_params(
         put(f"map_{place}", values)
     if augmentation.max_lighting > 0:
         most = augmentation.max_lighting
-        middle, gain = _symmetric(stream_of("lighting").random((num_images, 2))).T
+        middle, gain = 2 * stream_of("lighting").random((num_images, 2)).T - 1
         put("light_shift", np.log1p(most * middle) - np.log1p(-most * middle))
         put("light_gain", (1 - most) ** gain)
     if augmentation.random_erasing > 0:
@@ -96,30 +94,25 @@ def sample_params(
     return params
 
 
-def _symmetric(uniform: np.ndarray) -> np.ndarray:
-    return 2 * uniform - 1
-
-
 def _sample_maps(augmentation: Augmentation, num_images: int, stream_of) -> np.ndarray:
     """(num_images, 3, 3) float64: on the picture a flip, then a rotation, a zoom and a tilt."""
-    mirrored = [
-        np.where(stream_of(name).random(num_images) < 0.5, -1, 1) if is_on else np.ones(num_images)
-        for name, is_on in (
-            ("flip", augmentation.flip),
-            ("vertical_flip", augmentation.vertical_flip),
-        )
-    ]
-    maps = _stack_maps(mirrored[0], 0, 0, 0, mirrored[1], 0, 0, 0, 1)
+    across, down = (
+        np.where(stream_of(name).random(num_images) < 0.5, -1, 1)
+        if getattr(augmentation, name)
+        else np.ones(num_images)
+        for name in ("flip", "vertical_flip")
+    )
+    maps = _stack_maps(across, 0, 0, 0, down, 0, 0, 0, 1)
     if augmentation.max_rotation_degrees > 0:
-        turns = _symmetric(stream_of("rotation").random(num_images))
+        turns = 2 * stream_of("rotation").random(num_images) - 1
         maps = maps @ make_rotations(augmentation.max_rotation_degrees * turns)
     if augmentation.max_zoom > 1:
         factor, right, down = stream_of("zoom").random((num_images, 3)).T
         factor = 1 + (augmentation.max_zoom - 1) * factor
-        maps = maps @ make_zooms(factor, _symmetric(right), _symmetric(down))
+        maps = maps @ make_zooms(factor, 2 * right - 1, 2 * down - 1)
     if augmentation.max_warp > 0:
-        tilt_x, tilt_y = _symmetric(stream_of("warp").random((num_images, 2))).T
-        maps = maps @ make_warps(augmentation.max_warp * tilt_x, augmentation.max_warp * tilt_y)
+        tilts = 2 * stream_of("warp").random((num_images, 2)).T - 1
+        maps = maps @ make_warps(*(augmentation.max_warp * tilts))
     return maps
 
 
@@ -225,9 +218,9 @@ def mix_labels(
 ) -> np.ndarray:
     """Labels (n,) int of a batch as shares, (n, num_classes) float32; rows sum to 1.
 
-    Rows 2k and 2k+1 are partners and mix by the parameters of row 2k. The shares are those of the
-    pixels that images of `image_size` px show: the area of cutmix's box is counted in painted pixels.
-    Raises ValueError for an odd number of images, if images mix.
+    Rows 2k and 2k+1 are partners and mix by the parameters of row 2k. The area of cutmix's box is
+    counted in the pixels that images of `image_size` px show. Raises ValueError for an odd number of
+    images, if images mix.
     """
     shares = np.eye(num_classes, dtype="float32")[labels]
     if not augmentation.mixes:

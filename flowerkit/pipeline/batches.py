@@ -27,10 +27,7 @@ _MAX_EXIT_SECONDS = 5.0
 
 
 def steps_per_epoch(num_images: int, global_batch: int) -> int:
-    """Training steps in an epoch; the incomplete last batch is dropped, other images each epoch.
-
-    Raises ValueError if not even one batch fits.
-    """
+    """Training steps in an epoch; the incomplete last batch is dropped, other images each epoch."""
     if global_batch > num_images:
         raise ValueError(
             f"the global batch ({global_batch}) is larger than the train split ({num_images} "
@@ -53,7 +50,6 @@ def train_batches(
     augmentation: Augmentation = _FLIP,
     size: int | None = None,
     first_epoch: int = 0,
-    process: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Endless batches ((images, params), labels) of `split`; `steps_per_epoch` of them are an epoch.
 
@@ -63,20 +59,14 @@ def train_batches(
     of `size` px that `Augment` gives (None: the stored size).
 
     Batch k depends on the seed and k alone, not on the device, the number of replicas, or where a
-    run was resumed (`first_epoch`, from 0). `process` (index, count) takes one host's equal part of
-    every batch, where several hosts train together.
-
-    Raises ValueError if a batch does not fit the split, the pairs of mixup, or the processes.
+    run was resumed (`first_epoch`, from 0). Raises ValueError if a batch does not fit the split, or
+    the pairs of mixup.
     """
     steps = steps_per_epoch(len(split), global_batch)
-    index, count = process
-    if global_batch % count:
-        raise ValueError(
-            f"the global batch ({global_batch}) must be divisible by the processes ({count})."
-        )
-    num_rows, stored_px = global_batch // count, split.images.shape[1]
+    stored_px = split.images.shape[1]
+    size = size or stored_px
     if augmentation.mixes:
-        check_pairs(num_rows)
+        check_pairs(global_batch)
 
     @functools.lru_cache(maxsize=2)
     def sample_epoch(epoch):
@@ -86,20 +76,16 @@ def train_batches(
     def make_batch(number):
         epoch, step = divmod(number, steps)
         order, params = sample_epoch(epoch)
-        start = step * global_batch + index * num_rows
-        rows = order[start : start + num_rows]
-        labels = mix_labels(
-            split.labels[rows],
-            params[rows],
-            augmentation,
-            num_classes=num_classes,
-            image_size=size or stored_px,
+        rows = order[step * global_batch : (step + 1) * global_batch]
+        labels = split.labels[rows]
+        shares = mix_labels(
+            labels, params[rows], augmentation, num_classes=num_classes, image_size=size
         )
-        return (split.images[rows], params[rows]), labels
+        return (split.images[rows], params[rows]), shares
 
-    images = tf.TensorSpec((num_rows, stored_px, stored_px, 3), tf.uint8)
-    params = tf.TensorSpec((num_rows, len(PARAMS)), tf.float32)
-    labels = tf.TensorSpec((num_rows, num_classes), tf.float32)
+    images = tf.TensorSpec((global_batch, stored_px, stored_px, 3), tf.uint8)
+    params = tf.TensorSpec((global_batch, len(PARAMS)), tf.float32)
+    labels = tf.TensorSpec((global_batch, num_classes), tf.float32)
     return _dataset(make_batch, ((images, params), labels), first=first_epoch * steps)
 
 
@@ -114,10 +100,8 @@ def feature_batches(
 ) -> tf.data.Dataset:
     """Endless batches (features (global_batch, ...), labels (global_batch, num_classes)), float32.
 
-    `array` (n, ...) float32 are the features of n images. The order is that of `train_batches` of these
-    images with this seed and batch.
-
-    Raises ValueError if a batch does not fit.
+    `array` (n, ...) float32 are the features of n images, in the order that `train_batches` gives them
+    with this seed and batch. Raises ValueError if a batch does not fit.
     """
     steps = steps_per_epoch(len(labels), global_batch)
     shares = np.eye(num_classes, dtype="float32")[labels]

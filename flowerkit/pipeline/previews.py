@@ -13,11 +13,10 @@ from flowerkit.pipeline.batches import epoch_permutation
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """The first images of an epoch that trains on images; row i of every array is the same image.
+    """The first images of an epoch; row i of every array is the same image.
 
-    `originals` and `changed` are (n, size, size, 3) uint8: as stored, which is how they are
-    evaluated, and as trained on; `shares` (n, num_classes) float32 is what `changed` shows of each
-    class, rows sum to 1; `labels` (n,) int; `class_names` are all classes'.
+    `originals` and `changed` (n, size, size, 3) uint8, as evaluated and as trained on; `labels` (n,)
+    int; `shares` (n, num_classes) float32, what `changed` shows of each class, rows sum to 1.
     """
 
     originals: np.ndarray
@@ -39,7 +38,7 @@ def preview_batch(
 
     `source` is data, whose training split is then read, or that split together with `class_names`.
     Raises ValueError for a split without labels or names, an epoch below 1, and an odd number of
-    images, if images mix: they do so in pairs.
+    images, if images mix.
     """
     if epoch < 1 or num_images < 1:
         raise ValueError(

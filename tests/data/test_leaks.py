@@ -266,8 +266,9 @@ def test_each_pair_is_drawn_side_by_side(pairs, tmp_path):
         assert (sheet[top : top + 160, left + 160 : left + 320] == val).all()
 
 
-def test_no_more_than_requested_are_drawn_and_nothing_for_nothing(pairs, tmp_path):
-    assert draw_pairs(tmp_path / "two.png", pairs, max_pairs=2) == 2
+def test_no_more_than_sixty_are_drawn_and_nothing_for_nothing(pairs, tmp_path):
+    assert draw_pairs(tmp_path / "sixty.png", pairs * 11) == 60
+    assert draw_pairs(tmp_path / "two.png", pairs[:2]) == 2
     assert Image.open(tmp_path / "two.png").size == (2 * 334, 204)
     assert draw_pairs(tmp_path / "none.png", []) == 0
     assert not (tmp_path / "none.png").exists()

@@ -102,32 +102,7 @@ def test_shares_are_counted_in_the_pixels_of_the_size_that_the_network_takes(spl
         np.testing.assert_allclose(boxes, boxes.round(), atol=1e-3)
 
 
-def test_the_parts_of_several_hosts_make_up_the_batch_of_one(split):
-    whole = take(
-        train_batches(split, global_batch=12, seed=2, num_classes=4, augmentation=CROPS), 5
-    )
-    parts = [
-        take(
-            train_batches(
-                split,
-                global_batch=12,
-                seed=2,
-                num_classes=4,
-                augmentation=CROPS,
-                process=(index, 3),
-            ),
-            5,
-        )
-        for index in range(3)
-    ]
-    for batch, *of_hosts in zip(whole, *parts, strict=True):
-        images, params = (np.concatenate([part[0][k] for part in of_hosts]) for k in (0, 1))
-        assert_equal(batch, ((images, params), np.concatenate([part[1] for part in of_hosts])))
-
-
-def test_a_batch_that_processes_or_pairs_do_not_divide_is_refused(split):
-    with pytest.raises(ValueError, match=r"global batch \(10\) must be divisible .* \(4\)"):
-        train_batches(split, global_batch=10, seed=0, num_classes=4, process=(0, 4))
+def test_a_batch_that_pairs_do_not_divide_is_refused(split):
     with pytest.raises(ValueError, match=r"must be even .*Received: 15"):
         train_batches(
             split, global_batch=15, seed=0, augmentation=Augmentation(mixup=0.2), num_classes=4
