@@ -77,18 +77,6 @@ def _shrink(image: np.ndarray, side: int, mode: str) -> np.ndarray:
 # Many pictures ------------------------------------------------------------------------------------
 
 
-def match_values(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Each row of `second` (m,) whose value is in `first` (n,), with its first row there: (k, 2).
-
-    >>> match_values(np.array(["a", "b", "a"]), np.array(["c", "a", "a"]))
-    array([[0, 1],
-           [0, 2]])
-    """
-    values, rows_of_first = np.unique(first, return_index=True)
-    rows = np.flatnonzero(np.isin(second, values))
-    return np.stack([rows_of_first[np.searchsorted(values, second[rows])], rows], axis=1)
-
-
 def find_near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> Pairs:
     """All pairs of rows within MAX_DISTANCE and MIN_SIMILARITY.
 

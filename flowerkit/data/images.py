@@ -1,7 +1,7 @@
 """The images of a split: where their records are, their pixels, and where decoded pixels stay.
 
-They can be used before all are decoded. Decoding is TensorFlow's, in C++ on all cores, in threads of
-its own: pipelines that wait for it block those that they share.
+Decoding is TensorFlow's, in C++ on all cores, in threads of its own: pipelines that wait for it block
+those that they share.
 """
 
 import atexit

@@ -16,13 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from flowerkit.data.duplicates import (
-    THUMBNAIL_PX,
-    find_near_pairs,
-    match_values,
-    picture_hash,
-    thumbnail,
-)
+from flowerkit.data.duplicates import THUMBNAIL_PX, find_near_pairs, picture_hash, thumbnail
 from flowerkit.data.records import read_record
 from flowerkit.data.splits import load_split
 from flowerkit.data.tfrecords import SPLITS, FlowerData, check_counts, count_in_name
@@ -223,7 +217,8 @@ def _find_pairs(pictures: _Pictures, near: bool) -> list[DuplicatePair]:
 
 def _find_repeats(values: np.ndarray) -> np.ndarray:
     """Rows whose value an earlier row has, each with the first row of it: (k, 2)."""
-    pairs = match_values(values, values)
+    _, firsts, places = np.unique(values, return_index=True, return_inverse=True)
+    pairs = np.stack([firsts[places], np.arange(len(values))], axis=1)
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 

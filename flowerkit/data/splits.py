@@ -16,7 +16,6 @@ import tensorflow as tf
 from PIL import Image
 
 from flowerkit.accelerator import free_memory_bytes
-from flowerkit.data.duplicates import match_values
 from flowerkit.data.images import DecodedImages, ShardReader, reserved_bytes
 from flowerkit.data.records import find_frames
 from flowerkit.data.tfrecords import FlowerData, check_shard, count_in_name, parse_example
@@ -225,16 +224,11 @@ def check_leak(train: Split, val: Split) -> None:
 
     Raises ValueError with counts and examples.
     """
-    shared_ids = np.unique(train.ids[match_values(train.ids, val.ids)[:, 0]])
-    if len(shared_ids):
-        raise ValueError(
-            f"train and val share {len(shared_ids)} ids ({', '.join(shared_ids[:3])}): validation "
-            f"would measure memory, not learning. Split the data again."
-        )
-    shared = match_values(train.digests, val.digests)[:, 1]
-    if len(shared):
-        raise ValueError(
-            f"{len(shared)} val images have the same bytes as train images (val ids "
-            f"{', '.join(val.ids[shared][:3])}): validation would measure memory, not learning. "
-            f"Remove them from one of the two splits."
-        )
+    for name, noun in (("ids", "id"), ("digests", "JPEG bytes")):
+        shared = np.isin(getattr(val, name), getattr(train, name))
+        if shared.any():
+            raise ValueError(
+                f"{shared.sum():,} val images have the same {noun} as a train image (val ids "
+                f"{', '.join(val.ids[shared][:3])}): validation would measure memory, not learning. "
+                f"Remove them from one of the two splits."
+            )

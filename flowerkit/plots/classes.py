@@ -21,8 +21,7 @@ def plot_histogram(labels: Mapping[str, np.ndarray], class_names: Sequence[str])
     """The images of each class in each split, the largest class of the first split on top.
 
     `labels` maps one to three splits to their labels, (n,) int. Up to 36 classes share a column:
-    (columns,) Axes. The title counts the classes without any image. Raises ValueError without labels
-    and for labels that are no class.
+    (columns,) Axes. Raises ValueError without labels and for labels that are no class.
     """
     if not 1 <= len(labels) <= len(SPLIT_COLOURS):
         raise ValueError(f"a histogram takes one to three splits. Received: {list(labels)}")
@@ -65,7 +64,6 @@ def describe_counts(counts: np.ndarray) -> str:
 def _draw_counts(
     ax: Axes, names: Sequence[str], table: np.ndarray, splits: Sequence[str], rows: int
 ) -> None:
-    """The bars of some classes, `rows` places high; `table` (splits, classes) int."""
     places, height = np.arange(len(names)), 0.8 / len(splits)
     for number, (split, counts) in enumerate(zip(splits, table, strict=True)):
         y = places + (number - (len(splits) - 1) / 2) * height
@@ -76,18 +74,17 @@ def _draw_counts(
     ax.set_yticks(places, names, fontsize=8.5, fontfamily=style.font_families(names))
     ax.set_ylim(rows - 0.4, -0.6)
     ax.margins(x=0.22)
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    style.set_grid(ax, "x")
+    ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x", color="0.9")
-    ax.set_axisbelow(True)
     ax.set_xlabel("images")
 
 
 def plot_calibration(calibration: Calibration, ax: Axes | None = None) -> Axes:
     """How often predictions are right, by their probability; see `metrics.calibration`.
 
-    A column is the accuracy and the dot the mean probability: on the line they agree. Above is the
-    number of images. After Guo et al. 2017, arXiv:1706.04599.
+    A column is the accuracy and the dot the mean probability: on the line they agree. After Guo et al.
+    2017, arXiv:1706.04599.
     """
     ax = ax or style.new_axes(figsize=(5.5, 4.2))
     filled = np.flatnonzero(calibration.counts)
@@ -171,7 +168,6 @@ def _select_occurring(
 
 
 def _confusion_inches(names: Sequence[str]) -> tuple[float, float]:
-    """Space for the cells and for the longest name beside and below them."""
     if len(names) > NAMED_CLASSES:
         return 15.0, 11.5
     cells = max(3.0, len(names) * (0.55 if len(names) <= NUMBERED_CLASSES else 0.26))

@@ -41,9 +41,7 @@ _DIVERGED = 2.5  # times the median loss: a loss above would flatten the other c
 # One run ------------------------------------------------------------------------------------------
 
 
-def plot_curves(
-    history: Rows, best_epoch: int | None = None, axes: Sequence[Axes] | None = None
-) -> np.ndarray:
+def plot_curves(history: Rows, best_epoch: int, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Loss, and accuracy with macro F1, with the best epoch (from 1) marked: (2,) Axes."""
     epochs = _column(history, "epoch")
     axes = np.array(axes) if axes is not None else style.new_figure(1, 2, figsize=(11, 4.2))[0]
@@ -56,14 +54,13 @@ def plot_curves(
             ax.plot(
                 epochs, values, c=colour, marker=marker, ms=4, lw=1.8, label=label, clip_on=False
             )
-            if name.startswith("val_") and best.any():
+            if name.startswith("val_"):
                 ax.plot(epochs[best], values[best], "o", c=colour, ms=9, mec="k", clip_on=False)
         _style_epochs(ax, epochs)
         has_phases = _mark_phases(ax, history)
-        if best_epoch is not None:
-            ax.axvline(best_epoch, c=style.GREY, ls="--", lw=1, zorder=0)
-            height = 1.08 if has_phases else 1.015
-            _write_above(ax, best_epoch, height, f"best: epoch {best_epoch}", ha="center")
+        ax.axvline(best_epoch, c=style.GREY, ls="--", lw=1, zorder=0)
+        height = 1.08 if has_phases else 1.015
+        _write_above(ax, best_epoch, height, f"best: epoch {best_epoch}", ha="center")
         style.set_title(ax, title, pad=36 if has_phases else 20)
         ax.legend(frameon=False)
     axes[0].set_ylim(bottom=0)
@@ -143,9 +140,7 @@ def plot_lr_finder(found, ax: Axes | None = None) -> Axes:
         ylabel="training loss",
         ylim=(low - margin, high + 2 * margin),
     )
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(color="0.9")
-    ax.set_axisbelow(True)
+    style.set_grid(ax, "both")
     ax.legend(framealpha=0.85, edgecolor="none")
     style.set_title(ax, f"Range test: {found.stop_reason}")
     return ax
@@ -171,10 +166,8 @@ def plot_comparison(
 
     Each experiment has one history for each seed. The line is their mean and the band their range, up
     to the epoch that all reached; from there each seed is a thin line. Experiments after the first 21
-    are left out. Given `axes` have no legend. Raises ValueError without experiments or epochs.
+    are left out. Given `axes` have no legend. Raises ValueError for a history without epochs.
     """
-    if not histories:
-        raise ValueError("there is no history to draw.")
     drawn = dict(itertools.islice(histories.items(), MAX_EXPERIMENTS))
     longest = max((_column(rows, "epoch") for seeds in drawn.values() for rows in seeds), key=len)
     panels = np.array(axes) if axes is not None else style.new_figure(1, 3, figsize=(12.6, 4.3))[0]
@@ -258,9 +251,7 @@ def _style_epochs(ax: Axes, epochs: np.ndarray) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     margin = max(0.5, 0.02 * len(epochs))
     ax.set_xlim(epochs[0] - margin, epochs[-1] + margin)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="0.9")
-    ax.set_axisbelow(True)
+    style.set_grid(ax, "y")
 
 
 def _style_rates(ax: Axes, rates: np.ndarray | list[float]) -> None:

@@ -34,18 +34,18 @@ def plot_images(
     return axes
 
 
-def plot_batch(source, plan, *, class_names=None, num_images: int = 6, epoch: int = 1):
+def plot_batch(data, plan, *, num_images: int = 6, epoch: int = 1) -> np.ndarray:
     """The first images of an epoch as evaluated, and below each as trained: (2, num_images) Axes.
 
-    `source` is a `FlowerData`, or a split with its `class_names`. Below an image is what it counts as:
-    "70% rose, 30% iris" where the plan mixes images. Raises ValueError as `preview_batch` does.
+    Below an image is what it counts as: "70% rose, 30% iris" where the plan mixes images. Raises
+    ValueError as `preview_batch` does.
     """
     from flowerkit.pipeline import preview_batch  # loads a framework, no other plot does
 
-    batch = preview_batch(source, plan, class_names=class_names, num_images=num_images, epoch=epoch)
-    names = list(map(style.format_name, batch.class_names))
+    batch = preview_batch(data, plan, num_images=num_images, epoch=epoch)
+    names = list(map(style.format_name, data.class_names))
     images = [*batch.originals, *batch.changed]
-    axes = _image_grid(images, len(batch.originals), text_lines=1).reshape(2, -1)
+    axes = _image_grid(images, num_images, text_lines=1).reshape(2, -1)
     for above, below, label, shares in zip(*axes, batch.labels, batch.shares, strict=True):
         _write(above.set_title, names[label])
         _write(below.set_xlabel, _describe_shares(shares, names))
@@ -65,7 +65,6 @@ def plot_results(
 
     A right one has ✓ and a green frame, a wrong one ✗, a red frame, and the true class below.
     """
-    _check_number("labels", labels, images)
     # Evenly spread: shards may hold the classes in order.
     chosen = np.unique(np.linspace(0, len(labels) - 1, min(k, len(labels))).round().astype(int))
     return _plot_predictions(images, labels, probabilities, class_names, chosen)
@@ -78,11 +77,8 @@ def plot_mistakes(
     class_names: Sequence[str],
     k: int = 12,
 ) -> np.ndarray:
-    """The k wrong predictions with the least probability of the true class, worst first.
-
-    Looks as `plot_results`: (at most k,) Axes.
-    """
-    _check_number("labels", labels, images)
+    """The k wrong predictions with the least probability of the true class, worst first, drawn as by
+    `plot_results`: (at most k,) Axes."""
     order = top_losses(labels, probabilities)
     wrong = order[(predicted_labels(probabilities) != labels)[order]][:k]
     if len(wrong):
@@ -94,6 +90,7 @@ def plot_mistakes(
 
 
 def _plot_predictions(images, labels, probabilities, class_names, chosen) -> np.ndarray:
+    _check_number("labels", labels, images)
     predicted = predicted_labels(probabilities)
     text_lines = 1 if (predicted == labels)[chosen].all() else 4
     axes = _image_grid([images[i] for i in chosen], columns=6, text_lines=text_lines)
@@ -123,12 +120,9 @@ def plot_cam(
     """
     _check_number("maps", maps, images)
     _check_number("titles", titles, images)
-    pairs = [
-        panel
-        for image, map_ in zip(images, maps, strict=True)
-        for panel in (image, highlight_cam(image, map_))
-    ]
-    axes = _image_grid(pairs, 2 * columns, 0 if titles is None else 2).reshape(-1, 2)
+    lit = map(highlight_cam, images, maps)
+    panels = [panel for pair in zip(images, lit, strict=True) for panel in pair]
+    axes = _image_grid(panels, 2 * columns, 0 if titles is None else 2).reshape(-1, 2)
     for (ax, _), title in zip(axes, titles or [], strict=False):
         _write(ax.set_title, style.format_text(title), loc="left")
     return axes
@@ -189,7 +183,6 @@ def _image_grid(images: Sequence[np.ndarray], columns: int, text_lines: int) -> 
     for ax, image in zip(grid.flat, images, strict=False):
         # Clipped, because imshow takes floats for 0..1 and would show augmented images white.
         ax.imshow(np.clip(image, 0, 255).astype(np.uint8))
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     return grid.flat[: len(images)]

@@ -126,3 +126,10 @@ def format_name(class_name: str) -> str:
 def set_title(ax: Axes, text: str, pad: float = 8) -> None:
     """Set the title at the left."""
     ax.set_title(text, loc="left", fontsize=11, pad=pad)
+
+
+def set_grid(ax: Axes, axis: str) -> None:
+    """Grey lines below the data at the ticks of "x", "y" or "both", and no frame above and right."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis=axis, color="0.9")
+    ax.set_axisbelow(True)

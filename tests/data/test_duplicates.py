@@ -12,7 +12,6 @@ from flowerkit.data.duplicates import (
     MIN_SIMILARITY,
     find_near_pairs,
     group_rows,
-    match_values,
     picture_hash,
     thumbnail,
 )
@@ -136,15 +135,6 @@ def test_pictures_without_contrast_are_no_copies():
 def test_no_pictures_have_no_copies():
     pairs = find_near_pairs(np.empty(0, "uint64"), np.empty((0, 16, 16, 3), "uint8"))
     assert pairs.rows.shape == (0, 2)
-
-
-def test_values_are_matched_with_their_first_row():
-    assert match_values(np.array([5, 7, 5]), np.array([7, 1, 5, 5])).tolist() == [
-        [1, 0],
-        [0, 2],
-        [0, 3],
-    ]
-    assert match_values(np.array([], int), np.array([1])).tolist() == []
 
 
 def test_groups_join_over_any_number_of_links():

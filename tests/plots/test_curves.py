@@ -64,7 +64,7 @@ def test_curves_of_few_and_many_epochs_are_drawn_into_given_axes(num_epochs):
 def test_a_loss_that_diverged_leaves_a_gap_and_the_layout_holds():
     rows = history(3)
     rows[1]["val_loss"] = math.nan
-    plots.plot_curves(rows)[0].figure.canvas.draw()
+    plots.plot_curves(rows, best_epoch=1)[0].figure.canvas.draw()
 
 
 def test_a_phase_begins_at_its_line():
@@ -76,9 +76,10 @@ def test_a_phase_begins_at_its_line():
 
 
 def test_an_empty_history_has_no_curve():
-    for plot in (plots.plot_curves, plots.plot_rates):
-        with pytest.raises(ValueError, match="the history is empty"):
-            plot([])
+    with pytest.raises(ValueError, match="the history is empty"):
+        plots.plot_curves([], best_epoch=1)
+    with pytest.raises(ValueError, match="the history is empty"):
+        plots.plot_rates([])
     assert plt.get_fignums() == []
 
 

@@ -502,5 +502,5 @@ def test_an_empty_val_split_is_refused(run, drawn):
 def test_validation_out_of_the_training_split_is_refused(run, drawn):
     files = {**drawn.files, "val": drawn.files["train"]}
     data = dataclasses.replace(drawn, files=files, counts={**drawn.counts, "val": 50})
-    with pytest.raises(ValueError, match="train and val share 50 ids"):
+    with pytest.raises(ValueError, match="50 val images have the same id "):
         run(data=data)
