@@ -26,6 +26,17 @@ def join_some(items: Sequence[str], num: int = 5, mark: str = ", ") -> str:
     return mark.join(items[:num]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def format_value(value: object) -> str:
+    """A value of a plan as options are written.
+
+    >>> [format_value(value) for value in (None, True, False, 0.001, "tiny")]
+    ['none', 'on', 'off', '0.001', 'tiny']
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "on", False: "off"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def format_epochs(count: float) -> str:
     """The number of epochs and its noun.
 

@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
 
 from flowerkit.cli.options import add_data, add_number, add_path, add_require
 from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
@@ -47,9 +46,8 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
     for run, known in zip(runs, trained_on, strict=True):
         data[known.image_size] = _find_data(run, known, args.data)
     accelerator = connect_device(args.require, echo)
-    with quiet_frameworks():
-        from flowerkit.data import load_split
-        from flowerkit.prediction import LIGHT_CROP_AREA, blend, find_weights, predict
+    from flowerkit.data import load_split
+    from flowerkit.prediction import LIGHT_CROP_AREA, blend, find_weights, predict
 
     weights, names = None, [str(run) for run in runs]
     if len(runs) > 1:
@@ -116,17 +114,6 @@ def _find_data(run, trained_on, source: str):
     return data
 
 
-def predict_and_submit(
-    model, data, csv: Path, echo: Echo, *, global_batch: int, on_corrupt: str = "raise"
-) -> list[str]:
-    """Predict the test split of `data` with a Keras model, write its csv, return its problems."""
-    from flowerkit.data import load_split
-    from flowerkit.prediction import predict
-
-    test = load_split(data, "test", on_corrupt=on_corrupt)
-    return submit(predict(model, test, global_batch=global_batch), data, csv, echo)
-
-
 def submit(predictions, data, csv: Path, echo: Echo) -> list[str]:
     """Write the csv of `Predictions` and report its problems."""
     write_submission(csv, predictions.ids, predictions.predicted)
@@ -167,23 +154,15 @@ def report_problems(csv: Path, data, echo: Echo) -> list[str]:
     rows = data.counts["test"]
     echo(f"{csv}: {rows:,} rows, every id once, labels in 0..{data.num_classes - 1}: valid")
     if score := find_score(csv, data):
+        f1, share, num = score
         echo(
-            f"on test, whose labels are known: macro F1 {score.f1:.4f}, accuracy "
-            f"{score.accuracy:.4f} ({score.num_images:,} images)"
+            f"on test, whose labels are known: macro F1 {f1:.4f}, accuracy {share:.4f} ({num:,} images)"
         )
     return []
 
 
-class CsvScore(NamedTuple):
-    """The score of a csv on the test images whose labels are known."""
-
-    f1: float
-    accuracy: float
-    num_images: int
-
-
-def find_score(csv: Path, data) -> CsvScore | None:
-    """The score of a valid csv; None where the test labels are unknown, as in the competition."""
+def find_score(csv: Path, data) -> tuple[float, float, int] | None:
+    """Macro F1, accuracy and number of images of a valid csv; None where no test label is known."""
     from flowerkit.metrics import accuracy, macro_f1
     from flowerkit.photos import TEST_LABELS
 
@@ -195,7 +174,7 @@ def find_score(csv: Path, data) -> CsvScore | None:
     if not labels:
         return None
     true, predicted = list(labels.values()), [found[name] for name in labels]
-    return CsvScore(macro_f1(true, predicted), accuracy(true, predicted), len(labels))
+    return macro_f1(true, predicted), accuracy(true, predicted), len(labels)
 
 
 # report -------------------------------------------------------------------------------------------

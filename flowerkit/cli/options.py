@@ -10,15 +10,12 @@ from pathlib import Path
 
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.pipeline import Augmentation
+from flowerkit.text import format_value
 from flowerkit.training import PLANS, TrainingPlan, change_plan, load_plan
 
 
 def at_least_one(text: str) -> int:
-    """A whole number from 1, or argparse's error.
-
-    >>> at_least_one("32")
-    32
-    """
+    """A whole number from 1, or argparse's error."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1. Received: {text!r}")
     return int(text)
@@ -45,10 +42,9 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None
         "class; or 'auto', the competition's data (where there is none, off Kaggle: drawn flowers); "
         "or 'drawn'"
     )
-    if required:
-        parser.add_argument("--data", required=True, help=help)
-    else:
-        parser.add_argument("--data", default="auto", help=f"{help} [auto]")
+    if not required:
+        help += " [auto]"
+    parser.add_argument("--data", required=required, default="auto", help=help)
 
 
 def add_require(parser: argparse.ArgumentParser) -> None:
@@ -71,8 +67,6 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     }
     for name, hint in typing.get_type_hints(TrainingPlan).items():
         option, value = "--" + name.replace("_", "-"), getattr(PLANS["competition"], name)
-        if value is None or isinstance(value, bool):
-            value = {None: "none", True: "on", False: "off"}[value]
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         kind = next(kind for kind in kinds if kind is not types.NoneType)
         if kind is bool:
@@ -80,7 +74,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
         else:
             metavar = {str: "NAME", int: "N", float: "X"}[kind]
             added = group.add_argument(option, type=_reader(kind, kinds), metavar=metavar)
-        added.help, added.default = f"{helps[name]} [{value}]", argparse.SUPPRESS
+        added.help, added.default = f"{helps[name]} [{format_value(value)}]", argparse.SUPPRESS
 
 
 def find_changes(args: argparse.Namespace) -> dict:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,41 +12,35 @@ from flowerkit.text import did_you_mean
 
 
 class Command(NamedTuple):
-    """The group in `flowerkit --help`, the module of flowerkit.cli, and a line of help."""
+    """The group in `flowerkit --help`, a line of help, and the module where it is not the group's."""
 
     group: str
-    module: str
     help: str
+    module: str | None = None
 
 
 COMMANDS = {
-    "demo": Command("start", "start", "draw flowers, train a small network, write a checked csv"),
-    "doctor": Command("start", "doctor", "device, versions, data, weights, and what is missing"),
-    "draw": Command("start", "start", "draw flowers in the competition's layout, or as photos"),
-    "convert": Command(
-        "data", "data", "a folder of photos, a sub folder for each class, to shards"
-    ),
-    "check-data": Command("data", "data", "find pictures that are in two splits"),
-    "train": Command("train", "train", "train a plan, predict the test split, write a checked csv"),
-    "lr-find": Command("train", "train", "try learning rates from low to high, suggest one"),
-    "study": Command(
-        "train", "train", "train the plans of a study with several seeds, compare them"
-    ),
-    "compare": Command("train", "train", "the settings and results of several runs"),
-    "models": Command("train", "train", "list the backbones: size, weights, licence"),
-    "predict": Command("look", "look", "predict the test split with a run or a blend of runs"),
-    "check": Command("look", "look", "list every problem of a submission csv"),
-    "report": Command("look", "look", "write report.html of a run again"),
-    "export": Command("use", "use", "a run as ONNX, SavedModel, LiteRT or one .keras file"),
-    "classify": Command("use", "use", "name the flowers on photos"),
-    "serve": Command("use", "use", "a local web page that names the flower on a photo"),
-    "bundle": Command("kaggle", "kaggle", "write the notebook for Kaggle, with the package inside"),
-    "push": Command("kaggle", "kaggle", "push it, watch its run, fetch and check the csv"),
-    "watch": Command("kaggle", "kaggle", "follow a run on Kaggle to its end"),
-    "pull": Command("kaggle", "kaggle", "fetch the outputs of a run, check the csv"),
-    "submit": Command(
-        "kaggle", "kaggle", "check and submit a csv, or that of a notebook's version"
-    ),
+    "demo": Command("start", "draw flowers, train a small network, write a checked csv"),
+    "doctor": Command("start", "device, versions, data, weights, and what is missing", "doctor"),
+    "draw": Command("start", "draw flowers in the competition's layout, or as photos"),
+    "convert": Command("data", "a folder of photos, a sub folder for each class, to shards"),
+    "check-data": Command("data", "find pictures that are in two splits"),
+    "train": Command("train", "train a plan, predict the test split, write a checked csv"),
+    "lr-find": Command("train", "try learning rates from low to high, suggest one"),
+    "study": Command("train", "train the plans of a study with several seeds, compare them"),
+    "compare": Command("train", "the settings and results of several runs"),
+    "models": Command("train", "list the backbones: size, weights, licence"),
+    "predict": Command("look", "predict the test split with a run or a blend of runs"),
+    "check": Command("look", "list every problem of a submission csv"),
+    "report": Command("look", "write report.html of a run again"),
+    "export": Command("use", "a run as ONNX, SavedModel, LiteRT or one .keras file"),
+    "classify": Command("use", "name the flowers on photos"),
+    "serve": Command("use", "a local web page that names the flower on a photo"),
+    "bundle": Command("kaggle", "write the notebook for Kaggle, with the package inside"),
+    "push": Command("kaggle", "push it, watch its run, fetch and check the csv"),
+    "watch": Command("kaggle", "follow a run on Kaggle to its end"),
+    "pull": Command("kaggle", "fetch the outputs of a run, check the csv"),
+    "submit": Command("kaggle", "check and submit a csv, or that of a notebook's version"),
 }
 
 
@@ -79,17 +74,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def load_function(name: str, pattern: str) -> Callable:
     """A function of the command `name`: `add_{}_options` or `run_{}`."""
-    module = importlib.import_module(f"flowerkit.cli.{COMMANDS[name].module}")
+    command = COMMANDS[name]
+    module = importlib.import_module(f"flowerkit.cli.{command.module or command.group}")
     return getattr(module, pattern.format(name.replace("-", "_")))
 
 
 def _list_commands() -> list[str]:
-    lines, group = [], None
-    for name, command in COMMANDS.items():
-        if command.group != group:
-            group = command.group
-            lines.append(f"{group}:")
-        lines.append(f"  {name:<12}{command.help}")
+    lines = []
+    for group, members in itertools.groupby(COMMANDS.items(), lambda item: item[1].group):
+        lines += [f"{group}:", *(f"  {name:<12}{command.help}" for name, command in members)]
     return lines
 
 

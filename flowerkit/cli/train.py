@@ -79,13 +79,12 @@ def train_and_submit(
     echo: Echo,
     progress: Progress,
     *,
-    resume: bool = False,
+    resume=False,
 ) -> int:
     """Train, and write pictures, the checked csv and report.html into the run folder."""
-    with quiet_frameworks():
-        from flowerkit.training import train
     from flowerkit.reports import write_pictures, write_report
     from flowerkit.sources import check_test_split
+    from flowerkit.training import train
 
     check_test_split(data, on_corrupt=plan.on_corrupt)
     run = train(
@@ -117,25 +116,23 @@ def train_and_submit(
 
 def _submit_test(run, data, echo: Echo) -> list[str] | None:
     """Write submission.csv, and a known score into result.json; None without a test split."""
-    from flowerkit.cli.look import find_score, predict_and_submit
+    from flowerkit.cli.look import find_score, submit
+    from flowerkit.data import load_split
+    from flowerkit.prediction import predict
     from flowerkit.training import RunFolder
 
     if not data.counts["test"]:
         echo("no test split, so no submission.csv")
         return None
-    folder, on_corrupt = RunFolder(run.folder), run.plan.on_corrupt
-    csv = folder.submission_file
-    problems = predict_and_submit(
-        run.model, data, csv, echo, global_batch=run.global_batch, on_corrupt=on_corrupt
-    )
-    if not problems and (score := find_score(csv, data)):
-        summary = replace(
-            run.summary,
-            test_f1=score.f1,
-            test_accuracy=score.accuracy,
-            test_images=score.num_images,
+    folder = RunFolder(run.folder)
+    test = load_split(data, "test", on_corrupt=run.plan.on_corrupt)
+    predictions = predict(run.model, test, global_batch=run.global_batch)
+    problems = submit(predictions, data, folder.submission_file, echo)
+    if not problems and (score := find_score(folder.submission_file, data)):
+        f1, accuracy, num = score
+        folder.write_result(
+            replace(run.summary, test_f1=f1, test_accuracy=accuracy, test_images=num)
         )
-        folder.write_result(summary)
     return problems
 
 
@@ -160,10 +157,9 @@ def add_lr_find_options(parser: argparse.ArgumentParser) -> None:
 def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     plan = read_plan(args.plan, find_changes(args))
     accelerator = connect_device(args.require, echo)
-    with quiet_frameworks():
-        from flowerkit.training import lr_find
     from flowerkit.plots import off_screen, plot_lr_finder, save_figure
     from flowerkit.sources import find_data
+    from flowerkit.training import lr_find
 
     data = find_data(args.data, image_size=plan.image_size, progress=progress)
     echo(str(data))
@@ -204,8 +200,7 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
 
 def run_study(args, echo: Echo, progress: Progress) -> int:
     accelerator = connect_device(args.require, echo)
-    with quiet_frameworks():
-        from flowerkit.experiments import STUDIES, run_study
+    from flowerkit.experiments import STUDIES, run_study
     from flowerkit.sources import find_data
 
     data = find_data(args.data)

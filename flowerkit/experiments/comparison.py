@@ -33,9 +33,7 @@ FIGURES = {
     "accuracy": Figure("training accuracy", ".3f", lambda run: run.history.best["accuracy"]),
     "best_epoch": Figure("best epoch", ".0f", lambda run: run.history.best["epoch"]),
     "epochs_done": Figure("epochs done", ".0f", lambda run: len(run.history)),
-    "minutes": Figure(
-        "minutes", ".1f", lambda run: sum(row["seconds"] for row in run.history) / 60
-    ),
+    "minutes": Figure("minutes", ".1f", lambda run: sum(x["seconds"] for x in run.history) / 60),
     "parameters": Figure("parameters", ",.0f", lambda run: run.num_parameters),
 }
 
@@ -73,7 +71,7 @@ class Comparison:
     `differing` are the fields (of the plan, device, data) in which they differ, `shared` the others with
     their values. Of each experiment but the best a sentence of `statements` says whether chance
     explains its distance; `notes` name the method and its limits. `leaders` are the best of each set of
-    experiments that can be compared: a single one, where all can.
+    experiments that can be compared.
     """
 
     experiments: tuple[Experiment, ...]
@@ -97,7 +95,12 @@ def compare_runs(folders: Sequence[str | os.PathLike]) -> Comparison:
 
     Raises ValueError for no folder and a folder that is given twice, and what `SavedRun.load` raises.
     """
-    _check_folders(folders)
+    if not folders:
+        raise ValueError("there is nothing to compare: pass one run folder or more.")
+    places = [Path(folder).resolve() for folder in folders]
+    for number, folder in enumerate(folders):
+        if places[number] in places[:number]:
+            raise ValueError(f"{folder} is given twice. Pass each run once.")
     groups: dict[tuple, list[SavedRun]] = {}
     for run in map(_load_sorted, folders):
         chosen = json.dumps([_find_setting(run), run.class_names])
@@ -108,29 +111,19 @@ def compare_runs(folders: Sequence[str | os.PathLike]) -> Comparison:
     ]
     experiments = tuple(sorted(found, key=lambda experiment: -experiment.mean("val_f1")))
     settings = [experiment.setting for experiment in experiments]
-    differing = tuple(
-        name
+    shared = {
+        name: value
         for name, value in settings[0].items()
-        if any(setting[name] != value for setting in settings)
-    )
-    shared = {name: value for name, value in settings[0].items() if name not in differing}
+        if all(setting[name] == value for setting in settings)
+    }
+    differing = tuple(name for name in settings[0] if name not in shared)
     leaders, statements, intervals = _judge(experiments)
-    notes = [
-        *_explain(intervals),
-        *(note for experiment in experiments for note in _note_runs(experiment)),
-    ]
+    notes = _explain(intervals)
+    for experiment in experiments:
+        notes += _note_runs(experiment)
     if "device" in differing:
         notes.append("They ran on different devices: their minutes cannot be compared.")
     return Comparison(experiments, differing, shared, tuple(statements), tuple(notes), leaders)
-
-
-def _check_folders(folders: Sequence[str | os.PathLike]) -> None:
-    if not folders:
-        raise ValueError("there is nothing to compare: pass one run folder or more.")
-    places = [Path(folder).resolve() for folder in folders]
-    for number, folder in enumerate(folders):
-        if places[number] in places[:number]:
-            raise ValueError(f"{folder} is given twice. Pass each run once.")
 
 
 def _load_sorted(folder: str | os.PathLike) -> SavedRun:
@@ -180,13 +173,13 @@ def _name_group(group: list[SavedRun], depth: int) -> str:
 def _judge(
     experiments: Sequence[Experiment],
 ) -> tuple[tuple[Experiment, ...], list[str], list[Interval]]:
-    """Leaders, a sentence for each experiment but the first, and the intervals behind the sentences."""
     leaders, statements, intervals = list(experiments[:1]), [], []
     for experiment in experiments[1:]:
         mismatches = [_find_mismatch(leader.runs[0], experiment.runs[0]) for leader in leaders]
         if None in mismatches:
             leader = leaders[mismatches.index(None)]
-            intervals.append(_find_interval(leader, experiment))
+            first, second = ([run.predicted for run in x.runs] for x in (leader, experiment))
+            intervals.append(bootstrap_difference(leader.runs[0].labels, first, second))
             statements.append(_describe_interval(leader, experiment, intervals[-1]))
         else:
             leader, reason = leaders[0], mismatches[0]
@@ -212,14 +205,6 @@ def _find_mismatch(first: SavedRun, second: SavedRun) -> str | None:
     if differ := int(np.sum(first.labels != second.labels)):
         return f"{differ:,} of their validation images have different labels"
     return None
-
-
-def _find_interval(first: Experiment, second: Experiment) -> Interval:
-    return bootstrap_difference(
-        first.runs[0].labels,
-        [run.predicted for run in first.runs],
-        [run.predicted for run in second.runs],
-    )
 
 
 def _describe_interval(leader: Experiment, experiment: Experiment, interval: Interval) -> str:

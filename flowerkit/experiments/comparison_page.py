@@ -8,7 +8,6 @@ from flowerkit import plots
 from flowerkit.experiments.comparison import FIGURES, Comparison
 from flowerkit.experiments.tables import (
     describe_shared,
-    format_value,
     tabulate_figures,
     tabulate_runs,
     tabulate_settings,
@@ -17,6 +16,7 @@ from flowerkit.experiments.tables import (
 )
 from flowerkit.files import write_text
 from flowerkit.reports import encode_figure, new_panel, render
+from flowerkit.text import format_value
 
 
 def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[Path]:
@@ -34,9 +34,8 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[
         plots.save_figure(plots.plot_comparison(histories), curves)
     best = " and ".join(leader.name for leader in comparison.leaders)
     panels = plots.plot_comparison(histories, [new_panel() for _ in plots.COMPARED])
-    heading = f"{len(comparison.experiments)} experiments compared"
-    if len(comparison.experiments) == 1:
-        heading = best
+    num = len(comparison.experiments)
+    heading = best if num == 1 else f"{num} experiments compared"
     page = render(
         "comparison.html.j2",
         title=f"{heading}: flowerkit",

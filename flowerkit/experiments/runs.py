@@ -27,11 +27,10 @@ def run_study(
 ) -> Comparison:
     """Train every plan of `study` with every seed into out/NAME-seedK, and compare the runs.
 
-    `study` is a name in `studies.STUDIES`, or plans of your own by name. `epochs` replaces theirs.
-    Runs that are finished stay as they are, interrupted ones continue: the same call after an
-    interruption completes the study. `progress(label, done, total)` is called after every step. Raises
-    ValueError for an unknown study, or a run in `out` with a different plan or data; RuntimeError
-    when interrupted; else as `train` does.
+    `study` is a name in `STUDIES`, or plans of your own by name. `epochs` replaces theirs. Runs that
+    are finished stay as they are, interrupted ones continue. `progress(label, done, total)` is called
+    after every step. Raises ValueError for an unknown study, or a run in `out` with a different plan
+    or data; RuntimeError when interrupted; else as `train` does.
     """
     plans = find_study(study) if isinstance(study, str) else study
     planned = spread_over_seeds(plans, tuple(seeds), epochs)
@@ -42,11 +41,9 @@ def run_study(
     }
     accelerator = accelerator or connect()
     for number, (name, plan) in enumerate(planned.items(), 1):
-        position = f"{name} ({number} of {len(planned)})"
+        _log.info(f"{name} ({number} of {len(planned)}){': finished before' * finished[name]}")
         if finished[name]:
-            _log.info(f"{position}: finished before")
             continue
-        _log.info(position)
         folder = RunFolder(out / name)
         result = train(
             plan,

@@ -65,11 +65,7 @@ STUDIES = {"regularisation": REGULARISATION, "pooling": POOLING, "learning-rates
 
 
 def find_study(name: str) -> dict[str, TrainingPlan]:
-    """The plans of a study by its name. Raises ValueError, with the nearest name, for another.
-
-    >>> sorted(find_study("learning-rates"))[:3]
-    ['constant', 'constant-high', 'constant-low']
-    """
+    """The plans of a study by its name. Raises ValueError, with the nearest name, for another."""
     if name not in STUDIES:
         raise ValueError(
             f"no study {name!r}; there are {', '.join(STUDIES)}.{did_you_mean(name, STUDIES)}"

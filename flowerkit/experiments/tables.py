@@ -5,23 +5,13 @@ import io
 import math
 
 from flowerkit.experiments.comparison import FIGURES, Comparison, Experiment
+from flowerkit.text import format_value
 from flowerkit.training import TrainingPlan
 
 Table = tuple[list[str], list[list[str]]]  # header, rows
 
 _RANGES = ("best_epoch", "epochs_done")  # shown as a range over the seeds, not as a mean
 _SPREAD = ("val_f1", "val_accuracy", "val_loss")  # shown with ±; the csv has the spread of all
-
-
-def format_value(value: object) -> str:
-    """A value of a plan as options are written.
-
-    >>> [format_value(value) for value in (None, True, False, 0.001, "tiny")]
-    ['none', 'on', 'off', '0.001', 'tiny']
-    """
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "on", False: "off"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def tabulate_figures(comparison: Comparison) -> Table:
@@ -39,27 +29,21 @@ def tabulate_figures(comparison: Comparison) -> Table:
 
 def tabulate_settings(comparison: Comparison) -> Table:
     """The fields in which the experiments differ."""
-    return ["experiment", *comparison.differing], [
-        [
-            experiment.name,
-            *(format_value(experiment.setting[name]) for name in comparison.differing),
-        ]
+    names = comparison.differing
+    return ["experiment", *names], [
+        [experiment.name, *(format_value(experiment.setting[name]) for name in names)]
         for experiment in comparison.experiments
     ]
 
 
 def tabulate_runs(comparison: Comparison) -> Table:
     """A row for each run."""
-    headings = [figure.heading for figure in FIGURES.values()]
-    return ["run", "seed", *headings, "stopped because"], [
-        [
-            run.name,
-            str(run.plan.seed),
-            *(format(figure.of(run), figure.form) for figure in FIGURES.values()),
-            run.result.stop_reason,
-        ]
-        for run in comparison.runs
-    ]
+    header = ["run", "seed", *(figure.heading for figure in FIGURES.values()), "stopped because"]
+    rows = []
+    for run in comparison.runs:
+        figures = [format(figure.of(run), figure.form) for figure in FIGURES.values()]
+        rows.append([run.name, str(run.plan.seed), *figures, run.result.stop_reason])
+    return header, rows
 
 
 def _format(experiment: Experiment, name: str) -> str:
@@ -84,10 +68,8 @@ def describe_shared(comparison: Comparison) -> list[tuple[str, str]]:
 
 def to_markdown(comparison: Comparison) -> str:
     """The table (results, then differences), the statements, the notes and what all have in common."""
-    (figures, results), (differing, settings) = (
-        tabulate_figures(comparison),
-        tabulate_settings(comparison),
-    )
+    figures, results = tabulate_figures(comparison)
+    differing, settings = tabulate_settings(comparison)
     header = figures + differing[1:]
     rows = [result + setting[1:] for result, setting in zip(results, settings, strict=True)]
     lines = [_row(header), _row([":--", *["--:"] * (len(header) - 1)]), *map(_row, rows), ""]

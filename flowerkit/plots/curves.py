@@ -166,8 +166,10 @@ def plot_comparison(
 
     Each experiment has one history for each seed. The line is their mean and the band their range, up
     to the epoch that all reached; from there each seed is a thin line. Experiments after the first 21
-    are left out. Given `axes` have no legend. Raises ValueError for a history without epochs.
+    are left out. Given `axes` have no legend. Raises ValueError without experiments or epochs.
     """
+    if not histories:
+        raise ValueError("there is no history to draw.")
     drawn = dict(itertools.islice(histories.items(), MAX_EXPERIMENTS))
     longest = max((_column(rows, "epoch") for seeds in drawn.values() for rows in seeds), key=len)
     panels = np.array(axes) if axes is not None else style.new_figure(1, 3, figsize=(12.6, 4.3))[0]

@@ -65,6 +65,7 @@ def plot_results(
 
     A right one has ✓ and a green frame, a wrong one ✗, a red frame, and the true class below.
     """
+    _check_number("labels", labels, images)
     # Evenly spread: shards may hold the classes in order.
     chosen = np.unique(np.linspace(0, len(labels) - 1, min(k, len(labels))).round().astype(int))
     return _plot_predictions(images, labels, probabilities, class_names, chosen)
@@ -79,6 +80,7 @@ def plot_mistakes(
 ) -> np.ndarray:
     """The k wrong predictions with the least probability of the true class, worst first, drawn as by
     `plot_results`: (at most k,) Axes."""
+    _check_number("labels", labels, images)
     order = top_losses(labels, probabilities)
     wrong = order[(predicted_labels(probabilities) != labels)[order]][:k]
     if len(wrong):
@@ -90,7 +92,6 @@ def plot_mistakes(
 
 
 def _plot_predictions(images, labels, probabilities, class_names, chosen) -> np.ndarray:
-    _check_number("labels", labels, images)
     predicted = predicted_labels(probabilities)
     text_lines = 1 if (predicted == labels)[chosen].all() else 4
     axes = _image_grid([images[i] for i in chosen], columns=6, text_lines=text_lines)
