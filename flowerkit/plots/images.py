@@ -45,7 +45,7 @@ def plot_batch(data, plan, *, num_images: int = 6, epoch: int = 1) -> np.ndarray
     batch = preview_batch(data, plan, num_images=num_images, epoch=epoch)
     names = list(map(style.format_name, data.class_names))
     images = [*batch.originals, *batch.changed]
-    axes = _image_grid(images, num_images, text_lines=1).reshape(2, -1)
+    axes = _image_grid(images, len(batch.originals), text_lines=1).reshape(2, -1)
     for above, below, label, shares in zip(*axes, batch.labels, batch.shares, strict=True):
         _write(above.set_title, names[label])
         _write(below.set_xlabel, _describe_shares(shares, names))

@@ -51,5 +51,5 @@ def test_the_help_of_train_explains_every_field_and_names_the_plans(flowerkit):
     assert re.search(r"--max-lr X [^\[]*\[0\.0004\]", text)
     assert re.search(r"--flip, --no-flip [^\[]*\[on\]", text)
     assert re.search(r"--freeze-epochs N [^\[]*\[0\]", text)
-    assert re.search(r"--max-zoom X [^\[]*\[1\.0\]", text)
+    assert re.search(r"--max-zoom X [^\[]*\[1\]", text)
     assert re.search(r"--patience N [^\[]*\[\d+\]", text)
