@@ -64,7 +64,6 @@ def predict_by_hand(run, data, **options):
 # predict ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.replicas
 def test_runs_of_different_sizes_blend_by_the_weights_found_on_val(
     finished_run, small_run, two_sizes, predict_runs, tmp_path
 ):

@@ -155,7 +155,6 @@ def test_views_are_averaged_the_image_its_mirror_image_and_crops(left_colour, un
     assert min(np.abs(one - by_hand[0]).max() for one in by_hand[1:]) > 0.02
 
 
-@pytest.mark.replicas
 def test_views_are_the_same_each_time_and_others_for_another_seed(left_colour, unlabelled):
     def run(**options):
         found = predict(left_colour, unlabelled, global_batch=GLOBAL_BATCH, **options)
@@ -202,7 +201,6 @@ def test_no_more_than_a_batch_is_in_memory_however_many_views(left_colour, unlab
     assert watched.asked == [16, 6]
 
 
-@pytest.mark.replicas
 def test_progress_counts_the_images_of_all_views(left_colour, unlabelled):
     calls = []
     predict(

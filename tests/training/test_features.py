@@ -136,7 +136,6 @@ def test_without_a_file_they_stay_in_memory_and_without_room_there_is_an_error(
 
 
 @pytest.mark.backends
-@pytest.mark.replicas
 def test_a_head_of_your_own_is_trained_on_them_and_called_on_the_body(accelerator, built, val):
     body = built[1]
     found = compute_features(body, val, global_batch=16)

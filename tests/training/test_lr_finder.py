@@ -100,7 +100,6 @@ def make_step(plan, accelerator, classifier, split):
 
 
 @pytest.mark.backends
-@pytest.mark.replicas
 def test_the_losses_are_those_of_single_steps_at_these_rates(
     quick_plan, drawn, accelerator, split, classifier
 ):

@@ -87,7 +87,7 @@ def test_decay_takes_from_kernels_and_leaves_biases(accelerator):
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("name", ["adam", pytest.param("adamw", marks=pytest.mark.replicas), "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_a_factor_of_a_tenth_moves_a_tenth_as_far_and_0_not_at_all(accelerator, name):
     factors = {"body_dense/kernel": 0.1, "body_dense/bias": 0.0}
     decay = {"weight_decay": 0.5} if name == "adamw" else {}
@@ -98,7 +98,6 @@ def test_a_factor_of_a_tenth_moves_a_tenth_as_far_and_0_not_at_all(accelerator, 
 
 
 @pytest.mark.backends
-@pytest.mark.replicas
 def test_averages_are_kept_beside_the_raw_weights(accelerator, tmp_path):
     seen = []
 

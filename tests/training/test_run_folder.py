@@ -11,7 +11,6 @@ from flowerkit.training.run_folder import RunFolder
 from flowerkit.training.trainer import train
 
 
-@pytest.mark.replicas
 def test_a_run_leaves_the_promised_files_and_each_is_read_back(finished_run):
     folder = RunFolder(finished_run.folder)
     assert {path.name for path in folder.path.iterdir()} == {
