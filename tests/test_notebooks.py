@@ -70,7 +70,9 @@ def test_every_code_cell_is_introduced_in_words(path):
     assert kinds[0] == "markdown"
     assert ("code", "code") not in set(itertools.pairwise(kinds))
     opening = cells[0].source
-    assert all(said in opening for said in ("What it does", "Where it runs", "How long it takes"))
+    assert all(
+        phrase in opening for phrase in ("What it does", "Where it runs", "How long it takes")
+    )
 
 
 @each_notebook
