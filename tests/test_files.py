@@ -30,7 +30,7 @@ save_classifier(model, path)
 """
 SAVE_WEIGHTS = """
 import keras
-from flowerkit.training.checkpoints import save_weights
+from flowerkit.training.validation import save_weights
 from flowerkit.models.classifier import build_classifier
 save_weights(build_classifier(4, image_size=32, backbone="tiny", weights=None), path)
 """

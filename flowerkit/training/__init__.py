@@ -4,9 +4,9 @@
     phases          the head alone, then the network; where patience starts
     trainer         `train`, `fine_tune`, `fit_one_cycle`: the story of a run from top to bottom
     step            the compiled model of a phase, and what a batch of it is: pixels or features
-    callbacks       what happens in an epoch and at its end: validate, log, stop
+    callbacks       what happens in an epoch and at its end: log and stop
     early_stopping  the rule by which patience ends a phase
-    checkpoints     which weights are kept
+    validation      scores raw and averaged weights with statistics of their own; keeps the best
     history         history.csv: a row an epoch; the best by the plan's monitor
     run_folder      every file of a run, each with the one function that reads it
     features        backbone outputs computed once, for a head that learns from them

@@ -1,4 +1,4 @@
-"""What happens during an epoch and at its end: validate, log, keep, stop. Backend-neutral callbacks.
+"""What happens during an epoch and at its end: log and stop. Backend-neutral callbacks.
 
 Keras hands the logs of each step to `on_train_batch_end` as Python numbers; a number must be fetched,
 and while the host waits for it the accelerator has nothing to do. `StepHooks` therefore calls
@@ -14,12 +14,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import keras
 import numpy as np
 
-from flowerkit.prediction import Predictions
 from flowerkit.schedules import Schedule
 
 _log = logging.getLogger("flowerkit")
@@ -243,49 +242,6 @@ class TerminateOnNaN(keras.callbacks.Callback):
             )
 
 
-class SyncBatchNorm(keras.callbacks.Callback):
-    """Give every TensorFlow replica the mean of all replicas' BatchNormalization statistics.
-
-    Each replica gathers its own, and saving keeps the first's alone; without this, the model that is
-    validated is not the model that is saved. Elsewhere there is only one copy and nothing to do.
-    """
-
-    def on_epoch_end(self, epoch, logs=None):
-        for variable in self.model.non_trainable_variables:
-            copies = getattr(variable.value, "values", ())
-            if len(copies) > 1 and "float" in str(variable.dtype):
-                # In float64, so that copies that are equal stay what they are.
-                mean = np.mean([copy.numpy() for copy in copies], axis=0, dtype="float64")
-                variable.assign(mean.astype("float32"))
-
-
-class Validation(keras.callbacks.Callback):
-    """Score the full validation predictions on the host and add val_* to the epoch's logs.
-
-    `averaged(model)` is a context in which the model holds the weights that count; None: its own.
-    """
-
-    def __init__(self, predict: Callable[[], Predictions], stop: StopFlag, averaged=None):
-        super().__init__()
-        self.predict, self.stop, self.averaged = predict, stop, averaged
-        self.predictions: Predictions | None = None
-        self.seconds = 0.0
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.predictions = None
-        if self.stop.cut_short:
-            return
-        start = time.perf_counter()
-        with self.averaged(self.model) if self.averaged else nullcontext():
-            predictions = self.predict()
-        self.seconds = time.perf_counter() - start
-        if not np.isfinite(predictions.probabilities).all():
-            self.stop.request(f"the validation predictions of epoch {epoch + 1} are not numbers")
-            return
-        self.predictions = predictions
-        logs |= predictions.score()
-
-
 class HistoryWriter(keras.callbacks.Callback):
     """Append the epoch to the run's history: the logs, the planned rate and the rate that was used.
 
@@ -331,6 +287,7 @@ class EpochLogger(keras.callbacks.Callback):
             return
         part = f" ({row['steps']:.0f} of {self.steps} steps)" if row["steps"] < self.steps else ""
         best = "  best so far" if self.run.history.last_is_best else ""
+        best += " (averaged weights)" if best and row.get("averaged") else ""
         _log.info(
             f"epoch {epoch + 1}/{self.epochs}{part}  loss {row['loss']:.3f}  "
             f"val_loss {row.get('val_loss', math.nan):.3f}  val_f1 {row.get('val_f1', math.nan):.3f}  "
@@ -346,7 +303,7 @@ class TimeLimit(keras.callbacks.Callback):
     `TrainStep`: it knows what an image costs where validation, on features, does not.
     """
 
-    def __init__(self, run, step, validation: Validation, stop: StopFlag):
+    def __init__(self, run, step, validation, stop: StopFlag):
         super().__init__()
         self.deadline, self.global_batch = run.deadline, run.global_batch
         self.step, self.validation, self.stop = step, validation, stop
@@ -373,8 +330,8 @@ class TimeLimit(keras.callbacks.Callback):
 
     def _finish_seconds(self, step_seconds: float) -> float:
         """Saving, reloading, the test split: with a margin, because a late csv is worth nothing."""
-        if self.validation.seconds:
-            step_seconds = self.validation.seconds / self.deadline.num_val_batches
+        if self.validation.predict_seconds:
+            step_seconds = self.validation.predict_seconds / self.deadline.num_val_batches
         batch_seconds = max(step_seconds, self.step.seconds_per_image * self.global_batch)
         return 15 + 1.3 * batch_seconds * self.deadline.num_test_batches
 

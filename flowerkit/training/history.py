@@ -17,6 +17,7 @@ COLUMNS = (
     "val_loss",
     "val_accuracy",
     "val_f1",
+    "averaged",
     "planned_lr",
     "learning_rate",
     "seconds",

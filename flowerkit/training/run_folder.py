@@ -94,12 +94,16 @@ class Environment:
 
 @dataclass(frozen=True)
 class RunResult:
-    """result.json: how a run ended. The test scores are None without known test labels."""
+    """result.json: how a run ended.
+
+    `best_weights` are "raw" or "averaged". The test scores are None without known test labels.
+    """
 
     stopped_at_epoch: int
     stop_reason: str
     interrupted: bool
     best_epoch: int
+    best_weights: str
     val_f1: float
     val_accuracy: float
     val_loss: float
@@ -113,8 +117,9 @@ class RunResult:
     def __str__(self) -> str:
         return (
             f"stopped at epoch {self.stopped_at_epoch} because {self.stop_reason}; best epoch "
-            f"{self.best_epoch}: macro F1 {self.val_f1:.4f} on val, accuracy {self.val_accuracy:.4f}; "
-            f"{self.seconds_per_epoch:.1f} s an epoch, {self.images_per_second:,.0f} images/s"
+            f"{self.best_epoch} ({self.best_weights} weights): macro F1 {self.val_f1:.4f} on val, "
+            f"accuracy {self.val_accuracy:.4f}; {self.seconds_per_epoch:.1f} s an epoch, "
+            f"{self.images_per_second:,.0f} images/s"
         )
 
 
@@ -137,7 +142,6 @@ class RunFolder:
         self.report_file = self.path / "report.html"
         self.checkpoints = self.path / "checkpoints"
         self.best_weights = self.checkpoints / "best.weights.h5"
-        self.best_raw_weights = self.checkpoints / "best_raw.weights.h5"
         self.last_weights = self.checkpoints / "last.weights.h5"
 
     def __str__(self) -> str:

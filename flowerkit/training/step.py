@@ -1,11 +1,12 @@
 """What a batch is, and what one training step does with it: the model and its batches side by side."""
 
 import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import keras
+import numpy as np
 
 from flowerkit.accelerator import Accelerator
 from flowerkit.data import FlowerData, Split
@@ -17,7 +18,7 @@ from flowerkit.models import (
     freeze_backbone,
     split_classifier,
 )
-from flowerkit.pipeline import PARAMS, Augment, feature_batches, train_batches
+from flowerkit.pipeline import PARAMS, Augment, epoch_permutation, feature_batches, train_batches
 from flowerkit.prediction import Predictions, predict
 from flowerkit.schedules import rates_per_step
 from flowerkit.training.features import Features, compute_features, predict_features
@@ -29,6 +30,8 @@ from flowerkit.training.plan import TrainingPlan
 from flowerkit.training.run_folder import RunFolder
 
 Progress = Callable[[str, int, int], None]
+
+STATISTICS_IMAGES = 512  # of which the statistics of norms are computed before validation
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,22 @@ class TrainStep(abc.ABC):
         """The predictions of val, with the weights as they are now."""
 
     @property
+    @abc.abstractmethod
+    def judged(self) -> keras.Model:
+        """The part of the classifier that learns and predicts here: all of it, or its head."""
+
+    @abc.abstractmethod
+    def statistics_batches(self) -> Iterator[np.ndarray]:
+        """Some hundred training images (or their features) as `judged` sees them in validation."""
+
+    def _statistics_rows(self) -> Iterator[np.ndarray]:
+        """The same rows at each epoch, and in a resumed run, in whole batches."""
+        size, num_images = self.run.global_batch, len(self.run.train)
+        rows = epoch_permutation(num_images, seed=self.run.plan.seed, epoch=0)
+        for batch in range(max(1, min(STATISTICS_IMAGES, num_images) // size)):
+            yield rows[batch * size : (batch + 1) * size]
+
+    @property
     def seconds_per_image(self) -> float:
         """What the whole network takes for an image, where computing features measured it; else 0."""
         return 0.0
@@ -157,6 +176,13 @@ class _PixelStep(TrainStep):
 
     def predict_val(self) -> Predictions:
         return predict(self.run.classifier, self.run.val, global_batch=self.run.global_batch)
+
+    @property
+    def judged(self) -> keras.Model:
+        return self.run.classifier
+
+    def statistics_batches(self) -> Iterator[np.ndarray]:
+        return (np.asarray(self.run.train.images[rows]) for rows in self._statistics_rows())
 
 
 class _FeatureStep(TrainStep):
@@ -196,6 +222,13 @@ class _FeatureStep(TrainStep):
 
     def predict_val(self) -> Predictions:
         return predict_features(self.head, self.val, global_batch=self.run.global_batch)
+
+    @property
+    def judged(self) -> keras.Model:
+        return self.head
+
+    def statistics_batches(self) -> Iterator[np.ndarray]:
+        return (self.train.array[rows] for rows in self._statistics_rows())
 
     @property
     def seconds_per_image(self) -> float:

@@ -20,15 +20,14 @@ from flowerkit.pipeline import epoch_permutation, steps_per_epoch
 from flowerkit.prediction import Predictions
 from flowerkit.schedules import Schedule, rates_per_step
 from flowerkit.training import callbacks as own
-from flowerkit.training.checkpoints import ModelCheckpoint
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
 from flowerkit.training.features import describe_data
 from flowerkit.training.history import History
-from flowerkit.training.optimizers import averaged_weights
 from flowerkit.training.phases import Phase, plan_phases, warn_about_rates
 from flowerkit.training.plan import COMPETITION, TrainingPlan
 from flowerkit.training.run_folder import Environment, RunFolder, RunResult
 from flowerkit.training.step import Deadline, Progress, RunContext, TrainStep, build_model
+from flowerkit.training.validation import ModelCheckpoint, Validation
 
 _log = logging.getLogger("flowerkit")
 
@@ -286,18 +285,17 @@ def build_callbacks(
 ) -> list[keras.callbacks.Callback]:
     """The run's own callbacks for a phase, in the one order in which they are right.
 
-    At an epoch's end statistics are made the same on all replicas, then the weights are scored, then
-    the epoch is recorded, then weights are kept; only then may anything decide to stop.
+    At an epoch's end the weights are scored, then the epoch is recorded, then weights are kept; only
+    then may anything decide to stop.
     """
     plan, start = run.plan, _start_of(run.history, phase)
     hooks = own.StepHooks(run.num_steps)
-    validation = own.Validation(step.predict_val, stop, averaged_weights if plan.ema else None)
+    validation = Validation(run, step, stop)
     callbacks = [
         hooks,  # first: it counts the steps for the others
         stop,
         own.ReseedDropout(plan.seed),
         own.TerminateOnNaN(stop),
-        own.SyncBatchNorm(),
         validation,
         own.HistoryWriter(run, phase, _find_planned_rate(run, phase), stop, hooks),
         ModelCheckpoint(run, validation),
@@ -405,6 +403,7 @@ def _finish(
         stop_reason=reason,
         interrupted=stop.interrupted,
         best_epoch=best["epoch"],
+        best_weights="averaged" if best["averaged"] else "raw",
         val_f1=best["val_f1"],
         val_accuracy=best["val_accuracy"],
         val_loss=best["val_loss"],

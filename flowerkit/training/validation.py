@@ -1,0 +1,206 @@
+"""Which weights are scored and kept: raw or averaged, each with statistics of its own.
+
+A norm's running statistics describe the weights of the last steps. Averaged weights are others, and
+under a high rate even the raw ones have moved on, so both are validated with statistics computed anew
+from training images (PreciseBN: Wu and Johnson 2021, arXiv:2105.07576; SWA: Izmailov et al. 2018,
+arXiv:1803.05407). The better of the two is kept.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from flowerkit.files import replacing
+from flowerkit.prediction import Predictions
+from flowerkit.training.callbacks import StopFlag
+from flowerkit.training.features import stream_outputs
+from flowerkit.training.optimizers import averaged_weights
+from flowerkit.training.plan import MONITORS
+from flowerkit.training.step import RunContext, TrainStep
+
+
+class NormStatistics:
+    """The running statistics of those BatchNormalization layers of `model` that learn.
+
+    `model` takes images or features; `batches()` gives arrays of them, alike in length, as validation
+    sees them. Frozen norms keep theirs.
+    """
+
+    def __init__(self, model: keras.Model, batches: Callable[[], Iterable[np.ndarray]]):
+        self.norms = [
+            layer
+            for layer in _walk(model)
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        ]
+        self.batches = batches
+        # The same layers, of which the learning norms see each batch as in training, and dropout is off.
+        self.probe = self.norms and keras.models.clone_model(
+            model, clone_function=lambda layer: layer, call_function=self._call, recursive=True
+        )
+
+    def _call(self, layer, *args, **kwargs):
+        return _AsInTraining(layer)(*args) if layer in self.norms else layer(*args, **kwargs)
+
+    def recompute(self) -> None:
+        """Set mean and variance to those of all batches under the present weights."""
+        if not self.norms:
+            return
+        momenta = [norm.momentum for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum = 0.0  # after a batch, what is kept is the batch's own
+        try:
+            found = [self._read() for _ in stream_outputs(self.probe, self.batches())]
+        finally:
+            for norm, momentum in zip(self.norms, momenta, strict=True):
+                norm.momentum = momentum
+        for norm, moments in zip(self.norms, zip(*found, strict=True), strict=True):
+            mean, square = np.mean(moments, axis=0, dtype="float64")
+            norm.moving_mean.assign(mean.astype("float32"))
+            norm.moving_variance.assign(np.maximum(square - mean**2, 0).astype("float32"))
+
+    def _read(self) -> list[np.ndarray]:
+        """(mean, mean of squares) of the last batch for each norm, over all replicas: (2, channels)."""
+        found = []
+        for norm in self.norms:
+            means, variances = (
+                np.asarray([keras.ops.convert_to_numpy(copy) for copy in _copies(variable)])
+                for variable in (norm.moving_mean, norm.moving_variance)
+            )
+            found.append(np.stack([means.mean(axis=0), (variances + means**2).mean(axis=0)]))
+        return found
+
+    def get(self) -> list[np.ndarray]:
+        """The present statistics, to be put back by `set`."""
+        return [keras.ops.convert_to_numpy(v).copy() for v in self._variables()]
+
+    def set(self, values: list[np.ndarray]) -> None:
+        """Put statistics back that `get` gave."""
+        for variable, value in zip(self._variables(), values, strict=True):
+            variable.assign(value)
+
+    def _variables(self) -> list:
+        return [v for norm in self.norms for v in (norm.moving_mean, norm.moving_variance)]
+
+
+class _AsInTraining(keras.layers.Layer):
+    """Calls a norm as in training, also where the model around it predicts."""
+
+    def __init__(self, norm: keras.layers.BatchNormalization):
+        super().__init__()
+        self.norm = norm
+
+    def call(self, inputs):
+        """The normalised inputs, of whose moments the norm takes notice."""
+        return self.norm(inputs, training=True)
+
+
+def _walk(model: keras.Model) -> Iterator[keras.Layer]:
+    """The layers of a model, those of nested models too."""
+    for layer in model.layers:
+        yield from _walk(layer) if isinstance(layer, keras.Model) else [layer]
+
+
+def _copies(variable) -> Iterable:
+    """What the replicas of tf.distribute hold; elsewhere the variable, which is one."""
+    values = getattr(variable.value, "values", ())
+    return values if len(values) > 1 else [variable]
+
+
+class Validation(keras.callbacks.Callback):
+    """Score the weights on val at an epoch's end and add val_* to its logs.
+
+    With `ema` both the raw and the averaged weights are scored; `averaged` in the logs is 1 where the
+    averaged ones were better by the run's monitor. `holding_better` is a context in which the model has
+    the better weights with their statistics.
+    """
+
+    def __init__(self, run: RunContext, step: TrainStep, stop: StopFlag):
+        super().__init__()
+        self.step, self.stop = step, stop
+        self.ema = run.plan.ema is not None
+        self.monitor = run.plan.monitor if run.plan.monitor.startswith("val_") else "val_loss"
+        self.statistics = NormStatistics(step.judged, step.statistics_batches)
+        self.predictions: Predictions | None = None
+        self.averaged_is_better = False
+        self.seconds = self.predict_seconds = 0.0
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.predictions = None
+        if self.stop.cut_short:
+            return
+        start = time.perf_counter()
+        averaged = self._score(averaged_weights(self.model)) if self.ema else None
+        self.averaged_statistics = self.statistics.get()
+        raw = self._score(nullcontext())  # last: training continues with these
+        self.seconds = time.perf_counter() - start
+        kept, scores = raw
+        self.averaged_is_better = averaged is not None and self._is_better(averaged[1], scores)
+        if self.averaged_is_better:
+            kept, scores = averaged
+        if not np.isfinite(kept.probabilities).all():
+            self.stop.request(f"the validation predictions of epoch {epoch + 1} are not numbers")
+            return
+        self.predictions = kept
+        logs |= scores | {"averaged": float(self.averaged_is_better)}
+
+    def _score(self, holding) -> tuple[Predictions, dict[str, float]]:
+        with holding:
+            self.statistics.recompute()
+            start = time.perf_counter()
+            predictions = self.step.predict_val()
+            self.predict_seconds = time.perf_counter() - start
+        if not np.isfinite(predictions.probabilities).all():
+            return predictions, {self.monitor: math.nan}
+        return predictions, predictions.score()
+
+    def _is_better(self, scores: dict[str, float], others: dict[str, float]) -> bool:
+        sign = 1 if MONITORS[self.monitor] == "max" else -1
+        ours, theirs = sign * scores[self.monitor], sign * others[self.monitor]
+        return math.isfinite(ours) and not theirs >= ours
+
+    @contextmanager
+    def holding_better(self) -> Iterator[None]:
+        """The model with the better weights and their statistics, which then change back."""
+        if not self.averaged_is_better:
+            yield
+            return
+        raw = self.statistics.get()
+        with averaged_weights(self.model):
+            self.statistics.set(self.averaged_statistics)
+            yield
+        self.statistics.set(raw)
+
+
+class ModelCheckpoint(keras.callbacks.Callback):
+    """Keep the classifier's best weights with their validation predictions, and the last weights.
+
+    The last are those of the training model with its optimizer, so that a resumed run continues
+    exactly. Each file is written under a temporary name: a full disk costs no older file.
+    """
+
+    def __init__(self, run: RunContext, validation: Validation):
+        super().__init__()
+        self.folder, self.classifier, self.history = run.folder, run.classifier, run.history
+        self.steps, self.validation = run.num_steps, validation
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = self.history.last
+        if row is None or row["epoch"] != epoch + 1:
+            return  # an epoch that was cut short
+        if self.validation.predictions is not None and self.history.last_is_best:
+            with self.validation.holding_better():
+                save_weights(self.classifier, self.folder.best_weights)
+            self.validation.predictions.save(self.folder.val_predictions_file)
+        if row["steps"] == self.steps:  # after a part of an epoch there is nothing to resume from
+            save_weights(self.model, self.folder.last_weights)
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write a weights file in one piece; an older file survives a full disk."""
+    with replacing(path) as temporary:
+        model.save_weights(temporary)
