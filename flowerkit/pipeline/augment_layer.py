@@ -4,6 +4,8 @@ Every geometric change is part of a single projective map, and the pixels are re
 to the size that the network takes.
 """
 
+from dataclasses import asdict
+
 import keras
 import numpy as np
 from keras import ops
@@ -44,6 +46,18 @@ class Augment(keras.layers.Layer):
             grey = ops.cast(ERASED_GREY, images.dtype)
             images = ops.where(_find_mask(params, "erased", size), grey, images)
         return _mix_pairs(images, params, self.augmentation)
+
+    def get_config(self) -> dict:
+        """What it was made with; TensorBoard writes it down."""
+        own = {"augmentation": asdict(self.augmentation), "size": self.size}
+        return super().get_config() | own
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Augment":
+        """The layer that `get_config` describes."""
+        dtype = keras.dtype_policies.get(config["dtype"])
+        augmentation = Augmentation(**config["augmentation"])
+        return cls(augmentation, config["size"], name=config["name"], dtype=dtype)
 
     def compute_output_spec(self, inputs):
         """The images' shape in the compute dtype."""

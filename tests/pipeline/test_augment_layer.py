@@ -381,3 +381,9 @@ def test_every_number_of_replicas_shows_the_same_pictures(accelerator, augmentat
         changed = np.concatenate(strategy.experimental_local_results(changed))
     expected = compute(images, params, augmentation, size=12)
     np.testing.assert_allclose(changed, expected, atol=0.01)
+
+
+def test_the_layer_survives_its_configuration():
+    layer = Augment(replace(OFF, flip=True, mixup=0.2), size=12)
+    again = Augment.from_config(layer.get_config())
+    assert (again.augmentation, again.size) == (layer.augmentation, layer.size)
