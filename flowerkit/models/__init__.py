@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy(
         "freeze_backbone": "freezing",
         "choose_trainable": "freezing",
         "depth_of": "freezing",
+        "walk_layers": "freezing",
         "compute_cam": "cam",
         "build_cam": "cam",
     },

@@ -39,7 +39,7 @@ def choose_trainable(
     Compile again before training. Raises ValueError for an unknown name, a fraction out of range, and
     when no layer of the backbone would be trainable.
     """
-    layers = list(_walk_layers(find_backbone(classifier)))
+    layers = list(walk_layers(find_backbone(classifier)))
     first = _find_first(layers, unfreeze_from)
     chosen = {
         path: layer
@@ -66,7 +66,7 @@ def depth_of(classifier: keras.Model) -> dict[str, float]:
     The backbone's layers that have weights, frozen ones too, are evenly spaced in between (for
     learning rates by layer: Howard and Ruder 2018, arXiv:1801.06146).
     """
-    layers = [layer for _, layer in _walk_layers(find_backbone(classifier)) if _can_learn(layer)]
+    layers = [layer for _, layer in walk_layers(find_backbone(classifier)) if _can_learn(layer)]
     depths = dict.fromkeys((variable.path for variable in classifier.trainable_variables), 1.0)
     for place, layer in enumerate(layers):
         depths |= {variable.path: place / len(layers) for variable in layer.trainable_variables}
@@ -84,11 +84,11 @@ def find_backbone(classifier: keras.Model) -> keras.Model:
     return classifier.get_layer("backbone")
 
 
-def _walk_layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
+def walk_layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
     """(path, layer) in order, those of nested models included."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _walk_layers(layer, f"{prefix}{layer.name}/")
+            yield from walk_layers(layer, f"{prefix}{layer.name}/")
         elif not isinstance(layer, keras.layers.InputLayer):
             yield prefix + layer.name, layer
 

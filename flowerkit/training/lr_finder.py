@@ -20,6 +20,7 @@ from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data import FlowerData, Split, load_split
 from flowerkit.pipeline import epoch_permutation
 from flowerkit.training.callbacks import STEPS_AHEAD, ReseedDropout, StepHooks
+from flowerkit.training.optimizers import copies_of
 from flowerkit.training.phases import Phase, find_phase
 from flowerkit.training.plan import TrainingPlan
 from flowerkit.training.step import Progress, RunContext, TrainStep, build_model
@@ -219,7 +220,7 @@ def unchanged(model: keras.Model) -> Iterator[None]:
     kept = [
         (copy, np.array(keras.ops.convert_to_numpy(copy)))
         for variable in model.variables
-        for copy in _copies(variable)
+        for copy in copies_of(variable)
     ]
     try:
         yield
@@ -228,12 +229,6 @@ def unchanged(model: keras.Model) -> Iterator[None]:
             copy.assign(value)
         for layer, was_trainable in trainable:  # from the whole to its parts, as it is handed down
             layer.trainable = was_trainable
-
-
-def _copies(variable) -> Sequence:
-    """What the replicas of tf.distribute hold; elsewhere the variable, which is one."""
-    values = getattr(variable.value, "values", ())
-    return values if len(values) > 1 else [variable]
 
 
 def _sweep(step: TrainStep, seed: int, reader: "_LossReader") -> None:

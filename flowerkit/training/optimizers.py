@@ -155,3 +155,9 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 def _assign(variables, values) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+def copies_of(variable: keras.Variable) -> Sequence:
+    """What the replicas of tf.distribute hold; elsewhere the variable, which is one."""
+    values = getattr(variable.value, "values", ())
+    return values if len(values) > 1 else [variable]

@@ -16,10 +16,11 @@ import keras
 import numpy as np
 
 from flowerkit.files import replacing
+from flowerkit.models import walk_layers
 from flowerkit.prediction import Predictions
 from flowerkit.training.callbacks import StopFlag
 from flowerkit.training.features import stream_outputs
-from flowerkit.training.optimizers import averaged_weights
+from flowerkit.training.optimizers import averaged_weights, copies_of
 from flowerkit.training.plan import MONITORS
 from flowerkit.training.step import RunContext, TrainStep
 
@@ -34,7 +35,7 @@ class NormStatistics:
     def __init__(self, model: keras.Model, batches: Callable[[], Iterable[np.ndarray]]):
         self.norms = [
             layer
-            for layer in _walk(model)
+            for _, layer in walk_layers(model)
             if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
         ]
         self.batches = batches
@@ -68,7 +69,7 @@ class NormStatistics:
         found = []
         for norm in self.norms:
             means, variances = (
-                np.asarray([keras.ops.convert_to_numpy(copy) for copy in _copies(variable)])
+                np.asarray([keras.ops.convert_to_numpy(copy) for copy in copies_of(variable)])
                 for variable in (norm.moving_mean, norm.moving_variance)
             )
             found.append(np.stack([means.mean(axis=0), (variances + means**2).mean(axis=0)]))
@@ -97,18 +98,6 @@ class _AsInTraining(keras.layers.Layer):
     def call(self, inputs):
         """The normalised inputs, of whose moments the norm takes notice."""
         return self.norm(inputs, training=True)
-
-
-def _walk(model: keras.Model) -> Iterator[keras.Layer]:
-    """The layers of a model, those of nested models too."""
-    for layer in model.layers:
-        yield from _walk(layer) if isinstance(layer, keras.Model) else [layer]
-
-
-def _copies(variable) -> Iterable:
-    """What the replicas of tf.distribute hold; elsewhere the variable, which is one."""
-    values = getattr(variable.value, "values", ())
-    return values if len(values) > 1 else [variable]
 
 
 class Validation(keras.callbacks.Callback):

@@ -9,6 +9,7 @@ from flowerkit.data import load_split
 from flowerkit.models.classifier import build_classifier
 from flowerkit.training import lr_finder as lr_search
 from flowerkit.training.lr_finder import LRFinderResult, lr_find
+from flowerkit.training.optimizers import copies_of
 from flowerkit.training.phases import find_phase
 from flowerkit.training.step import RunContext, TrainStep
 
@@ -30,7 +31,7 @@ def split(drawn):
 
 def bytes_of(variables):
     """Every copy on every replica."""
-    copies = [copy for variable in variables for copy in lr_search._copies(variable)]
+    copies = [copy for variable in variables for copy in copies_of(variable)]
     return [keras.ops.convert_to_numpy(copy).tobytes() for copy in copies]
 
 
