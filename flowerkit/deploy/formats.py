@@ -3,7 +3,6 @@
 A library is imported where its format is used: an ONNX file needs neither TensorFlow nor Keras.
 """
 
-import abc
 import importlib
 import json
 import os
@@ -53,7 +52,7 @@ class LoadedModel:
             )
 
 
-class Format(abc.ABC):
+class Format:
     """A format: the name of its file, and the modules that write and read it.
 
     `packages` are pip's names of those that flowerkit itself does not require.
@@ -69,16 +68,16 @@ class Format(abc.ABC):
     def is_folder(self) -> bool:
         return not Path(self.file).suffix
 
-    @abc.abstractmethod
     def convert(self, source: Path, target: Path) -> None:
         """Write the model and the card of the `.keras` file `source`, and the labels for other tools.
 
         All but "keras" need Keras on TensorFlow.
         """
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
         """The `run`, `input_shape` and `num_classes` of `LoadedModel`, and the JSON of the card."""
+        raise NotImplementedError
 
     def open(self, path: Path) -> LoadedModel:
         """Open a model. Raises RuntimeError without its library, ValueError for a damaged file."""
