@@ -3,6 +3,7 @@
 A library is imported where its format is used: an ONNX file needs neither TensorFlow nor Keras.
 """
 
+import abc
 import importlib
 import json
 import os
@@ -52,7 +53,7 @@ class LoadedModel:
             )
 
 
-class Format:
+class Format(abc.ABC):
     """A format: the name of its file, and the modules that write and read it.
 
     `packages` are pip's names of those that flowerkit itself does not require.
@@ -68,29 +69,16 @@ class Format:
     def is_folder(self) -> bool:
         return not Path(self.file).suffix
 
+    @abc.abstractmethod
     def convert(self, source: Path, target: Path) -> None:
         """Write the model and the card of the `.keras` file `source`, and the labels for other tools.
 
         All but "keras" need Keras on TensorFlow.
         """
-        raise NotImplementedError
 
-    def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
-        """The `run`, `input_shape` and `num_classes` of `LoadedModel`, and the JSON of the card."""
-        raise NotImplementedError
-
+    @abc.abstractmethod
     def open(self, path: Path) -> LoadedModel:
         """Open a model. Raises RuntimeError without its library, ValueError for a damaged file."""
-        self.check_libraries(to_write=False)
-        try:
-            run, input_shape, num_classes, text = self.read(path)
-        except Exception as error:  # each library has its own, one for each kind of damage
-            raise ValueError(
-                f"{path} does not open as {self.name!r}: {_first_line(error)} It is damaged or of "
-                f"another version: export the model again, or train again."
-            ) from error
-        card = ModelCard.from_json(text, source=path) if text else None
-        return LoadedModel(path, self.name, run, tuple(input_shape), num_classes, card)
 
     def check_libraries(self, *, to_write: bool) -> None:
         """Import what writes or reads the format. Raises RuntimeError with the line for pip."""
@@ -110,6 +98,27 @@ class Format:
         installed = (found for name in names for found in metadata.distributions(name=name))
         pins = [f"'{found.name}=={found.version}'" for found in installed]
         return [*(self.packages or self.readers), *pins]
+
+
+class _Exported(Format):
+    """A format that another library opens."""
+
+    @abc.abstractmethod
+    def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
+        """The `run`, `input_shape` and `num_classes` of `LoadedModel`, and the JSON of the card."""
+
+    def open(self, path: Path) -> LoadedModel:
+        """See `Format.open`."""
+        self.check_libraries(to_write=False)
+        try:
+            run, input_shape, num_classes, text = self.read(path)
+        except Exception as error:  # each library has its own, one for each kind of damage
+            raise ValueError(
+                f"{path} does not open as {self.name!r}: {_first_line(error)} It is damaged or of "
+                f"another version: export the model again, or train again."
+            ) from error
+        card = ModelCard.from_json(text, source=path) if text else None
+        return LoadedModel(path, self.name, run, tuple(input_shape), num_classes, card)
 
 
 class _Keras(Format):
@@ -141,7 +150,7 @@ class _Keras(Format):
         return LoadedModel(path, self.name, run, shape, num_classes, card, model)
 
 
-class _SavedModel(Format):
+class _SavedModel(_Exported):
     name, file = "savedmodel", "classifier-savedmodel"
     writers = readers = ("tensorflow",)
 
@@ -171,7 +180,7 @@ class _SavedModel(Format):
         return run, spec.shape[1:], output_spec.shape[-1], text
 
 
-class _Onnx(Format):
+class _Onnx(_Exported):
     name, file = "onnx", "classifier.onnx"
     writers = ("tensorflow", "onnx", "tf2onnx", "onnxruntime")
     readers = ("onnxruntime",)
@@ -203,7 +212,7 @@ class _Onnx(Format):
         return run, inputs.shape[1:], outputs.shape[-1], text
 
 
-class _LiteRT(Format):
+class _LiteRT(_Exported):
     name, file = "litert", "classifier.tflite"
     writers = ("tensorflow", "ai_edge_litert.interpreter")
     readers = ("ai_edge_litert.interpreter",)

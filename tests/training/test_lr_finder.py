@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 
 import keras
@@ -238,10 +239,12 @@ def test_the_networks_rate_is_searched_in_a_plan_with_frozen_epochs(
     quick_plan, drawn, accelerator, split, classifier
 ):
     plan = dataclasses.replace(quick_plan, epochs=0, freeze_epochs=3)
-    how = {"accelerator": accelerator, "classifier": classifier, "split": split}
-    assert lr_find(plan, drawn, phase="whole", num_steps=STEPS, **how).field == "max_lr"
+    find = functools.partial(
+        lr_find, plan, drawn, accelerator=accelerator, classifier=classifier, split=split
+    )
+    assert find(phase="whole", num_steps=STEPS).field == "max_lr"
     with pytest.raises(ValueError, match="Received: phase='hole'. Did you mean 'whole'"):
-        lr_find(plan, drawn, phase="hole", **how)
+        find(phase="hole")
 
 
 def test_rates_are_spread_by_a_constant_factor():
