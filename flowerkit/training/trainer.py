@@ -403,7 +403,7 @@ def _finish(
         stop_reason=reason,
         interrupted=stop.interrupted,
         best_epoch=best["epoch"],
-        best_weights="averaged" if best["averaged"] else "raw",
+        best_weights="averaged" if best["averaged"] == 1 else "raw",
         val_f1=best["val_f1"],
         val_accuracy=best["val_accuracy"],
         val_loss=best["val_loss"],

@@ -159,10 +159,12 @@ class Validation(keras.callbacks.Callback):
             yield
             return
         raw = self.statistics.get()
-        with averaged_weights(self.model):
-            self.statistics.set(self.averaged_statistics)
-            yield
-        self.statistics.set(raw)
+        try:
+            with averaged_weights(self.model):
+                self.statistics.set(self.averaged_statistics)
+                yield
+        finally:
+            self.statistics.set(raw)
 
 
 class ModelCheckpoint(keras.callbacks.Callback):
