@@ -38,7 +38,7 @@ _HOMES = {
     "fine_tune": "training",
     "fit_one_cycle": "training",
     "lr_find": "training",
-    "compute_features": "training",
+    "compute_features": "prediction.features",
     "run_study": "experiments.runs",
     "compare_runs": "experiments.comparison",
     "predict": "prediction.predictions",

@@ -341,6 +341,6 @@ NOTEBOOK = RampSustainDecay(
 )
 
 # A peak that suits fine-tuning at global batch 128, reached early enough to decay within 20 epochs.
-COMPETITION = RampSustainDecay(
+RAMP = RampSustainDecay(
     start_lr=1e-5, max_lr=4e-4, min_lr=1e-5, rampup_epochs=4, sustain_epochs=0, exp_decay=0.8
 )

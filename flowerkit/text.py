@@ -43,7 +43,7 @@ def format_epochs(count: float) -> str:
     >>> format_epochs(1), format_epochs(2.5)
     ('1 epoch', '2.5 epochs')
     """
-    return f"{count:g} epoch" if count == 1 else f"{count:g} epochs"
+    return "1 epoch" if count == 1 else f"{round(count, 2):g} epochs"
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -55,10 +55,10 @@ def add_require(parser: argparse.ArgumentParser) -> None:
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """--plan, and an option for each field of a plan; one that is not given is no attribute."""
     parser.add_argument(
-        "--plan", metavar="NAME|FILE", help=f"{', '.join(PLANS)} or a JSON file [competition]"
+        "--plan", metavar="NAME|FILE", help=f"{', '.join(PLANS)} or a JSON file [fine-tune]"
     )
     group = parser.add_argument_group(
-        "plan fields", "They replace the plan's values; the competition plan's are in brackets."
+        "plan fields", "They replace the plan's values; the fine-tune plan's are in brackets."
     )
     helps = {
         field.name: field.metadata["help"]
@@ -66,9 +66,10 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
         if field.metadata
     }
     for name, hint in typing.get_type_hints(TrainingPlan).items():
-        option, value = "--" + name.replace("_", "-"), getattr(PLANS["competition"], name)
-        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        kind = next(kind for kind in kinds if kind is not types.NoneType)
+        option, value = "--" + name.replace("_", "-"), getattr(PLANS["fine-tune"], name)
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = typing.get_args(hint) if is_union else (hint,)
+        kind = next(kind for kind in kinds if isinstance(kind, type) and kind is not types.NoneType)
         if kind is bool:
             added = group.add_argument(option, action=argparse.BooleanOptionalAction)
         else:
@@ -86,7 +87,7 @@ def find_changes(args: argparse.Namespace) -> dict:
 def read_plan(name: str | None, changes: dict) -> TrainingPlan:
     """The plan of --plan with `changes`. Raises WrongUsage where either cannot be."""
     try:
-        plan = load_plan(name or "competition")
+        plan = load_plan(name or "fine-tune")
     except FileNotFoundError as error:  # a damaged plan file is no wrong usage
         raise WrongUsage(str(error)) from error
     return apply_changes(plan, changes)
@@ -100,14 +101,23 @@ def apply_changes(plan: TrainingPlan, changes: dict) -> TrainingPlan:
         raise WrongUsage(str(error)) from error
 
 
-def _reader(kind: type, kinds: tuple[type, ...]):
+def _reader(kind: type, kinds: tuple):
+    words = [word for each in kinds for word in typing.get_args(each)]
+
     def read(text: str):
         if types.NoneType in kinds and text.lower() == "none":
             return None
+        if text in words:
+            return text
         if float in kinds:  # a name or a number
             with contextlib.suppress(ValueError):
-                return float(text)
+                return _whole(float(text))
         return kind(text)
 
     read.__name__ = kind.__name__  # argparse's error: "invalid int value"
     return read
+
+
+def _whole(number: float) -> float | int:
+    """A whole number as an int, as it is written: 3 epochs."""
+    return int(number) if number.is_integer() else number

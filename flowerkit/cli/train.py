@@ -45,7 +45,7 @@ def run_train(args, echo: Echo, progress: Progress) -> int:
 
 def _read_new(args) -> tuple:
     plan = read_plan(args.plan, find_changes(args))
-    name = Path(args.plan or "competition").stem
+    name = Path(args.plan or "fine-tune").stem
     return plan, args.data, args.out or find_free_folder("runs", name)
 
 
@@ -88,8 +88,8 @@ def train_and_submit(
 
     check_test_split(data, on_corrupt=plan.on_corrupt)
     run = train(
-        plan,
         data,
+        plan,
         out=out,
         accelerator=accelerator,
         resume=resume,
@@ -164,8 +164,8 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     data = find_data(args.data, image_size=plan.image_size, progress=progress)
     echo(str(data))
     search = lr_find(
-        plan,
         data,
+        plan,
         accelerator=accelerator,
         min_lr=args.min_rate,
         max_lr=args.max_rate,

@@ -135,7 +135,7 @@ def _load_sorted(folder: str | os.PathLike) -> SavedRun:
 
 
 def _find_setting(run: SavedRun) -> dict[str, object]:
-    values = run.plan.to_dict()
+    values = run.fitted.asked(run.plan).to_dict()
     del values["seed"]
     if run.environment.schedule:  # given in Python, over the plan's
         values["schedule"] = run.environment.schedule

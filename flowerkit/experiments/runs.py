@@ -46,8 +46,8 @@ def run_study(
             continue
         folder = RunFolder(out / name)
         result = train(
-            plan,
             data,
+            plan,
             out=folder.path,
             accelerator=accelerator,
             # A run that ended before its first epoch has no row to continue from.
@@ -76,7 +76,7 @@ def _is_finished(folder: RunFolder, plan: TrainingPlan, data: FlowerData) -> boo
     """Whether the folder holds this run to its end. Raises ValueError for a different plan or data."""
     if not folder.plan_file.is_file():
         return False
-    before = folder.plan().to_dict()
+    before = folder.fitted().asked(folder.plan()).to_dict()
     differing = [
         f"{name} {before[name]} and {value}"
         for name, value in plan.to_dict().items()

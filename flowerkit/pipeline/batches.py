@@ -49,7 +49,7 @@ def train_batches(
     num_classes: int,
     augmentation: Augmentation = _FLIP,
     size: int | None = None,
-    first_epoch: int = 0,
+    first_step: int = 0,
 ) -> tf.data.Dataset:
     """Endless batches ((images, params), labels) of `split`; `steps_per_epoch` of them are an epoch.
 
@@ -59,7 +59,7 @@ def train_batches(
     of `size` px that `Augment` gives (None: the stored size).
 
     Batch k depends on the seed and k alone, not on the device, the number of replicas, or where a
-    run was resumed (`first_epoch`, from 0). Raises ValueError if a batch does not fit the split, or
+    run was resumed (`first_step`, from 0). Raises ValueError if a batch does not fit the split, or
     the pairs of mixup.
     """
     steps = steps_per_epoch(len(split), global_batch)
@@ -86,7 +86,7 @@ def train_batches(
     images = tf.TensorSpec((global_batch, stored_px, stored_px, 3), tf.uint8)
     params = tf.TensorSpec((global_batch, len(PARAMS)), tf.float32)
     labels = tf.TensorSpec((global_batch, num_classes), tf.float32)
-    return _dataset(make_batch, ((images, params), labels), first=first_epoch * steps)
+    return _dataset(make_batch, ((images, params), labels), first=first_step)
 
 
 def feature_batches(
@@ -96,7 +96,7 @@ def feature_batches(
     global_batch: int,
     seed: int,
     num_classes: int,
-    first_epoch: int = 0,
+    first_step: int = 0,
 ) -> tf.data.Dataset:
     """Endless batches (features (global_batch, ...), labels (global_batch, num_classes)), float32.
 
@@ -117,7 +117,7 @@ def feature_batches(
 
     features = tf.TensorSpec((global_batch, *array.shape[1:]), tf.float32)
     spec = features, tf.TensorSpec((global_batch, num_classes), tf.float32)
-    return _dataset(make_batch, spec, first=first_epoch * steps)
+    return _dataset(make_batch, spec, first=first_step)
 
 
 def eval_batches(split: Split, *, global_batch: int) -> tf.data.Dataset:

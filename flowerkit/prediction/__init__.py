@@ -1,6 +1,7 @@
 """Predictions of trained classifiers. Nothing here trains, writes a csv or draws.
 
 predictions  predict a split once -> Predictions (ids, probabilities, labels); test-time augmentation
+features     backbone outputs computed once, for a head that learns from them
 blending     blend the Predictions of several models; find the weights on half of val
 """
 
@@ -14,6 +15,11 @@ __getattr__, __dir__, __all__ = lazy(
         "predict": "predictions",
         "split_over": "predictions",
         "BlendWeights": "blending",
+        "Features": "features",
+        "compute_features": "features",
+        "describe_data": "features",
+        "predict_features": "features",
+        "stream_outputs": "features",
         "blend": "blending",
         "find_weights": "blending",
     },

@@ -10,7 +10,7 @@ import numpy as np
 
 from flowerkit import metrics
 from flowerkit.prediction import Predictions
-from flowerkit.training import Environment, History, RunFolder, RunResult, TrainingPlan
+from flowerkit.training import Environment, Fitted, History, RunFolder, RunResult, TrainingPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +19,7 @@ class SavedRun:
 
     path: Path
     plan: TrainingPlan
+    fitted: Fitted
     environment: Environment
     history: History
     result: RunResult
@@ -35,6 +36,7 @@ class SavedRun:
         run = cls(
             folder.path,
             folder.plan(),
+            folder.fitted(),
             folder.environment(),
             folder.history(),
             folder.result(),

@@ -1,7 +1,7 @@
 """Training: a plan and data in, a trained classifier and a run folder out. `trainer.train` is the story.
 
-    plan            every choice of a run, validated; the monitors; notebook, competition, smoke
-    phases          the head alone, then the network; where patience starts
+    plan            every choice of a run, validated; the monitors; the plans that ship; what "auto" is
+    phases          the head alone, then the network; the time they have
     trainer         `train`, `fine_tune`, `fit_one_cycle`: the story of a run from top to bottom
     step            the compiled model of a phase, and what a batch of it is: pixels or features
     callbacks       what happens in an epoch and at its end: log and stop
@@ -9,7 +9,7 @@
     validation      scores raw and averaged weights with statistics of their own; keeps the best
     history         history.csv: a row an epoch; the best by the plan's monitor
     run_folder      every file of a run, each with the one function that reads it
-    features        backbone outputs computed once, for a head that learns from them
+    fitting         what the plan leaves "auto" and the clock decides: size, rate, epochs
     lr_finder       the learning-rate range test
     optimizers      which weights decay, which learn more slowly, the average of the weights
     losses          the loss, class weights, label smoothing
@@ -22,8 +22,11 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "COMPETITION": "plan",
+        "FINE_TUNE": "plan",
         "PLANS": "plan",
+        "RAMP": "plan",
+        "Fitted": "run_folder",
+        "settle": "plan",
         "Environment": "run_folder",
         "History": "history",
         "LRFinderResult": "lr_finder",
@@ -33,7 +36,6 @@ __getattr__, __dir__, __all__ = lazy(
         "TrainingPlan": "plan",
         "TrainingResult": "trainer",
         "change_plan": "plan",
-        "compute_features": "features",
         "describe_difference": "run_folder",
         "fine_tune": "trainer",
         "fit_one_cycle": "trainer",

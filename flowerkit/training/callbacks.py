@@ -19,8 +19,6 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 
-from flowerkit.schedules import Schedule
-
 _log = logging.getLogger("flowerkit")
 
 # How far the host may run ahead of the device: enough to hide its own work, and few enough that the
@@ -29,32 +27,44 @@ STEPS_AHEAD = 16
 
 
 class StepHooks(keras.callbacks.Callback):
-    """Call `on_step` of every listener after each compiled step.
+    """Set the learning rate before every step, and call `on_step` of every listener after it.
 
-    `done` counts the epoch's steps, `trained_at` is when the last of them was finished
-    (`time.perf_counter()`), and `first_step_seconds` how long the very first took: nearly all of that
-    is tracing and compiling.
+    `done` counts the epoch's steps, `steps` how many it has; `trained_at` is when the last of them was
+    finished (`time.perf_counter()`), and `first_step_seconds` how long the very first took: nearly all
+    of that is tracing and compiling.
     """
 
-    def __init__(self, steps: int):
+    def __init__(self):
         super().__init__()
-        self.steps = steps
         self.listeners: list = []
         self.execute: Callable | None = None  # Keras's own step, while it is wrapped
-        self.done = 0
+        self.epoch = self.done = self.steps = 0
+        self.rate: Callable[[int, int], float] | None = None
         self.trained_at: float | None = None
         self.first_step_seconds: float | None = None
 
-    def listen(self, callbacks: Sequence) -> None:
-        """Call the `on_step` of those that have one, in their order."""
+    def set_model(self, model):
+        super().set_model(model)
+        # On JAX `self.model`, asked for inside a step, puts weights back that the step has used up.
+        self.trained = model
+
+    @contextmanager
+    def around(self, rate: Callable[[int, int], float], callbacks: Sequence) -> Iterator[None]:
+        """For one `fit`: rates from `rate(epoch, done)`; listeners are callbacks with `on_step`."""
+        self.rate, self.latest = rate, None
         self.listeners = [callback for callback in callbacks if hasattr(callback, "on_step")]
+        try:
+            yield
+        finally:
+            self.release()
 
     def on_train_begin(self, logs=None):
         # Keras has made the compiled step by now, and looks it up on the model before each call.
-        self.execute = self.model.train_function
+        self.execute, self.steps = self.model.train_function, self.params["steps"]
         self.model.train_function = self._step
 
     def _step(self, *state):
+        state = self._with_rate(state)
         timed = self.first_step_seconds is not None
         outputs = self.execute(*state) if timed else self._time_first(*state)
         self.done += 1
@@ -62,8 +72,31 @@ class StepHooks(keras.callbacks.Callback):
             listener.on_step(self.done, _logs_of(outputs))
         return outputs
 
+    def _with_rate(self, state: tuple) -> tuple:
+        """The arguments of Keras's step, with the rate of this step.
+
+        On JAX the variables' values are an argument of the step, and setting a variable would take all
+        of them out of the training loop and back.
+        """
+        rate = self.rate(self.epoch, self.done)
+        if rate == self.latest:
+            return state
+        self.latest, optimizer = rate, self.trained.optimizer
+        if keras.backend.backend() != "jax":
+            optimizer.learning_rate = rate
+            return state
+        import jax
+
+        (trainable, others, slots, *metrics), *rest = state
+        place = next(i for i, v in enumerate(optimizer.variables) if v is optimizer.learning_rate)
+        slots = list(slots)
+        value = np.asarray(rate, slots[place].dtype)
+        # The step is given the memory of its arguments, so that it must not be NumPy's.
+        slots[place] = jax.device_put(value, slots[place].sharding, may_alias=False)
+        return (trainable, others, slots, *metrics), *rest
+
     def on_epoch_begin(self, epoch, logs=None):
-        self.done = 0
+        self.epoch, self.done = epoch, 0
 
     def on_epoch_end(self, epoch, logs=None):
         self.trained_at = time.perf_counter()  # Keras has fetched the metrics: all is computed
@@ -106,13 +139,13 @@ def _without_garbage_collection():
 class StopFlag(keras.callbacks.Callback):
     """Ends training, and keeps the first reason that was given.
 
-    An epoch that was left before its last of `steps` steps is dropped, whatever stopped it: the best
+    An epoch that was left before its last step is dropped, whatever stopped it: the best
     weights must belong to a row that a resumed run keeps. Only the first is kept, being all there is.
     """
 
-    def __init__(self, steps: int):
+    def __init__(self):
         super().__init__()
-        self.steps, self.done = steps, 0
+        self.done = 0
         self.reason: str | None = None
         self.cut_short = False  # inside an epoch
         self.ends_run = False  # not only the phase
@@ -127,7 +160,7 @@ class StopFlag(keras.callbacks.Callback):
         self.done = done
 
     def on_epoch_end(self, epoch, logs=None):
-        if epoch > 0 and self.done < self.steps:
+        if epoch > 0 and self.done < self.params["steps"]:
             self.request("one of your callbacks stopped it inside an epoch")
             self.cut_short = True
 
@@ -178,37 +211,6 @@ class ReseedDropout(keras.callbacks.Callback):
             state.assign(np.random.SeedSequence((self.seed, epoch, number)).generate_state(2))
 
 
-class LearningRateSetter(keras.callbacks.Callback):
-    """Set the optimizer's learning rate by the schedule at the start of each epoch.
-
-    The schedule's epoch 0 is `start`. (Keras's LearningRateScheduler would pass a second argument.)
-    """
-
-    def __init__(self, schedule: Schedule, start: int):
-        super().__init__()
-        self.schedule, self.start = schedule, start
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.model.optimizer.learning_rate = self.schedule(epoch - self.start)
-
-
-class ReduceLROnPlateau(keras.callbacks.Callback):
-    """Halve a constant rate after each `plateau_patience` epochs without improvement.
-
-    How often is read off the history, as in `EarlyStopping`, so that a resumed run waits for as long
-    as the whole one would have.
-    """
-
-    def __init__(self, run, phase):
-        super().__init__()
-        self.run, self.phase = run, phase
-
-    def on_epoch_begin(self, epoch, logs=None):
-        history = self.run.history.of_phase(self.phase.number)
-        plateaus = history.count_plateaus(self.run.plan.plateau_patience)
-        self.model.optimizer.learning_rate = self.phase.first_lr * 0.5**plateaus
-
-
 class TerminateOnNaN(keras.callbacks.Callback):
     """Stop soon after a loss that is not a number, before anything of its epoch is kept.
 
@@ -245,14 +247,12 @@ class TerminateOnNaN(keras.callbacks.Callback):
 class HistoryWriter(keras.callbacks.Callback):
     """Append the epoch to the run's history: the logs, the planned rate and the rate that was used.
 
-    `planned(epoch, done)` is the rate that the schedule has after `done` steps of the epoch; None: no
-    schedule.
+    Both rates are those of the epoch's last step.
     """
 
-    def __init__(self, run, phase, planned: Callable | None, stop: StopFlag, hooks: StepHooks):
+    def __init__(self, run, phase, stop: StopFlag, hooks: StepHooks):
         super().__init__()
-        self.run, self.phase, self.planned = run, phase.number, planned
-        self.stop, self.hooks = stop, hooks
+        self.run, self.phase, self.stop, self.hooks = run, phase, stop, hooks
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start = time.perf_counter()
@@ -261,14 +261,15 @@ class HistoryWriter(keras.callbacks.Callback):
         if self.stop.cut_short:
             return
         # Not float(variable): it raises under a tf.distribute strategy.
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        logs["learning_rate"] = rate
-        logs["planned_lr"] = self.planned(epoch, self.hooks.done) if self.planned else rate
+        logs["learning_rate"] = float(
+            keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        )
+        logs["planned_lr"] = self.hooks.rate(epoch, self.hooks.done - 1)
         logs["seconds"] = time.perf_counter() - self.start
         num_images = self.hooks.done * self.run.global_batch
         logs["images_per_second"] = num_images / (self.hooks.trained_at - self.start)
         logs["steps"] = self.hooks.done
-        logs["phase"] = self.phase
+        logs["phase"] = self.phase.number
         row = {name: float(value) for name, value in logs.items()}
         self.run.history.append({"epoch": epoch + 1} | row)
 
@@ -278,18 +279,17 @@ class EpochLogger(keras.callbacks.Callback):
 
     def __init__(self, run):
         super().__init__()
-        self.run, self.steps = run, run.num_steps
-        self.epochs = run.plan.freeze_epochs + run.plan.epochs
+        self.run = run
 
     def on_epoch_end(self, epoch, logs=None):
-        row = self.run.history.last
+        row, steps = self.run.history.last, self.params["steps"]
         if row is None or row["epoch"] != epoch + 1:
             return
-        part = f" ({row['steps']:.0f} of {self.steps} steps)" if row["steps"] < self.steps else ""
+        part = f" ({row['steps']:.0f} of {steps} steps)" if row["steps"] < steps else ""
         best = "  best so far" if self.run.history.last_is_best else ""
         best += " (averaged weights)" if best and row.get("averaged") else ""
         _log.info(
-            f"epoch {epoch + 1}/{self.epochs}{part}  loss {row['loss']:.3f}  "
+            f"epoch {epoch + 1}/{self.params['epochs']}{part}  loss {row['loss']:.3f}  "
             f"val_loss {row.get('val_loss', math.nan):.3f}  val_f1 {row.get('val_f1', math.nan):.3f}  "
             f"rate {row['learning_rate']:.2g}  {row['seconds']:.0f} s  "
             f"{row['images_per_second']:,.0f} images/s{best}"
@@ -297,54 +297,87 @@ class EpochLogger(keras.callbacks.Callback):
 
 
 class TimeLimit(keras.callbacks.Callback):
-    """Stop while there is time left to validate, to predict the test split and to write.
+    """Keep the rest of a phase within the run's `Clock`.
 
-    The batches of the run's `Deadline` are as long as training batches. `step` is the phase's
-    `TrainStep`: it knows what an image costs where validation, on features, does not.
+    At an epoch's end the epochs that are left are fitted anew where they have become too many or too
+    few, by what a step and a validation took: `refitted` is then the rest of the phase, and training
+    stops for the caller to go on with it. It never has more epochs than the plan. Inside an epoch
+    training ends when there is no time left but for validation.
     """
 
-    def __init__(self, run, step, validation, stop: StopFlag):
+    def __init__(self, run, phase, validation, stop: StopFlag):
         super().__init__()
-        self.deadline, self.global_batch = run.deadline, run.global_batch
-        self.step, self.validation, self.stop = step, validation, stop
+        self.run, self.phase, self.validation, self.stop = run, phase, validation, stop
+        self.refitted = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.start, self.first = time.monotonic(), None
+        self.first = None
 
     def on_step(self, done, logs):
-        # Later epochs are only begun if they fit. Inside the first, a model half an epoch old is
-        # better than none: it is validated and kept.
-        now, val_seconds = time.monotonic(), self.validation.seconds
+        now, clock = time.monotonic(), self.run.clock
         if self.first is None:
-            self.first = done, now  # it traces and compiles, and says nothing of the others
-        step_seconds = (now - self.first[1]) / max(1, done - self.first[0])
-        needed = self._finish_seconds(step_seconds)
-        needed += val_seconds or step_seconds * self.deadline.num_val_batches
-        if now + needed > self.deadline.at:
-            self.stop.request("the time was up", cut_short=val_seconds > 0)
+            self.first = done, now  # it may compile, and says nothing of the others
+        self.step_seconds = (now - self.first[1]) / max(1, done - self.first[0])
+        if not clock.image_seconds:  # training takes about three times as long
+            clock.image_seconds = self.step_seconds / self.run.global_batch / 3
+        validation = self.validation.seconds or clock.image_seconds * clock.num_val
+        if clock.left() < validation:
+            self.stop.request("the time was up", cut_short=self.validation.seconds > 0)
 
     def on_epoch_end(self, epoch, logs=None):
-        now = time.monotonic()
-        if now + (now - self.start) + self._finish_seconds(0.0) > self.deadline.at:
+        if self.stop.reason is not None:
+            return
+        clock, phase, run = self.run.clock, self.phase, self.run
+        num_left = phase.first_epoch + phase.epochs - epoch - 1
+        if phase.is_frozen or not num_left:
+            return  # the head's epochs take seconds
+        clock.image_seconds = self.validation.predict_seconds / clock.num_val
+        rest = phase.refitted(
+            clock.left(),
+            from_epoch=epoch + 1,
+            done=sum(int(row["steps"]) for row in run.history.of_phase(phase.number)),
+            step_seconds=max(self.step_seconds, 1e-9),
+            epoch_seconds=self.validation.seconds,
+            steps_an_epoch=run.num_steps,
+        )
+        if rest is None:
             self.stop.request("another epoch would not have fitted into the time")
+        elif rest is not phase:
+            self.refitted = rest
+            self.model.stop_training = True
 
-    def _finish_seconds(self, step_seconds: float) -> float:
-        """Saving, reloading, the test split: with a margin, because a late csv is worth nothing."""
-        if self.validation.predict_seconds:
-            step_seconds = self.validation.predict_seconds / self.deadline.num_val_batches
-        batch_seconds = max(step_seconds, self.step.seconds_per_image * self.global_batch)
-        return 15 + 1.3 * batch_seconds * self.deadline.num_test_batches
+
+class TimeEstimate(keras.callbacks.Callback):
+    """Say after ten steps how long the phase will take, and what makes it shorter."""
+
+    def __init__(self, phase):
+        super().__init__()
+        self.phase, self.start = phase, None
+
+    def on_step(self, done, logs):
+        if done == 2 and self.start is None:
+            float(logs["loss"])  # waits: the device may be behind
+            self.start = time.monotonic()
+        elif done == 10 and self.start:
+            float(logs["loss"])
+            steps = self.phase.epochs * self.phase.steps
+            minutes = steps * (time.monotonic() - self.start) / 8 / 60
+            self.start = 0.0  # said once
+            _log.info(
+                f"{steps:,} steps take about {minutes:.1f} min, besides validation; --max-minutes N "
+                f"(max_minutes) fits the schedule into less"
+            )
 
 
 class StepProgress(keras.callbacks.Callback):
     """Call `progress(description, done, total)` after each step of the epoch."""
 
-    def __init__(self, progress: Callable[[str, int, int], None], epochs: int, steps: int):
+    def __init__(self, progress: Callable[[str, int, int], None]):
         super().__init__()
-        self.progress, self.epochs, self.steps = progress, epochs, steps
+        self.progress = progress
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.description = f"epoch {epoch + 1}/{self.epochs}"
+        self.description = f"epoch {epoch + 1}/{self.params['epochs']}"
 
     def on_step(self, done, logs):
-        self.progress(self.description, done, self.steps)
+        self.progress(self.description, done, self.params["steps"])

@@ -35,7 +35,7 @@ class EarlyStopping(keras.callbacks.Callback):
 def is_stopping_due(history: History, phase: Phase, patience: int | None) -> bool:
     """Whether `phase` has gone on for `patience` epochs without a better one."""
     epochs = history.of_phase(phase.number)
-    if patience is None or not epochs:
+    if patience is None or phase.first_patient_epoch is None or not epochs:
         return False
     start = epochs[0]["epoch"] - 1  # epochs count through all phases
-    return epochs.epochs_since_best(start + phase.first_patient_epoch) >= patience
+    return epochs.epochs_since_best(start + int(phase.first_patient_epoch)) >= patience

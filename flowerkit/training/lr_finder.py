@@ -17,20 +17,20 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
-from flowerkit.data import FlowerData, Split, load_split
-from flowerkit.pipeline import epoch_permutation
-from flowerkit.training.callbacks import STEPS_AHEAD, ReseedDropout, StepHooks
+from flowerkit.data import FlowerData, load_split
+from flowerkit.pipeline import epoch_permutation, steps_per_epoch
+from flowerkit.training.callbacks import STEPS_AHEAD, ReseedDropout
 from flowerkit.training.optimizers import copies_of
-from flowerkit.training.phases import Phase, find_phase
-from flowerkit.training.plan import TrainingPlan
+from flowerkit.training.phases import find_phase
+from flowerkit.training.plan import FINE_TUNE, TrainingPlan, settle
 from flowerkit.training.step import Progress, RunContext, TrainStep, build_model
 
 _log = logging.getLogger("flowerkit")
 
-SMOOTHING = 0.98  # fastai's, as are the next three
+SMOOTHING = 0.98  # fastai's of 100 steps, as are the next three; of fewer steps, less
 DIVERGED = 4.0  # times the lowest smoothed loss so far
 SKIPPED_START = 0.1  # of the steps: their averages are of too few
-SKIPPED_END = 5  # steps of a network that is spoilt already
+SKIPPED_END = 0.05  # of the steps: of a network that is spoilt already
 FEWEST_STEPS = 20
 FEWEST_POINTS = 5  # left between start and end, to read a suggestion off
 SMALL_FALL = 0.03
@@ -74,13 +74,11 @@ class LRFinderResult:
 
 
 def lr_find(
-    plan: TrainingPlan,
     data: FlowerData,
+    plan: TrainingPlan = FINE_TUNE,
     *,
     accelerator: Accelerator | None = None,
-    classifier: keras.Model | None = None,
-    phase: Phase | str | None = None,
-    split: Split | None = None,
+    phase: str | None = None,
     min_lr: float = 1e-6,
     max_lr: float = 1.0,
     num_steps: int = 100,
@@ -89,56 +87,58 @@ def lr_find(
     """Train `num_steps` steps as `plan` would, at rates that grow from `min_lr` to `max_lr`.
 
     It ends early when the smoothed loss is 4 times its lowest, or not a number. `phase`: "frozen" (the
-    head alone, on features), "whole" (the network), or a `Phase`; None: the plan's first. `classifier`:
-    train this model (None: a fresh one of the plan). Its weights come back as they were, to the bit,
-    after an error too. `split`: the training images where they are loaded already.
-    `progress(description, done, total)` is called after every step. A wider range has fewer steps where
-    it matters.
+    head alone, on features) or "whole" (the network); None: the plan's first. The model is a fresh one
+    of the plan. `progress(description, done, total)` is called after every step. A wider range has
+    fewer steps where it matters.
 
     Raises ValueError for an unknown phase, rates out of order, too few steps, a loss that is not a
     number from the start, and a loss that diverges before there is anything to read.
     """
     start, rates = time.perf_counter(), spread_rates(min_lr, max_lr, num_steps)
     accelerator = accelerator or connect()
-    global_batch = plan.per_replica_batch * accelerator.replicas
-    if not isinstance(phase, Phase):
-        phase = find_phase(plan, phase, global_batch=global_batch)
-    classifier = classifier or build_model(plan, data, accelerator)
-    if split is None:
-        order = functools.partial(epoch_permutation, seed=plan.seed, epoch=0)
-        split = load_split(
-            data,
-            "train",
-            on_corrupt=plan.on_corrupt,
-            cache=plan.cache,
-            order=None if phase.is_frozen else order,
-        )
-    run = RunContext(plan, accelerator, classifier, split, None, global_batch, num_steps)
+    plan, _ = settle(
+        plan,
+        num_train=data.counts["train"],
+        stored_px=data.image_size,
+        kind=accelerator.kind,
+        replicas=accelerator.replicas,
+    )
+    global_batch = plan.batch * accelerator.replicas
+    is_frozen = find_phase(plan, phase, global_batch=global_batch).is_frozen
+    classifier = build_model(plan, data, accelerator)
+    order = None if is_frozen else functools.partial(epoch_permutation, seed=plan.seed, epoch=0)
+    split = load_split(data, "train", on_corrupt=plan.on_corrupt, cache=plan.cache, order=order)
+    num_batches = steps_per_epoch(len(split), global_batch)
+    run = RunContext(plan, accelerator, classifier, split, None, global_batch, num_batches)
     _log.info(
         f"range test: {num_steps} steps of {global_batch:,} images, rates {min_lr:g} to {max_lr:g}"
     )
-    # A step is long on a CPU; elsewhere the host must not wait for the last one.
-    reader = _LossReader(rates, 1 if accelerator.kind == "cpu" else STEPS_AHEAD, progress)
-    with unchanged(classifier):
-        with accelerator.scope():
-            step = TrainStep.for_phase(run, phase, rates=rates, progress=progress)
-        _sweep(step, plan.seed, reader)
-    losses = np.array(reader.losses)
-    smoothed = smooth_losses(losses)
-    rates = np.array(rates[: len(losses)])
-    # What becomes of a rate of 1 at this batch? (Of freeze_lr, where that is the only rate.)
-    at_one = replace(plan, schedule="constant", max_lr=1.0, freeze_lr=None)
+    with accelerator.scope():
+        step = TrainStep.for_phase(run, is_frozen, progress=progress)
+    reader = sweep(step, run, rates, progress)
+    suggestion, fall = find_rate(reader, rates)
+    if fall < SMALL_FALL:
+        _log.warning(
+            f"the loss fell by {max(0.0, fall):.1%} only, so the suggestion says little. Pass more "
+            f"steps (num_steps, --steps) or other rates (min_lr, max_lr)."
+        )
     return LRFinderResult(
-        rates=rates,
-        losses=losses,
-        smoothed=smoothed,
-        suggestion=_suggest(rates, smoothed, reader, num_steps, min_lr),
+        rates=np.array(rates[: len(reader.losses)]),
+        losses=np.array(reader.losses),
+        smoothed=reader.smoothed,
+        suggestion=suggestion,
         stop_reason=reader.stop_reason,
         global_batch=global_batch,
-        field="freeze_lr" if phase.is_frozen else "max_lr",
-        scale=at_one.schedule_for(global_batch=global_batch)(0),
+        field="freeze_lr" if is_frozen else "max_lr",
+        scale=scale_of_rates(plan, global_batch),
         seconds=time.perf_counter() - start,
     )
+
+
+def scale_of_rates(plan: TrainingPlan, global_batch: int) -> float:
+    """What becomes of a rate of 1 in the plan at this batch."""
+    at_one = replace(plan, epochs=1, schedule="constant", max_lr=1.0, plateau_patience=None)
+    return at_one.schedule_for(global_batch=global_batch)(0)
 
 
 def spread_rates(min_lr: float, max_lr: float, num_steps: int) -> list[float]:
@@ -159,7 +159,7 @@ def spread_rates(min_lr: float, max_lr: float, num_steps: int) -> list[float]:
     return [float(f"{min_lr * math.exp(growth * step):.9g}") for step in range(num_steps)]
 
 
-def smooth_losses(losses: Sequence[float], beta: float = SMOOTHING) -> np.ndarray:
+def smooth_losses(losses: Sequence[float], beta: float) -> np.ndarray:
     """The exponential moving average, corrected for its start at 0 (as Adam's): (n,) float64.
 
     >>> smooth_losses([4.0, 2.0, 1.0], beta=0.5).round(4).tolist()
@@ -172,25 +172,26 @@ def smooth_losses(losses: Sequence[float], beta: float = SMOOTHING) -> np.ndarra
     return np.array(smoothed, "float64")
 
 
-def _suggest(rates, smoothed, reader: "_LossReader", num_steps: int, min_lr: float) -> float:
-    if not len(rates):
+def find_rate(reader: "_LossReader", rates: Sequence[float]) -> tuple[float, float]:
+    """(the rate half way down the valley, the fall of the loss as a fraction) of a range test.
+
+    Raises ValueError where there are too few losses to read.
+    """
+    num_steps, smoothed, rates = len(rates), reader.smoothed, np.array(rates)
+    if not len(smoothed):
         raise ValueError(
             f"the loss is {reader.not_finite} at the very first step, before any rate could matter. "
             f"Look for weights that are not numbers, or a precision that overflows."
         )
-    kept = slice(int(SKIPPED_START * num_steps), len(smoothed) - SKIPPED_END)
-    if len(rates[kept]) < FEWEST_POINTS:
+    end = len(smoothed) - max(1, int(SKIPPED_END * num_steps))
+    kept = slice(int(SKIPPED_START * num_steps), end)
+    if len(smoothed[kept]) < FEWEST_POINTS:
         raise ValueError(
-            f"{reader.stop_reason}, after {len(rates)} of {num_steps} steps: too few to read a rate "
-            f"off. Pass a lower min_lr (--min-rate; it was {min_lr:g})."
+            f"{reader.stop_reason}, after {len(smoothed)} of {num_steps} steps: too few to read a rate "
+            f"off. Pass a lower min_lr (--min-rate; it was {rates[0]:g})."
         )
     fall = 1 - smoothed[kept].min() / smoothed[kept][0]
-    if fall < SMALL_FALL:
-        _log.warning(
-            f"the loss fell by {max(0.0, fall):.1%} only, so the suggestion says little. Pass more "
-            f"steps (num_steps, --steps) or other rates (min_lr, max_lr)."
-        )
-    return find_valley(rates[kept], smoothed[kept])
+    return find_valley(rates[kept], smoothed[kept]), fall
 
 
 def find_valley(rates: np.ndarray, smoothed: np.ndarray) -> float:
@@ -210,16 +211,14 @@ def find_valley(rates: np.ndarray, smoothed: np.ndarray) -> float:
 
 @contextmanager
 def unchanged(model: keras.Model) -> Iterator[None]:
-    """Put back all that `model` holds when the block ends, to the bit, after an error too.
+    """Put back all that a compiled `model` holds when the block ends, to the bit, after an error too.
 
-    Weights, statistics and the state of dropout, on each replica of TensorFlow its own, and which
-    layers are trainable. The values wait on the host: on JAX the next step reuses the memory of a
-    variable's present one.
+    Weights, statistics, the optimizer and the state of dropout, on each replica of TensorFlow its own.
+    The values wait on the host: on JAX the next step reuses the memory of a variable's present one.
     """
-    trainable = [(layer, layer.trainable) for layer in model._flatten_layers()]
     kept = [
         (copy, np.array(keras.ops.convert_to_numpy(copy)))
-        for variable in model.variables
+        for variable in (*model.variables, *model.optimizer.variables)
         for copy in copies_of(variable)
     ]
     try:
@@ -227,23 +226,21 @@ def unchanged(model: keras.Model) -> Iterator[None]:
     finally:
         for copy, value in kept:
             copy.assign(value)
-        for layer, was_trainable in trainable:  # from the whole to its parts, as it is handed down
-            layer.trainable = was_trainable
 
 
-def _sweep(step: TrainStep, seed: int, reader: "_LossReader") -> None:
-    hooks = StepHooks(len(reader.rates))
-    hooks.listen([reader])
-    try:
-        step.model.fit(
-            step.batches(first_epoch=0),
-            callbacks=[hooks, ReseedDropout(seed), reader],
-            steps_per_epoch=hooks.steps,
-            verbose=0,
-            shuffle=False,
+def sweep(
+    step: TrainStep, run: RunContext, rates: Sequence[float], progress: Progress | None = None
+) -> "_LossReader":
+    """Train a step at each of `rates` and read the losses; all is put back."""
+    # A step is long on a CPU; elsewhere the host must not wait for the last one.
+    reader = _LossReader(rates, 1 if run.accelerator.kind == "cpu" else STEPS_AHEAD, progress)
+    with unchanged(step.model):
+        step.train(
+            lambda epoch, done: rates[min(done, len(rates) - 1)],
+            [ReseedDropout(run.plan.seed), reader],
+            steps=len(rates),
         )
-    finally:
-        hooks.release()
+    return reader
 
 
 class _LossReader(keras.callbacks.Callback):
@@ -269,6 +266,11 @@ class _LossReader(keras.callbacks.Callback):
         super().set_model(model)
         self.trained = model
 
+    @property
+    def smoothed(self) -> np.ndarray:
+        """The losses so far, smoothed over the same part of the test whatever its steps: (n,)."""
+        return smooth_losses(self.losses, 1 - 100 * (1 - SMOOTHING) / max(20, len(self.rates)))
+
     def on_step(self, done, logs):
         self.waiting.append(logs["loss"])
         if len(self.waiting) > self.lag:
@@ -290,7 +292,7 @@ class _LossReader(keras.callbacks.Callback):
             self.not_finite = float(mean)
             return self._stop(f"the loss became {self.not_finite} at a rate of {rate:.2g}")
         self.losses.append(loss)
-        smoothed = smooth_losses(self.losses)
+        smoothed = self.smoothed
         if smoothed[-1] > DIVERGED * smoothed.min():
             self._stop(f"the loss diverged at a rate of {rate:.2g}")
 

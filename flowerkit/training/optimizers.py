@@ -8,39 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import keras
-import numpy as np
-from keras import ops
 
 from flowerkit.text import did_you_mean
 from flowerkit.training.plan import OPTIMIZERS
-
-
-@keras.saving.register_keras_serializable("flowerkit")
-class TableRate(keras.optimizers.schedules.LearningRateSchedule):
-    """A rate for every step, looked up inside the compiled step by the optimizer's count of steps.
-
-    `rates` are those of steps 0, 1, ... (`schedules.rates_per_step`); after the last it stays. A batch
-    callback that sets the rate would take JAX's whole state out of the training loop and back at each
-    step. A resumed run continues where it was, because the count is in the checkpoint. Raises
-    ValueError for no rates, and for rates that are negative or not finite.
-    """
-
-    def __init__(self, rates: Sequence[float]):
-        self.rates = [float(rate) for rate in rates]
-        if not self.rates:
-            raise ValueError("a table of rates needs at least one rate; this table is empty.")
-        for step, rate in enumerate(self.rates):
-            if not 0 <= rate < float("inf"):
-                raise ValueError(f"rate of step {step} is {rate}; it must be finite, 0 or more.")
-        self._table = np.asarray(self.rates, "float32")
-
-    def __call__(self, step):
-        """The rate of step `step`, a scalar tensor of integers, as a float32 scalar tensor."""
-        return ops.take(self._table, ops.clip(ops.cast(step, "int32"), 0, len(self.rates) - 1))
-
-    def get_config(self) -> dict:
-        """The rates, for `from_config`."""
-        return {"rates": self.rates}
 
 
 class _WithLRFactors:
@@ -77,7 +47,6 @@ class SGD(_WithLRFactors, keras.optimizers.SGD):
 
 def build_optimizer(
     name: str,
-    learning_rate: float | TableRate,
     model: keras.Model,
     *,
     weight_decay: float | None = None,
@@ -86,6 +55,7 @@ def build_optimizer(
 ) -> keras.Optimizer:
     """The optimizer `name` (of OPTIMIZERS), built for the variables of `model` that learn now.
 
+    Its rate is a variable, which `TrainStep.train` sets before each step.
     `weight_decay` (adamw, sgd): each step takes rate * weight_decay of a weight off it, apart from the
     gradient (Loshchilov and Hutter 2017, arXiv:1711.05101), but never off biases, the parameters of
     normalisation layers and other vectors (He et al. 2018, arXiv:1812.01187).
@@ -102,7 +72,6 @@ def build_optimizer(
         )
     variables = model.trainable_variables
     optimizer = kinds[name](
-        learning_rate,
         weight_decay=weight_decay,
         use_ema=ema is not None,
         ema_momentum=0.99 if ema is None else ema,
@@ -143,8 +112,10 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
         raise ValueError("no average of the weights is kept; train with ema=0.999 (or so).")
     variables = optimizer._trainable_variables
     # Through the host: on JAX the next step reuses the memory of a variable's present value.
-    raw = [ops.convert_to_numpy(variable).copy() for variable in variables]
-    averages = [ops.convert_to_numpy(each) for each in optimizer._model_variables_moving_average]
+    raw = [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
+    averages = [
+        keras.ops.convert_to_numpy(each) for each in optimizer._model_variables_moving_average
+    ]
     try:
         _assign(variables, averages)
         yield

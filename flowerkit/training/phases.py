@@ -1,5 +1,7 @@
-"""The phases of a run: the head alone, then more of the network. Pure Python."""
+"""The phases of a run, the head alone and then more of the network, and their time. Pure Python."""
 
+import math
+import time
 from dataclasses import dataclass, replace
 
 from flowerkit.schedules import Schedule
@@ -11,17 +13,25 @@ from flowerkit.training.plan import TrainingPlan
 class Phase:
     """A stretch of epochs with one set of layers that learn, one optimizer and one schedule.
 
-    `number` counts from 1, as in history.csv. `schedule` takes the epoch within the phase; None: the
-    rate is constant until a plateau halves it. `first_patient_epoch`, also within the phase, is where
-    the patience of early stopping starts.
+    `number` counts from 1, as in history.csv. What is left of the phase are `epochs` of `steps` steps
+    each, from the run's `first_epoch` (from 0) on; in them the schedule goes on from its epoch `start`
+    to `end`. Without a time limit an epoch of training is an epoch of the schedule. `schedule` None:
+    the rate is constant until a plateau halves it. `most_epochs`: so often all images are shown at most,
+    where the time allows more. Until `first_patient_epoch` of the phase early stopping has no patience;
+    None: in all of it, as a cycle is worth its end alone.
     """
 
     number: int
     is_frozen: bool
     epochs: int
+    steps: int
     first_lr: float
     schedule: Schedule | None
-    first_patient_epoch: int
+    end: float
+    most_epochs: float
+    start: float = 0.0
+    first_epoch: int = 0
+    first_patient_epoch: float | None = 0
 
     def __str__(self) -> str:
         part = "the head alone, on features" if self.is_frozen else "the network"
@@ -29,40 +39,118 @@ class Phase:
             f"phase {self.number}, {part}: {self.schedule or f'{self.first_lr:g} until a plateau'}"
         )
 
+    def position(self, epoch: int, done: int = 0) -> float:
+        """The schedule's epoch after `done` steps of the run's `epoch`."""
+        epochs_of_schedule = (self.end - self.start) / self.epochs
+        return self.start + epochs_of_schedule * (epoch - self.first_epoch + done / self.steps)
+
+    def rate(self, epoch: int, done: int = 0) -> float:
+        """The planned rate of the step after `done` steps of the run's `epoch`."""
+        if self.schedule is None:
+            return self.first_lr
+        return self.schedule(self.position(epoch, done if self.schedule.per_step else 0))
+
+    def fitted(self, num_steps: int, steps_an_epoch: int, *, from_epoch: int) -> "Phase":
+        """What is left of the schedule at the run's `from_epoch`, in `num_steps` steps.
+
+        They are divided into equal epochs of at most `steps_an_epoch`. Patience waits for as much of
+        the schedule as before.
+        """
+        epochs = max(1, math.ceil(num_steps / steps_an_epoch))
+        left, patient = self.first_epoch + self.epochs - from_epoch, self.first_patient_epoch
+        return replace(
+            self,
+            epochs=epochs,
+            steps=max(1, num_steps // epochs),
+            start=self.position(from_epoch),
+            first_epoch=from_epoch,
+            first_patient_epoch=patient and patient * epochs / left,
+        )
+
+    def refitted(
+        self,
+        seconds: float,
+        *,
+        from_epoch: int,
+        done: int,
+        step_seconds: float,
+        epoch_seconds: float,
+        steps_an_epoch: int,
+    ) -> "Phase | None":
+        """What is left at the run's `from_epoch` for `seconds`, after `done` steps of the phase.
+
+        The phase itself where it fills the time well or has all its epochs; None where nothing fits.
+        """
+        num_left = self.first_epoch + self.epochs - from_epoch
+        planned = num_left * (self.steps * step_seconds + epoch_seconds)
+        if 0.9 * seconds < planned <= seconds:
+            return self
+        steps = fit_steps(
+            seconds,
+            step_seconds=step_seconds,
+            epoch_seconds=epoch_seconds,
+            steps_an_epoch=steps_an_epoch,
+            most=round(self.most_epochs * steps_an_epoch) - done,
+        )
+        if steps < 1:
+            return None
+        if steps == num_left * self.steps:
+            return self
+        return self.fitted(steps, steps_an_epoch, from_epoch=from_epoch)
+
 
 def plan_phases(
-    plan: TrainingPlan, *, global_batch: int, schedule: Schedule | None = None
+    plan: TrainingPlan,
+    *,
+    global_batch: int,
+    steps_an_epoch: int = 1,
+    schedule: Schedule | None = None,
 ) -> list[Phase]:
     """The phases of `plan` in order: with `freeze_epochs` and `epochs` there are two, else one.
 
-    `schedule`: given in Python, used as it is for the last phase. Raises ValueError where the plan has
-    another controller of the rate.
+    `steps_an_epoch` show all images once. `schedule`: given in Python, used as it is for the last
+    phase. Raises ValueError where the plan has another controller of the rate.
     """
     _check_own_schedule(plan, schedule)
     phases = []
-    if plan.freeze_epochs and plan.epochs:
+    if plan.head_epochs and plan.epochs:
         of_head = plan.freeze_schedule_for(global_batch=global_batch)
-        # A cycle is worth its end; at a constant rate there is nothing to wait for.
-        patient = plan.freeze_epochs if plan.schedule == "one-cycle" else 0
-        phases.append(Phase(1, True, plan.freeze_epochs, of_head(0), of_head, patient))
+        patient = None if plan.schedule == "one-cycle" else 0
+        phases.append(_phase(1, True, plan.head_epochs, steps_an_epoch, of_head, patient))
     planned = schedule or plan.schedule_for(global_batch=global_batch)
-    is_frozen = not plan.epochs
-    num_epochs = plan.epochs or plan.freeze_epochs
-    last = Phase(
+    last = _phase(
         number=len(phases) + 1,
-        is_frozen=is_frozen,
-        epochs=num_epochs,
-        first_lr=planned(0),
-        schedule=planned if plan.plateau_patience is None else None,
-        first_patient_epoch=_first_patient_epoch(plan, num_epochs),
+        is_frozen=not plan.epochs,
+        length=plan.network_epochs or plan.head_epochs,
+        steps_an_epoch=steps_an_epoch,
+        schedule=planned,
+        patient=_first_patient_epoch(plan),
     )
+    if plan.plateau_patience is not None:
+        last = replace(last, schedule=None)
     return [*phases, last]
 
 
-def _first_patient_epoch(plan: TrainingPlan, num_epochs: int) -> int:
+def _phase(number, is_frozen, length: float, steps_an_epoch: int, schedule, patient) -> Phase:
+    epochs = math.ceil(length)
+    steps = max(1, round(length * steps_an_epoch / epochs))
+    return Phase(
+        number,
+        is_frozen,
+        epochs,
+        steps,
+        first_lr=schedule(0),
+        schedule=schedule,
+        end=length,
+        most_epochs=length,
+        first_patient_epoch=patient,
+    )
+
+
+def _first_patient_epoch(plan: TrainingPlan) -> int | None:
     """Where patience starts: nothing is stopped while the rate climbs, and a cycle is worth its end."""
     if plan.schedule == "one-cycle":
-        return num_epochs
+        return None
     return int(plan.rampup_epochs) if plan.schedule in ("ramp", "cosine") else 0
 
 
@@ -75,10 +163,10 @@ def warn_about_rates(plan: TrainingPlan, phase: Phase, *, global_batch: int) -> 
             f"lr_reference_batch) to {global_batch:,}"
         )
     ramp = getattr(phase.schedule, "rampup_epochs", 0)
-    if ramp >= phase.epochs:
+    if ramp >= phase.end:
         lines.append(
             f"the ramp of {format_epochs(ramp)} leaves no time at the highest rate in "
-            f"{format_epochs(phase.epochs)}: pass a smaller rampup_epochs (--rampup-epochs), or more "
+            f"{format_epochs(phase.end)}: pass a smaller rampup_epochs (--rampup-epochs), or more "
             f"epochs"
         )
     return lines
@@ -95,9 +183,9 @@ def find_phase(plan: TrainingPlan, name: str | None, *, global_batch: int) -> Ph
             f"{did_you_mean(str(name), ('frozen', 'whole'))}"
         )
     if name == "frozen":
-        plan = replace(plan, freeze_epochs=plan.freeze_epochs or 1)
+        plan = replace(plan, freeze_epochs=plan.head_epochs or 1)
     elif name == "whole":
-        plan = replace(plan, epochs=plan.epochs or plan.freeze_epochs)
+        plan = replace(plan, epochs=plan.network_epochs or plan.head_epochs)
     return plan_phases(plan, global_batch=global_batch)[-1 if name == "whole" else 0]
 
 
@@ -115,3 +203,54 @@ def _check_own_schedule(plan: TrainingPlan, schedule: Schedule | None) -> None:
             f"schedule ({schedule}). With a schedule of your own the plan needs schedule='constant' and "
             f"plateau_patience=None."
         )
+
+
+# The time ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Clock:
+    """When a run must be done, and how long its parts take, as far as they have been measured.
+
+    `at` is a `time.monotonic()`, infinite without a limit. `build_seconds` of the classifier,
+    `compile_seconds` of a forward pass, `image_seconds` of the classifier for an image.
+    """
+
+    at: float = math.inf
+    num_val: int = 0
+    num_test: int = 0
+    build_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    image_seconds: float = 0.0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a time limit."""
+        return self.at < math.inf
+
+    @property
+    def finish_seconds(self) -> float:
+        """What comes after training: saving, the test split, the report.
+
+        The test split with a margin, because a late csv is worth nothing.
+        """
+        once = 6 + 2 * self.build_seconds + 2 * self.compile_seconds
+        return once + 1.3 * self.image_seconds * self.num_test
+
+    def left(self) -> float:
+        """Seconds left for training."""
+        return self.at - time.monotonic() - self.finish_seconds
+
+
+def fit_steps(
+    seconds: float, *, step_seconds: float, epoch_seconds: float, steps_an_epoch: int, most: int
+) -> int:
+    """How many steps fit into `seconds`, when each epoch takes `epoch_seconds` besides; at most `most`.
+
+    The last epoch may be shorter: parts of epochs are used.
+
+    >>> fit_steps(100, step_seconds=1, epoch_seconds=5, steps_an_epoch=40, most=1000)
+    85
+    """
+    epochs = max(1, math.ceil(seconds / (steps_an_epoch * step_seconds + epoch_seconds)))
+    return max(0, min(most, int((seconds - epochs * epoch_seconds) / step_seconds)))

@@ -1,4 +1,4 @@
-"""What to train and how: one frozen, validated, JSON-able value, and the three plans that ship."""
+"""What to train and how: one frozen, validated, JSON-able value, and the four plans that ship."""
 
 import math
 import os
@@ -6,6 +6,7 @@ import types
 import typing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 from flowerkit import schedules
 from flowerkit.files import read_json
@@ -23,6 +24,7 @@ MONITORS = {
 SCHEDULES = ("ramp", "cosine", "staircase", "one-cycle", "constant")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 HEADS = ("notebook", "pooled", "plain", "concat", "flatten")
+_NONE = type(None)
 _CHOICES = {
     "head": HEADS,
     "schedule": SCHEDULES,
@@ -31,6 +33,18 @@ _CHOICES = {
     "cache": ("auto", "ram", "none"),
     "on_corrupt": ("raise", "skip"),
 }
+Auto = Literal["auto"]
+# What "auto" is where nothing can be measured; `fitting` measures and replaces it.
+HEAD_EPOCHS = 20  # on features an epoch takes a second or less
+EPOCHS = 12
+EPOCHS_FROM_SCRATCH = 40
+MAX_LR = 1e-3  # for Adam at a batch of 32
+GLOBAL_BATCH = {"cpu": 32, "gpu": 64, "tpu": 128}
+FEWEST_STEPS_AN_EPOCH = 20
+FEWEST_STEPS_A_PHASE = 250  # a small set is shown more often
+MOST_EPOCHS = 100
+SIZES_PX = (224, 192, 160, 128, 96, 64)  # most backbones of ImageNet saw the first
+SLOW_SIZE_PX = 160  # on a CPU, for smaller images, without a time limit
 _LEAST = {
     "epochs": 0,
     "freeze_epochs": 0,
@@ -50,67 +64,87 @@ class TrainingPlan:
     A run has up to two phases. In `freeze_epochs` the head alone learns, from the backbone's features of
     the images as they are (`compute_features`), at a constant `freeze_lr`, or along one cycle where the
     schedule is "one-cycle"; with epochs=0 that is all (a linear probe), and the schedule is the head's,
-    with freeze_lr as its highest rate. In the `epochs` after them the layers
-    that `unfreeze_from` and `freeze_norms` choose learn too (`models.choose_trainable`).
+    with freeze_lr as its highest rate. In the `epochs` after them, which start from the best head, the
+    layers that `unfreeze_from` and `freeze_norms` choose learn too (`models.choose_trainable`). A part
+    of an epoch is trained too: epochs=2.5 is two and a half times all images.
 
-    The schedules: "ramp" (start_lr to max_lr over rampup_epochs, sustain_epochs at max_lr, then the part
-    above min_lr times exp_decay each epoch), "cosine" (the same ramp, then half a cosine to min_lr),
-    "staircase" (max_lr, times exp_decay after every sustain_epochs), "one-cycle" (`schedules.OneCycle`)
-    and "constant" (max_lr, halved on each plateau of plateau_patience epochs). At another global batch
-    than lr_reference_batch, rates are scaled by the square root of the ratio, with sgd by the ratio.
+    "auto" leaves a field to the run (`fitting`): size and batch to the device, the data and the time,
+    max_lr to a range test, epochs to the time that is left. On a pretrained backbone the head learns
+    first, for 20 epochs; then the network learns with frozen norms, its first layer at a fifth of the
+    head's rate. With weights=None all learns from the start, at one rate.
+
+    The schedules: "one-cycle" (`schedules.OneCycle`), "ramp" (start_lr to max_lr over rampup_epochs,
+    sustain_epochs at max_lr, then the part above min_lr times exp_decay each epoch), "cosine" (the same
+    ramp, then half a cosine to min_lr), "staircase" (max_lr, times exp_decay after every
+    sustain_epochs) and "constant" (max_lr, halved on each plateau of plateau_patience epochs). At
+    another global batch than lr_reference_batch, rates are scaled by the square root of the ratio, with
+    sgd by the ratio. Where `max_minutes` allows fewer epochs, the schedule is shortened to them.
 
     With `ema` the averaged weights are validated and kept (`optimizers.averaged_weights`).
 
-    >>> TrainingPlan(epochs=3).schedule_for(global_batch=32)(4)
-    0.0002
+    >>> TrainingPlan(epochs=4, max_lr=1e-3).schedule_for(global_batch=32)(1)
+    0.001
     """
 
     backbone: str = setting("DenseNet121", "a Keras Applications name, tiny, or a .keras file")
     weights: str | None = setting("imagenet", "imagenet, a weights file, or none")
     head: str = setting(
-        "notebook",
-        "notebook (as in the competition's), pooled (the usual head), plain, concat or flatten",
+        "pooled",
+        "pooled (the usual head), notebook (as in the competition's), plain, concat or flatten",
     )
-    dropout: float | None = setting(None, "fraction of the features that training drops")
+    dropout: float | None = setting(0.2, "fraction of the features that training drops")
     binary: bool = setting(False, "tell two classes apart by one sigmoid")
     image_size: int | None = setting(
         None, "which of the stored sizes, in px (none: 224 if it is there, or the only size)"
     )
-    input_size: int | None = setting(
-        None, "what the backbone sees, in px; images are resized (none: as stored)"
+    input_size: int | Auto | None = setting(
+        "auto",
+        "what the backbone sees, in px; images are resized (none: as stored; auto: 224 for a "
+        "pretrained backbone, less where the time is short)",
     )
-    epochs: int = setting(20, "the most epochs to train after the frozen ones (0: none)")
-    freeze_epochs: int = setting(0, "epochs before them in which the head alone learns")
-    freeze_lr: float | None = setting(None, "learning rate of those (none: max_lr)")
+    epochs: float | Auto = setting(
+        "auto",
+        "epochs to train after the frozen ones, fractions too (0: none; auto: as many as max_minutes "
+        f"allows, else {EPOCHS}, from scratch {EPOCHS_FROM_SCRATCH})",
+    )
+    freeze_epochs: int | Auto = setting(
+        "auto",
+        "epochs before them in which the head alone learns, on features (auto: "
+        f"{HEAD_EPOCHS} on a pretrained backbone)",
+    )
+    freeze_lr: float | None = setting(3e-3, "learning rate of those (none: max_lr)")
     unfreeze_from: str | float | None = setting(
         None, "then learn from this layer or stage on, or this last part of them (none: all)"
     )
-    freeze_norms: bool = setting(False, "the backbone's normalisation neither learns nor updates")
-    backbone_lr_factor: float | None = setting(
-        None, "rate of the backbone's first layer over the head's (none: the same)"
+    freeze_norms: bool | Auto = setting(
+        "auto",
+        "the backbone's normalisation neither learns nor updates (auto: if it is pretrained)",
     )
-    per_replica_batch: int = setting(16, "images a step on each replica (a chip, a GPU)")
+    backbone_lr_factor: float | Auto | None = setting(
+        "auto",
+        "rate of the backbone's first layer over the head's (none: the same; auto: 0.2 if it is "
+        "pretrained)",
+    )
+    per_replica_batch: int | Auto = setting(
+        "auto", "images a step on each replica (a chip, a GPU; auto: by device and data)"
+    )
     schedule: str = setting(
-        "ramp", "ramp (up, hold, decay), cosine, staircase, one-cycle or constant"
+        "one-cycle", "one-cycle, ramp (up, hold, decay), cosine, staircase or constant"
     )
-    start_lr: float = setting(
-        schedules.COMPETITION.start_lr, "learning rate at the start of the ramp"
+    start_lr: float = setting(schedules.RAMP.start_lr, "learning rate at the start of the ramp")
+    max_lr: float | Auto = setting(
+        "auto", "the highest learning rate, and the constant one (auto: a range test finds it)"
     )
-    max_lr: float = setting(
-        schedules.COMPETITION.max_lr, "the highest learning rate, and the constant one"
-    )
-    min_lr: float = setting(schedules.COMPETITION.min_lr, "learning rate that the decay ends at")
-    rampup_epochs: float = setting(
-        schedules.COMPETITION.rampup_epochs, "epochs from start_lr to max_lr"
-    )
+    min_lr: float = setting(schedules.RAMP.min_lr, "learning rate that the decay ends at")
+    rampup_epochs: float = setting(schedules.RAMP.rampup_epochs, "epochs from start_lr to max_lr")
     sustain_epochs: float = setting(
-        schedules.COMPETITION.sustain_epochs, "epochs at max_lr; of a staircase, on each stair"
+        schedules.RAMP.sustain_epochs, "epochs at max_lr; of a staircase, on each stair"
     )
     exp_decay: float = setting(
-        schedules.COMPETITION.exp_decay, "factor an epoch after that; of a staircase, a stair"
+        schedules.RAMP.exp_decay, "factor an epoch after that; of a staircase, a stair"
     )
     lr_reference_batch: int | None = setting(
-        128, "the global batch the rates are meant for (none: use them as given)"
+        32, "the global batch the rates are meant for (none: use them as given)"
     )
     plateau_patience: int | None = setting(
         None, "epochs without improvement until a constant rate is halved (none: never)"
@@ -120,9 +154,9 @@ class TrainingPlan:
         None, "of each weight, in the rate's units (adamw, sgd; none: off)"
     )
     ema: float | None = setting(
-        None, "validate and keep averaged weights that retain this part each step (none: off)"
+        0.99, "validate and keep averaged weights that retain this part each step (none: off)"
     )
-    label_smoothing: float = setting(0.0, "part of each label that is spread over all classes")
+    label_smoothing: float = setting(0.1, "part of each label that is spread over all classes")
     class_weights: str | None = setting(None, "balanced, or none")
     monitor: str = setting(
         "val_f1", "what decides which epoch is best: val_f1, val_accuracy, val_loss ..."
@@ -136,7 +170,7 @@ class TrainingPlan:
     max_zoom: float = 1.0
     max_lighting: float = 0.0
     max_warp: float = 0.0
-    min_crop_area: float = 1.0
+    min_crop_area: float = 0.6
     random_erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -154,11 +188,11 @@ class TrainingPlan:
             _check_type(name, getattr(self, name), hint)
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value not in (None, "auto") and value < least:
                 raise ValueError(f"{name} must be {least} or more. Received: {name}={value}")
         for name, choices in _CHOICES.items():
             _check_choice(name, getattr(self, name), choices)
-        if self.backbone_lr_factor is not None:
+        if self.backbone_lr_factor not in (None, "auto"):
             check_between("backbone_lr_factor", self.backbone_lr_factor, 1e-6, 1)
         for name in ("label_smoothing", "dropout", "weight_decay", "ema"):
             _check_fraction(name, getattr(self, name))
@@ -170,15 +204,17 @@ class TrainingPlan:
         self._check_monitor()
         self._check_optimizer()
         self._check_rate_controllers()
-        for schedule in (self.schedule_for, *[self.freeze_schedule_for] * bool(self.freeze_epochs)):
+        for schedule in (self.schedule_for, *[self.freeze_schedule_for] * bool(self.head_epochs)):
             schedule(global_batch=self.lr_reference_batch or 1)  # refuses rates out of order
-        if self.augmentation().mixes and self.per_replica_batch % 2:
+        if self.augmentation().mixes and self.batch % 2:
             raise ValueError(
                 f"mixup and cutmix pair neighbours: per_replica_batch must be even. "
                 f"Received: {self.per_replica_batch}"
             )
 
     def _check_epochs(self) -> None:
+        if self.epochs != "auto" and not self.epochs < math.inf:  # nan is not, either
+            raise ValueError(f"epochs must be a finite number. Received: epochs={self.epochs}")
         if not (self.epochs or self.freeze_epochs):
             raise ValueError(
                 f"epochs must be 1 or more. Received: epochs={self.epochs} (0 trains the head alone, "
@@ -205,6 +241,11 @@ class TrainingPlan:
             )
 
     def _check_rate_controllers(self) -> None:
+        if self.max_lr == "auto" and self.schedule not in ("one-cycle", "constant"):
+            raise ValueError(
+                f"schedule={self.schedule!r} climbs from start_lr to max_lr, so it needs both: pass "
+                f"max_lr=4e-4 (--max-lr 4e-4), or schedule='one-cycle', which finds its rate."
+            )
         if self.schedule != "constant" and self.plateau_patience is not None:
             raise ValueError(
                 f"two controllers of the learning rate: schedule={self.schedule!r} sets it every "
@@ -212,14 +253,34 @@ class TrainingPlan:
                 f"schedule='constant' with the plateau, or plateau_patience=None."
             )
 
+    @property
+    def network_epochs(self) -> float:
+        """How long the network learns; where that is "auto", how long it does without a time limit."""
+        if self.epochs != "auto":
+            return self.epochs
+        return EPOCHS if self.weights else EPOCHS_FROM_SCRATCH
+
+    @property
+    def head_epochs(self) -> int:
+        """How long the head learns alone; "auto" is 20 on a pretrained backbone."""
+        if self.freeze_epochs != "auto":
+            return self.freeze_epochs
+        return HEAD_EPOCHS if self.weights else 0
+
+    @property
+    def batch(self) -> int:
+        """Images a step on each replica; where that is "auto", how many it is on a CPU."""
+        return 32 if self.per_replica_batch == "auto" else self.per_replica_batch
+
     def schedule_for(self, *, global_batch: int) -> schedules.Schedule:
         """The learning rate by epoch (0 is the first after the frozen ones) for such a batch.
 
-        Without such epochs it is that of the frozen ones.
+        Without such epochs it is that of the frozen ones. Where max_lr is "auto" it is 1e-3 until a
+        range test has measured it.
         """
         if not self.epochs:
             alone = replace(
-                self, epochs=self.freeze_epochs, freeze_epochs=0, max_lr=self._highest_freeze_lr
+                self, epochs=self.head_epochs, freeze_epochs=0, max_lr=self._highest_freeze_lr
             )
             return alone.schedule_for(global_batch=global_batch)
         return self._scaled(self._planned(), global_batch)
@@ -229,33 +290,37 @@ class TrainingPlan:
         if not self.epochs:
             return self.schedule_for(global_batch=global_batch)
         rate = self._highest_freeze_lr
-        if self.schedule == "one-cycle":  # as fastai's fine_tune: up nearly to the end
-            return self._scaled(schedules.OneCycle(rate, self.freeze_epochs, 0.99), global_batch)
+        if self.schedule == "one-cycle":
+            return self._scaled(schedules.OneCycle(rate, self.head_epochs), global_batch)
         return self._scaled(schedules.Constant(rate), global_batch)
 
     @property
+    def highest_lr(self) -> float:
+        """max_lr; where that is "auto", 1e-3."""
+        return MAX_LR if self.max_lr == "auto" else self.max_lr
+
+    @property
     def _highest_freeze_lr(self) -> float:
-        return self.max_lr if self.freeze_lr is None else self.freeze_lr
+        return self.highest_lr if self.freeze_lr is None else self.freeze_lr
 
     def _planned(self) -> schedules.Schedule:
-        ramp = (self.start_lr, self.max_lr, self.min_lr, self.rampup_epochs)
+        epochs, max_lr = self.network_epochs, self.highest_lr
+        ramp = (self.start_lr, max_lr, self.min_lr, self.rampup_epochs)
         if self.schedule == "ramp":
             return schedules.RampSustainDecay(*ramp, self.sustain_epochs, self.exp_decay)
         if self.schedule == "cosine":
-            return schedules.CosineWarmup(*ramp, self.epochs)
+            return schedules.CosineWarmup(*ramp, epochs)
         if self.schedule == "staircase":
             if self.sustain_epochs < 1 or self.sustain_epochs != int(self.sustain_epochs):
                 raise ValueError(
                     f"a staircase keeps each stair for a whole number of sustain_epochs, 1 or more: "
                     f"pass sustain_epochs=10 (--sustain-epochs 10). Received: {self.sustain_epochs:g}"
                 )
-            return schedules.Staircase(
-                self.max_lr, self.exp_decay, self.sustain_epochs, self.min_lr
-            )
+            return schedules.Staircase(max_lr, self.exp_decay, self.sustain_epochs, self.min_lr)
         if self.schedule == "one-cycle":  # fastai's figures, for fine_tune and for fit_one_cycle
-            shape = (0.3, 5.0) if self.freeze_epochs else (0.25, 25.0)
-            return schedules.OneCycle(self.max_lr, self.epochs, *shape)
-        return schedules.Constant(self.max_lr)
+            shape = (0.3, 5.0) if self.head_epochs else (0.25, 25.0)
+            return schedules.OneCycle(max_lr, epochs, *shape)
+        return schedules.Constant(max_lr)
 
     def _scaled(self, planned: schedules.Schedule, global_batch: int) -> schedules.Schedule:
         if self.lr_reference_batch is None:
@@ -276,12 +341,15 @@ class TrainingPlan:
 
 
 def _check_type(name: str, value, hint) -> None:
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    allowed = typing.get_args(hint) if is_union else (hint,)
+    literals = [word for kind in allowed for word in typing.get_args(kind)]
     # An int serves as a float, but a bool, Python's third kind of int, is a slip.
     fits = type(value) in allowed or (float in allowed and type(value) is int)
-    if not fits:
-        wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
-        raise ValueError(f"{name} must be {wanted}. Received: {name}={value!r}")
+    if not fits and not (isinstance(value, str) and value in literals):
+        names = [kind.__name__ for kind in allowed if isinstance(kind, type) and kind is not _NONE]
+        names += [repr(word) for word in literals] + ["null"] * (_NONE in allowed)
+        raise ValueError(f"{name} must be {' or '.join(names)}. Received: {name}={value!r}")
 
 
 def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
@@ -297,16 +365,107 @@ def _check_fraction(name: str, value: float | None) -> None:
         raise ValueError(f"{name} must be in 0 <= {name} < 1. Received: {name}={value}")
 
 
+# What "auto" is --------------------------------------------------------------------------------------
+
+
+def settle(
+    plan: TrainingPlan,
+    *,
+    num_train: int,
+    stored_px: int,
+    kind: str,
+    replicas: int,
+    is_timed: bool = False,
+) -> tuple[TrainingPlan, dict[str, str]]:
+    """`plan` without "auto" but for max_lr and epochs, and the reason of each choice by field.
+
+    For `num_train` images stored at `stored_px`, on a device of a `kind` (cpu, gpu, tpu) with so many
+    replicas; `is_timed`: there is a time limit, by which the size is chosen later. Raises ValueError for
+    fewer images than replicas.
+    """
+    if num_train < replicas:
+        raise ValueError(
+            f"{num_train} training images are too few for {replicas} replicas, which each need one. "
+            f"Pass require='cpu' (--require cpu), or add images."
+        )
+    pretrained = plan.weights is not None
+    chosen, reasons = {}, {}
+
+    def choose(field: str, value, reason: str) -> None:
+        if getattr(plan, field) == "auto":
+            chosen[field], reasons[field] = value, f"{value}: {reason}"
+
+    batch = _choose_batch(num_train, kind, replicas)
+    if plan.augmentation().mixes:
+        batch += batch % 2
+    device = f"{replicas} x {kind.upper()}"
+    choose("per_replica_batch", batch, f"on {device}, for {num_train:,} training images")
+    steps = num_train // (replicas * chosen.get("per_replica_batch", plan.batch))
+    backbone = "a pretrained backbone" if pretrained else "a backbone without weights"
+    choose("freeze_epochs", longer(plan.head_epochs, steps) if pretrained else 0, backbone)
+    choose("freeze_norms", pretrained, backbone)
+    choose("backbone_lr_factor", 0.2 if pretrained else None, backbone)
+    if not pretrained:
+        choose("input_size", None, f"as stored; {backbone} has no size of its own")
+    elif kind == "cpu" and not is_timed and stored_px < SLOW_SIZE_PX:
+        choose("input_size", SLOW_SIZE_PX, f"{stored_px} px on a CPU (224 is slower and better)")
+    else:
+        choose("input_size", SIZES_PX[0], f"pretrained backbones saw 224; stored are {stored_px}")
+    return replace(plan, **chosen), reasons
+
+
+def _choose_batch(num_train: int, kind: str, replicas: int) -> int:
+    batch = GLOBAL_BATCH[kind]
+    while batch > 8 and num_train < FEWEST_STEPS_AN_EPOCH * batch:
+        batch //= 2
+    return max(1, min(max(1, batch // replicas), num_train // replicas))
+
+
+def longer(epochs: float, steps_an_epoch: int) -> float:
+    """`epochs`, or as many as a small set needs for a few hundred steps."""
+    needed = math.ceil(FEWEST_STEPS_A_PHASE / max(1, steps_an_epoch))
+    return max(epochs, min(MOST_EPOCHS, needed))
+
+
+# The plans that ship ---------------------------------------------------------------------------------
+
+# The default, as measured on two sets of photos with three seeds: the head on features first, then one
+# cycle of the whole network with frozen norms, smaller rates towards its first layer, smoothed labels,
+# averaged weights and light crops.
+FINE_TUNE = TrainingPlan()
+# What the competition's public notebooks do: a ramp to 4e-4 at a global batch of 128 in four epochs; all
+# learns from the start.
+RAMP = TrainingPlan(
+    head="notebook",
+    dropout=None,
+    input_size=None,
+    epochs=20,
+    freeze_epochs=0,
+    freeze_lr=None,
+    freeze_norms=False,
+    backbone_lr_factor=None,
+    per_replica_batch=16,
+    schedule="ramp",
+    lr_reference_batch=128,
+    ema=None,
+    label_smoothing=0.0,
+    random_erasing=0.25,
+    **asdict(schedules.RAMP),
+)
 # The notebook as learners copy it. Its ramp is longer than most sessions, so the rate that it plots
 # as a peak is rarely reached; its patience starts after the ramp.
-NOTEBOOK = TrainingPlan(
-    epochs=50, dropout=0.2, lr_reference_batch=None, **asdict(schedules.NOTEBOOK)
+NOTEBOOK = replace(
+    RAMP,
+    epochs=50,
+    dropout=0.2,
+    lr_reference_batch=None,
+    min_crop_area=1.0,
+    random_erasing=0.0,
+    **asdict(schedules.NOTEBOOK),
 )
-# Fine-tuning after the evidence: a peak of 4e-4 at global batch 128 after four epochs; light geometry
-# and random-erasing help in short runs, where colour and mixing only slow the fit.
-COMPETITION = TrainingPlan(epochs=20, min_crop_area=0.6, random_erasing=0.25)
 # A small network for any CPU: proves a machine and an installation in a minute or two.
-SMOKE = TrainingPlan(
+SMOKE = replace(
+    RAMP,
     backbone="tiny",
     weights=None,
     input_size=64,
@@ -319,12 +478,19 @@ SMOKE = TrainingPlan(
     rampup_epochs=2,
     exp_decay=0.75,
     patience=4,
+    min_crop_area=1.0,
+    random_erasing=0.0,
 )
-PLANS = {"notebook": NOTEBOOK, "competition": COMPETITION, "smoke": SMOKE}
+PLANS = {"fine-tune": FINE_TUNE, "ramp": RAMP, "notebook": NOTEBOOK, "smoke": SMOKE}
+
+
+def name_plan(plan: TrainingPlan) -> str:
+    """The name of a plan that ships; else "run"."""
+    return next((name for name, shipped in PLANS.items() if shipped == plan), "run")
 
 
 def load_plan(name_or_file: str | os.PathLike) -> TrainingPlan:
-    """A plan by name (notebook, competition, smoke) or from a JSON file of its fields.
+    """A plan by name (fine-tune, ramp, notebook, smoke) or from a JSON file of its fields.
 
     Fields that a file leaves out keep their defaults. Raises FileNotFoundError, or ValueError for
     text that is no JSON object, an unknown field (with the nearest name) or an ill-typed value.
@@ -338,6 +504,7 @@ def load_plan(name_or_file: str | os.PathLike) -> TrainingPlan:
             f"{did_you_mean(str(path), PLANS)}"
         )
     values = read_json(path, what="a JSON object of plan fields")
+    values.pop("fitted", None)  # a run's plan.json says how its values were found
     return change_plan(TrainingPlan(), values, where=str(path))
 
 

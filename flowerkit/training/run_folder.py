@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, versions
@@ -12,6 +12,7 @@ from flowerkit.files import read_dataclass, read_json, write_dataclass, write_js
 from flowerkit.photos import load_conversion
 from flowerkit.schedules import Schedule
 from flowerkit.training.history import History
+from flowerkit.training.phases import Phase
 from flowerkit.training.plan import TrainingPlan, change_plan
 
 _REMEDY = "Restore the file, or train again in a new folder"
@@ -90,6 +91,61 @@ class Environment:
             **{field.name: getattr(accelerator, field.name) for field in fields(Device)}
         )
         return cls(device, trained_on, schedule and str(schedule))
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What is left of a phase, as the time was last divided; see the fields of `Phase`."""
+
+    number: int
+    first_epoch: int
+    epochs: int
+    steps: int
+    start: float
+    end: float
+    first_patient_epoch: float | None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How a run chose what its plan left open, in plan.json beside the plan.
+
+    `reasons` by field, with what was measured ("max_minutes": how a given number of epochs was fitted
+    into the time); `rest`: the network's phase since the last fitting.
+    """
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    rest: Rest | None = None
+
+    def asked(self, plan: TrainingPlan) -> TrainingPlan:
+        """`plan` as it was asked for, with "auto" where the run has chosen."""
+        chosen = set(self.reasons) - {"max_minutes"}
+        return replace(plan, **dict.fromkeys(chosen, "auto"))
+
+    def with_rest(self, phase: Phase | None, reasons: dict[str, str]) -> "Fitted":
+        """With what is left of `phase` and more reasons."""
+        values = {each.name: getattr(phase, each.name) for each in fields(Rest)} if phase else None
+        return Fitted(self.reasons | reasons, values and Rest(**values))
+
+    def restore(self, phase: Phase) -> Phase:
+        """`phase` as it was fitted, unless the plan has been given another length since."""
+        rest = self.rest
+        if rest is None or (rest.number, rest.end) != (phase.number, phase.end):
+            return phase
+        return replace(phase, **vars(rest))
+
+    def is_part(self, row: Mapping[str, float]) -> bool:
+        """Whether the time cut the epoch of a row of the history short."""
+        rest = self.rest
+        fits = rest and rest.number == row["phase"] and row["epoch"] > rest.first_epoch
+        return bool(fits and row["steps"] < rest.steps)
+
+
+@dataclass(frozen=True)
+class _PlanFile:
+    """What plan.json holds besides the fields of the plan."""
+
+    fitted: Fitted = field(default_factory=Fitted)
 
 
 @dataclass(frozen=True)
@@ -180,15 +236,19 @@ class RunFolder:
             )
         return folder
 
-    def write_start(self, plan: TrainingPlan, environment: Environment) -> None:
+    def write_start(self, plan: TrainingPlan, fitted: Fitted, environment: Environment) -> None:
         """Write plan.json and environment.json before training.
 
         Raises ValueError where a run that is resumed began with other images.
         """
         if self.environment_file.is_file():
             self._check_images(environment.data.images)
-        write_json(self.plan_file, plan.to_dict())
+        self.write_plan(plan, fitted)
         write_dataclass(self.environment_file, environment)
+
+    def write_plan(self, plan: TrainingPlan, fitted: Fitted) -> None:
+        """Write plan.json: the plan as far as it is decided, and how that was found."""
+        write_json(self.plan_file, plan.to_dict() | {"fitted": asdict(fitted)})
 
     def _check_images(self, images: Mapping[str, str]) -> None:
         before = self.environment().data.images
@@ -208,7 +268,12 @@ class RunFolder:
             remedy = f"Did you mean {near.parent}?" if near else "Run `flowerkit train`."
             raise FileNotFoundError(f"{self} is no run folder (no plan.json). {remedy}")
         values = read_json(self.plan_file, remedy=_REMEDY)
+        values.pop("fitted", None)
         return change_plan(TrainingPlan(), values, where=str(self.plan_file))
+
+    def fitted(self) -> Fitted:
+        """How the run chose what its plan left open."""
+        return read_dataclass(self.plan_file, _PlanFile, remedy=_REMEDY).fitted
 
     def environment(self) -> Environment:
         """The device and the data of the run."""

@@ -1,8 +1,8 @@
 """What a batch is, and what one training step does with it: the model and its batches side by side."""
 
 import abc
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import keras
@@ -19,13 +19,12 @@ from flowerkit.models import (
     split_classifier,
 )
 from flowerkit.pipeline import PARAMS, Augment, epoch_permutation, feature_batches, train_batches
-from flowerkit.prediction import Predictions, predict
-from flowerkit.schedules import rates_per_step
-from flowerkit.training.features import Features, compute_features, predict_features
+from flowerkit.prediction import Features, Predictions, compute_features, predict, predict_features
+from flowerkit.training.callbacks import StepHooks
 from flowerkit.training.history import History
 from flowerkit.training.losses import build_loss, class_weights_for
-from flowerkit.training.optimizers import TableRate, build_optimizer
-from flowerkit.training.phases import Phase
+from flowerkit.training.optimizers import build_optimizer
+from flowerkit.training.phases import Clock
 from flowerkit.training.plan import TrainingPlan
 from flowerkit.training.run_folder import RunFolder
 
@@ -34,21 +33,14 @@ Progress = Callable[[str, int, int], None]
 STATISTICS_IMAGES = 512  # of which the statistics of norms are computed before validation
 
 
-@dataclass(frozen=True)
-class Deadline:
-    """When a run must be done (`time.monotonic()`), and how many batches it predicts until then."""
-
-    at: float
-    num_val_batches: int
-    num_test_batches: int
-
-
 @dataclass(frozen=True, eq=False)
 class RunContext:
     """What all phases of one run share.
 
-    `global_batch` counts the images of a step over all replicas, `num_steps` the steps of an epoch;
-    `history` grows. A range test has neither `val` nor folder nor history.
+    `global_batch` counts the images of a step over all replicas, `num_steps` the steps that show all
+    images once; `history` grows. A range test has neither `val` nor folder nor history. `parts` are the
+    classifier's body and head (`models.split_classifier`) where they have been cut already, `fresh_head`
+    the weights of the head before it learned.
     """
 
     plan: TrainingPlan
@@ -60,7 +52,9 @@ class RunContext:
     num_steps: int
     folder: RunFolder | None = None
     history: History | None = None
-    deadline: Deadline | None = None
+    clock: Clock = field(default_factory=Clock)
+    parts: tuple[keras.Model, keras.Model] | None = None
+    fresh_head: Sequence[np.ndarray] = ()
 
     @property
     def num_classes(self) -> int:
@@ -88,25 +82,22 @@ class TrainStep(abc.ABC):
     """The compiled model of a phase, the batches that it takes and the predictions that judge it.
 
     `model` shares the classifier's weights; what is done to training images alone is in it, and so in
-    no file. Build it by `for_phase`, within the accelerator's scope.
+    no file. `train` runs it; it may be called several times, and compiles once. Build it by
+    `for_phase`, within the accelerator's scope.
     """
 
     model: keras.Model
+    hooks: StepHooks
 
     @staticmethod
     def for_phase(
-        run: RunContext,
-        phase: Phase,
-        *,
-        rates: list[float] | None = None,
-        progress: Progress | None = None,
+        run: RunContext, is_frozen: bool, *, progress: Progress | None = None
     ) -> "TrainStep":
-        """On features where the phase is frozen, else on pixels.
+        """On features where the backbone is frozen, else on pixels.
 
-        `rates`: one for each step, in place of the phase's schedule. Raises ValueError for class
-        weights where a class has no image.
+        Raises ValueError for class weights where a class has no image.
         """
-        if phase.is_frozen:
+        if is_frozen:
             freeze_backbone(run.classifier)
         else:
             choose_trainable(
@@ -115,13 +106,40 @@ class TrainStep(abc.ABC):
         if keras.backend.backend() == "jax":
             # Keras compiled predict for the split into trainable and other weights, which has changed.
             run.classifier.predict_function = None
-        step = _FeatureStep(run, progress) if phase.is_frozen else _PixelStep(run)
-        _compile(step.model, run, phase, rates)
+        step = _FeatureStep(run, progress) if is_frozen else _PixelStep(run)
+        step.hooks = StepHooks()
+        _compile(step.model, run)
         return step
 
+    def train(
+        self,
+        rate: Callable[[int, int], float],
+        callbacks: Sequence[keras.callbacks.Callback],
+        *,
+        steps: int,
+        first_step: int = 0,
+        first_epoch: int = 0,
+        last_epoch: int = 1,
+    ) -> None:
+        """Train epochs of `steps` steps, from `first_epoch` (from 0) to before `last_epoch`.
+
+        `rate(epoch, done)` is the learning rate of the step after `done` steps of `epoch`. The batches
+        are those from `first_step` on, see `batches`.
+        """
+        with self.hooks.around(rate, callbacks):
+            self.model.fit(
+                self.batches(first_step),
+                epochs=last_epoch,
+                initial_epoch=first_epoch,
+                callbacks=[self.hooks, *callbacks],
+                steps_per_epoch=steps,
+                verbose=0,
+                shuffle=False,
+            )
+
     @abc.abstractmethod
-    def batches(self, first_epoch: int) -> Iterable:
-        """Endless batches from the start of `first_epoch` (from 0), as `model` takes them."""
+    def batches(self, first_step: int) -> Iterable:
+        """Endless batches, as `model` takes them; `num_steps` from a multiple on show all images."""
 
     @abc.abstractmethod
     def predict_val(self) -> Predictions:
@@ -143,11 +161,6 @@ class TrainStep(abc.ABC):
         for batch in range(max(1, min(STATISTICS_IMAGES, num_images) // size)):
             yield rows[batch * size : (batch + 1) * size]
 
-    @property
-    def seconds_per_image(self) -> float:
-        """What the whole network takes for an image, where computing features measured it; else 0."""
-        return 0.0
-
 
 class _PixelStep(TrainStep):
     """Batches are ((images uint8, augmentation parameters), labels); the whole classifier learns."""
@@ -163,7 +176,7 @@ class _PixelStep(TrainStep):
         changed = Augment(self.augmentation, self.size, name="augment")((pixels, params))
         self.model = keras.Model((pixels, params), classifier(changed), name="training")
 
-    def batches(self, first_epoch: int) -> Iterable:
+    def batches(self, first_step: int) -> Iterable:
         return train_batches(
             self.run.train,
             global_batch=self.run.global_batch,
@@ -171,7 +184,7 @@ class _PixelStep(TrainStep):
             augmentation=self.augmentation,
             num_classes=self.run.num_classes,
             size=self.size,
-            first_epoch=first_epoch,
+            first_step=first_step,
         )
 
     def predict_val(self) -> Predictions:
@@ -190,18 +203,18 @@ class _FeatureStep(TrainStep):
 
     def __init__(self, run: RunContext, progress: Progress | None):
         self.run, self.progress = run, progress
-        self.body, self.head = split_classifier(run.classifier)
+        self.body, self.head = run.parts or split_classifier(run.classifier)
         inputs = keras.Input(self.head.input_shape[1:], dtype="float32", name="features")
         self.model = keras.Model(inputs, self.head(inputs), name="training")
 
     # Computed when first needed: a finished phase of a resumed run needs none.
     @cached_property
-    def train(self) -> Features:
+    def train_features(self) -> Features:
         """The features of the training images."""
         return self._compute(self.run.train, "train")
 
     @cached_property
-    def val(self) -> Features:
+    def val_features(self) -> Features:
         """The features of the validation images."""
         return self._compute(self.run.val, "val")
 
@@ -210,36 +223,32 @@ class _FeatureStep(TrainStep):
             self.body, split, global_batch=self.run.global_batch, name=name, progress=self.progress
         )
 
-    def batches(self, first_epoch: int) -> Iterable:
+    def batches(self, first_step: int) -> Iterable:
         return feature_batches(
-            self.train.array,
-            self.train.labels,
+            self.train_features.array,
+            self.train_features.labels,
             global_batch=self.run.global_batch,
             seed=self.run.plan.seed,
             num_classes=self.run.num_classes,
-            first_epoch=first_epoch,
+            first_step=first_step,
         )
 
     def predict_val(self) -> Predictions:
-        return predict_features(self.head, self.val, global_batch=self.run.global_batch)
+        return predict_features(self.head, self.val_features, global_batch=self.run.global_batch)
 
     @property
     def judged(self) -> keras.Model:
         return self.head
 
     def statistics_batches(self) -> Iterator[np.ndarray]:
-        return (self.train.array[rows] for rows in self._statistics_rows())
-
-    @property
-    def seconds_per_image(self) -> float:
-        return self.val.seconds / len(self.val)
+        return (self.train_features.array[rows] for rows in self._statistics_rows())
 
 
-def _compile(model: keras.Model, run: RunContext, phase: Phase, rates: list[float] | None) -> None:
+def _compile(model: keras.Model, run: RunContext) -> None:
     plan, device = run.plan, run.accelerator
     balanced = plan.class_weights == "balanced"
     model.compile(
-        optimizer=_build_optimizer(model, run, phase, rates),
+        optimizer=_build_optimizer(model, run),
         loss=build_loss(
             label_smoothing=plan.label_smoothing,
             class_weights=class_weights_for(run.train.labels, run.num_classes)
@@ -254,21 +263,13 @@ def _compile(model: keras.Model, run: RunContext, phase: Phase, rates: list[floa
     )
 
 
-def _build_optimizer(model: keras.Model, run: RunContext, phase: Phase, rates):
-    plan, schedule = run.plan, phase.schedule
-    if rates is None and schedule is not None and schedule.per_step:
-        rates = rates_per_step(schedule, epochs=phase.epochs, steps_per_epoch=run.num_steps)
-    lr_factors = None
+def _build_optimizer(model: keras.Model, run: RunContext) -> keras.Optimizer:
+    plan, lr_factors = run.plan, None
     if plan.backbone_lr_factor is not None:
         depths = depth_of(run.classifier)
         lr_factors = {
             path: plan.backbone_lr_factor ** (1 - depth) for path, depth in depths.items()
         }
     return build_optimizer(
-        plan.optimizer,
-        phase.first_lr if rates is None else TableRate(rates),
-        model,
-        weight_decay=plan.weight_decay,
-        ema=plan.ema,
-        lr_factors=lr_factors,
+        plan.optimizer, model, weight_decay=plan.weight_decay, ema=plan.ema, lr_factors=lr_factors
     )

@@ -5,28 +5,30 @@ import importlib.util
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import keras
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data import FlowerData, Split, check_leak, load_split
+from flowerkit.files import find_free_folder
 from flowerkit.metrics import count_classes
-from flowerkit.models import check_reload, choose_trainable, save_classifier
+from flowerkit.models import check_reload, choose_trainable, save_classifier, split_classifier
 from flowerkit.pipeline import epoch_permutation, steps_per_epoch
-from flowerkit.prediction import Predictions
-from flowerkit.schedules import Schedule, rates_per_step
+from flowerkit.prediction import Predictions, describe_data
+from flowerkit.schedules import Schedule
 from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
-from flowerkit.training.features import describe_data
+from flowerkit.training.fitting import build_in_time, fit_network, report_choices
 from flowerkit.training.history import History
-from flowerkit.training.phases import Phase, plan_phases, warn_about_rates
-from flowerkit.training.plan import COMPETITION, TrainingPlan
-from flowerkit.training.run_folder import Environment, RunFolder, RunResult
-from flowerkit.training.step import Deadline, Progress, RunContext, TrainStep, build_model
+from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
+from flowerkit.training.plan import FINE_TUNE, TrainingPlan, name_plan, settle
+from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult
+from flowerkit.training.step import Progress, RunContext, TrainStep
 from flowerkit.training.validation import ModelCheckpoint, Validation
 
 _log = logging.getLogger("flowerkit")
@@ -58,10 +60,10 @@ class TrainingResult:
 
 
 def train(
-    plan: TrainingPlan,
     data: FlowerData,
+    plan: TrainingPlan = FINE_TUNE,
     *,
-    out: str | os.PathLike,
+    out: str | os.PathLike | None = None,
     accelerator: Accelerator | None = None,
     schedule: Schedule | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -71,7 +73,9 @@ def train(
 ) -> TrainingResult:
     """Train `plan` on `data` and leave a run folder at `out`, see `RunFolder`.
 
-    With `resume` an interrupted run in `out` continues exactly where its last whole epoch ended.
+    `out` None: the next free runs/PLAN-N. What the plan leaves "auto" is chosen and measured
+    (`fitting`); the result's plan has the values. With `resume` an interrupted run in `out` continues
+    exactly where its last whole epoch ended.
     `schedule`: your own for the last phase, such as `schedules.OfEpochAndRate(f, start_lr)`, used as it
     is; a plan is data and holds no function, so a resumed run needs it again. `callbacks` are yours,
     called after the run's own; their `self.model` trains the classifier, which is its layer
@@ -79,33 +83,30 @@ def train(
     clock of `max_minutes` began. `progress(description, done, total)` is called after every step.
 
     Raises ValueError for data that cannot be trained on (an empty split, one class, a batch larger
-    than the split, validation that shares images with training) and two controllers of the learning
-    rate; FileExistsError when `out` holds a run; RuntimeError when training ended before there was a
-    model to keep.
+    than the split, validation that shares images with training), a time that is too short and two
+    controllers of the learning rate; FileExistsError when `out` holds a run; RuntimeError when training
+    ended before there was a model to keep.
     """
     started = time.monotonic() if started is None else started
+    out = find_free_folder("runs", name_plan(plan)) if out is None else out
     folder = RunFolder.resume(out, schedule) if resume else RunFolder.start(out)
     _check_callbacks(plan, callbacks)
-    accelerator = accelerator or connect()
-    global_batch = plan.per_replica_batch * accelerator.replicas
-    phases = plan_phases(plan, global_batch=global_batch, schedule=schedule)
-    run = _prepare(plan, data, accelerator, phases, folder, global_batch, started, resume)
-    folder.write_start(plan, _describe_environment(run, data, schedule))
+    run = _prepare(data, plan, accelerator or connect(), folder, schedule, started, resume)
 
     first_step_seconds = None
-    for phase in phases:
+    for phase in _plan_phases(run, schedule):
         if run.history and phase.number < run.history.last["phase"]:
             continue  # it was finished before the run was resumed
-        if len(phases) > 1 or phase.is_frozen:
-            _log.info(f"{phase}")
-        with accelerator.scope():
-            step = TrainStep.for_phase(run, phase, progress=progress)
-        stop = own.StopFlag(run.num_steps)
-        watching = build_callbacks(run, phase, step, stop, progress)
-        _restore(run, phase, step, stop)
-        if stop.reason is None:
-            fit(run, phase, step, stop, watching, callbacks)
-            first_step_seconds = first_step_seconds or watching[0].first_step_seconds
+        phase = replace(phase, first_epoch=_start_of(run.history, phase))
+        with run.accelerator.scope():
+            step = TrainStep.for_phase(run, phase.is_frozen, progress=progress)
+        stop = own.StopFlag()
+        run, phase = _begin(run, phase, step, stop, schedule, progress)
+        while phase and stop.reason is None:
+            if phase.number > 1 or phase.is_frozen:
+                _log.info(f"{phase}")
+            phase = fit(run, phase, step, stop, callbacks, progress)
+        first_step_seconds = first_step_seconds or step.hooks.first_step_seconds
         if stop.ends_run:
             break
     return _finish(run, stop, first_step_seconds)
@@ -113,76 +114,99 @@ def train(
 
 def fine_tune(
     data: FlowerData,
-    epochs: int,
+    epochs: float | Literal["auto"] = "auto",
     *,
-    out: str | os.PathLike,
-    freeze_epochs: int = 1,
-    base_lr: float = 2e-3,
-    backbone_lr_factor: float = 0.01,
-    plan: TrainingPlan = COMPETITION,
+    out: str | os.PathLike | None = None,
+    freeze_epochs: int | Literal["auto"] = "auto",
+    base_lr: float | None = None,
+    backbone_lr_factor: float | Literal["auto"] = "auto",
+    plan: TrainingPlan = FINE_TUNE,
     **options,
 ) -> TrainingResult:
     """The head for `freeze_epochs`, then the whole network for `epochs`: fastai's `fine_tune`.
 
-    One cycle each, up to `base_lr` and then to half of it, with rates that fall towards the first layer
-    to `backbone_lr_factor` of the head's; fastai's is a hundredth. The rates are used as they are. The
-    rest comes from `plan`; `options` are those of `train`, and so is what is raised.
+    One cycle each, with rates that fall towards the first layer to `backbone_lr_factor` of the head's
+    (fastai's is 0.01). `base_lr` is fastai's too: the head learns at up to it, the network at up to half
+    of it, used as they are; None: the plan's rates. The rest comes from `plan`; `options` are those of
+    `train`, and so is what is raised.
     """
     plan = replace(
         plan,
         schedule="one-cycle",
         freeze_epochs=freeze_epochs,
         epochs=epochs,
-        freeze_lr=base_lr,
-        max_lr=base_lr / 2,
         backbone_lr_factor=backbone_lr_factor,
-        lr_reference_batch=None,
     )
-    return train(plan, data, out=out, **options)
+    if base_lr is not None:
+        plan = replace(plan, freeze_lr=base_lr, max_lr=base_lr / 2, lr_reference_batch=None)
+    return train(data, plan, out=out, **options)
 
 
 def fit_one_cycle(
     data: FlowerData,
-    epochs: int,
-    max_lr: float = 1e-3,
+    epochs: float,
+    max_lr: float | Literal["auto"] = "auto",
     *,
-    out: str | os.PathLike,
-    plan: TrainingPlan = COMPETITION,
+    out: str | os.PathLike | None = None,
+    plan: TrainingPlan = FINE_TUNE,
     **options,
 ) -> TrainingResult:
-    """Train for `epochs` by one cycle up to `max_lr`: fastai's `fit_one_cycle`.
+    """Train the whole network for `epochs` by one cycle up to `max_lr`: fastai's `fit_one_cycle`.
 
     The rate is used as it is. The rest comes from `plan`; `options` are those of `train`, and so is
     what is raised.
     """
-    plan = replace(
-        plan, schedule="one-cycle", epochs=epochs, max_lr=max_lr, lr_reference_batch=None
-    )
-    return train(plan, data, out=out, **options)
+    plan = replace(plan, schedule="one-cycle", freeze_epochs=0, epochs=epochs, max_lr=max_lr)
+    if max_lr != "auto":
+        plan = replace(plan, lr_reference_batch=None)
+    return train(data, plan, out=out, **options)
 
 
 # Before the first step ------------------------------------------------------------------------------
 
 
 def _prepare(
-    plan: TrainingPlan,
     data: FlowerData,
+    plan: TrainingPlan,
     accelerator: Accelerator,
-    phases: Sequence[Phase],
     folder: RunFolder,
-    global_batch: int,
+    schedule: Schedule | None,
     started: float,
     resume: bool,
 ) -> RunContext:
     """The classifier and the splits; everything that can be refused is refused here."""
-    # Before the data: a missing backbone or missing weights are reported at once.
-    classifier = build_model(plan, data, accelerator)
-    _check_layers(classifier, plan)
+    clock = Clock(num_val=data.counts["val"], num_test=data.counts["test"])
+    if plan.max_minutes is not None:
+        clock.at = started + 60 * plan.max_minutes
     before = History.load(folder.history_file, plan.monitor) if resume else []
-    train_split, val_split = _load_splits(data, plan, phases, first_epoch=len(before))
-    num_steps = steps_per_epoch(len(train_split), global_batch)
-    # An epoch that the time cut off is done again.
-    whole = [row for row in before if row["steps"] == num_steps]
+    fitted = folder.fitted() if resume else Fitted()
+    rows = [row for row in before if not fitted.is_part(row)]  # that epoch is done again
+    asked = plan
+    plan, reasons = settle(
+        plan,
+        num_train=data.counts["train"],
+        stored_px=data.image_size,
+        kind=accelerator.kind,
+        replicas=accelerator.replicas,
+        is_timed=clock.is_limited,
+    )
+    is_frozen = plan.freeze_epochs > len(rows)
+    plan_phases(plan, global_batch=1, schedule=schedule)  # refuses two controllers of the rate
+    # Before the data: a missing backbone or missing weights are reported at once.
+    plan, classifier, parts, smaller = build_in_time(
+        plan,
+        data,
+        accelerator,
+        clock,
+        is_open=lambda field: getattr(asked, field) == "auto",
+        needs_features=is_frozen,
+    )
+    reasons |= smaller
+    global_batch = plan.per_replica_batch * accelerator.replicas
+    _check_layers(classifier, plan)
+    parts = parts or split_classifier(classifier)
+    report_choices(reasons)
+    train_split, val_split = _load_splits(data, plan, first_epoch=len(rows), is_frozen=is_frozen)
     run = RunContext(
         plan,
         accelerator,
@@ -190,10 +214,12 @@ def _prepare(
         train_split,
         val_split,
         global_batch,
-        num_steps,
+        steps_per_epoch(len(train_split), global_batch),
         folder,
-        History(plan.monitor, whole, folder.history_file),
-        _find_deadline(plan, data, global_batch, started),
+        History(plan.monitor, rows, folder.history_file),
+        clock,
+        parts,
+        parts[1].get_weights(),
     )
     _log.info(f"{run.num_steps:,} steps an epoch, {run.global_batch:,} images each")
     if run.num_steps < FEW_STEPS:
@@ -201,18 +227,21 @@ def _prepare(
             f"so few steps an epoch (under {FEW_STEPS}) learn slowly: pass a smaller per_replica_batch "
             f"(--per-replica-batch), or more epochs"
         )
-    for line in warn_about_rates(plan, phases[-1], global_batch=run.global_batch):
+    last_phase = _plan_phases(run, schedule)[-1]
+    for line in warn_about_rates(plan, last_phase, global_batch=run.global_batch):
         _log.info(line)
+    folder.write_start(
+        plan,
+        replace(fitted, reasons=fitted.reasons | reasons),
+        _describe_environment(run, data, schedule),
+    )
     return run
 
 
-def _find_deadline(
-    plan: TrainingPlan, data: FlowerData, global_batch: int, started: float
-) -> Deadline | None:
-    if plan.max_minutes is None:
-        return None
-    num_val, num_test = (-(-data.counts[name] // global_batch) for name in ("val", "test"))
-    return Deadline(started + 60 * plan.max_minutes, num_val, num_test)
+def _plan_phases(run: RunContext, schedule: Schedule | None) -> list[Phase]:
+    return plan_phases(
+        run.plan, global_batch=run.global_batch, steps_an_epoch=run.num_steps, schedule=schedule
+    )
 
 
 def _check_callbacks(plan: TrainingPlan, callbacks: Sequence[keras.callbacks.Callback]) -> None:
@@ -240,15 +269,15 @@ def _check_layers(classifier: keras.Model, plan: TrainingPlan) -> None:
 
 
 def _load_splits(
-    data: FlowerData, plan: TrainingPlan, phases: Sequence[Phase], *, first_epoch: int
+    data: FlowerData, plan: TrainingPlan, *, first_epoch: int, is_frozen: bool
 ) -> tuple[Split, Split]:
     # In the order of the first epoch, so that it can begin before all is decoded. Features are
     # computed row by row, and images that are needed once need not be kept.
     order = functools.partial(epoch_permutation, seed=plan.seed, epoch=first_epoch)
-    if phases[0].is_frozen and first_epoch < phases[0].epochs:
-        order = None
-    cache = "none" if all(phase.is_frozen for phase in phases) else plan.cache
-    train_split = load_split(data, "train", on_corrupt=plan.on_corrupt, cache=cache, order=order)
+    cache = plan.cache if plan.epochs else "none"
+    train_split = load_split(
+        data, "train", on_corrupt=plan.on_corrupt, cache=cache, order=None if is_frozen else order
+    )
     if len(set(train_split.labels.tolist())) < 2:
         raise ValueError(
             f"the train split of {data.folder} holds one class only "
@@ -276,6 +305,87 @@ def _describe_environment(run: RunContext, data: FlowerData, schedule) -> Enviro
 # A phase --------------------------------------------------------------------------------------------
 
 
+def _begin(
+    run: RunContext,
+    phase: Phase,
+    step: TrainStep,
+    stop: own.StopFlag,
+    schedule: Schedule | None,
+    progress: Progress | None,
+) -> tuple[RunContext, Phase | None]:
+    """(run, phase) with all that is measured before the phase; or as it was left, where it is resumed.
+
+    `stop` holds a reason where nothing of the phase is left to do.
+    """
+    fitted = run.folder.fitted()
+    num_done = len(run.history.of_phase(phase.number))
+    if not num_done and not phase.is_frozen:
+        if run.history and run.folder.best_weights.is_file():
+            run.classifier.load_weights(run.folder.best_weights)  # the head's best, not its last
+        run, phase, reasons = fit_network(run, step, phase, schedule=schedule, progress=progress)
+        report_choices(reasons)
+        run.folder.write_plan(run.plan, fitted.with_rest(phase, reasons))
+        if phase is None:
+            stop.reason = "the time leaves none for the network"
+        return run, phase
+    if not num_done:
+        return run, phase
+    step.model.load_weights(run.folder.last_weights)
+    _log.info(f"resuming after epoch {run.history.last['epoch']}")
+    phase = fitted.restore(phase)
+    if is_stopping_due(run.history, phase, run.plan.patience):
+        stop.reason = "it had stopped early before"
+    elif len(run.history) >= phase.first_epoch + phase.epochs:
+        stop.reason = "the plan's epochs were done before (--epochs N trains longer)"
+    elif run.clock.is_limited and not phase.is_frozen:
+        row = run.history.last
+        phase = phase.refitted(
+            run.clock.left(),
+            from_epoch=len(run.history),
+            done=_count_steps(run, phase),
+            step_seconds=row["seconds"] / row["steps"],  # with its share of validation
+            epoch_seconds=0,
+            steps_an_epoch=run.num_steps,
+        )
+        if phase is None:
+            stop.reason = "another epoch would not have fitted into the time"
+    return run, phase
+
+
+def fit(
+    run: RunContext,
+    phase: Phase,
+    step: TrainStep,
+    stop: own.StopFlag,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    progress: Progress | None = None,
+) -> Phase | None:
+    """Train a phase to its end, until `stop` is set, or until the time asks for another length.
+
+    `callbacks` come after the run's own. What is left of the phase, fitted to the time, is returned;
+    None: it is done.
+    """
+    first_epoch, before = len(run.history), _start_of(run.history, phase)
+    watching = build_callbacks(run, phase, step, stop, progress)
+    done = _count_steps(run, phase)
+    with stop.on_interrupt():
+        step.train(
+            _find_rate(run, phase),
+            [*watching, *callbacks],
+            steps=phase.steps,
+            first_step=before * run.num_steps + done,
+            first_epoch=first_epoch,
+            last_epoch=phase.first_epoch + phase.epochs,
+        )
+    limit = next((each for each in watching if isinstance(each, own.TimeLimit)), None)
+    if stop.reason is None and limit and limit.refitted:
+        run.folder.write_plan(run.plan, run.folder.fitted().with_rest(limit.refitted, {}))
+        return limit.refitted
+    if stop.reason is None and len(run.history) < phase.first_epoch + phase.epochs:
+        stop.reason, stop.ends_run = "one of your callbacks stopped it", True
+    return None
+
+
 def build_callbacks(
     run: RunContext,
     phase: Phase,
@@ -288,30 +398,25 @@ def build_callbacks(
     At an epoch's end the weights are scored, then the epoch is recorded, then weights are kept; only
     then may anything decide to stop.
     """
-    plan, start = run.plan, _start_of(run.history, phase)
-    hooks = own.StepHooks(run.num_steps)
     validation = Validation(run, step, stop)
     callbacks = [
-        hooks,  # first: it counts the steps for the others
         stop,
-        own.ReseedDropout(plan.seed),
+        own.ReseedDropout(run.plan.seed),
         own.TerminateOnNaN(stop),
         validation,
-        own.HistoryWriter(run, phase, _find_planned_rate(run, phase), stop, hooks),
+        own.HistoryWriter(run, phase, stop, step.hooks),
         ModelCheckpoint(run, validation),
         own.EpochLogger(run),
-        EarlyStopping(run.history, phase, plan.patience, stop),
+        EarlyStopping(run.history, phase, run.plan.patience, stop),
     ]
-    if phase.schedule is None:
-        callbacks.append(own.ReduceLROnPlateau(run, phase))
-    elif not phase.schedule.per_step:  # else the optimizer looks it up, step by step
-        callbacks.append(own.LearningRateSetter(phase.schedule, start))
-    if run.deadline:
-        callbacks.append(own.TimeLimit(run, step, validation, stop))
-    if plan.tensorboard:
+    if run.clock.is_limited:
+        callbacks.append(own.TimeLimit(run, phase, validation, stop))
+    elif not phase.is_frozen:
+        callbacks.append(own.TimeEstimate(phase))
+    if run.plan.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(str(run.folder.path / "tensorboard")))
     if progress:
-        callbacks.append(own.StepProgress(progress, start + phase.epochs, run.num_steps))
+        callbacks.append(own.StepProgress(progress))
     return callbacks
 
 
@@ -320,61 +425,31 @@ def _start_of(history: History, phase: Phase) -> int:
     return sum(row["phase"] < phase.number for row in history)
 
 
-def _find_planned_rate(run: RunContext, phase: Phase):
-    """(epoch, steps done in it) -> the planned rate; None without a schedule."""
-    schedule, start = phase.schedule, _start_of(run.history, phase)
-    if schedule is None:
-        return None
-    if not schedule.per_step:
-        return lambda epoch, done: schedule(epoch - start)
-    rates = rates_per_step(schedule, epochs=phase.epochs, steps_per_epoch=run.num_steps)
-    # The optimizer tells the rate of the step that comes next.
-    return lambda epoch, done: rates[min((epoch - start) * run.num_steps + done, len(rates) - 1)]
+def _count_steps(run: RunContext, phase: Phase) -> int:
+    """The steps of the phase so far."""
+    return sum(int(row["steps"]) for row in run.history.of_phase(phase.number))
 
 
-def _restore(run: RunContext, phase: Phase, step: TrainStep, stop: own.StopFlag) -> None:
-    """The last weights of a phase that is resumed; `stop` holds a reason if it was finished before."""
-    num_done = len(run.history.of_phase(phase.number))
-    if not num_done:
-        return
-    step.model.load_weights(run.folder.last_weights)
-    _log.info(f"resuming after epoch {run.history.last['epoch']}")
-    if is_stopping_due(run.history, phase, run.plan.patience):
-        stop.reason = "it had stopped early before"
-    elif num_done >= phase.epochs:
-        stop.reason = "the plan's epochs were done before (--epochs N trains longer)"
+def _find_rate(run: RunContext, phase: Phase) -> Callable[[int, int], float]:
+    """(epoch, steps done in it) -> the rate of the next step."""
+    if phase.schedule is not None:
+        return phase.rate
+    patience = run.plan.plateau_patience
 
+    def halve(epoch: int, done: int) -> float:
+        # Read off the history: a resumed run waits for as long as the whole one would have.
+        epochs = run.history.of_phase(phase.number)
+        before = History(epochs.monitor, [row for row in epochs if row["epoch"] <= epoch])
+        return phase.first_lr * 0.5 ** before.count_plateaus(patience)
 
-def fit(
-    run: RunContext,
-    phase: Phase,
-    step: TrainStep,
-    stop: own.StopFlag,
-    watching: Sequence[keras.callbacks.Callback],
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> None:
-    """Train a phase to its end or until `stop` is set; `callbacks` come after the run's own."""
-    hooks, every = watching[0], [*watching, *callbacks]
-    hooks.listen(every)
-    last_epoch = _start_of(run.history, phase) + phase.epochs
-    try:
-        with stop.on_interrupt():
-            step.model.fit(
-                step.batches(first_epoch=len(run.history)),
-                epochs=last_epoch,
-                initial_epoch=len(run.history),
-                callbacks=every,
-                steps_per_epoch=run.num_steps,
-                verbose=0,
-                shuffle=False,
-            )
-    finally:
-        hooks.release()
-    if stop.reason is None and len(run.history) < last_epoch:
-        stop.reason, stop.ends_run = "one of your callbacks stopped it", True
+    return halve
 
 
 # After the last step --------------------------------------------------------------------------------
+
+
+def _describe_end(run: RunContext) -> str:
+    return "its time was used" if run.clock.is_limited else "the plan's epochs were done"
 
 
 def _finish(
@@ -382,7 +457,7 @@ def _finish(
 ) -> TrainingResult:
     """Put the best weights back, save them as model.keras, and check that the file predicts the same."""
     folder, best = run.folder, run.history.best
-    reason = stop.reason or "the plan's epochs were done"
+    reason = stop.reason or _describe_end(run)
     if best is None or not folder.best_weights.is_file():
         if stop.interrupted:
             raise RuntimeError(
@@ -391,7 +466,7 @@ def _finish(
         raise RuntimeError(
             f"training ended before its first epoch was complete, because {reason}: there are no "
             f"weights to keep. Give it more time, or after a loss that is not a number a lower "
-            f"learning rate (max_lr={run.plan.max_lr:g}, --max-lr)."
+            f"learning rate (max_lr={run.plan.highest_lr:g}, --max-lr)."
         )
     run.classifier.load_weights(folder.best_weights)
     save_classifier(run.classifier, folder.model_file)

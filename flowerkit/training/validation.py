@@ -17,9 +17,8 @@ import numpy as np
 
 from flowerkit.files import replacing
 from flowerkit.models import walk_layers
-from flowerkit.prediction import Predictions
+from flowerkit.prediction import Predictions, stream_outputs
 from flowerkit.training.callbacks import StopFlag
-from flowerkit.training.features import stream_outputs
 from flowerkit.training.optimizers import averaged_weights, copies_of
 from flowerkit.training.plan import MONITORS
 from flowerkit.training.step import RunContext, TrainStep
@@ -103,15 +102,16 @@ class _AsInTraining(keras.layers.Layer):
 class Validation(keras.callbacks.Callback):
     """Score the weights on val at an epoch's end and add val_* to its logs.
 
-    With `ema` both the raw and the averaged weights are scored; `averaged` in the logs is 1 where the
-    averaged ones were better by the run's monitor. `holding_better` is a context in which the model has
+    With `ema` both the raw and the averaged weights are scored, the latter as soon as the phase has had
+    enough steps to average over; `averaged` in the logs is 1 where the averaged ones were better by the
+    run's monitor. `holding_better` is a context in which the model has
     the better weights with their statistics.
     """
 
     def __init__(self, run: RunContext, step: TrainStep, stop: StopFlag):
         super().__init__()
         self.step, self.stop = step, stop
-        self.ema = run.plan.ema is not None
+        self.ema = run.plan.ema
         self.monitor = run.plan.monitor if run.plan.monitor.startswith("val_") else "val_loss"
         self.statistics = NormStatistics(step.judged, step.statistics_batches)
         self.predictions: Predictions | None = None
@@ -123,7 +123,7 @@ class Validation(keras.callbacks.Callback):
         if self.stop.cut_short:
             return
         start = time.perf_counter()
-        averaged = self._score(averaged_weights(self.model)) if self.ema else None
+        averaged = self._score(averaged_weights(self.model)) if self._has_averages() else None
         self.averaged_statistics = self.statistics.get()
         raw = self._score(nullcontext())  # last: training continues with these
         self.seconds = time.perf_counter() - start
@@ -136,6 +136,13 @@ class Validation(keras.callbacks.Callback):
             return
         self.predictions = kept
         logs |= scores | {"averaged": float(self.averaged_is_better)}
+
+    def _has_averages(self) -> bool:
+        """Whether the averages have forgotten the weights that the phase began with."""
+        if self.ema is None:
+            return False
+        steps = float(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        return steps * (1 - self.ema) >= 1
 
     def _score(self, holding) -> tuple[Predictions, dict[str, float]]:
         with holding:

@@ -23,7 +23,7 @@ import numpy as np
 from flowerkit.accelerator import cache_folder, free_memory_bytes
 from flowerkit.data import RAM_FRACTION, Split
 from flowerkit.pipeline import eval_batches
-from flowerkit.prediction import Predictions, split_over
+from flowerkit.prediction.predictions import Predictions, split_over
 from flowerkit.text import format_bytes
 
 _log = logging.getLogger("flowerkit")

@@ -1,0 +1,261 @@
+"""What a plan leaves "auto" and only measuring can tell: the size, the rate and the epochs.
+
+Before the first step `build_in_time` decides what the model sees; when the head has learned,
+`fit_network` measures the step that trains the network, runs the range test with it and divides the
+time. Both say what they chose and why, as `plan.settle` does, whose choices need no measuring; plan.json
+keeps it.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import keras
+import numpy as np
+
+from flowerkit.accelerator import Accelerator
+from flowerkit.data import FlowerData
+from flowerkit.models import split_classifier
+from flowerkit.prediction import stream_outputs
+from flowerkit.schedules import Schedule
+from flowerkit.training.lr_finder import (
+    FEWEST_STEPS,
+    SMALL_FALL,
+    find_rate,
+    scale_of_rates,
+    spread_rates,
+    sweep,
+    unchanged,
+)
+from flowerkit.training.phases import Clock, Phase, fit_steps, plan_phases
+from flowerkit.training.plan import FEWEST_STEPS_A_PHASE, SIZES_PX, TrainingPlan, longer
+from flowerkit.training.step import STATISTICS_IMAGES, Progress, RunContext, TrainStep, build_model
+
+_log = logging.getLogger("flowerkit")
+
+SMALLEST_BATCH = 8
+TRAINING_OVER_PREDICTING = 3.0  # the time of a training step over that of predicting its images
+HEAD_SHARE = 0.5  # of the time, at most, for the features that the head learns from
+RANGE_TEST_SHARE = 0.05
+RANGE_TEST_STEPS = 100
+RANGE_TEST_RATES = 1e-6, 1.0  # as lr_find
+PACE_STEPS = 4
+FEWEST_STEPS_TO_FIT = 10
+
+
+def build_in_time(
+    plan: TrainingPlan,
+    data: FlowerData,
+    accelerator: Accelerator,
+    clock: Clock,
+    *,
+    is_open: Callable[[str], bool],
+    needs_features: bool,
+) -> tuple[TrainingPlan, keras.Model, tuple[keras.Model, keras.Model] | None, dict[str, str]]:
+    """(plan, classifier, its body and head, reasons): size and batch as the time allows.
+
+    With a time limit and a head that is to learn (`needs_features`), the classifier's body is timed on
+    two batches. `is_open(field)` says which fields may change: where the features of all images would
+    take more than half of the time, a smaller input_size is taken, and where the network could learn
+    for few steps only, a smaller batch. Raises ValueError where the time is too short for the features
+    and the csv.
+    """
+    start, reasons = time.monotonic(), {}
+    classifier = build_model(plan, data, accelerator)
+    clock.build_seconds = time.monotonic() - start
+    if not (clock.is_limited and needs_features):
+        return plan, classifier, None, reasons
+    parts = split_classifier(classifier)
+    _time_body(parts[0], plan, data, accelerator, clock)
+    num_train, num_images = data.counts["train"], data.counts["train"] + data.counts["val"]
+    if is_open("input_size"):
+        plan = _choose_smaller(plan, num_images, clock, reasons)
+        if reasons:
+            classifier = build_model(plan, data, accelerator)
+            parts = split_classifier(classifier)
+    head_seconds = clock.image_seconds * num_images
+    left = clock.left() - head_seconds
+    if left < 0:
+        found = f"the features that the head learns from take about {head_seconds:.0f} s"
+        raise ValueError(_too_short(plan, clock, -left, found))
+    num_shown = left / (TRAINING_OVER_PREDICTING * clock.image_seconds)
+    if is_open("per_replica_batch"):
+        batch = full = plan.batch
+        while num_shown < FEWEST_STEPS_A_PHASE * batch * accelerator.replicas and batch % 2 == 0:
+            if batch * accelerator.replicas <= SMALLEST_BATCH:
+                break
+            batch //= 2
+        if batch < full:
+            reasons["per_replica_batch"] = (
+                f"{batch}: the time is for about {num_shown / num_train:.1f} epochs of the network, "
+                f"which are more steps so"
+            )
+            plan = replace(plan, per_replica_batch=batch)
+    return plan, classifier, parts, reasons
+
+
+def _choose_smaller(
+    plan: TrainingPlan, num_images: int, clock: Clock, reasons: dict[str, str]
+) -> TrainingPlan:
+    size, full = plan.input_size, clock.image_seconds
+    for smaller in SIZES_PX:
+        if clock.image_seconds * num_images <= HEAD_SHARE * clock.left():
+            break
+        if smaller < size:
+            clock.image_seconds = full * (smaller / size) ** 2
+            plan = replace(plan, input_size=smaller)
+            reasons["input_size"] = (
+                f"{smaller}: at {size} px the features of {num_images:,} images would take "
+                f"{full * num_images:.0f} of the {clock.left():.0f} s that are left"
+            )
+    return plan
+
+
+def _time_body(body, plan: TrainingPlan, data, accelerator, clock: Clock) -> None:
+    size = data.image_size
+    batch = np.zeros((plan.batch * accelerator.replicas, size, size, 3), "uint8")
+    times = [time.monotonic()]
+    for _ in stream_outputs(body, [batch] * 3):
+        times.append(time.monotonic())
+    steady = min(times[2] - times[1], times[3] - times[2])
+    clock.compile_seconds = max(0.0, times[1] - times[0] - steady)
+    clock.image_seconds = steady / len(batch)
+
+
+# When the head has learned ---------------------------------------------------------------------------
+
+
+def fit_network(
+    run: RunContext,
+    step: TrainStep,
+    phase: Phase,
+    *,
+    schedule: Schedule | None = None,
+    progress: Progress | None = None,
+) -> tuple[RunContext, Phase | None, dict[str, str]]:
+    """(run with its whole plan, the phase, reasons): rate and epochs of the network, as measured.
+
+    The phase is None where the time leaves none for it. Weights come back as they were.
+    """
+    plan, clock, reasons = run.plan, run.clock, {}
+    steps_an_epoch = run.num_steps
+    default = longer(plan.network_epochs, steps_an_epoch)
+    epochs = most = default if plan.epochs == "auto" else plan.epochs
+    if plan.epochs == "auto":
+        reasons["epochs"] = f"{epochs:g}: without a time limit (--max-minutes)"
+        most = 3 * default if clock.is_limited else default
+    step_seconds = 1.0
+    with unchanged(step.model):
+        if clock.is_limited:
+            step_seconds = _find_pace(run, step)
+        if plan.max_lr == "auto" and schedule is None:
+            left = clock.left() if clock.is_limited else epochs * steps_an_epoch
+            rate, reasons["max_lr"] = _search_rate(run, step, left / step_seconds, progress)
+            plan = replace(plan, max_lr=rate)
+    if clock.is_limited:
+        field = "epochs" if plan.epochs == "auto" else "max_minutes"
+        epochs, reasons[field] = _fit_epochs(run, step_seconds, most)
+        if epochs is None:
+            return run, None, reasons
+    shown = epochs if plan.epochs == "auto" else plan.epochs
+    run = replace(run, plan=replace(plan, epochs=shown))
+    whole = plan_phases(
+        run.plan, global_batch=run.global_batch, steps_an_epoch=steps_an_epoch, schedule=schedule
+    )[-1]
+    whole = replace(whole, first_epoch=phase.first_epoch, most_epochs=max(most, whole.end))
+    if epochs < whole.end:
+        whole = whole.fitted(
+            round(epochs * steps_an_epoch), steps_an_epoch, from_epoch=phase.first_epoch
+        )
+    return run, whole, reasons
+
+
+def _find_pace(run: RunContext, step: TrainStep) -> float:
+    """Seconds of a training step, compiled."""
+    watch = _StepWatch()
+    step.train(lambda epoch, done: 0.0, [watch], steps=PACE_STEPS)
+    seconds = (watch.times[-1] - watch.times[1]) / (PACE_STEPS - 2)
+    if not run.clock.image_seconds:
+        run.clock.compile_seconds = step.hooks.first_step_seconds / TRAINING_OVER_PREDICTING
+        run.clock.image_seconds = seconds / run.global_batch / TRAINING_OVER_PREDICTING
+    return max(seconds, 1e-6)
+
+
+class _StepWatch(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.times = []
+
+    def on_step(self, done, logs):
+        float(logs["loss"])  # waits for the step
+        self.times.append(time.monotonic())
+
+
+def _search_rate(run: RunContext, step: TrainStep, num_steps: float, progress) -> tuple[float, str]:
+    """(max_lr for the plan, why): the valley of a range test, or the plan's own rate."""
+    plan = run.plan
+    own = float(f"{plan.highest_lr:.3g}")
+    affordable = min(RANGE_TEST_STEPS, int(RANGE_TEST_SHARE * num_steps))
+    if affordable < FEWEST_STEPS:
+        return own, (
+            f"{own:g}: the plan's own; a range test has no time ({affordable} of {FEWEST_STEPS} steps)"
+        )
+    start = time.monotonic()
+    rates = spread_rates(*RANGE_TEST_RATES, affordable)
+    # The loss of a head that has learned rises with whatever moves it, long before a rate is too high.
+    run.parts[1].set_weights(run.fresh_head)
+    reader = sweep(step, run, rates, progress)
+    seconds = time.monotonic() - start
+    try:
+        rate, fall = find_rate(reader, rates)
+    except ValueError as error:
+        return own, f"{own:g}: the plan's own; the range test shows no valley ({error})"
+    if fall < SMALL_FALL:
+        return own, f"{own:g}: the plan's own; in the range test the loss fell by {fall:.1%} only"
+    rate = float(f"{rate / scale_of_rates(plan, run.global_batch):.3g}")
+    return (
+        rate,
+        f"{rate:g}: the valley of a range test, {len(reader.losses)} steps in {seconds:.0f} s",
+    )
+
+
+def _fit_epochs(run: RunContext, step_seconds: float, most: float) -> tuple[float | None, str]:
+    """(epochs that fit into the time, why); None where there is no time, and a head to keep."""
+    clock, plan = run.clock, run.plan
+    scored = clock.num_val + min(STATISTICS_IMAGES, len(run.train))
+    val_seconds = (1 + (plan.ema is not None)) * (
+        clock.image_seconds * scored + clock.compile_seconds
+    )
+    left = clock.left()
+    steps = fit_steps(
+        left,
+        step_seconds=step_seconds,
+        epoch_seconds=val_seconds,
+        steps_an_epoch=run.num_steps,
+        most=math.ceil(most * run.num_steps),
+    )
+    found = f"a step takes {step_seconds:.2g} s, a validation {val_seconds:.0f} s, {left:.0f} s are left"
+    if steps < FEWEST_STEPS_TO_FIT and run.history:
+        return None, f"0: the head alone; {found}"
+    if steps < 1:
+        raise ValueError(_too_short(plan, clock, val_seconds + step_seconds - left, found))
+    fitted = float(f"{steps / run.num_steps:.6g}")
+    fitted = fitted if fitted < most else most
+    return fitted, f"{fitted:.2f}: {found}"
+
+
+def _too_short(plan: TrainingPlan, clock: Clock, missing_seconds: float, found: str) -> str:
+    gone, finish = 60 * plan.max_minutes - clock.at + time.monotonic(), clock.finish_seconds
+    least = math.ceil(10 * (plan.max_minutes + 1.1 * missing_seconds / 60)) / 10
+    return (
+        f"max_minutes={plan.max_minutes:g} is too short for this machine: {gone:.0f} s are gone, "
+        f"{found}, and what comes after takes {finish:.0f} s. Pass max_minutes={least:g} "
+        f"(--max-minutes {least:g}) or more, or a smaller input_size (--input-size)."
+    )
+
+
+def report_choices(reasons: dict[str, str]) -> None:
+    """Log a line for each choice."""
+    for field, reason in reasons.items():
+        _log.info(f"{field}={reason}")
