@@ -320,8 +320,7 @@ class TimeLimit(keras.callbacks.Callback):
         self.step_seconds = (now - self.first[1]) / max(1, done - self.first[0])
         if not clock.image_seconds:  # training takes about three times as long
             clock.image_seconds = self.step_seconds / self.run.global_batch / 3
-        validation = self.validation.seconds or clock.image_seconds * clock.num_val
-        if clock.left() < validation:
+        if clock.left() < clock.validation_seconds:
             self.stop.request("the time was up", cut_short=self.validation.seconds > 0)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -331,7 +330,8 @@ class TimeLimit(keras.callbacks.Callback):
         num_left = phase.first_epoch + phase.epochs - epoch - 1
         if phase.is_frozen or not num_left:
             return  # the head's epochs take seconds
-        clock.image_seconds = self.validation.predict_seconds / clock.num_val
+        clock.val_seconds = self.validation.seconds
+        clock.image_seconds = self.validation.predict_seconds / len(run.val)
         rest = phase.refitted(
             clock.left(),
             from_epoch=epoch + 1,

@@ -9,7 +9,6 @@ keeps it.
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import keras
@@ -18,6 +17,7 @@ import numpy as np
 from flowerkit.accelerator import Accelerator
 from flowerkit.data import FlowerData
 from flowerkit.models import split_classifier
+from flowerkit.pipeline import steps_per_epoch
 from flowerkit.prediction import stream_outputs
 from flowerkit.schedules import Schedule
 from flowerkit.training.lr_finder import (
@@ -31,7 +31,7 @@ from flowerkit.training.lr_finder import (
 )
 from flowerkit.training.phases import Clock, Phase, fit_steps, plan_phases
 from flowerkit.training.plan import FEWEST_STEPS_A_PHASE, SIZES_PX, TrainingPlan, longer
-from flowerkit.training.step import STATISTICS_IMAGES, Progress, RunContext, TrainStep, build_model
+from flowerkit.training.step import FEWEST_AVERAGED, Progress, RunContext, TrainStep, build_model
 
 _log = logging.getLogger("flowerkit")
 
@@ -51,26 +51,25 @@ def build_in_time(
     accelerator: Accelerator,
     clock: Clock,
     *,
-    is_open: Callable[[str], bool],
+    is_open: bool,
     needs_features: bool,
-) -> tuple[TrainingPlan, keras.Model, tuple[keras.Model, keras.Model] | None, dict[str, str]]:
-    """(plan, classifier, its body and head, reasons): size and batch as the time allows.
+) -> tuple[TrainingPlan, keras.Model, tuple[keras.Model, keras.Model], dict[str, str]]:
+    """(plan, classifier, its body and head, reasons): with an input size that the time allows.
 
     With a time limit and a head that is to learn (`needs_features`), the classifier's body is timed on
-    two batches. `is_open(field)` says which fields may change: where the features of all images would
-    take more than half of the time, a smaller input_size is taken, and where the network could learn
-    for few steps only, a smaller batch. Raises ValueError where the time is too short for the features
-    and the csv.
+    a few batches. Where the features of all images would take more than half of the time and the size
+    `is_open`, a smaller one is taken. Raises ValueError where the time is too short for the features and
+    the csv.
     """
     start, reasons = time.monotonic(), {}
     classifier = build_model(plan, data, accelerator)
     clock.build_seconds = time.monotonic() - start
-    if not (clock.is_limited and needs_features):
-        return plan, classifier, None, reasons
     parts = split_classifier(classifier)
+    if not (clock.is_limited and needs_features):
+        return plan, classifier, parts, reasons
     _time_body(parts[0], plan, data, accelerator, clock)
-    num_train, num_images = data.counts["train"], data.counts["train"] + data.counts["val"]
-    if is_open("input_size"):
+    num_images = data.counts["train"] + data.counts["val"]
+    if is_open:
         plan = _choose_smaller(plan, num_images, clock, reasons)
         if reasons:
             classifier = build_model(plan, data, accelerator)
@@ -80,19 +79,6 @@ def build_in_time(
     if left < 0:
         found = f"the features that the head learns from take about {head_seconds:.0f} s"
         raise ValueError(_too_short(plan, clock, -left, found))
-    num_shown = left / (TRAINING_OVER_PREDICTING * clock.image_seconds)
-    if is_open("per_replica_batch"):
-        batch = full = plan.batch
-        while num_shown < FEWEST_STEPS_A_PHASE * batch * accelerator.replicas and batch % 2 == 0:
-            if batch * accelerator.replicas <= SMALLEST_BATCH:
-                break
-            batch //= 2
-        if batch < full:
-            reasons["per_replica_batch"] = (
-                f"{batch}: the time is for about {num_shown / num_train:.1f} epochs of the network, "
-                f"which are more steps so"
-            )
-            plan = replace(plan, per_replica_batch=batch)
     return plan, classifier, parts, reasons
 
 
@@ -117,14 +103,42 @@ def _time_body(body, plan: TrainingPlan, data, accelerator, clock: Clock) -> Non
     size = data.image_size
     batch = np.zeros((plan.batch * accelerator.replicas, size, size, 3), "uint8")
     times = [time.monotonic()]
-    for _ in stream_outputs(body, [batch] * 3):
+    for _ in stream_outputs(body, [batch] * 5):
         times.append(time.monotonic())
-    steady = min(times[2] - times[1], times[3] - times[2])
-    clock.compile_seconds = max(0.0, times[1] - times[0] - steady)
+    first, *others = np.diff(times)
+    steady = float(min(others))
+    clock.compile_seconds = max(0.0, float(first) - steady)
     clock.image_seconds = steady / len(batch)
 
 
 # When the head has learned ---------------------------------------------------------------------------
+
+
+def shrink_batch(run: RunContext) -> tuple[RunContext, dict[str, str]]:
+    """(run, reasons): with smaller batches where the time is for few steps of the network only."""
+    clock, batch = run.clock, run.plan.batch
+    replicas = run.accelerator.replicas
+    if not (clock.is_limited and clock.image_seconds):
+        return run, {}
+    num_shown = max(0.0, clock.left()) / (TRAINING_OVER_PREDICTING * clock.image_seconds)
+    while (
+        num_shown < FEWEST_STEPS_A_PHASE * batch * replicas
+        and batch * replicas > SMALLEST_BATCH
+        and batch % 2 == 0
+    ):
+        batch //= 2
+    if batch == run.plan.batch:
+        return run, {}
+    reason = (
+        f"{batch}, of the network: {num_shown / len(run.train):.1f} epochs fit into the time, and "
+        f"smaller batches make more steps of them"
+    )
+    return replace(
+        run,
+        plan=replace(run.plan, per_replica_batch=batch),
+        global_batch=batch * replicas,
+        num_steps=steps_per_epoch(len(run.train), batch * replicas),
+    ), {"per_replica_batch": reason}
 
 
 def fit_network(
@@ -223,11 +237,11 @@ def _search_rate(run: RunContext, step: TrainStep, num_steps: float, progress) -
 def _fit_epochs(run: RunContext, step_seconds: float, most: float) -> tuple[float | None, str]:
     """(epochs that fit into the time, why); None where there is no time, and a head to keep."""
     clock, plan = run.clock, run.plan
-    scored = clock.num_val + min(STATISTICS_IMAGES, len(run.train))
-    val_seconds = (1 + (plan.ema is not None)) * (
-        clock.image_seconds * scored + clock.compile_seconds
-    )
     left = clock.left()
+    # Averaged weights are scored, too, as soon as there are enough steps to average over.
+    averages = plan.ema is not None and left / step_seconds * (1 - plan.ema) >= FEWEST_AVERAGED
+    val_seconds = (1 + averages) * clock.image_seconds * clock.num_val + 2 * clock.compile_seconds
+    clock.val_seconds = val_seconds
     steps = fit_steps(
         left,
         step_seconds=step_seconds,

@@ -213,12 +213,15 @@ class Clock:
     """When a run must be done, and how long its parts take, as far as they have been measured.
 
     `at` is a `time.monotonic()`, infinite without a limit. `build_seconds` of the classifier,
-    `compile_seconds` of a forward pass, `image_seconds` of the classifier for an image.
+    `compile_seconds` of a forward pass, `image_seconds` of the classifier for an image. A validation
+    takes `val_seconds` where one was measured, and else as long as its `num_val` images (those of which
+    statistics are computed included).
     """
 
     at: float = math.inf
     num_val: int = 0
     num_test: int = 0
+    val_seconds: float = 0.0
     build_seconds: float = 0.0
     compile_seconds: float = 0.0
     image_seconds: float = 0.0
@@ -234,8 +237,13 @@ class Clock:
 
         The test split with a margin, because a late csv is worth nothing.
         """
-        once = 6 + 2 * self.build_seconds + 2 * self.compile_seconds
+        once = 5 + 2 * self.build_seconds + 2 * self.compile_seconds
         return once + 1.3 * self.image_seconds * self.num_test
+
+    @property
+    def validation_seconds(self) -> float:
+        """What a validation takes; the first compiles."""
+        return self.val_seconds or self.image_seconds * self.num_val + 2 * self.compile_seconds
 
     def left(self) -> float:
         """Seconds left for training."""
@@ -251,6 +259,13 @@ def fit_steps(
 
     >>> fit_steps(100, step_seconds=1, epoch_seconds=5, steps_an_epoch=40, most=1000)
     85
+    >>> fit_steps(50, step_seconds=1, epoch_seconds=8, steps_an_epoch=40, most=1000)
+    40
     """
-    epochs = max(1, math.ceil(seconds / (steps_an_epoch * step_seconds + epoch_seconds)))
-    return max(0, min(most, int((seconds - epochs * epoch_seconds) / step_seconds)))
+    whole = int(seconds / (steps_an_epoch * step_seconds + epoch_seconds))
+
+    def count(epochs: int) -> int:
+        in_time = int((seconds - epochs * epoch_seconds) / step_seconds)
+        return min(in_time, epochs * steps_an_epoch)
+
+    return max(0, min(most, max(count(max(1, whole)), count(whole + 1))))

@@ -35,7 +35,7 @@ _CHOICES = {
 }
 Auto = Literal["auto"]
 # What "auto" is where nothing can be measured; `fitting` measures and replaces it.
-HEAD_EPOCHS = 20  # on features an epoch takes a second or less
+HEAD_EPOCHS = 10  # on features an epoch takes a second or less
 EPOCHS = 12
 EPOCHS_FROM_SCRATCH = 40
 MAX_LR = 1e-3  # for Adam at a batch of 32
@@ -70,7 +70,7 @@ class TrainingPlan:
 
     "auto" leaves a field to the run (`fitting`): size and batch to the device, the data and the time,
     max_lr to a range test, epochs to the time that is left. On a pretrained backbone the head learns
-    first, for 20 epochs; then the network learns with frozen norms, its first layer at a fifth of the
+    first, for 10 epochs; then the network learns with frozen norms, its first layer at a fifth of the
     head's rate. With weights=None all learns from the start, at one rate.
 
     The schedules: "one-cycle" (`schedules.OneCycle`), "ramp" (start_lr to max_lr over rampup_epochs,
@@ -262,7 +262,7 @@ class TrainingPlan:
 
     @property
     def head_epochs(self) -> int:
-        """How long the head learns alone; "auto" is 20 on a pretrained backbone."""
+        """How long the head learns alone; "auto" is 10 on a pretrained backbone."""
         if self.freeze_epochs != "auto":
             return self.freeze_epochs
         return HEAD_EPOCHS if self.weights else 0

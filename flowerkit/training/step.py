@@ -30,6 +30,8 @@ from flowerkit.training.run_folder import RunFolder
 
 Progress = Callable[[str, int, int], None]
 
+# Averaged weights are worth scoring after this many times the steps that they average over.
+FEWEST_AVERAGED = 2
 STATISTICS_IMAGES = 512  # of which the statistics of norms are computed before validation
 
 

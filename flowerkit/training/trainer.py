@@ -17,18 +17,18 @@ from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data import FlowerData, Split, check_leak, load_split
 from flowerkit.files import find_free_folder
 from flowerkit.metrics import count_classes
-from flowerkit.models import check_reload, choose_trainable, save_classifier, split_classifier
+from flowerkit.models import check_reload, choose_trainable, save_classifier
 from flowerkit.pipeline import epoch_permutation, steps_per_epoch
 from flowerkit.prediction import Predictions, describe_data
 from flowerkit.schedules import Schedule
 from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
-from flowerkit.training.fitting import build_in_time, fit_network, report_choices
+from flowerkit.training.fitting import build_in_time, fit_network, report_choices, shrink_batch
 from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
 from flowerkit.training.plan import FINE_TUNE, TrainingPlan, name_plan, settle
 from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult
-from flowerkit.training.step import Progress, RunContext, TrainStep
+from flowerkit.training.step import STATISTICS_IMAGES, Progress, RunContext, TrainStep
 from flowerkit.training.validation import ModelCheckpoint, Validation
 
 _log = logging.getLogger("flowerkit")
@@ -98,6 +98,7 @@ def train(
         if run.history and phase.number < run.history.last["phase"]:
             continue  # it was finished before the run was resumed
         phase = replace(phase, first_epoch=_start_of(run.history, phase))
+        run = _choose_batch(run, phase)
         with run.accelerator.scope():
             step = TrainStep.for_phase(run, phase.is_frozen, progress=progress)
         stop = own.StopFlag()
@@ -175,13 +176,14 @@ def _prepare(
     resume: bool,
 ) -> RunContext:
     """The classifier and the splits; everything that can be refused is refused here."""
-    clock = Clock(num_val=data.counts["val"], num_test=data.counts["test"])
+    num_scored = data.counts["val"] + min(STATISTICS_IMAGES, data.counts["train"])
+    clock = Clock(num_val=num_scored, num_test=data.counts["test"])
     if plan.max_minutes is not None:
         clock.at = started + 60 * plan.max_minutes
     before = History.load(folder.history_file, plan.monitor) if resume else []
     fitted = folder.fitted() if resume else Fitted()
     rows = [row for row in before if not fitted.is_part(row)]  # that epoch is done again
-    asked = plan
+    is_open = plan.input_size == "auto"
     plan, reasons = settle(
         plan,
         num_train=data.counts["train"],
@@ -194,17 +196,11 @@ def _prepare(
     plan_phases(plan, global_batch=1, schedule=schedule)  # refuses two controllers of the rate
     # Before the data: a missing backbone or missing weights are reported at once.
     plan, classifier, parts, smaller = build_in_time(
-        plan,
-        data,
-        accelerator,
-        clock,
-        is_open=lambda field: getattr(asked, field) == "auto",
-        needs_features=is_frozen,
+        plan, data, accelerator, clock, is_open=is_open, needs_features=is_frozen
     )
     reasons |= smaller
     global_batch = plan.per_replica_batch * accelerator.replicas
     _check_layers(classifier, plan)
-    parts = parts or split_classifier(classifier)
     report_choices(reasons)
     train_split, val_split = _load_splits(data, plan, first_epoch=len(rows), is_frozen=is_frozen)
     run = RunContext(
@@ -303,6 +299,18 @@ def _describe_environment(run: RunContext, data: FlowerData, schedule) -> Enviro
 
 
 # A phase --------------------------------------------------------------------------------------------
+
+
+def _choose_batch(run: RunContext, phase: Phase) -> RunContext:
+    """`run` with the network's batch, which need not be the head's, where the run may choose it."""
+    fitted = run.folder.fitted()
+    if phase.is_frozen or run.history.of_phase(phase.number):
+        return run
+    if "per_replica_batch" in fitted.reasons:
+        run, reasons = shrink_batch(run)
+        report_choices(reasons)
+        run.folder.write_plan(run.plan, replace(fitted, reasons=fitted.reasons | reasons))
+    return run
 
 
 def _begin(

@@ -21,7 +21,7 @@ from flowerkit.prediction import Predictions, stream_outputs
 from flowerkit.training.callbacks import StopFlag
 from flowerkit.training.optimizers import averaged_weights, copies_of
 from flowerkit.training.plan import MONITORS
-from flowerkit.training.step import RunContext, TrainStep
+from flowerkit.training.step import FEWEST_AVERAGED, RunContext, TrainStep
 
 
 class NormStatistics:
@@ -142,7 +142,7 @@ class Validation(keras.callbacks.Callback):
         if self.ema is None:
             return False
         steps = float(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-        return steps * (1 - self.ema) >= 1
+        return steps * (1 - self.ema) >= FEWEST_AVERAGED
 
     def _score(self, holding) -> tuple[Predictions, dict[str, float]]:
         with holding:
