@@ -236,7 +236,7 @@ def _sweep(step: TrainStep, seed: int, reader: "_LossReader") -> None:
     hooks.listen([reader])
     try:
         step.model.fit(
-            step.batches(first_epoch=0),
+            step.batches(first_epoch=0).for_keras(),
             callbacks=[hooks, ReseedDropout(seed), reader],
             steps_per_epoch=hooks.steps,
             verbose=0,

@@ -1,7 +1,7 @@
 """What a batch is, and what one training step does with it: the model and its batches side by side."""
 
 import abc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +18,14 @@ from flowerkit.models import (
     freeze_backbone,
     split_classifier,
 )
-from flowerkit.pipeline import PARAMS, Augment, epoch_permutation, feature_batches, train_batches
+from flowerkit.pipeline import (
+    PARAMS,
+    Augment,
+    Batches,
+    epoch_permutation,
+    feature_batches,
+    train_batches,
+)
 from flowerkit.prediction import Predictions, predict
 from flowerkit.schedules import rates_per_step
 from flowerkit.training.features import Features, compute_features, predict_features
@@ -120,7 +127,7 @@ class TrainStep(abc.ABC):
         return step
 
     @abc.abstractmethod
-    def batches(self, first_epoch: int) -> Iterable:
+    def batches(self, first_epoch: int) -> Batches:
         """Endless batches from the start of `first_epoch` (from 0), as `model` takes them."""
 
     @abc.abstractmethod
@@ -163,7 +170,7 @@ class _PixelStep(TrainStep):
         changed = Augment(self.augmentation, self.size, name="augment")((pixels, params))
         self.model = keras.Model((pixels, params), classifier(changed), name="training")
 
-    def batches(self, first_epoch: int) -> Iterable:
+    def batches(self, first_epoch: int) -> Batches:
         return train_batches(
             self.run.train,
             global_batch=self.run.global_batch,
@@ -210,7 +217,7 @@ class _FeatureStep(TrainStep):
             self.body, split, global_batch=self.run.global_batch, name=name, progress=self.progress
         )
 
-    def batches(self, first_epoch: int) -> Iterable:
+    def batches(self, first_epoch: int) -> Batches:
         return feature_batches(
             self.train.array,
             self.train.labels,

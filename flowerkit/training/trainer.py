@@ -360,7 +360,7 @@ def fit(
     try:
         with stop.on_interrupt():
             step.model.fit(
-                step.batches(first_epoch=len(run.history)),
+                step.batches(first_epoch=len(run.history)).for_keras(),
                 epochs=last_epoch,
                 initial_epoch=len(run.history),
                 callbacks=every,
