@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, versions
@@ -179,6 +179,10 @@ class RunFolder:
                 f"schedule={'YOURS' if before else None})."
             )
         return folder
+
+    def with_its_precision(self, accelerator: Accelerator) -> Accelerator:
+        """`accelerator` with the precision that the run began with: its weights go with no other."""
+        return replace(accelerator, precision=self.environment().accelerator.precision)
 
     def write_start(self, plan: TrainingPlan, environment: Environment) -> None:
         """Write plan.json and environment.json before training.

@@ -71,7 +71,8 @@ def train(
 ) -> TrainingResult:
     """Train `plan` on `data` and leave a run folder at `out`, see `RunFolder`.
 
-    With `resume` an interrupted run in `out` continues exactly where its last whole epoch ended.
+    With `resume` an interrupted run in `out` continues exactly where its last whole epoch ended, in the
+    precision that it began with.
     `schedule`: your own for the last phase, such as `schedules.OfEpochAndRate(f, start_lr)`, used as it
     is; a plan is data and holds no function, so a resumed run needs it again. `callbacks` are yours,
     called after the run's own; their `self.model` trains the classifier, which is its layer
@@ -87,6 +88,8 @@ def train(
     folder = RunFolder.resume(out, schedule) if resume else RunFolder.start(out)
     _check_callbacks(plan, callbacks)
     accelerator = accelerator or connect()
+    if resume:
+        accelerator = folder.with_its_precision(accelerator)
     global_batch = plan.per_replica_batch * accelerator.replicas
     phases = plan_phases(plan, global_batch=global_batch, schedule=schedule)
     run = _prepare(plan, data, accelerator, phases, folder, global_batch, started, resume)
@@ -223,10 +226,13 @@ def _check_callbacks(plan: TrainingPlan, callbacks: Sequence[keras.callbacks.Cal
                 f"two controllers of the learning rate: the plan's schedule={plan.schedule!r} and "
                 f"your {type(callback).__name__}. Leave it out, and put the rate into the plan."
             )
-    if plan.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ModuleNotFoundError(
-            "tensorboard=True needs a missing package: pip install tensorboard, or leave it out"
-        )
+    for package in (
+        ("tensorboard", "tensorflow") if plan.tensorboard else ()
+    ):  # Keras writes with it
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(
+                f"tensorboard=True needs a missing package: pip install {package}, or leave it out"
+            )
 
 
 def _check_layers(classifier: keras.Model, plan: TrainingPlan) -> None:
