@@ -2,14 +2,15 @@
 
 import argparse
 
-from flowerkit.cli.options import add_number, add_path, add_require
-from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
+from flowerkit.cli.options import add_number, add_path, add_precision, add_require
+from flowerkit.cli.terminal import Echo, Progress, connect_device
 from flowerkit.files import find_free_folder
 
 
 def add_demo_options(parser: argparse.ArgumentParser) -> None:
     add_path(parser, "--out", "FOLDER", "for data/ and run/ [the next free runs/demo-N]")
     add_require(parser)
+    add_precision(parser)
 
 
 def run_demo(args, echo: Echo, progress: Progress) -> int:
@@ -18,7 +19,7 @@ def run_demo(args, echo: Echo, progress: Progress) -> int:
     from flowerkit.training import PLANS
 
     out = args.out or find_free_folder("runs", "demo")
-    accelerator = connect_device(args.require, echo)
+    accelerator = connect_device(args.require, echo, args.precision)
     echo("drawing 2,162 flowers of 12 species")
     data = draw_competition(
         out / "data",
@@ -60,8 +61,6 @@ def run_draw(args, echo: Echo, progress: Progress) -> int:
         )
         echo(f"drew {args.classes * args.photos:,} photos of {args.classes} species into {folder}")
         return 0
-    with quiet_frameworks():
-        import tensorflow  # noqa: F401 - the shards are written with it
     data = draw_competition(
         args.out,
         num_classes=args.classes,

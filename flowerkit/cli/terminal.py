@@ -76,11 +76,10 @@ class ProgressBar:
         return bar
 
 
-def connect_device(require: str | None, echo: Echo) -> Accelerator:
-    """Start the device, import TensorFlow for the shards, and print the device's line."""
+def connect_device(require: str | None, echo: Echo, precision: str = "auto") -> Accelerator:
+    """Start the device and print its line."""
     with quiet_frameworks():
-        accelerator = connect(require)
-        import tensorflow  # noqa: F401 - with jax too, the shards are written and read with it
+        accelerator = connect(require, precision=precision)
     echo(str(accelerator))
     return accelerator
 
