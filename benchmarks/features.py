@@ -14,6 +14,7 @@ do not depend on them.
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -65,7 +66,8 @@ def fit_ours(args, data, clock) -> None:
     """`train` with frozen epochs alone; ten times as many, because on features they take moments."""
     import flowerkit
 
-    plan = flowerkit.TrainingPlan(
+    plan = replace(
+        flowerkit.load_plan("ramp"),
         backbone=args.backbone,
         weights=None,
         head="pooled" if args.side == "pooled" else "notebook",
@@ -78,7 +80,7 @@ def fit_ours(args, data, clock) -> None:
         per_replica_batch=args.batch,
     )
     with tempfile.TemporaryDirectory() as folder:
-        flowerkit.train(plan, data, out=Path(folder, "run"), callbacks=[clock])
+        flowerkit.train(data, plan, out=Path(folder, "run"), callbacks=[clock])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from the start of the process: imports, data and the making of the model besides
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -32,11 +33,17 @@ def measure(args: argparse.Namespace) -> dict:
     else:
         import flowerkit
 
-        plan = flowerkit.TrainingPlan(
-            backbone=args.backbone, weights=None, epochs=1, per_replica_batch=args.batch
+        plan = replace(
+            flowerkit.load_plan("ramp"),
+            backbone=args.backbone,
+            weights=None,
+            epochs=1,
+            per_replica_batch=args.batch,
+            min_crop_area=1.0,
+            random_erasing=0.0,
         )
         with tempfile.TemporaryDirectory() as out:
-            flowerkit.train(plan, data, out=Path(out, "run"), callbacks=[callback])
+            flowerkit.train(data, plan, out=Path(out, "run"), callbacks=[callback])
     raise SystemExit("training ended without a first step")
 
 

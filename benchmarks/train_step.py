@@ -4,7 +4,7 @@
     python benchmarks/train_step.py --backend jax --backbone DenseNet121 --size 224 --batch 128
 
 keras-fit   the notebooks' network, plain `fit` on float32 images in memory
-ours        `train` on uint8 images in memory: the augmentation of the plan `competition` and the
+ours        `train` on uint8 images in memory: the augmentation of the plan `ramp` and the
             step, without validation
 ours-plain  the same without augmentation
 
@@ -94,7 +94,7 @@ def fit_ours(args, data, accelerator) -> list[float]:
     import flowerkit
 
     plan = replace(
-        flowerkit.load_plan("competition"),
+        flowerkit.load_plan("ramp"),
         backbone=args.backbone,
         weights=None,
         epochs=args.epochs,
@@ -105,7 +105,7 @@ def fit_ours(args, data, accelerator) -> list[float]:
         plan = replace(plan, flip=False, min_crop_area=1.0, random_erasing=0.0)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "run")
-        flowerkit.train(plan, data, out=out, accelerator=accelerator)
+        flowerkit.train(data, plan, out=out, accelerator=accelerator)
         with (out / "history.csv").open() as file:
             return [float(row["images_per_second"]) for row in csv.DictReader(file)]
 

@@ -59,8 +59,8 @@ def run_ours(args, data, out: Path) -> tuple[Path, float]:
     from flowerkit.__main__ import main
 
     command = (
-        f"train --data {data.folder} --out {out / 'run'} --backbone {args.backbone} --weights none "
-        f"--epochs {args.epochs} --per-replica-batch {args.batch} --patience none "
+        f"train --data {data.folder} --out {out / 'run'} --plan ramp --backbone {args.backbone} "
+        f"--weights none --epochs {args.epochs} --per-replica-batch {args.batch} --patience none "
         "--schedule constant --max-lr 1e-3 --lr-reference-batch none --min-crop-area 1 "
         "--random-erasing 0"
     )

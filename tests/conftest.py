@@ -4,6 +4,7 @@ CI runs the tests that train once for each backend, with one and with eight virt
 KERAS_BACKEND and FLOWERKIT_VIRTUAL_CPUS.
 """
 
+import dataclasses
 import functools
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 
 import flowerkit
 from flowerkit.sources import draw_competition
-from flowerkit.training.plan import TrainingPlan
+from flowerkit.training.plan import RAMP
 
 GLOBAL_BATCH = 16
 # What runs keep for the next one must not come from, or go to, the cache of whoever runs the tests.
@@ -38,7 +39,8 @@ def accelerator():
 @pytest.fixture(scope="session")
 def quick_plan(accelerator):
     """Two epochs of a tiny network at a global batch of 16, on one or eight replicas."""
-    return TrainingPlan(
+    return dataclasses.replace(
+        RAMP,
         backbone="tiny",
         weights=None,
         epochs=2,
@@ -47,6 +49,8 @@ def quick_plan(accelerator):
         rampup_epochs=1,
         start_lr=1e-3,
         max_lr=2e-3,
+        min_crop_area=1.0,
+        random_erasing=0.0,
     )
 
 
@@ -56,7 +60,7 @@ def finished_run(drawn, quick_plan, accelerator, tmp_path_factory):
     from flowerkit.training.trainer import train
 
     folder = tmp_path_factory.mktemp("finished") / "petals"
-    return train(quick_plan, drawn, out=folder, accelerator=accelerator)
+    return train(drawn, quick_plan, out=folder, accelerator=accelerator)
 
 
 @pytest.fixture

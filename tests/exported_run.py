@@ -3,6 +3,7 @@
 The middle square of every photo is grey: a classifier that crops cannot tell the classes apart.
 """
 
+import dataclasses
 import functools
 import tempfile
 from pathlib import Path
@@ -30,7 +31,7 @@ def draw_photo(class_name, seed=0):
 def train_on_photos(resize):
     """The folder of a run, after photos were drawn and converted with `resize`."""
     import flowerkit
-    from flowerkit.training import train
+    from flowerkit.training import RAMP, train
 
     folder = Path(_FOLDER.name) / resize
     for name in CLASSES:
@@ -47,7 +48,8 @@ def train_on_photos(resize):
         workers=1,
     )
     accelerator = flowerkit.connect()
-    plan = flowerkit.TrainingPlan(
+    plan = dataclasses.replace(
+        RAMP,
         backbone="tiny",
         weights=None,
         epochs=6,
@@ -56,8 +58,10 @@ def train_on_photos(resize):
         rampup_epochs=1,
         start_lr=1e-3,
         max_lr=5e-3,
+        min_crop_area=1.0,
+        random_erasing=0.0,
     )
-    train(plan, data, out=folder / "run", accelerator=accelerator)
+    train(data, plan, out=folder / "run", accelerator=accelerator)
     return folder / "run"
 
 

@@ -45,7 +45,7 @@ def write_run(
         data=replace(trained_on, **dict(data)),
         schedule=schedule,
     )
-    run.write_start(replace(like.plan, **plan), environment)
+    run.write_start(replace(like.plan, **plan), like.fitted, environment)
     history = History(like.plan.monitor, path=run.history_file)
     row = dict(like.history[0]) | {
         "loss": 1.0,

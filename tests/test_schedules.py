@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from flowerkit.schedules import (
-    COMPETITION,
     NOTEBOOK,
+    RAMP,
     Constant,
     CosineWarmup,
     OfEpochAndRate,
@@ -57,10 +57,10 @@ def test_the_notebooks_schedule_has_its_literal_values():
     assert rates == pytest.approx([0.001, 0.0013, 0.004, 0.0097, 0.01, 0.00802, 0.006436])
 
 
-def test_the_competition_schedule_peaks_at_4e_4_after_four_epochs():
-    rates = [COMPETITION(epoch) for epoch in (0, 1, 2, 3, 4, 5)]
+def test_the_ramp_peaks_at_4e_4_after_four_epochs():
+    rates = [RAMP(epoch) for epoch in (0, 1, 2, 3, 4, 5)]
     assert rates == pytest.approx([1e-5, 1.075e-4, 2.05e-4, 3.025e-4, 4e-4, 3.22e-4])
-    assert max(COMPETITION(epoch / 10) for epoch in range(300)) == 4e-4
+    assert max(RAMP(epoch / 10) for epoch in range(300)) == 4e-4
 
 
 def test_without_a_ramp_the_first_rate_is_the_peak():

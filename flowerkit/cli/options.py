@@ -126,7 +126,8 @@ def _reader(kind: type, kinds: tuple):
                 return _whole(float(text))
         return kind(text)
 
-    read.__name__ = kind.__name__  # argparse's error: "invalid int value"
+    # argparse's error: "invalid float or auto value"
+    read.__name__ = " or ".join([kind.__name__, *words])
     return read
 
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from flowerkit.text import did_you_mean
-from flowerkit.training import TrainingPlan
+from flowerkit.training import RAMP, TrainingPlan
 
 # The rates are for a batch of 32, on any device.
-_BASE = TrainingPlan(
+_BASE = replace(
+    RAMP,
     weights=None,
     head="plain",
     dropout=0.0,
@@ -22,6 +23,8 @@ _BASE = TrainingPlan(
     schedule="constant",
     patience=None,
     flip=False,
+    min_crop_area=1.0,
+    random_erasing=0.0,
 )
 
 # Dense networks of two sizes, the large one with dropout after each layer, with normalisation (dense ->

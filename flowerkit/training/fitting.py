@@ -124,7 +124,7 @@ def shrink_batch(run: RunContext) -> tuple[RunContext, dict[str, str]]:
     while (
         num_shown < FEWEST_STEPS_A_PHASE * batch * replicas
         and batch * replicas > SMALLEST_BATCH
-        and batch % 2 == 0
+        and batch % (4 if run.plan.augmentation().mixes else 2) == 0
     ):
         batch //= 2
     if batch == run.plan.batch:
@@ -165,8 +165,10 @@ def fit_network(
         if clock.is_limited:
             step_seconds = _find_pace(run, step)
         if plan.max_lr == "auto" and schedule is None:
-            left = clock.left() if clock.is_limited else epochs * steps_an_epoch
-            rate, reasons["max_lr"] = _search_rate(run, step, left / step_seconds, progress)
+            num_steps = most * steps_an_epoch
+            if clock.is_limited:
+                num_steps = min(num_steps, clock.left() / step_seconds)
+            rate, reasons["max_lr"] = _search_rate(run, step, num_steps, progress)
             plan = replace(plan, max_lr=rate)
     if clock.is_limited:
         field = "epochs" if plan.epochs == "auto" else "max_minutes"
@@ -250,7 +252,7 @@ def _fit_epochs(run: RunContext, step_seconds: float, most: float) -> tuple[floa
         most=math.ceil(most * run.num_steps),
     )
     found = f"a step takes {step_seconds:.2g} s, a validation {val_seconds:.0f} s, {left:.0f} s are left"
-    if steps < FEWEST_STEPS_TO_FIT and run.history:
+    if steps < min(FEWEST_STEPS_TO_FIT, most * run.num_steps) and run.history:
         return None, f"0: the head alone; {found}"
     if steps < 1:
         raise ValueError(_too_short(plan, clock, val_seconds + step_seconds - left, found))

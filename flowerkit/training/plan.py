@@ -82,7 +82,7 @@ class TrainingPlan:
 
     With `ema` the averaged weights are validated and kept (`optimizers.averaged_weights`).
 
-    >>> TrainingPlan(epochs=4, max_lr=1e-3).schedule_for(global_batch=32)(1)
+    >>> TrainingPlan(epochs=10, max_lr=1e-3).schedule_for(global_batch=32)(3)
     0.001
     """
 
@@ -397,7 +397,7 @@ def settle(
 
     batch = _choose_batch(num_train, kind, replicas)
     if plan.augmentation().mixes:
-        batch += batch % 2
+        batch = max(2, batch - batch % 2)  # images are mixed in pairs
     device = f"{replicas} x {kind.upper()}"
     choose("per_replica_batch", batch, f"on {device}, for {num_train:,} training images")
     steps = num_train // (replicas * chosen.get("per_replica_batch", plan.batch))

@@ -111,7 +111,7 @@ class Fitted:
     """How a run chose what its plan left open, in plan.json beside the plan.
 
     `reasons` by field, with what was measured ("max_minutes": how a given number of epochs was fitted
-    into the time); `rest`: the network's phase since the last fitting.
+    into the time); `rest`: the present phase since the last fitting.
     """
 
     reasons: dict[str, str] = field(default_factory=dict)
@@ -239,6 +239,12 @@ class RunFolder:
     def with_its_precision(self, accelerator: Accelerator) -> Accelerator:
         """`accelerator` with the precision that the run began with: its weights go with no other."""
         return replace(accelerator, precision=self.environment().accelerator.precision)
+
+    def complete(self, plan: TrainingPlan) -> TrainingPlan:
+        """`plan` with what this run has chosen for the fields that it leaves "auto"."""
+        before = self.plan().to_dict()
+        left_open = [name for name, value in plan.to_dict().items() if value == "auto"]
+        return replace(plan, **{name: before[name] for name in left_open})
 
     def write_start(self, plan: TrainingPlan, fitted: Fitted, environment: Environment) -> None:
         """Write plan.json and environment.json before training.

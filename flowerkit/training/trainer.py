@@ -93,7 +93,7 @@ def train(
     _check_callbacks(plan, callbacks)
     accelerator = accelerator or connect()
     if resume:
-        accelerator = folder.with_its_precision(accelerator)
+        plan, accelerator = folder.complete(plan), folder.with_its_precision(accelerator)
     run = _prepare(data, plan, accelerator, folder, schedule, started, resume)
 
     first_step_seconds = None
@@ -343,6 +343,7 @@ def _begin(
             stop.reason = "the time leaves none for the network"
         return run, phase
     if not num_done:
+        run.folder.write_plan(run.plan, fitted.with_rest(phase, {}))
         return run, phase
     step.model.load_weights(run.folder.last_weights)
     _log.info(f"resuming after epoch {run.history.last['epoch']}")
@@ -463,7 +464,12 @@ def _find_rate(run: RunContext, phase: Phase) -> Callable[[int, int], float]:
 
 
 def _describe_end(run: RunContext) -> str:
-    return "its time was used" if run.clock.is_limited else "the plan's epochs were done"
+    reasons, rows = run.folder.fitted().reasons, run.history
+    done = sum(row["steps"] for row in rows if row["phase"] == rows.last["phase"])
+    shortened = done < int(run.plan.network_epochs * run.num_steps) - len(rows)
+    if run.plan.epochs and run.clock.is_limited and ("epochs" in reasons or shortened):
+        return "its time was used"
+    return "the plan's epochs were done"
 
 
 def _finish(

@@ -184,7 +184,7 @@ class ModelCheckpoint(keras.callbacks.Callback):
     def __init__(self, run: RunContext, validation: Validation):
         super().__init__()
         self.folder, self.classifier, self.history = run.folder, run.classifier, run.history
-        self.steps, self.validation = run.num_steps, validation
+        self.validation = validation
 
     def on_epoch_end(self, epoch, logs=None):
         row = self.history.last
@@ -194,7 +194,9 @@ class ModelCheckpoint(keras.callbacks.Callback):
             with self.validation.holding_better():
                 save_weights(self.classifier, self.folder.best_weights)
             self.validation.predictions.save(self.folder.val_predictions_file)
-        if row["steps"] == self.steps:  # after a part of an epoch there is nothing to resume from
+        if (
+            row["steps"] == self.params["steps"]
+        ):  # after a part of an epoch there is nothing to resume from
             save_weights(self.model, self.folder.last_weights)
 
 

@@ -42,7 +42,7 @@ def small_run(two_sizes, quick_plan, accelerator, tmp_path_factory):
     plan = dataclasses.replace(quick_plan, epochs=1, min_crop_area=0.5, image_size=24)
     folder = tmp_path_factory.mktemp("small") / "small"
     data = find_data(two_sizes, image_size=24)
-    return train(plan, data, out=folder, accelerator=accelerator)
+    return train(data, plan, out=folder, accelerator=accelerator)
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_without_its_data_a_report_is_written_and_what_is_missing_is_printed(
     environment = run.environment()
     data = dataclasses.replace(environment.data, folder=str(tmp_path / "gone"))
     run.environment_file.unlink()
-    run.write_start(run.plan(), dataclasses.replace(environment, data=data))
+    run.write_start(run.plan(), run.fitted(), dataclasses.replace(environment, data=data))
     status, out, _ = flowerkit("report", run_copy)
     assert status == 0
     assert out[0].startswith(f"without the pictures of its data: no folder {tmp_path}/gone")

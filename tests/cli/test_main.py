@@ -44,11 +44,14 @@ def test_an_error_is_one_sentence_and_the_status_is_1(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--plan competiton", "no plan 'competiton'"),
-        ("--plan competiton", "Did you mean 'competition'?"),
+        ("--plan fine-tun", "no plan 'fine-tun'"),
+        ("--plan fine-tun", "Did you mean 'fine-tune'?"),
         ("--head notebok", "the options: head must be one of notebook, pooled"),
         ("--monitor val_f2", "Did you mean 'val_f1'?"),
-        ("--epochs 0", "the options: epochs must be 1 or more. Received: epochs=0"),
+        (
+            "--epochs 0 --freeze-epochs 0",
+            "the options: epochs must be 1 or more. Received: epochs=0",
+        ),
         ("--resume", "--resume needs --out RUN"),
         (
             "--resume --out r --image-size 64 --plan smoke --precision float16",

@@ -5,7 +5,7 @@ import pytest
 
 from flowerkit.cli.options import find_changes
 from flowerkit.cli.parser import parse
-from flowerkit.training.plan import COMPETITION, PLANS, TrainingPlan
+from flowerkit.training.plan import FINE_TUNE, PLANS, TrainingPlan
 
 FIELDS = typing.get_type_hints(TrainingPlan)
 # For fields that are off by default, and for which 7 is no value.
@@ -21,15 +21,17 @@ GIVEN = {
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_every_field_of_a_plan_is_an_option_of_train(field):
-    value = getattr(COMPETITION, field)
+    value = getattr(FINE_TUNE, field)
     option = "--" + field.replace("_", "-")
-    if FIELDS[field] is bool:
+    if FIELDS[field] is bool or field == "freeze_norms":
         for words, switched in (([option], True), ([option.replace("--", "--no-")], False)):
             assert getattr(parse(["train", *words]), field) is switched
     else:
         given = GIVEN.get(field, 7) if value is None else value
         read = getattr(parse(["train", option, str(given)]), field)
         assert read == given
+        if value == "auto" and field != "cache":
+            assert getattr(parse(["train", option, "8"]), field) == 8
     if "None" in str(FIELDS[field]):
         assert getattr(parse(["train", option, "none"]), field) is None
 
@@ -48,8 +50,8 @@ def test_the_help_of_train_explains_every_field_and_names_the_plans(flowerkit):
     assert status == 0
     text = re.sub(r"\s+", " ", " ".join(out))
     assert ", ".join(PLANS) in text
-    assert re.search(r"--max-lr X [^\[]*\[0\.0004\]", text)
+    assert re.search(r"--max-lr X [^\[]*\[auto\]", text)
     assert re.search(r"--flip, --no-flip [^\[]*\[on\]", text)
-    assert re.search(r"--freeze-epochs N [^\[]*\[0\]", text)
-    assert re.search(r"--max-zoom X [^\[]*\[1\]", text)
+    assert re.search(r"--freeze-epochs N [^\[]*\[auto\]", text)
+    assert re.search(r"--dropout X [^\[]*\[0\.2\]", text)
     assert re.search(r"--patience N [^\[]*\[\d+\]", text)

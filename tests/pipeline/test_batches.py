@@ -65,7 +65,7 @@ def test_each_epoch_has_every_image_once_in_another_order():
 
 def test_a_batch_depends_on_seed_and_number_alone(split):
     whole = take(train_batches(split, global_batch=16, seed=3, num_classes=4), 6)
-    resumed = take(train_batches(split, global_batch=16, seed=3, num_classes=4, first_epoch=1), 3)
+    resumed = take(train_batches(split, global_batch=16, seed=3, num_classes=4, first_step=3), 3)
     for batch, again in zip(whole[3:], resumed, strict=True):
         assert_equal(batch, again)
     ((other, _), _), *_ = take(train_batches(split, global_batch=16, seed=4, num_classes=4), 1)
@@ -81,7 +81,7 @@ def test_features_come_in_the_order_of_the_images(split):
         np.testing.assert_array_equal(rows, array[order])
         np.testing.assert_array_equal(labels, np.eye(4)[split.labels[order]])
     resumed = feature_batches(
-        array, split.labels, global_batch=16, seed=5, num_classes=4, first_epoch=2
+        array, split.labels, global_batch=16, seed=5, num_classes=4, first_step=6
     )
     for (rows, _), (expected, _) in zip(take(resumed, 3), features[6:], strict=True):
         np.testing.assert_array_equal(rows, expected)

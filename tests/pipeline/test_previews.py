@@ -29,7 +29,7 @@ def test_a_preview_is_the_first_batch_of_the_epoch(drawn, split, epoch):
         seed=5,
         augmentation=PLAN.augmentation(),
         num_classes=4,
-        first_epoch=epoch - 1,
+        first_step=5 * (epoch - 1),
     )
     (images, params), shares = next(iter(batches))
     images = augment_images(images, params, PLAN.augmentation())

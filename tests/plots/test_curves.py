@@ -7,7 +7,7 @@ import pytest
 
 from flowerkit import plots
 from flowerkit.plots.curves import line_style
-from flowerkit.schedules import COMPETITION, NOTEBOOK, OneCycle
+from flowerkit.schedules import NOTEBOOK, RAMP, OneCycle
 
 pytestmark = pytest.mark.usefixtures("no_screen")
 
@@ -21,8 +21,8 @@ def history(num_epochs, first_of_phase_2=None):
             "val_loss": 4 / epoch,
             "val_accuracy": 0.5,
             "val_f1": 0.25,
-            "planned_lr": COMPETITION(epoch - 1),
-            "learning_rate": COMPETITION(epoch - 1),
+            "planned_lr": RAMP(epoch - 1),
+            "learning_rate": RAMP(epoch - 1),
             "phase": 2.0 if first_of_phase_2 and epoch >= first_of_phase_2 else 1.0,
         }
         for epoch in range(1, num_epochs + 1)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from flowerkit import plots
 from flowerkit.plots import style
-from flowerkit.schedules import COMPETITION
+from flowerkit.schedules import RAMP
 
 pytestmark = pytest.mark.usefixtures("no_screen")
 
@@ -24,7 +24,7 @@ def no_fallbacks(monkeypatch):
 
 def test_saving_writes_the_plot_and_leaves_nothing_open(tmp_path):
     settings = dict(matplotlib.rcParams)
-    plots.save_figure(plots.plot_schedule(COMPETITION, 5), tmp_path / "rate.png", dpi=100)
+    plots.save_figure(plots.plot_schedule(RAMP, 5), tmp_path / "rate.png", dpi=100)
     plots.save_figure(plots.plot_images(np.zeros((2, 4, 4, 3)), ["장미", "b"]), tmp_path / "g.png")
     assert plt.get_fignums() == []
     assert dict(matplotlib.rcParams) == settings
@@ -33,10 +33,10 @@ def test_saving_writes_the_plot_and_leaves_nothing_open(tmp_path):
 
 def test_off_screen_figures_are_unknown_to_pyplot():
     with plots.off_screen():
-        ax = plots.plot_schedule(COMPETITION, 5)
+        ax = plots.plot_schedule(RAMP, 5)
     assert plt.get_fignums() == []
     assert ax.figure.axes == [ax]
-    plots.plot_schedule(COMPETITION, 5)
+    plots.plot_schedule(RAMP, 5)
     assert len(plt.get_fignums()) == 1
 
 

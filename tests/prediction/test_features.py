@@ -10,13 +10,13 @@ import pytest
 from flowerkit.data import load_split
 from flowerkit.models import classifier as models
 from flowerkit.models import freeze_backbone
-from flowerkit.training import features
-from flowerkit.training.features import (
+from flowerkit.prediction.features import (
     compute_features,
     describe_data,
     fingerprint,
     predict_features,
 )
+from flowerkit.training import features
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,22 @@ from flowerkit.training.phases import Phase
 
 
 def phase_of(number=1, first_patient_epoch=0):
-    return Phase(number, False, 99, 1e-3, None, first_patient_epoch)
+    return Phase(
+        number,
+        False,
+        epochs=99,
+        steps=3,
+        first_lr=1e-3,
+        schedule=None,
+        end=99,
+        most_epochs=99,
+        first_patient_epoch=first_patient_epoch,
+    )
 
 
 def stopping_epoch(values, *, patience, ramp=0, monitor="val_f1", before=()):
     """The epoch after which EarlyStopping ends a phase that logs `values` after the rows `before`."""
-    history, phase, stop = History(monitor, before), phase_of(2, ramp), StopFlag(1)
+    history, phase, stop = History(monitor, before), phase_of(2, ramp), StopFlag()
     stopping = EarlyStopping(history, phase, patience, stop)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.stop_training = False
@@ -46,6 +56,14 @@ def test_patience_starts_after_the_ramp():
     values = [0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1]
     assert stopping_epoch(values, patience=2) == 3
     assert stopping_epoch(values, patience=2, ramp=4) == 6
+
+
+def test_a_cycle_has_no_patience_as_its_end_alone_counts():
+    assert stopping_epoch([0.5, 0.4, 0.3, 0.2, 0.1], patience=1, ramp=None) is None
+
+
+def test_a_ramp_of_a_part_of_an_epoch_ends_within_it():
+    assert stopping_epoch([0.5, 0.4, 0.3, 0.2, 0.1], patience=1, ramp=2.7) == 3
 
 
 def test_what_another_phase_reached_does_not_count():

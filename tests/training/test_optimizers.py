@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flowerkit.schedules import CosineWarmup, OfEpochAndRate
-from flowerkit.training.optimizers import SGD, TableRate, averaged_weights, build_optimizer
+from flowerkit.training.optimizers import SGD, averaged_weights, build_optimizer
 
 LAYERS = ("body_dense", "head_dense")
 
@@ -28,7 +28,8 @@ def build_model(accelerator, name="sgd", rate=0.1, **options):
         body = keras.Model(inner, first(inner), name="body")
         outputs = keras.layers.Add()([body(inputs), second(inputs)])
         model = keras.Model(inputs, outputs)
-        optimizer = build_optimizer(name, rate, model, **options)
+        optimizer = build_optimizer(name, model, **options)
+        optimizer.learning_rate = rate
         if name == "sgd":
             optimizer.momentum = 0.0  # so that each step is the rate
         model.compile(optimizer, loss=mean_output, jit_compile=False)
@@ -52,32 +53,6 @@ def approx(kernels, biases):
     expected = {f"{layer}/kernel": value for layer, value in zip(LAYERS, kernels, strict=True)}
     expected |= {f"{layer}/bias": value for layer, value in zip(LAYERS, biases, strict=True)}
     return pytest.approx(expected, abs=1e-5)
-
-
-def test_a_table_gives_each_step_its_rate_and_then_the_last():
-    table = TableRate([0.1, 0.2, 0.4])
-    rates = [float(keras.ops.convert_to_numpy(table(step))) for step in (0, 1, 2, 3, 1000)]
-    assert rates == pytest.approx([0.1, 0.2, 0.4, 0.4, 0.4])
-    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(table))
-    assert again.rates == [0.1, 0.2, 0.4]
-
-
-def test_a_table_of_nothing_or_of_no_rates_is_refused():
-    with pytest.raises(ValueError, match="needs at least one rate"):
-        TableRate([])
-    for rate in (float("nan"), -0.1, float("inf")):
-        with pytest.raises(ValueError, match=f"rate of step 1 is {rate}; it must be finite"):
-            TableRate([0.1, rate])
-
-
-@pytest.mark.backends
-@pytest.mark.replicas
-def test_the_compiled_step_follows_the_table(accelerator):
-    model = build_model(accelerator, rate=TableRate([0.1, 0.2, 0.4]))
-    take_steps(model, 2)
-    assert weights_of(model) == approx([0.7, 0.7], [0.7, 0.7])
-    take_steps(model, 2)  # the count goes on from fit to fit, and the last rate stays
-    assert weights_of(model) == approx([-0.1, -0.1], [-0.1, -0.1])
 
 
 def test_decay_takes_from_kernels_and_leaves_biases(accelerator):
@@ -165,12 +140,7 @@ def test_without_averages_there_is_nothing_to_put_in(accelerator):
 def test_weights_saved_with_the_optimizer_continue_as_if_nothing_had_happened(
     accelerator, tmp_path
 ):
-    options = {
-        "rate": TableRate([0.1, 0.2, 0.4, 0.8]),
-        "weight_decay": 0.5,
-        "ema": 0.5,
-        "lr_factors": {"body_dense/kernel": 0.1},
-    }
+    options = {"weight_decay": 0.5, "ema": 0.5, "lr_factors": {"body_dense/kernel": 0.1}}
     model, again = build_model(accelerator, **options), build_model(accelerator, **options)
     assert isinstance(again.optimizer, SGD)
     take_steps(model, 2)
@@ -212,7 +182,7 @@ def test_biases_norms_and_vectors_do_not_decay():
     x = keras.layers.LayerNormalization(name="layer")(x)
     x = keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x)
     model = keras.Model(inputs, keras.layers.Dense(1, name="dense")(x))
-    optimizer = build_optimizer("sgd", 0.1, model, weight_decay=0.5)
+    optimizer = build_optimizer("sgd", model, weight_decay=0.5)
     decays = [one for one in model.trainable_variables if optimizer._use_weight_decay(one)]
     kernels = [(3, 3, 4, 4)] + [(4, 2, 3)] * 3 + [(2, 3, 4), (4, 1)]
     assert [tuple(one.shape) for one in decays] == kernels

@@ -7,13 +7,17 @@ import pytest
 from flowerkit.schedules import OneCycle
 from flowerkit.text import did_you_mean
 from flowerkit.training.plan import (
-    COMPETITION,
+    FINE_TUNE,
     NOTEBOOK,
     PLANS,
+    RAMP,
     SMOKE,
     TrainingPlan,
     change_plan,
     load_plan,
+    longer,
+    name_plan,
+    settle,
 )
 
 RATES = ("start_lr", "max_lr", "min_lr", "rampup_epochs", "sustain_epochs", "exp_decay")
@@ -27,17 +31,17 @@ def test_the_notebooks_plan_has_the_notebooks_values():
     assert NOTEBOOK.schedule_for(global_batch=128)(30) == pytest.approx(0.01)
 
 
-def test_the_competitions_plan_peaks_at_4e4_for_a_global_batch_of_128_after_four_epochs():
-    assert [getattr(COMPETITION, name) for name in RATES] == [1e-5, 4e-4, 1e-5, 4, 0, 0.8]
-    planned = COMPETITION.schedule_for(global_batch=128)
+def test_the_ramp_peaks_at_4e4_for_a_global_batch_of_128_after_four_epochs():
+    assert [getattr(RAMP, name) for name in RATES] == [1e-5, 4e-4, 1e-5, 4, 0, 0.8]
+    planned = RAMP.schedule_for(global_batch=128)
     assert [planned(epoch) for epoch in (0, 2, 4, 5)] == pytest.approx(
         [1e-5, 2.05e-4, 4e-4, 3.22e-4]
     )
 
 
 def test_rates_are_scaled_by_the_square_root_of_the_batch():
-    assert COMPETITION.schedule_for(global_batch=512)(4) == pytest.approx(8e-4)
-    assert COMPETITION.schedule_for(global_batch=32)(4) == pytest.approx(2e-4)
+    assert RAMP.schedule_for(global_batch=512)(4) == pytest.approx(8e-4)
+    assert RAMP.schedule_for(global_batch=32)(4) == pytest.approx(2e-4)
     assert NOTEBOOK.schedule_for(global_batch=512)(30) == pytest.approx(0.01)
 
 
@@ -49,8 +53,8 @@ def test_a_constant_schedule_stays_at_max_lr():
 
 
 def test_a_staircase_keeps_each_stair_for_its_sustain_epochs():
-    plan = TrainingPlan(
-        schedule="staircase", max_lr=0.01, min_lr=0, exp_decay=0.5, sustain_epochs=3, start_lr=0
+    plan = dataclasses.replace(
+        RAMP, schedule="staircase", max_lr=0.01, min_lr=0, exp_decay=0.5, sustain_epochs=3
     )
     planned = plan.schedule_for(global_batch=128)
     assert [planned(epoch) for epoch in (0, 2, 3, 6)] == pytest.approx([0.01, 0.01, 0.005, 0.0025])
@@ -68,13 +72,30 @@ def test_a_plan_survives_json(name, tmp_path):
 
 def test_a_plan_does_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        COMPETITION.epochs = 3
+        RAMP.epochs = 3
+
+
+def test_the_default_is_the_plan_fine_tune_and_runs_are_named_after_their_plan():
+    assert TrainingPlan() == FINE_TUNE == load_plan("fine-tune")
+    assert list(PLANS) == ["fine-tune", "ramp", "notebook", "smoke"]
+    names = [name_plan(plan) for plan in (TrainingPlan(), RAMP, TrainingPlan(epochs=3))]
+    assert names == ["fine-tune", "ramp", "run"]
+
+
+def test_where_a_field_is_auto_there_is_a_number_to_count_with():
+    assert (FINE_TUNE.epochs, FINE_TUNE.max_lr, FINE_TUNE.freeze_epochs) == ("auto",) * 3
+    assert (FINE_TUNE.network_epochs, FINE_TUNE.head_epochs) == (12, 10)
+    assert (FINE_TUNE.batch, FINE_TUNE.highest_lr) == (32, 1e-3)
+    scratch = TrainingPlan(weights=None)
+    assert (scratch.network_epochs, scratch.head_epochs) == (40, 0)
+    given = TrainingPlan(epochs=2.5, freeze_epochs=3, per_replica_batch=8, max_lr=0.01)
+    assert (given.network_epochs, given.head_epochs) == (2.5, 3)
+    assert (given.batch, given.highest_lr) == (8, 0.01)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("epochs", 0, "epochs must be 1 or more. Received: epochs=0"),
         ("epochs", -1, "epochs must be 0 or more. Received: epochs=-1"),
         ("weight_decay", 0.1, "adam with weight_decay=0.1 is adamw"),
         ("weight_decay", -0.1, "weight_decay must be in 0 <= weight_decay < 1"),
@@ -84,9 +105,14 @@ def test_a_plan_does_not_change():
         ("cache", "disk", "cache must be one of auto, ram, none. Received: cache='disk'"),
         ("freeze_epochs", -1, "freeze_epochs must be 0 or more. Received: freeze_epochs=-1"),
         ("binary", 1, "binary must be bool. Received: binary=1"),
-        ("epochs", "3", "epochs must be int. Received: epochs='3'"),
-        ("epochs", True, "epochs must be int. Received: epochs=True"),
-        ("epochs", 2.0, "epochs must be int. Received: epochs=2.0"),
+        ("epochs", "3", "epochs must be float or 'auto'. Received: epochs='3'"),
+        ("epochs", True, "epochs must be float or 'auto'. Received: epochs=True"),
+        ("epochs", float("nan"), "epochs must be a finite number. Received: epochs=nan"),
+        ("epochs", "Auto", "epochs must be float or 'auto'. Received: epochs='Auto'"),
+        ("freeze_epochs", 2.5, "freeze_epochs must be int or 'auto'. Received"),
+        ("input_size", 2.5, "input_size must be int or 'auto' or null. Received"),
+        ("backbone_lr_factor", 0.0, "backbone_lr_factor"),
+        ("schedule", "cosine", "pass max_lr=4e-4 (--max-lr 4e-4), or schedule='one-cycle'"),
         ("flip", 1, "flip must be bool. Received: flip=1"),
         ("patience", 0, "patience must be 1 or more. Received: patience=0"),
         ("patience", 1.5, "patience must be int or null. Received: patience=1.5"),
@@ -113,20 +139,28 @@ def test_a_value_that_cannot_be_right_is_refused(field, value, message):
         TrainingPlan(**{field: value})
 
 
+@pytest.mark.parametrize("without_head", [{"freeze_epochs": 0}, {"weights": None}])
+def test_a_plan_in_which_nothing_is_trained_is_refused(without_head):
+    with pytest.raises(ValueError, match="epochs must be 1 or more. Received: epochs=0"):
+        TrainingPlan(epochs=0, **without_head)
+    assert TrainingPlan(epochs=0).head_epochs == 10  # a linear probe
+
+
 def test_an_int_serves_as_a_float():
     assert TrainingPlan(max_minutes=20, dropout=0).max_minutes == 20
 
 
 def test_rates_out_of_order_are_refused_with_the_plan():
     with pytest.raises(ValueError, match="max_lr"):
-        TrainingPlan(start_lr=0.1)
+        dataclasses.replace(RAMP, start_lr=0.1)
 
 
-def test_two_controllers_of_the_rate_are_refused():
+@pytest.mark.parametrize("schedule", ["one-cycle", "ramp"])
+def test_two_controllers_of_the_rate_are_refused(schedule):
     with pytest.raises(
-        ValueError, match=r"two controllers .* schedule='ramp' .*plateau_patience=2"
+        ValueError, match=rf"two controllers .* schedule='{schedule}' .*plateau_patience=2"
     ):
-        TrainingPlan(plateau_patience=2)
+        dataclasses.replace(RAMP, schedule=schedule, plateau_patience=2)
 
 
 def test_the_head_alone_follows_the_schedule_up_to_its_own_rate():
@@ -136,7 +170,7 @@ def test_the_head_alone_follows_the_schedule_up_to_its_own_rate():
     assert plan.schedule_for(global_batch=8) == OneCycle(1e-2, 8)
     assert plan.freeze_schedule_for(global_batch=8) == OneCycle(1e-2, 8)
     with pytest.raises(ValueError, match=r"start_lr is 0.1, above max_lr 0.01"):
-        dataclasses.replace(plan, schedule="ramp", start_lr=0.1)
+        dataclasses.replace(plan, schedule="ramp", max_lr=0.2, start_lr=0.1)
 
 
 def test_suggest_names_the_nearest_or_nothing():
@@ -156,7 +190,10 @@ def test_fields_that_a_file_leaves_out_keep_their_defaults(tmp_path):
         ("{epochs: 7}", "mine.json is not JSON: "),
         ("[7]", "mine.json must hold a JSON object of plan fields, not [7]"),
         ('{"epoch": 7}', "mine.json has an unknown field 'epoch'. Did you mean 'epochs'?"),
-        ('{"epochs": "seven"}', "mine.json: epochs must be int. Received: epochs='seven'"),
+        (
+            '{"epochs": "seven"}',
+            "mine.json: epochs must be float or 'auto'. Received: epochs='seven'",
+        ),
     ],
 )
 def test_a_plan_file_that_cannot_be_right_is_refused_by_name(tmp_path, text, message):
@@ -168,11 +205,11 @@ def test_a_plan_file_that_cannot_be_right_is_refused_by_name(tmp_path, text, mes
 
 def test_a_plan_that_is_not_there_is_an_error_with_the_nearest_name():
     message = (
-        "no plan 'competiton': neither one of notebook, competition, smoke nor a file. "
-        "Did you mean 'competition'?"
+        "no plan 'finetune': neither one of fine-tune, ramp, notebook, smoke nor a file. "
+        "Did you mean 'fine-tune'?"
     )
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
-        load_plan("competiton")
+        load_plan("finetune")
 
 
 def test_changing_a_plan_says_where_the_fault_stood():
@@ -182,3 +219,118 @@ def test_changing_a_plan_says_where_the_fault_stood():
         change_plan(SMOKE, {"epochs": 0}, where="the options")
     with pytest.raises(ValueError, match="the plan has an unknown field 'lr'"):
         change_plan(SMOKE, {"lr": 0.1})
+
+
+# What "auto" is --------------------------------------------------------------------------------------
+
+
+def settle_on(plan=FINE_TUNE, *, num_train=12753, stored_px=224, kind="cpu", replicas=1, **options):
+    return settle(
+        plan, num_train=num_train, stored_px=stored_px, kind=kind, replicas=replicas, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "replicas", "num_train", "batch"),
+    [
+        ("cpu", 1, 12753, 32),
+        ("gpu", 1, 12753, 64),
+        ("gpu", 2, 12753, 32),
+        ("tpu", 8, 12753, 16),  # 128 images a step
+        ("tpu", 1, 12753, 128),
+        # A small set: halved until an epoch has 20 steps, down to 8 images a step.
+        ("cpu", 1, 639, 16),
+        ("cpu", 1, 640, 32),
+        ("tpu", 8, 1040, 4),
+        ("cpu", 1, 20, 8),  # two classes of 10 photos
+        ("tpu", 8, 50000, 16),  # 5,000 classes of 10 photos
+        ("tpu", 8, 20, 1),
+        # Fewer images than a batch: all of them, at least one on each replica.
+        ("cpu", 1, 5, 5),
+        ("gpu", 4, 6, 1),
+    ],
+)
+def test_the_batch_goes_with_the_device_and_the_number_of_images(kind, replicas, num_train, batch):
+    plan, reasons = settle_on(kind=kind, replicas=replicas, num_train=num_train)
+    assert plan.per_replica_batch == plan.batch == batch
+    assert reasons["per_replica_batch"].startswith(f"{batch}: on {replicas} x {kind.upper()}, for ")
+    assert f"{num_train:,} training images" in reasons["per_replica_batch"]
+
+
+def test_a_pretrained_backbone_learns_after_its_head_with_frozen_norms():
+    plan, reasons = settle_on()
+    assert (plan.freeze_epochs, plan.freeze_norms, plan.backbone_lr_factor) == (10, True, 0.2)
+    assert (plan.epochs, plan.max_lr) == ("auto", "auto")  # these are measured
+    assert set(reasons) == {
+        "per_replica_batch",
+        "freeze_epochs",
+        "freeze_norms",
+        "backbone_lr_factor",
+        "input_size",
+    }
+    assert reasons["freeze_norms"] == "True: a pretrained backbone"
+    assert settle_on(plan) == (plan, {})
+
+
+def test_without_weights_all_learns_from_the_start_at_the_stored_size():
+    plan, reasons = settle_on(TrainingPlan(weights=None), stored_px=64)
+    assert (plan.freeze_epochs, plan.freeze_norms, plan.backbone_lr_factor) == (0, False, None)
+    assert plan.input_size is None
+    assert reasons["input_size"].startswith("None: as stored; a backbone without weights")
+
+
+@pytest.mark.parametrize(
+    ("stored_px", "kind", "is_timed", "size"),
+    [
+        (64, "cpu", False, 160),
+        (64, "cpu", True, 224),  # the time will tell
+        (64, "gpu", False, 224),
+        (64, "tpu", False, 224),
+        (160, "cpu", False, 224),
+        (512, "cpu", False, 224),
+    ],
+)
+def test_a_pretrained_backbone_sees_the_size_that_is_worth_its_time(
+    stored_px, kind, is_timed, size
+):
+    plan, reasons = settle_on(stored_px=stored_px, kind=kind, is_timed=is_timed)
+    assert plan.input_size == size
+    assert reasons["input_size"].startswith(f"{size}: ")
+    assert str(stored_px) in reasons["input_size"]
+
+
+def test_what_is_given_is_kept_and_not_explained():
+    given = TrainingPlan(
+        per_replica_batch=7,
+        freeze_epochs=2,
+        freeze_norms=False,
+        backbone_lr_factor=None,
+        input_size=None,
+    )
+    for kind in ("cpu", "tpu"):
+        assert settle_on(given, kind=kind, stored_px=64) == (given, {})
+    assert settle_on(RAMP) == (RAMP, {})
+    assert settle_on(SMOKE) == (SMOKE, {})
+
+
+def test_a_small_set_is_shown_more_often():
+    assert [longer(20, steps) for steps in (398, 15, 10, 2, 0)] == [20, 20, 25, 100, 100]
+    assert longer(120, 2) == 120
+    # 100 photos: 12 steps of 8 an epoch.
+    assert settle_on(num_train=100)[0].freeze_epochs == 21
+    # 20 photos: 2 steps an epoch, and 100 epochs at most.
+    assert settle_on(num_train=20)[0].freeze_epochs == 100
+    assert settle_on(TrainingPlan(freeze_epochs=3), num_train=20)[0].freeze_epochs == 3
+
+
+def test_fewer_images_than_replicas_are_refused():
+    with pytest.raises(
+        ValueError, match=r"5 training images are too few for 8 replicas.*--require"
+    ):
+        settle_on(kind="tpu", replicas=8, num_train=5)
+
+
+def test_images_that_are_mixed_are_settled_in_pairs():
+    mixing = TrainingPlan(mixup=0.2)
+    assert settle_on(mixing, kind="tpu", replicas=8, num_train=20)[0].per_replica_batch == 2
+    assert settle_on(mixing, num_train=5)[0].per_replica_batch == 4

@@ -1,5 +1,6 @@
 """run_folder: the files of a run, what is refused, and what a damaged file says."""
 
+import dataclasses
 import json
 
 import keras
@@ -7,7 +8,9 @@ import pytest
 
 from flowerkit.sources import draw_competition
 from flowerkit.training.history import COLUMNS
-from flowerkit.training.run_folder import RunFolder
+from flowerkit.training.phases import plan_phases
+from flowerkit.training.plan import TrainingPlan, load_plan, settle
+from flowerkit.training.run_folder import Fitted, RunFolder
 from flowerkit.training.trainer import train
 
 
@@ -38,6 +41,76 @@ def test_a_run_leaves_the_promised_files_and_each_is_read_back(finished_run):
         "val": 18,
     }
     assert [len(of_classes) for of_classes in counts.values()] == [4, 4]
+
+
+# What a run chose ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chosen(tmp_path):
+    """(folder, plan, fitted, phase): a default plan that was settled, and its network fitted."""
+    plan, reasons = settle(TrainingPlan(), num_train=640, stored_px=224, kind="cpu", replicas=1)
+    plan = dataclasses.replace(plan, epochs=2.2, max_lr=4e-4)
+    phase = plan_phases(plan, global_batch=32, steps_an_epoch=20)[-1]
+    rest = phase.fitted(22, 20, from_epoch=11)
+    reasons |= {"epochs": "2.20: as measured", "max_minutes": "7", "max_lr": "0.0004: the valley"}
+    folder, fitted = RunFolder(tmp_path / "run"), Fitted().with_rest(rest, reasons)
+    folder.write_plan(plan, fitted)
+    return folder, plan, fitted, phase
+
+
+def test_the_plan_file_says_what_was_chosen_and_why(chosen):
+    folder, plan, fitted, _ = chosen
+    assert folder.plan() == plan == load_plan(folder.plan_file)
+    assert folder.fitted() == fitted
+    values = json.loads(folder.plan_file.read_text())
+    assert values["fitted"]["reasons"]["max_lr"] == "0.0004: the valley"
+    assert (values["epochs"], values["input_size"]) == (2.2, 224)
+
+
+def test_a_plan_as_it_was_asked_for_has_auto_where_the_run_has_chosen(chosen):
+    _, plan, fitted, _ = chosen
+    assert fitted.asked(plan) == TrainingPlan()
+    assert Fitted().asked(plan) == plan
+
+
+def test_a_run_that_is_resumed_keeps_what_it_has_chosen(chosen):
+    folder, plan, *_ = chosen
+    assert folder.complete(TrainingPlan(max_minutes=5.0)) == dataclasses.replace(
+        plan, max_minutes=5.0
+    )
+    assert folder.complete(TrainingPlan(epochs=4)).epochs == 4
+
+
+def test_what_is_left_of_a_phase_is_restored_unless_the_plan_has_another_length(chosen):
+    folder, _, _, phase = chosen
+    rest = folder.fitted().restore(phase)
+    assert (rest.first_epoch, rest.epochs, rest.steps) == (11, 2, 11)
+    assert (rest.start, rest.end) == (phase.position(11), 2.2)
+    longer = dataclasses.replace(phase, end=5.0)
+    assert folder.fitted().restore(longer) == longer
+    head = dataclasses.replace(phase, number=1)
+    assert folder.fitted().restore(head) == head
+    assert Fitted().restore(phase) == phase
+
+
+@pytest.mark.parametrize(
+    ("epoch", "phase", "steps", "is_part"),
+    [(12, 2, 11, False), (12, 2, 10, True), (11, 2, 10, False), (5, 1, 10, False)],
+)
+def test_an_epoch_that_the_time_cut_short_is_known_by_its_steps(
+    chosen, epoch, phase, steps, is_part
+):
+    row = {"epoch": epoch, "phase": phase, "steps": steps}
+    assert chosen[0].fitted().is_part(row) is is_part
+
+
+def test_a_plan_file_of_a_run_without_reasons_says_that_nothing_was_chosen(run_copy):
+    folder = RunFolder(run_copy)
+    values = json.loads(folder.plan_file.read_text())
+    del values["fitted"]
+    folder.plan_file.write_text(json.dumps(values))
+    assert folder.fitted() == Fitted()
 
 
 @pytest.mark.parametrize("name", ["plan.json", "environment.json", "result.json"])
@@ -115,5 +188,5 @@ def test_a_run_is_not_resumed_on_other_images(run_copy, quick_plan, accelerator,
         seed=2,
     )
     with pytest.raises(ValueError, match=r"began with other images: train was 50 .* a new folder"):
-        train(quick_plan, other, out=run_copy, accelerator=accelerator, resume=True)
+        train(other, quick_plan, out=run_copy, accelerator=accelerator, resume=True)
     assert {file: file.read_bytes() for file in run_copy.rglob("*") if file.is_file()} == before

@@ -22,9 +22,10 @@ HEAD = {"epochs": 0, "freeze_epochs": 3, "freeze_lr": 1e-2, "schedule": "constan
 def run(quick_plan, drawn, accelerator, tmp_path):
     """Train the head alone with changes of the plan: run(name, **changes)."""
 
-    def train_plan(name="run", **changes):
+    def train_plan(name="run", callbacks=(), **changes):
         plan = dataclasses.replace(quick_plan, **(HEAD | changes))
-        return train(plan, drawn, out=tmp_path / name, accelerator=accelerator)
+        out = tmp_path / name
+        return train(drawn, plan, out=out, accelerator=accelerator, callbacks=callbacks)
 
     return train_plan
 
@@ -57,10 +58,28 @@ def test_a_head_learns_on_features_what_it_learns_on_images(
     np.testing.assert_allclose(recorded, keras.ops.convert_to_numpy(whole), atol=1e-5)
 
 
-def test_the_network_continues_where_the_head_has_ended(run):
-    result = run(epochs=1, freeze_epochs=4, max_lr=1e-9, freeze_norms=True)
+@pytest.mark.backends
+def test_the_network_starts_from_the_best_head_not_from_the_last(run):
+    class SpoilTheLast(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 3:  # of the head
+                probabilities = self.model.get_layer("head").get_layer("probabilities")
+                kernel, bias = probabilities.get_weights()
+                probabilities.set_weights([-10 * kernel, bias])
+
+    result = run(
+        epochs=1,
+        freeze_epochs=4,
+        max_lr=1e-9,
+        freeze_norms=True,
+        monitor="val_loss",
+        callbacks=[SpoilTheLast()],
+    )
     assert [row["phase"] for row in result.history] == [1, 1, 1, 1, 2]
-    assert result.history[4]["val_loss"] == pytest.approx(result.history[3]["val_loss"], rel=0.05)
+    head = result.history.of_phase(1)
+    assert head.best["epoch"] < 4
+    assert head.last["val_loss"] > 2 * head.best["val_loss"]
+    assert result.history[4]["val_loss"] == pytest.approx(head.best["val_loss"], rel=0.05)
 
 
 @pytest.mark.parametrize("input_size", [24, 48])
@@ -136,7 +155,7 @@ def compilations(monkeypatch, accelerator, caplog):
 def test_training_predicting_and_statistics_compile_once_each(
     quick_plan, drawn, accelerator, tmp_path, compilations
 ):
-    result = train(quick_plan, drawn, out=tmp_path / "run", accelerator=accelerator)
+    result = train(drawn, quick_plan, out=tmp_path / "run", accelerator=accelerator)
     predict(result.model, load_split(drawn, "test"), global_batch=result.global_batch)
     assert compilations() == {"train": 1, "predict": 2}  # and the statistics
     assert np.isfinite(result.summary.first_step_seconds)

@@ -8,7 +8,6 @@ import pytest
 
 from flowerkit.data import load_split
 from flowerkit.training.callbacks import StopFlag
-from flowerkit.training.phases import plan_phases
 from flowerkit.training.run_folder import RunFolder
 from flowerkit.training.step import RunContext, TrainStep, build_model
 from flowerkit.training.trainer import train
@@ -76,13 +75,12 @@ def test_raw_and_averaged_weights_score_what_they_score_with_true_statistics(
     splits = [load_split(drawn, name) for name in ("train", "val")]
     run = RunContext(plan, accelerator, classifier, *splits, global_batch=16, num_steps=3)
     with accelerator.scope():
-        (phase,) = plan_phases(plan, global_batch=16)
-        step = TrainStep.for_phase(run, phase)
+        step = TrainStep.for_phase(run, frozen)
     optimizer = step.model.optimizer
     averages = optimizer._model_variables_moving_average
     for raw, average in zip(optimizer._trainable_variables, averages, strict=True):
         average.assign(keras.ops.convert_to_numpy(raw))
-    validation = Validation(run, step, StopFlag(3))
+    validation = Validation(run, step, StopFlag())
     validation.set_model(step.model)
     logs = {}
     validation.on_epoch_end(0, logs)
@@ -90,7 +88,12 @@ def test_raw_and_averaged_weights_score_what_they_score_with_true_statistics(
     kernels = [v for v in optimizer._trainable_variables if len(v.shape) > 1]
     for kernel in kernels:
         kernel.assign(100.0 * keras.ops.convert_to_numpy(kernel))
+    optimizer.iterations.assign(19)  # too few to average over
     validation.on_epoch_end(1, logs)
+    assert logs["averaged"] == 0.0
+    assert not logs["val_loss"] < 2 * good
+    optimizer.iterations.assign(21)
+    validation.on_epoch_end(2, logs)
     assert logs["averaged"] == 1.0
     assert logs["val_loss"] == pytest.approx(good, rel=0.02)
     with validation.holding_better():
@@ -101,8 +104,8 @@ def test_raw_and_averaged_weights_score_what_they_score_with_true_statistics(
 def test_the_kept_model_predicts_what_was_scored_whichever_weights_were_better(
     quick_plan, drawn, accelerator, tmp_path
 ):
-    plan = dataclasses.replace(quick_plan, ema=0.9, epochs=3, max_lr=0.3, start_lr=0.1)
-    result = train(plan, drawn, out=tmp_path / "run", accelerator=accelerator)
+    plan = dataclasses.replace(quick_plan, ema=0.8, epochs=3, max_lr=0.3, start_lr=0.1)
+    result = train(drawn, plan, out=tmp_path / "run", accelerator=accelerator)
     best = result.history.best
     kind = "averaged" if best["averaged"] else "raw"
     assert RunFolder(result.folder).result().best_weights == kind

@@ -1,0 +1,518 @@
+"""fitting: size, rate and epochs by what is measured, on a machine whose seconds are made up."""
+
+import dataclasses
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from flowerkit.data import load_split
+from flowerkit.models import split_classifier
+from flowerkit.prediction import compute_features, predict
+from flowerkit.schedules import OneCycle
+from flowerkit.training import callbacks, fitting, phases, trainer, validation
+from flowerkit.training import step as steps
+from flowerkit.training.fitting import build_in_time, fit_network, shrink_batch
+from flowerkit.training.history import History
+from flowerkit.training.optimizers import copies_of
+from flowerkit.training.phases import Clock, plan_phases
+from flowerkit.training.run_folder import RunFolder
+from flowerkit.training.step import RunContext, TrainStep, build_model
+from flowerkit.training.trainer import train
+
+
+class Machine:
+    """Networks are trained and predict as always, in seconds that are made up.
+
+    A training step of the network takes `step` seconds, one of the head alone a thousandth; a forward pass
+    takes `image` seconds for an image, and the first of a body `compile` seconds besides.
+    """
+
+    def __init__(self):
+        self.now = 1000.0
+        self.step, self.image, self.compile = 1.0, 0.01, 0.0
+
+    def monotonic(self):
+        return self.now
+
+    perf_counter = monotonic
+
+    def spend(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    made = Machine()
+    for module in (callbacks, fitting, phases, trainer, validation):
+        monkeypatch.setattr(module, "time", made)
+    with_rate = callbacks.StepHooks._with_rate
+
+    def take_step(hooks, state):
+        made.spend(made.step if len(hooks.trained.inputs) == 2 else 1e-3)  # images, parameters
+        return with_rate(hooks, state)
+
+    def predict_slowly(model, split, **options):
+        made.spend(made.image * len(split))
+        return predict(model, split, **options)
+
+    def compute_slowly(body, split, **options):
+        made.spend(made.image * len(split))
+        return compute_features(body, split, **options)
+
+    def recompute(statistics):
+        made.spend(made.image * sum(map(len, statistics.batches())))
+
+    def time_body(body, batches):
+        start = made.now
+        for number, batch in enumerate(batches):
+            made.spend(made.image * len(batch) + (made.compile if number == 0 else 0.0))
+            yield
+        made.now = start  # so that it does not matter here how many they are
+
+    monkeypatch.setattr(callbacks.StepHooks, "_with_rate", take_step)
+    monkeypatch.setattr(steps, "predict", predict_slowly)
+    monkeypatch.setattr(steps, "compute_features", compute_slowly)
+    monkeypatch.setattr(validation.NormStatistics, "recompute", recompute)
+    monkeypatch.setattr(fitting, "stream_outputs", time_body)
+    return made
+
+
+# Before the first step: size and batch ---------------------------------------------------------------
+
+
+@pytest.fixture
+def build(machine, drawn, quick_plan, accelerator):
+    """The plan of a head at 224 px, of 68 images in train and val and 22 in test, and the reasons.
+
+    An image takes half a second; of 16 images the first batch takes 10 s, of which 2 s are compiling.
+    """
+    machine.image, machine.compile = 0.5, 2.0
+
+    def build(seconds, *, is_open=False, needs_features=True, **changes):
+        changes = {"input_size": 224, "freeze_epochs": 2, "max_minutes": 1.0} | changes
+        plan = dataclasses.replace(quick_plan, **changes)
+        clock = Clock(at=machine.now + seconds, num_val=18, num_test=22)
+        found, classifier, parts, reasons = build_in_time(
+            plan, drawn, accelerator, clock, is_open=is_open, needs_features=needs_features
+        )
+        assert classifier.get_layer("backbone").input_shape[1] == found.input_size
+        assert dataclasses.replace(found, input_size=224) == plan
+        return found, clock, parts, reasons
+
+    return build
+
+
+# Of these seconds 5 are for saving, 4 for compiling twice, and 14.3 for the test split, with a margin.
+@pytest.mark.parametrize(
+    ("seconds", "size"),
+    [
+        (95, 224),  # 34 s of features, 71.7 s are left
+        (84, 192),  # 60.7 s are left; at 192 px 25.0 of 64.5 s
+        (34, 96),  # 10.7 s; at 96 px 6.2 of 22.4 s
+    ],
+)
+def test_the_size_is_as_large_as_half_of_the_time_allows_for_the_features(build, seconds, size):
+    plan, clock, parts, reasons = build(seconds, is_open=True)
+    assert plan.input_size == size
+    assert parts[0].input_shape[1] == 32  # images as stored; the body resizes them
+    assert clock.compile_seconds == pytest.approx(2.0)
+    assert clock.image_seconds == pytest.approx(0.5 * (size / 224) ** 2)
+    assert ("input_size" in reasons) == (size < 224)
+    if reasons:
+        assert reasons["input_size"].startswith(
+            f"{size}: at 224 px the features of 68 images would take 34 of the "
+        )
+
+
+def test_a_size_that_is_given_is_kept_and_too_little_time_is_refused_with_what_would_do(build):
+    assert build(95)[0].input_size == 224
+    # 10.7 s are left for 34 s of features: 23.3 s are missing, and a tenth more.
+    with pytest.raises(ValueError, match=r"max_minutes=1 is too short .*--max-minutes 1\.5\)"):
+        build(34)
+
+
+def test_time_that_is_up_already_is_refused_before_anything_is_trained(build):
+    with pytest.raises(ValueError, match=r"max_minutes=1 is too short .*--max-minutes [\d.]+\)"):
+        build(-3600, is_open=True)
+
+
+def test_without_a_limit_or_a_head_to_learn_nothing_is_timed(build, machine):
+    before = machine.now
+    for options in ({"needs_features": False}, {}):
+        seconds = 60 if options else np.inf
+        plan, clock, _, reasons = build(seconds, is_open=True, **options)
+        assert (plan.input_size, clock.image_seconds, reasons) == (224, 0.0, {})
+    assert machine.now == before
+
+
+# When the head has learned: rate and epochs ----------------------------------------------------------
+
+
+@pytest.fixture
+def make_run(machine, drawn, quick_plan, accelerator):
+    """Makes the context of a fresh network, of which 30 steps show all images once.
+
+    A validation takes 6.8 s, 18 images and 50 for the statistics, and the csv 7.9 s.
+    """
+
+    def make(seconds=np.inf, *, head_rows=(), image_seconds=0.1, **changes):
+        plan = {"epochs": "auto", "max_lr": 0.01, "schedule": "one-cycle"} | changes
+        plan = dataclasses.replace(quick_plan, **plan)
+        if seconds < np.inf:
+            plan = dataclasses.replace(plan, max_minutes=seconds / 60)
+        classifier = build_model(plan, drawn, accelerator)
+        parts = split_classifier(classifier)
+        splits = [load_split(drawn, name) for name in ("train", "val")]
+        clock = Clock(at=machine.now + seconds, num_val=68, num_test=22)
+        clock.image_seconds = image_seconds if seconds < np.inf else 0.0
+        return RunContext(
+            plan,
+            accelerator,
+            classifier,
+            *splits,
+            global_batch=16,
+            num_steps=30,
+            history=History("val_f1", head_rows),
+            clock=clock,
+            parts=parts,
+            fresh_head=parts[1].get_weights(),
+        )
+
+    return make
+
+
+@pytest.fixture
+def fit(make_run, accelerator):
+    """(run, phase, reasons) for a network whose step takes a second; 4 s pass for finding that out."""
+
+    def fit(*seconds, spoil=None, **changes):
+        run = make_run(*seconds, **changes)
+        with accelerator.scope():
+            step = TrainStep.for_phase(run, False)
+        if spoil:
+            spoil(run.classifier)
+        phase = plan_phases(run.plan, global_batch=16, steps_an_epoch=30)[-1]
+        phase = dataclasses.replace(phase, first_epoch=len(run.history))
+        before = bytes_of(step.model)
+        found = fit_network(run, step, phase)
+        assert bytes_of(step.model) == before  # rates are tried on it, and nothing stays
+        return found
+
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("seconds", "batch"),
+    [
+        (100, 8),  # 92 s, or 307 images: far from 300 steps of 8
+        (2000, 16),
+        (np.inf, 16),
+    ],
+)
+def test_a_network_that_has_time_for_few_steps_takes_smaller_batches(
+    make_run, accelerator, seconds, batch
+):
+    before = make_run(seconds)
+    run, reasons = shrink_batch(before)
+    assert run.global_batch == batch
+    assert run.plan.per_replica_batch == batch // accelerator.replicas
+    if batch == 16:
+        assert (run, reasons) == (before, {})
+    else:
+        assert run.num_steps == 6  # of 50 images
+        assert reasons["per_replica_batch"].startswith(
+            f"{run.plan.per_replica_batch}, of the network: "
+        )
+
+
+def test_the_smaller_batches_of_images_that_are_mixed_are_pairs(make_run, accelerator):
+    """As on the 8 cores of a TPU, of which each has two images."""
+    run = make_run(100, mixup=0.2, per_replica_batch=2)
+    run = dataclasses.replace(run, accelerator=dataclasses.replace(accelerator, replicas=8))
+    assert shrink_batch(run)[0].plan.per_replica_batch == 2
+
+
+def bytes_of(model):
+    variables = [*model.variables, *model.optimizer.variables]
+    copies = [copy for variable in variables for copy in copies_of(variable)]
+    return [keras.ops.convert_to_numpy(copy).tobytes() for copy in copies]
+
+
+def test_without_a_limit_the_epochs_are_those_of_the_kind_of_network(fit):
+    run, phase, reasons = fit()
+    assert run.plan.epochs == 40  # from scratch
+    assert (phase.epochs, phase.steps, phase.end) == (40, 30, 40)
+    assert reasons.keys() == {"epochs"}
+    assert reasons["epochs"].startswith("40: ")
+    assert "--max-minutes" in reasons["epochs"]
+
+
+def test_what_is_given_is_not_measured(fit, machine):
+    before = machine.now
+    run, phase, reasons = fit(epochs=2.5)
+    assert (run.plan.epochs, run.plan.max_lr) == (2.5, 0.01)
+    assert (phase.epochs, phase.steps, phase.end) == (3, 25, 2.5)
+    assert reasons == {}
+    assert machine.now == before
+
+
+def test_the_epochs_are_those_that_end_in_time(fit):
+    run, phase, reasons = fit(99)
+    # 87.1 s are left: three validations and 66 steps.
+    assert run.plan.epochs == 2.2
+    assert (phase.epochs, phase.steps) == (3, 22)
+    assert (phase.start, phase.end, phase.most_epochs) == (0, 2.2, 120)
+    assert phase.schedule == OneCycle(0.01, 2.2)
+    assert reasons["epochs"] == "2.20: a step takes 1 s, a validation 7 s, 87 s are left"
+
+
+def test_averaged_weights_are_a_validation_more(fit):
+    run, phase, _ = fit(99, ema=0.9)
+    assert run.plan.epochs == pytest.approx(59 / 30, abs=1e-5)  # two of 13.6 s
+    assert (phase.epochs, phase.steps) == (2, 30)
+
+
+def test_of_epochs_and_minutes_the_smaller_counts(fit):
+    run, phase, reasons = fit(99, epochs=3)
+    assert run.plan.epochs == 3  # as it was asked for
+    assert (phase.epochs, phase.steps) == (3, 22)
+    assert (phase.start, phase.end) == (0, 3)  # with the whole schedule
+    assert reasons["max_minutes"].startswith("2.20: ")
+    run, phase, reasons = fit(990, epochs=3)
+    assert (run.plan.epochs, phase.epochs, phase.steps, phase.end) == (3, 3, 30, 3)
+    assert reasons["max_minutes"].startswith("3.00: ")
+
+
+def test_however_much_time_there_is_images_are_shown_so_often_at_most(fit):
+    run, phase, _ = fit(1e6)
+    assert run.plan.epochs == phase.epochs == phase.most_epochs == 120
+
+
+HEAD = [{"epoch": 1, "phase": 1, "val_f1": 0.5, "steps": 3}]
+
+
+def test_no_time_for_the_network_leaves_the_head(fit):
+    _, phase, reasons = fit(25, head_rows=HEAD)
+    assert phase is None
+    assert reasons["epochs"].startswith("0: the head alone; a step takes 1 s")
+    _, phase, _ = fit(99, head_rows=HEAD)
+    assert (phase.first_epoch, phase.epochs, phase.steps) == (1, 3, 22)
+
+
+def test_no_time_for_a_network_without_a_head_is_refused_with_what_would_do(fit):
+    with pytest.raises(ValueError, match=r"max_minutes=0\.25 is too short .*--max-minutes 0\.[45]"):
+        fit(15)
+
+
+# The rate -------------------------------------------------------------------------------------------
+
+
+def rate_of(reason):
+    return float(re.match(r"[\d.e-]+", reason).group().rstrip("."))
+
+
+@pytest.mark.backends
+def test_the_rate_is_the_valley_of_a_range_test_in_a_twentieth_of_the_steps(fit, machine):
+    before = machine.now
+    run, phase, reasons = fit(epochs=20, max_lr="auto")
+    assert machine.now - before <= 30  # of 600 steps
+    assert 1e-5 < run.plan.max_lr < 0.5
+    assert run.plan.max_lr == rate_of(reasons["max_lr"]) == phase.schedule.max_lr
+    assert re.search(r": the valley of a range test, \d+ steps in \d+ s$", reasons["max_lr"])
+
+
+def test_the_valley_is_a_rate_for_the_batch_that_the_plan_names(fit):
+    as_it_is = fit(epochs=20, max_lr="auto")[0].plan
+    scaled, phase, _ = fit(epochs=20, max_lr="auto", lr_reference_batch=64)
+    assert scaled.plan.max_lr == pytest.approx(2 * as_it_is.max_lr, rel=0.01)
+    assert phase.schedule.max_lr == pytest.approx(as_it_is.max_lr, rel=0.01)
+
+
+def test_without_time_for_a_range_test_the_rate_is_the_plans_own(fit):
+    run, _, reasons = fit(epochs=2, max_lr="auto")
+    assert run.plan.max_lr == 1e-3
+    assert reasons["max_lr"] == ("0.001: the plan's own; a range test has no time (3 of 20 steps)")
+    run, _, reasons = fit(99, max_lr="auto")  # 87 steps
+    assert run.plan.max_lr == 1e-3
+    assert "(4 of 20 steps)" in reasons["max_lr"]
+
+
+def test_where_the_loss_is_not_a_number_at_once_the_rate_is_the_plans_own(fit):
+    def poison(classifier):
+        backbone = classifier.get_layer("backbone")
+        backbone.set_weights([np.full_like(weight, np.nan) for weight in backbone.get_weights()])
+
+    run, _, reasons = fit(epochs=20, max_lr="auto", spoil=poison)
+    assert run.plan.max_lr == 1e-3
+    assert reasons["max_lr"].startswith("0.001: the plan's own; the range test shows no valley (")
+    assert "nan" in reasons["max_lr"]
+
+
+def test_where_the_loss_does_not_fall_the_rate_is_the_plans_own(fit, monkeypatch):
+    monkeypatch.setattr(fitting, "RANGE_TEST_RATES", (1e-12, 1e-11))
+    run, _, reasons = fit(epochs=70, max_lr="auto")
+    assert run.plan.max_lr == 1e-3
+    assert reasons["max_lr"].startswith(
+        "0.001: the plan's own; in the range test the loss fell by "
+    )
+
+
+# Whole runs -----------------------------------------------------------------------------------------
+
+
+class StopAfter(keras.callbacks.Callback):
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 == self.epochs:
+            self.model.stop_training = True
+
+
+@pytest.fixture
+def run(machine, quick_plan, drawn, accelerator, tmp_path):
+    """Two epochs of the head, then the network in what is left of a minute: 3 s of training an epoch."""
+
+    def train_plan(name="run", *, callbacks=(), resume=False, **changes):
+        defaults = {
+            "freeze_epochs": 2,
+            "freeze_lr": 2e-3,
+            "epochs": "auto",
+            "max_lr": "auto",
+            "schedule": "one-cycle",
+            "max_minutes": 1.0,
+        }
+        machine.start = machine.now
+        return train(
+            drawn,
+            dataclasses.replace(quick_plan, **defaults | changes),
+            out=tmp_path / name,
+            accelerator=accelerator,
+            callbacks=callbacks,
+            resume=resume,
+            started=machine.now,
+        )
+
+    return train_plan
+
+
+def assert_same(history, whole):
+    assert len(history) == len(whole)
+    for row, other in zip(history, whole, strict=True):
+        for name in ("phase", "steps", "loss", "val_loss", "learning_rate", "planned_lr"):
+            assert row[name] == pytest.approx(other[name], rel=1e-4), name
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+def test_a_run_uses_its_time_ends_in_it_and_says_what_was_fitted_from_what(run, machine):
+    machine.step = 2.0
+    result = run()
+    seconds = machine.now - machine.start
+    # 5.3 s are for the csv.
+    assert 0.9 * 54.7 < seconds < 54.7
+    folder = RunFolder(result.folder)
+    plan, fitted = folder.plan(), folder.fitted()
+    assert plan == result.plan
+    assert (plan.max_lr, plan.freeze_epochs, plan.max_minutes) == (1e-3, 2, 1.0)
+    assert fitted.reasons.keys() == {"epochs", "max_lr"}
+    assert fitted.reasons["epochs"].startswith(f"{plan.epochs:.2f}: a step takes 2 s, ")
+    assert fitted.reasons["max_lr"].startswith("0.001: the plan's own; ")
+    network = result.history.of_phase(2)
+    assert (fitted.rest.number, fitted.rest.end) == (2, plan.epochs)
+    assert fitted.rest.first_epoch + fitted.rest.epochs == len(result.history)
+    assert sum(row["steps"] for row in network) == pytest.approx(3 * plan.epochs, abs=3)
+    assert network.last["planned_lr"] < 1e-3 / 3  # the schedule ends
+    assert result.summary.stop_reason == "its time was used"
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_a_fitted_run_is_resumed_exactly(run, machine, stop_after):
+    machine.step = 2.0
+    whole = run("whole")
+    run("parts", callbacks=[StopAfter(stop_after)])
+    before = RunFolder(whole.folder.parent / "parts").fitted()
+    resumed = run("parts", resume=True, **({"max_minutes": None} if stop_after > 2 else {}))
+    if stop_after > 2:
+        assert RunFolder(resumed.folder).fitted() == before
+        assert resumed.plan.max_lr == whole.plan.max_lr
+        assert resumed.plan.epochs == whole.plan.epochs
+        assert_same(resumed.history, whole.history)
+
+
+@pytest.mark.backends
+def test_a_machine_that_slows_down_is_given_fewer_steps_and_ends_in_time(run, machine):
+    class SlowDown(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            machine.step = 4.0 if epoch + 1 >= 5 else 1.0
+
+    result = run(callbacks=[SlowDown()])
+    assert machine.now - machine.start < 60 - 5.3
+    network = result.history.of_phase(2)
+    rest = RunFolder(result.folder).fitted().rest
+    assert rest.first_epoch >= 5
+    assert rest.start > 0
+    assert rest.first_epoch + rest.epochs == len(result.history)
+    assert network.last["planned_lr"] < 1e-3 / 3
+    assert result.summary.stop_reason == "its time was used"
+
+
+def test_a_machine_that_becomes_faster_is_given_more_epochs(run, machine):
+    class SpeedUp(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            machine.step = 0.5 if epoch + 1 >= 4 else 3.0
+
+    machine.step = 3.0
+    planned = {}
+
+    class Note(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            planned.setdefault("epochs", self.params["epochs"])
+
+    result = run(callbacks=[SpeedUp(), Note()], freeze_epochs=0)
+    assert len(result.history) > planned["epochs"]
+    assert 0.85 * 54.7 < machine.now - machine.start < 54.7
+    rates = [row["planned_lr"] for row in result.history]
+    assert rates[-1] < max(rates) / 3
+
+
+def test_epochs_that_are_given_are_the_most(run, machine):
+    machine.step = 0.1
+    result = run(epochs=3)
+    assert [row["steps"] for row in result.history] == [3] * 5
+    assert machine.now - machine.start < 10
+    assert result.plan.epochs == 3
+
+
+def test_a_clock_that_jumps_an_hour_ahead_ends_the_run_with_the_epochs_that_were_whole(
+    run, machine
+):
+    class Jump(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch, logs=None):
+            if (self.epoch, batch) == (4, 0):
+                machine.spend(3600.0)
+
+    result = run(callbacks=[Jump()])
+    assert result.summary.stop_reason == "the time was up"
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4]
+    assert (result.folder / "model.keras").is_file()
+    best = result.history.best
+    assert result.predictions.score()["val_f1"] == pytest.approx(best["val_f1"], rel=1e-5)
+    # With more time the run goes on.
+    resumed = run(resume=True, epochs=3, max_minutes=None)
+    assert len(resumed.history) > 4
+
+
+def test_a_time_that_is_too_short_for_the_head_is_refused_before_training(run, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"max_minutes=0\.05 is too short .*--max-minutes 0\.[1-5]"
+    ):
+        run(max_minutes=0.05)
+    assert not (tmp_path / "run" / "history.csv").exists()
