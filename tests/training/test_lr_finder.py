@@ -121,7 +121,7 @@ def test_the_losses_are_those_of_single_steps_at_these_rates(
     assert bytes_of(classifier.variables) == before
     step = make_step(quick_plan, accelerator, classifier, split)
     history = step.model.fit(
-        step.batches(first_epoch=0),
+        step.batches(first_epoch=0).for_keras(),
         epochs=STEPS,
         steps_per_epoch=1,
         verbose=0,
@@ -145,7 +145,7 @@ def test_a_search_that_fails_in_the_middle_of_a_training_leaves_no_trace(
 
     step = make_step(quick_plan, accelerator, classifier, split)
     model = step.model
-    model.fit(step.batches(first_epoch=0), steps_per_epoch=2, verbose=0, shuffle=False)
+    model.fit(step.batches(first_epoch=0).for_keras(), steps_per_epoch=2, verbose=0, shuffle=False)
     held = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     before, rate = bytes_of(held), model.optimizer.learning_rate
     with pytest.raises(KeyboardInterrupt):
