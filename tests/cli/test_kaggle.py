@@ -48,7 +48,7 @@ def test_one_command_leads_from_the_checkout_to_a_score(
         f"{KERNEL}/1: complete",
         f"{KERNEL}/1 is done, on {DEVICE}",
         f"  {out}/history.csv (6 bytes)",
-        f"  {out}/{NAME}.log (93 bytes)",
+        f"  {out}/{NAME}.log (87 bytes)",
         f"  {out}/run/plan.json (2 bytes)",
         f"  {out}/submission.csv (69 bytes)",
         f"{out}/submission.csv: valid (every id of the data once)",

@@ -10,13 +10,13 @@ import pytest
 from flowerkit.data import load_split
 from flowerkit.models import classifier as models
 from flowerkit.models import freeze_backbone
+from flowerkit.prediction import features
 from flowerkit.prediction.features import (
     compute_features,
     describe_data,
     fingerprint,
     predict_features,
 )
-from flowerkit.training import features
 
 
 @pytest.fixture(autouse=True)

@@ -25,8 +25,8 @@ from flowerkit.training.trainer import train
 class Machine:
     """Networks are trained and predict as always, in seconds that are made up.
 
-    A training step of the network takes `step` seconds, one of the head alone a thousandth; a forward pass
-    takes `image` seconds for an image, and the first of a body `compile` seconds besides.
+    A training step of the network takes `step` seconds, one of the head alone a thousandth; a forward
+    pass takes `image` seconds for an image, and the first of a body `compile` seconds besides.
     """
 
     def __init__(self):

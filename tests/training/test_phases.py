@@ -242,7 +242,8 @@ def test_a_phase_that_fills_the_time_well_stays_as_it_is():
     phase = phase_of()  # 3 epochs of 15 s are left
     assert refitted(phase, 45) is phase
     assert refitted(phase, 49.9) is phase
-    assert refitted(replace(phase, most_epochs=4), 1e6) is phase  # all its epochs
+    full = replace(phase, most_epochs=4)
+    assert refitted(full, 1e6) is full  # all its epochs
 
 
 def test_a_phase_that_does_not_is_fitted_anew():
