@@ -143,6 +143,21 @@ def test_help_and_wrong_usage_load_no_framework(words):
     assert done.stderr.splitlines()[-1] == ""
 
 
+@pytest.mark.parametrize("folder", ["data", "photos", "sources"])
+def test_data_is_found_read_and_written_without_a_framework(folder):
+    """On the jax backend TensorFlow need not be installed; imports inside functions count too."""
+    named = {
+        (name_of(path), name)
+        for path in MODULES
+        if name_of(path).split(".")[0] == folder
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+        if name and name.split(".")[0] in ("tensorflow", "keras", "jax", "torch")
+    }
+    assert named == set()
+
+
 def test_only_pages_and_commands_draw():
     drawing = {
         name_of(path).split(".")[0]

@@ -37,6 +37,7 @@ MODULES = ("keras", "tensorflow", "jax", "libtpu", "jax_cuda12_plugin", "jax_cud
 TENSORFLOW_BUILDS = ("tensorflow-cpu", "tensorflow-tpu")
 PACKAGES = (
     *("keras", "tensorflow", "jax", "jaxlib", "libtpu", "numpy", "pillow", "matplotlib"),
+    *("protobuf", "google-crc32c", "simplejpeg"),
     *("scikit-learn", "psutil", "kaggle", "kagglehub"),
 )
 

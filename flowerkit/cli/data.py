@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from flowerkit.cli.options import add_number, add_path
-from flowerkit.cli.terminal import Echo, Progress, quiet_frameworks
+from flowerkit.cli.terminal import Echo, Progress
 from flowerkit.text import pluralize
 
 _SHOWN_PROBLEMS = 20
@@ -38,8 +38,6 @@ def add_convert_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_convert(args, echo: Echo, progress: Progress) -> int:
-    with quiet_frameworks():
-        import tensorflow  # noqa: F401 - the shards are written with it
     from flowerkit.photos import convert_photos
 
     try:
@@ -82,8 +80,6 @@ def add_check_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_check_data(args, echo: Echo, progress: Progress) -> int:
-    with quiet_frameworks():
-        import tensorflow  # noqa: F401 - the shards are read with it
     from flowerkit.data import find_leaks, find_sizes
     from flowerkit.sources import find_data
 

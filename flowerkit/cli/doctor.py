@@ -52,10 +52,14 @@ def run_doctor(args, echo: Echo, progress: Progress) -> int:
 
 
 def examine(source: str = "auto") -> list[Finding]:
-    """Device, versions, memory, disk, cache, data and weights. Starts the device; raises nothing."""
+    """Device, versions, decoder, memory, disk, cache, data and weights.
+
+    Starts the device; raises nothing.
+    """
     return [
         _examine_device(),
         *_examine_versions(),
+        _examine_decoder(),
         *_examine_space(),
         _examine_data(source),
         _examine_weights(),
@@ -97,11 +101,17 @@ def _examine_versions() -> list[Finding]:
     findings = [Finding("versions", installed)]
     if not versions["keras"]:
         findings.append(Finding("keras", "not installed", "pip install keras", blocks=True))
-    if not versions["tensorflow"]:
-        fact = "not installed; tf.data reads the shards, on the jax backend too"
-        remedy = "pip install tensorflow-cpu (beside a TPU) or tensorflow"
-        findings.append(Finding("tensorflow", fact, remedy, blocks=True))
     return findings
+
+
+def _examine_decoder() -> Finding:
+    from flowerkit.data import find_decoder
+
+    decoder = find_decoder()
+    if decoder.name == "simplejpeg":
+        return Finding("decoder", "simplejpeg decodes JPEGs")
+    fact = f"{decoder.name} decodes JPEGs, to the same pixels as simplejpeg, but more slowly"
+    return Finding("decoder", fact, "pip install simplejpeg")
 
 
 def _examine_space() -> list[Finding]:

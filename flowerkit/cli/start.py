@@ -3,7 +3,7 @@
 import argparse
 
 from flowerkit.cli.options import add_number, add_path, add_require
-from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
+from flowerkit.cli.terminal import Echo, Progress, connect_device
 from flowerkit.files import find_free_folder
 
 
@@ -60,8 +60,6 @@ def run_draw(args, echo: Echo, progress: Progress) -> int:
         )
         echo(f"drew {args.classes * args.photos:,} photos of {args.classes} species into {folder}")
         return 0
-    with quiet_frameworks():
-        import tensorflow  # noqa: F401 - the shards are written with it
     data = draw_competition(
         args.out,
         num_classes=args.classes,

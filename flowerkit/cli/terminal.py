@@ -77,10 +77,9 @@ class ProgressBar:
 
 
 def connect_device(require: str | None, echo: Echo) -> Accelerator:
-    """Start the device, import TensorFlow for the shards, and print the device's line."""
+    """Start the device and print its line."""
     with quiet_frameworks():
         accelerator = connect(require)
-        import tensorflow  # noqa: F401 - with jax too, the shards are written and read with it
     echo(str(accelerator))
     return accelerator
 

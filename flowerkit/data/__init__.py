@@ -1,10 +1,12 @@
 """What a data set is: records in shards, splits of images with ids and labels, duplicates and leaks.
 
 Nothing here knows where data comes from (`sources`, `photos`), how it is augmented and batched
-(`pipeline`), or what is trained on it.
+(`pipeline`), or what is trained on it. No framework is loaded.
 
-    records      a record and the shard file around it, byte by byte
+    records      the file format of a shard, byte by byte
+    example      `tf.train.Example`, the message in a record, without TensorFlow
     tfrecords    the competition's format: parsing at 224x224, shards found, written and checked
+    jpeg         JPEGs to pixels, by the fastest decoder that is installed
     images       the pixels of a split: decoded in the background, kept in RAM or decoded again
     splits       `load_split`: ids, labels, digests and images of a split, checked before training
     duplicates   pictures that are the same by their bytes or by their look
@@ -17,8 +19,10 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "CorruptRecord": "records",
-        "Record": "records",
-        "read_records": "records",
+        "Record": "tfrecords",
+        "read_records": "tfrecords",
+        "decode_jpeg": "jpeg",
+        "find_decoder": "jpeg",
         "SPLITS": "tfrecords",
         "FlowerData": "tfrecords",
         "check_counts": "tfrecords",

@@ -1,31 +1,29 @@
 """The images of a split: where their records are, their pixels, and where decoded pixels stay.
 
-Decoding is TensorFlow's, in C++ on all cores, in threads of its own: pipelines that wait for it block
-those that they share.
+A pool of threads decodes, each image straight into the place where it stays.
 """
 
-import atexit
+import collections
 import functools
 import os
 import threading
 import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from flowerkit.accelerator import num_cores
-from flowerkit.data.records import CorruptRecord, check_payload
+from flowerkit.data.jpeg import decode_jpeg
+from flowerkit.data.records import CorruptRecord
 from flowerkit.data.tfrecords import parse_example
 
-BATCH = 64  # images that are decoded at a time
+BLOCK = 16  # images that a thread decodes at a time
 
 _THREAD = "flowerkit-decode"
-_MAX_EXIT_SECONDS = 5.0
-
-# AutoGraph would look for `if` and `for` over tensors, which takes a third of a second and finds none.
-_traced_as_is = tf.autograph.experimental.do_not_convert
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +40,6 @@ class ShardReader:
     offsets: np.ndarray
     lengths: np.ndarray
     image_size: int
-    num_classes: int
-    labelled: bool
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -56,58 +52,16 @@ class ShardReader:
         weakref.finalize(self, lambda: [os.close(handle) for handle in handles]).atexit = False
         return handles
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """The serialized records of `rows`, an object array of bytes."""
-        payloads = np.empty(len(rows), object)
-        for k, row in enumerate(np.asarray(rows).tolist()):
-            handle = self._handles[self.file_of[row]]
-            payloads[k] = _read_at(handle, int(self.lengths[row]), int(self.offsets[row]))
-        return payloads
-
-    def decode(self, rows: np.ndarray) -> np.ndarray:
-        """The images of `rows`, (len(rows), size, size, 3) uint8, decoded now."""
-        if not len(rows):
-            return np.empty((0, self.image_size, self.image_size, 3), "uint8")
+    def decode(self, row: int, out: np.ndarray) -> None:
+        """Decode the image of `row` into `out`, (size, size, 3) uint8."""
+        number_of_file, offset = int(self.file_of[row]), int(self.offsets[row])
         try:
-            return self._decode_payloads(tf.constant(self.read(rows))).numpy()
-        except (tf.errors.OpError, OSError) as error:
-            raise ValueError(self._explain(rows, error)) from error
-
-    @functools.cached_property
-    def _decode_payloads(self):
-        shape = self.image_size, self.image_size, 3  # not self: the function would hold its holder
-
-        @_traced_as_is
-        def decode_one(jpeg):
-            return tf.ensure_shape(tf.io.decode_jpeg(jpeg, channels=3), shape)
-
-        @_traced_as_is
-        def decode(payloads):
-            jpegs = tf.data.Dataset.from_tensor_slices(parse_example(payloads, labelled=False)[0])
-            options = tf.data.Options()
-            options.autotune.enabled = False  # its end can block for seconds
-            options.threading.private_threadpool_size = num_cores()
-            images = jpegs.map(decode_one, num_parallel_calls=num_cores(), deterministic=True)
-            batch = images.batch(tf.size(payloads, out_type=tf.int64)).with_options(options)
-            return batch.get_single_element()
-
-        return tf.function(decode, input_signature=[tf.TensorSpec((None,), tf.string)])
-
-    def check(self, row: int) -> list[str]:
-        """Everything wrong with the record of a row, [] if it is valid."""
-        try:
-            (payload,) = self.read([row])
-        except OSError as problem:
-            return [f"cannot be read ({problem})"]
-        return check_payload(payload, self.image_size, self.num_classes, self.labelled)
-
-    def _explain(self, rows: np.ndarray, error: Exception) -> str:
-        """The sentence that names the record of `rows` which cannot be decoded; else `error`."""
-        for row in rows:
-            if reasons := self.check(row):
-                file, number = self.files[self.file_of[row]], int(self.numbers[row])
-                return CorruptRecord(file, number, reasons[0]).explain()
-        return f"decoding the images of {self.files[0].parent} failed: {error}"
+            payload = _read_at(self._handles[number_of_file], int(self.lengths[row]), offset)
+            decode_jpeg(parse_example(payload, labelled=False).image, out)
+        except (OSError, ValueError) as error:
+            reason = f"cannot be read ({error})" if isinstance(error, OSError) else str(error)
+            fault = CorruptRecord(self.files[number_of_file], int(self.numbers[row]), reason)
+            raise ValueError(fault.explain()) from error
 
 
 def _read_at(handle: int, length: int, offset: int) -> bytes:
@@ -132,8 +86,8 @@ class DecodedImages:
     """Images (n, size, size, 3) uint8 with the face of a NumPy array: shape, dtype, len, and rows by
     int, slice or int array. Threads may share it. Raises ValueError for an image that is damaged.
 
-    With `order` (n,) a thread decodes them into memory in this order, and rows are waited for. Without,
-    they are decoded each time they are asked for. Raises MemoryError without room.
+    With `order` (n,) they are decoded into memory in this order, in the background, and rows are waited
+    for. Without, they are decoded each time they are asked for. Raises MemoryError without room.
     """
 
     dtype = np.dtype("uint8")
@@ -151,7 +105,7 @@ class DecodedImages:
             self._changed = threading.Condition()
             _filling.add(self)
             # The thread holds these images weakly: when the program drops them, it ends.
-            arguments = weakref.ref(self), reader, order
+            arguments = weakref.ref(self), order
             threading.Thread(target=_fill, args=arguments, name=_THREAD, daemon=True).start()
 
     def __len__(self) -> int:
@@ -162,7 +116,12 @@ class DecodedImages:
         if self._array is not None:
             self._wait_for(np.atleast_1d(numbers))
             return self._array[rows]
-        images = self._reader.decode(np.atleast_1d(numbers))
+        wanted = np.atleast_1d(numbers)
+        images = np.empty((len(wanted), *self.shape[1:]), "uint8")
+        pairs = list(zip(wanted.tolist(), images, strict=True))
+        blocks = [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
+        for _ in _map_ahead(self._decode, blocks):
+            pass
         return images if numbers.ndim else images[0]
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -172,8 +131,12 @@ class DecodedImages:
         """Decode every image that is not decoded yet. Raises ValueError for one that cannot be."""
         if self._array is not None:
             return self._wait_for(np.arange(len(self)))
-        for start in range(0, len(self), 8 * BATCH):
-            self[start : start + 8 * BATCH]
+        for start in range(0, len(self), 64 * BLOCK):
+            self[start : start + 64 * BLOCK]
+
+    def _decode(self, pairs: Iterable[tuple[int, np.ndarray]]) -> None:
+        for row, out in pairs:
+            self._reader.decode(row, out)
 
     def _wait_for(self, rows: np.ndarray) -> None:
         if self._num_filled == len(self) or not len(rows):
@@ -184,37 +147,44 @@ class DecodedImages:
             if self._num_filled < needed:
                 raise ValueError(str(self._error)) from self._error
 
-    def _put(self, rows: np.ndarray, decoded: np.ndarray | None, error: Exception | None) -> bool:
-        """Take decoded images, or what ends the decoding; whether it goes on."""
-        if error is None:
-            self._array[rows] = decoded
+    def _report(self, num_more: int, error: Exception | None = None) -> None:
+        """Images that follow those decoded are there, or this is what ended the decoding."""
         with self._changed:
-            self._num_filled += 0 if error else len(rows)
+            self._num_filled += num_more
             self._error = error
             self._changed.notify_all()
-        return error is None
 
 
 # Splits are decoded one after the other, in the order of loading: the training images are wanted first.
 _turn = threading.Lock()
 _filling: weakref.WeakSet[DecodedImages] = weakref.WeakSet()
-_stopping = threading.Event()
 
 
-def _fill(images_of: weakref.ref, reader: ShardReader, order: np.ndarray) -> None:
+class _Dropped(Exception):
+    """The program needs these images no more."""
+
+
+def _fill(images_of: weakref.ref, order: np.ndarray) -> None:
+    def get() -> DecodedImages:
+        if (images := images_of()) is None:
+            raise _Dropped
+        return images
+
+    def decode(rows: np.ndarray) -> int:
+        images = get()
+        images._decode((row, images._array[row]) for row in rows.tolist())
+        return len(rows)
+
+    blocks = (order[start : start + BLOCK] for start in range(0, len(order), BLOCK))
     with _turn:
-        for start in range(0, len(order), BATCH):
-            rows, decoded, error = order[start : start + BATCH], None, None
-            try:
-                if _stopping.is_set():
-                    raise RuntimeError("the decoding of these images was stopped")
-                decoded = reader.decode(rows)
-            except Exception as problem:
-                error = problem
-            images = images_of()
-            if images is None or not images._put(rows, decoded, error):
-                return
-            del images
+        try:
+            for num_decoded in _map_ahead(decode, blocks):
+                get()._report(num_decoded)
+        except _Dropped:
+            pass
+        except Exception as error:
+            if images := images_of():
+                images._report(0, error)
 
 
 def reserved_bytes() -> int:
@@ -226,10 +196,19 @@ def reserved_bytes() -> int:
     )
 
 
-@atexit.register
-def _stop_all() -> None:
-    # A thread inside TensorFlow while the interpreter goes away can crash the process.
-    _stopping.set()
-    for thread in threading.enumerate():
-        if thread.name == _THREAD:
-            thread.join(_MAX_EXIT_SECONDS)
+def _map_ahead(function: Callable, items: Iterable) -> Iterator[Any]:
+    """`map`, by the threads of the pool; only a little ahead, so that others get their share of them."""
+    pool, num_threads = _start_pool()
+    pending = collections.deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > 2 * num_threads:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+@functools.cache
+def _start_pool() -> tuple[ThreadPoolExecutor, int]:
+    num_threads = num_cores()
+    return ThreadPoolExecutor(num_threads, _THREAD), num_threads

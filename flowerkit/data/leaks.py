@@ -6,7 +6,6 @@ added it to the training shards, leaks where it holds pictures of val or test.
 """
 
 import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from flowerkit.data.duplicates import THUMBNAIL_PX, find_near_pairs, picture_hash, thumbnail
-from flowerkit.data.records import read_record
+from flowerkit.data.jpeg import decode_jpeg
 from flowerkit.data.splits import load_split
-from flowerkit.data.tfrecords import SPLITS, FlowerData, check_counts, count_in_name
+from flowerkit.data.tfrecords import SPLITS, FlowerData, check_counts, count_in_name, read_record
 from flowerkit.files import replacing
 
 EXTERNAL = "external"
@@ -292,8 +291,7 @@ def draw_pairs(path: str | os.PathLike, pairs: Sequence[DuplicatePair]) -> int:
     for number, pair in enumerate(pairs):
         left, top = number % _COLUMNS * width, number // _COLUMNS * height
         for side, place in enumerate((pair.first, pair.second)):
-            jpeg = read_record(place.file, place.record).image
-            picture = Image.open(io.BytesIO(jpeg)).convert("RGB")
+            picture = Image.fromarray(decode_jpeg(read_record(place.file, place.record).image))
             picture = picture.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BICUBIC)
             sheet.paste(picture, (left + side * _SIDE_PX, top))
         ink = "firebrick" if pair.has_two_labels else "black"

@@ -1,8 +1,7 @@
-"""The competition's file format: shards of JPEG records in folders: written, found and checked.
+"""The competition's format: records parsed and written, shards in folders found and checked.
 
-A data folder holds `tfrecords-jpeg-SxS/{train,val,test}/NN-SxS-COUNT.tfrec`, all images S x S px.
-What is inside a shard is in `records`. TensorFlow is imported where it is needed, so that finding
-and counting are instant.
+A data folder holds `tfrecords-jpeg-SxS/{train,val,test}/NN-SxS-COUNT.tfrec`, all images S x S px. A
+record is a `tf.train.Example` with `image` (JPEG bytes), `id` (bytes) and, if labelled, `class` (int64).
 """
 
 import itertools
@@ -11,23 +10,22 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from flowerkit.data.records import (
-    CorruptRecord,
-    Record,
-    check_payload,
-    find_frames,
-    read_frames,
-    serialize,
-)
+from google.protobuf.message import DecodeError
+
+from flowerkit.data.example import Example
+from flowerkit.data.records import CorruptRecord, find_frames, frame, read_frames
+from flowerkit.text import join_some
 
 SPLITS = ("train", "val", "test")
 
 _FOLDER_NAME = re.compile(r"tfrecords-jpeg-(\d+)x\1")
 _SHARD_NAME = re.compile(r"(?P<number>\d{2,})-(?P<size>\d+)x(?P=size)-(?P<count>\d+)\.tfrec")
 _USUAL_SIZE_PX = 224
+_FEATURES = {"image": "bytes_list", "id": "bytes_list", "class": "int64_list"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,99 @@ class FlowerData:
         )
 
 
+@dataclass(frozen=True)
+class Record:
+    """An image: its JPEG bytes, its id, and its class id (None in an unlabelled split)."""
+
+    image: bytes
+    id: str
+    label: int | None
+
+
+# Parsing ------------------------------------------------------------------------------------------
+
+
+def parse_example(payload: bytes, *, labelled: bool | None = None) -> Record:
+    """The record in a serialized `tf.train.Example`; None: labelled if it has a class.
+
+    Raises ValueError for a feature that is missing or damaged; the JPEG is not looked at.
+    """
+    features = _parse_features(payload)
+    labelled = "class" in features if labelled is None else labelled
+    _check_names(features, labelled)
+    label = _read_feature(features, "class") if labelled else None
+    return Record(_read_feature(features, "image"), _read_id(features), label)
+
+
+def read_records(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
+    """A shard's records, each with its number in the file, counted from 0.
+
+    Raises ValueError for the first bad record.
+    """
+    path = Path(path)
+    for number, payload, reason in read_frames(path):
+        try:
+            if reason:
+                raise ValueError(reason)
+            yield number, parse_example(payload)
+        except ValueError as error:
+            raise ValueError(CorruptRecord(path, number, str(error)).explain()) from None
+
+
+def read_record(path: Path, number: int) -> Record:
+    """A single record of a shard, by its number from 0; its checksum is not computed."""
+    offset, length = find_frames(path)[0][number]
+    with path.open("rb") as file:
+        file.seek(offset)
+        return parse_example(file.read(length))
+
+
+def _parse_features(payload: bytes) -> Mapping[str, Any]:
+    try:
+        return Example.FromString(payload).features.feature
+    except DecodeError:
+        raise ValueError(f"not a tf.train.Example ({len(payload)} bytes)") from None
+
+
+def _check_names(features: Mapping[str, Any], labelled: bool) -> None:
+    wanted = list(_FEATURES) if labelled else ["image", "id"]
+    if missing := [name for name in wanted if name not in features]:
+        found = join_some(sorted(features), 8) or "none"
+        raise ValueError(
+            f"missing feature {' and '.join(map(repr, missing))} (found: {found}; "
+            f"wanted: {', '.join(wanted)})"
+        )
+
+
+def _read_feature(features: Mapping[str, Any], name: str) -> Any:
+    values = getattr(features[name], _FEATURES[name]).value
+    if len(values) != 1:
+        kind = _FEATURES[name].removesuffix("_list")
+        raise ValueError(f"feature '{name}' holds {len(values)} {kind} values, not 1")
+    return values[0]
+
+
+def _read_id(features: Mapping[str, Any]) -> str:
+    raw = _read_feature(features, "id")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"the id {raw!r} is not UTF-8") from None
+
+
 # Writing ------------------------------------------------------------------------------------------
+
+
+def serialize(record: Record) -> bytes:
+    """The record as the competition's shards hold it, without framing. Same record, same bytes."""
+    example = Example()
+    features = example.features.feature
+    features["image"].bytes_list.value.append(record.image)
+    features["id"].bytes_list.value.append(record.id.encode())
+    if record.label is not None:
+        features["class"].int64_list.value.append(record.label)
+    # A protobuf map has no order of its own; without this the same record may give other bytes.
+    return example.SerializeToString(deterministic=True)
 
 
 def write_shards(
@@ -103,17 +193,15 @@ def choose_shard_size(num_records: int) -> int:
 def _write_all(
     folder: Path, records: Iterable[Record], image_size: int, shard_size: int
 ) -> Iterator[Path]:
-    import tensorflow as tf
-
     remaining = iter(records)
     for number in itertools.count():
         first = next(remaining, None)
         if first is None:
             return
         unfinished, count = folder / "unfinished", 0
-        with tf.io.TFRecordWriter(str(unfinished)) as writer:
+        with unfinished.open("wb") as file:
             for record in itertools.chain([first], itertools.islice(remaining, shard_size - 1)):
-                writer.write(serialize(record))
+                file.write(frame(serialize(record)))
                 count += 1
         # The count is part of the name and known only now.
         yield unfinished.rename(folder / f"{number:02d}-{image_size}x{image_size}-{count}.tfrec")
@@ -217,9 +305,6 @@ def _match_name(path: Path) -> re.Match[str]:
     return match
 
 
-# Counting and parsing -----------------------------------------------------------------------------
-
-
 def count_in_name(path: str | os.PathLike) -> int:
     """The number of records by the name of a shard.
 
@@ -227,25 +312,6 @@ def count_in_name(path: str | os.PathLike) -> int:
     462
     """
     return int(_match_name(Path(path))["count"])
-
-
-def parse_example(serialized: Any, *, labelled: bool) -> tuple[Any, Any, Any]:
-    """Serialized records as tensors, for `tf.data` maps: (image, id, class).
-
-    `serialized` is a string tensor, a scalar or (n,); all three have its shape: JPEG bytes and ids as
-    strings, classes as int32, -1 throughout if not `labelled`. A missing feature raises
-    `tf.errors.InvalidArgumentError`.
-    """
-    import tensorflow as tf
-
-    features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("image", "id")}
-    if labelled:
-        features["class"] = tf.io.FixedLenFeature([], tf.int64)
-    parsed = tf.io.parse_example(serialized, features)
-    if labelled:
-        # A plain cast would wrap an absurd label into the valid range.
-        return parsed["image"], parsed["id"], tf.saturate_cast(parsed["class"], tf.int32)
-    return parsed["image"], parsed["id"], -tf.ones_like(parsed["id"], tf.int32)
 
 
 # Checking -----------------------------------------------------------------------------------------
@@ -264,17 +330,66 @@ def check_counts(files: Iterable[Path]) -> list[CorruptRecord]:
 def check_shard(
     path: str | os.PathLike, *, image_size: int, num_classes: int, labelled: bool
 ) -> list[CorruptRecord]:
-    """Everything wrong with a shard, record by record, and [] if it is valid.
+    """Everything wrong with a shard, record by record, and [] if it is valid; decodes every JPEG."""
+    return scan_shard(Path(path), image_size, num_classes, labelled, decode=True)[1]
 
-    Computes checksums and decodes JPEGs, so it takes some seconds a shard.
+
+class FoundRecord(NamedTuple):
+    """A valid record of a shard, its number from 0 and where its payload is, in bytes.
+
+    `digest` is a fingerprint of the JPEG's bytes, an int64.
     """
-    path = Path(path)
-    faults, num_whole = [], 0
-    for number, payload, reason in read_frames(path):
+
+    number: int
+    offset: int
+    length: int
+    id: str
+    label: int | None
+    digest: int
+
+
+def scan_shard(
+    path: Path, image_size: int, num_classes: int, labelled: bool, *, decode: bool
+) -> tuple[list[FoundRecord], list[CorruptRecord]]:
+    """The valid records of a shard, and everything wrong with the others and with their number.
+
+    All checksums are computed; without `decode` damage inside a JPEG is not found, see `check_jpeg`.
+    """
+    found, faults, num_whole, offset = [], [], 0, 12
+    for number, payload, fault in read_frames(path):
         num_whole += payload is not None
-        reasons = [reason] if reason else check_payload(payload, image_size, num_classes, labelled)
+        record, reasons = None, [fault]
+        if fault is None:
+            record, reasons = check_example(
+                payload, image_size, num_classes, labelled, decode=decode
+            )
         faults += [CorruptRecord(path, number, reason) for reason in reasons]
-    return faults + _compare_counts(path, num_whole)
+        if record:
+            digest = blake2b(record.image, digest_size=8).digest()
+            digest = int.from_bytes(digest, "little", signed=True)
+            found.append(FoundRecord(number, offset, len(payload), record.id, record.label, digest))
+        offset += len(payload or b"") + 16
+    return found, faults + _compare_counts(path, num_whole)
+
+
+def check_example(
+    payload: bytes, image_size: int, num_classes: int, labelled: bool, *, decode: bool = True
+) -> tuple[Record | None, list[str]]:
+    """The record in a serialized Example, if it is valid, and everything wrong with it."""
+    from flowerkit.data.jpeg import check_jpeg  # which loads NumPy
+
+    try:
+        record = parse_example(payload, labelled=labelled)
+    except ValueError as error:
+        return None, [str(error)]
+    reasons = []
+    try:
+        check_jpeg(record.image, image_size, decode=decode)
+    except ValueError as error:
+        reasons.append(str(error))
+    if labelled and not 0 <= record.label < num_classes:
+        reasons.append(f"label {record.label} is outside 0..{num_classes - 1}")
+    return None if reasons else record, reasons
 
 
 def _compare_counts(path: Path, num_found: int) -> list[CorruptRecord]:

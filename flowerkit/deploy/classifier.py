@@ -1,6 +1,5 @@
 """A trained classifier in use: photos in, names and probabilities out."""
 
-import io
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flowerkit.data import decode_jpeg
 from flowerkit.deploy.formats import LoadedModel, detect_format
 from flowerkit.photos import SUFFIXES, UnreadablePhoto, find_photos, read_photo
 
@@ -121,9 +121,7 @@ class Classifier(LoadedModel):
             if is_ready and not photo.getexif():
                 return np.asarray(photo)
         # By way of a JPEG, as the photos that the model was trained on.
-        square = read_photo(photo, self.card.image_size, self.card.resize).jpeg
-        with Image.open(io.BytesIO(square)) as image:
-            return np.asarray(image.convert("RGB"))
+        return decode_jpeg(read_photo(photo, self.card.image_size, self.card.resize).jpeg)
 
     def _read(self, photo: Any) -> np.ndarray | str:
         """The model's input for a photo, or why there is none."""

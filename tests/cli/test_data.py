@@ -1,6 +1,8 @@
 """convert and check-data as they are typed."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -55,6 +57,25 @@ def test_convert_with_beam(flowerkit, photos, tmp_path):
     assert status == 0
     assert out[0].startswith("16 photos of 2 classes: train ")
     assert len(list((tmp_path / "out/tfrecords-jpeg-32x32/train").glob("*.tfrec"))) == 1
+
+
+def test_photos_are_drawn_converted_and_checked_without_a_framework(tmp_path):
+    lines = (
+        "draw photos --classes 2 --image-size 48 --photos 8",
+        "convert photos shards --image-size 32 --workers 1",
+        "check-data shards",
+        "draw drawn --classes 2 --image-size 48 --train 4 --val 2 --test 0",
+    )
+    commands = [line.split() for line in lines]
+    code = (
+        "import sys\nfrom flowerkit.__main__ import main\n"
+        f"print([main(words) for words in {commands}])\n"
+        "print({'tensorflow', 'keras', 'jax'} & set(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-2:] == ["[0, 0, 0, 0]", "set()"], done.stderr
 
 
 # check-data ---------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
+import sys
+
 import pytest
 
 from flowerkit import accelerator as accelerator_folder
 from flowerkit.__main__ import main
 from flowerkit.accelerator import device
 from flowerkit.cli.doctor import GIB, clear_cache, examine
+from flowerkit.data import find_decoder
 from flowerkit.photos import load_photos
 from flowerkit.sources import competition, draw_photos
 
@@ -25,10 +28,12 @@ def find(topic, source="auto"):
 def test_a_machine_with_data_is_described_topic_by_topic(drawn, accelerator):
     findings = examine(str(drawn.folder))
     topics = [finding.topic for finding in findings]
-    assert topics == ["device", "versions", "memory", "disk", "cache", "data", "weights"]
+    assert topics[:4] == ["device", "versions", "decoder", "memory"]
+    assert topics[4:] == ["disk", "cache", "data", "weights"]
     found = {finding.topic: finding.found for finding in findings}
     assert found["device"] == str(accelerator)
     assert f"{accelerator.backend} " in found["versions"]
+    assert found["decoder"].endswith("decodes JPEGs")
     assert " GiB free, " in found["memory"]
     assert "4 classes, 32 px, train 50, val 18, test 22" in found["data"]
     assert not any(finding.blocks for finding in findings)
@@ -90,6 +95,16 @@ def test_a_machine_without_keras_is_examined_all_the_same(monkeypatch):
     finding = find("keras")
     assert finding.blocks
     assert finding.remedy == "pip install keras"
+
+
+def test_a_slower_decoder_has_its_name_and_the_remedy(monkeypatch):
+    for library, name in {"simplejpeg": "OpenCV", "cv2": "Pillow"}.items():
+        monkeypatch.setitem(sys.modules, library, None)
+        find_decoder.cache_clear()
+        finding = find("decoder")
+        assert (finding.remedy, finding.blocks) == ("pip install simplejpeg", False)
+        assert finding.found.startswith((f"{name} decodes JPEGs, to the same", "Pillow"))
+    find_decoder.cache_clear()
 
 
 def test_the_cache_is_measured_and_cleared_of_what_flowerkit_made(tmp_path):

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from flowerkit.data.leaks import DuplicatePair, Place, draw_pairs, find_leaks, write_pairs
-from flowerkit.data.records import Record, read_record
-from flowerkit.data.tfrecords import find_shards, write_shards
+from flowerkit.data.tfrecords import Record, find_shards, read_record, write_shards
 from flowerkit.sources import draw_flower
 
 NAMES = ("white daisy", "cream daisy", "wine daisy")

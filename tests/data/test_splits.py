@@ -1,15 +1,17 @@
 """splits: faults named before anything is decoded, decoded images kept or not, leaks."""
 
 import dataclasses
+import gzip
+import io
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from PIL import Image
 
 from flowerkit.data import splits
-from flowerkit.data.records import Record, read_records
+from flowerkit.data.jpeg import decode_jpeg
 from flowerkit.data.splits import check_leak, load_split
-from flowerkit.data.tfrecords import find_shards, write_shards
+from flowerkit.data.tfrecords import Record, find_shards, read_records, write_shards
 
 
 def load_reference(data, name):
@@ -24,8 +26,7 @@ def test_images_labels_and_ids_stay_together_in_the_order_of_the_shards(drawn):
     assert split.labels.tolist() == [record.label for record in records]
     assert split.images.shape == (50, 32, 32, 3)
     assert split.images.dtype == np.uint8
-    last = tf.io.decode_jpeg(records[-1].image, channels=3)
-    np.testing.assert_array_equal(split.images[-1], last)
+    np.testing.assert_array_equal(split.images[-1], decode_jpeg(records[-1].image))
 
 
 def test_the_test_split_has_no_labels(drawn):
@@ -80,7 +81,9 @@ BAD_RECORDS = [
 
 
 def draw_jpeg(size):
-    return tf.io.encode_jpeg(np.zeros((size, size, 3), "uint8")).numpy()
+    file = io.BytesIO()
+    Image.new("RGB", (size, size)).save(file, "JPEG")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(("change", "reason"), BAD_RECORDS)
@@ -119,6 +122,15 @@ def test_a_flipped_bit_is_found_by_its_checksum(tmp_path, drawn):
     assert len(load_split(data, "val", on_corrupt="skip")) == 17
 
 
+def test_a_compressed_shard_is_refused_even_when_skipping(tmp_path, drawn):
+    data = write_val(tmp_path, drawn, lambda record: record)
+    file = data.files["val"][1]
+    file.write_bytes(gzip.compress(file.read_bytes()))
+    for on_corrupt in ("raise", "skip"):
+        with pytest.raises(ValueError, match=r"val/01-32x32-8.tfrec is compressed by gzip"):
+            load_split(data, "val", on_corrupt=on_corrupt)
+
+
 def test_a_name_that_says_another_count_is_refused(tmp_path, drawn):
     write_val(tmp_path, drawn, lambda record: record)
     folder = tmp_path / "tfrecords-jpeg-32x32" / "val"
@@ -147,9 +159,9 @@ def test_damage_that_only_decoding_shows_comes_up_where_the_image_is_asked_for(t
 
 
 def damage_inside(record):
-    """Size and end stay; the scan says that it has 9 colour components."""
-    start = record.image.index(b"\xff\xda") + 4
-    image = record.image[:start] + b"\x09" + record.image[start + 1 :]
+    """Size and end stay; the scan names tables that do not exist."""
+    tables = record.image.index(b"\xff\xda") + 6
+    image = record.image[:tables] + b"\x33" + record.image[tables + 1 :]
     return dataclasses.replace(record, image=image)
 
 

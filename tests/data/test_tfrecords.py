@@ -1,30 +1,52 @@
-"""tfrecords: shards in folders, written, found by name, parsed and checked."""
+"""tfrecords: records parsed and written; shards in folders, found by name and checked."""
 
 import io
 
 import pytest
-import tensorflow as tf
 from PIL import Image
 
-from flowerkit.data.records import CorruptRecord, Record
+from flowerkit.data.example import Example
+from flowerkit.data.records import CorruptRecord, frame
 from flowerkit.data.tfrecords import (
     FlowerData,
+    Record,
     check_counts,
+    check_example,
     check_shard,
     count_in_name,
     find_shards,
     find_sizes,
     parse_example,
+    read_record,
+    read_records,
+    scan_shard,
+    serialize,
     write_shards,
 )
 
 NAMES = ("daisy", "rose", "tulip")
 
 
-def jpeg(shade=0):
+def jpeg(shade=0, width=8):
     picture = io.BytesIO()
-    Image.new("RGB", (8, 8), (200, shade, 90)).save(picture, "JPEG")
+    Image.new("RGB", (width, 8), (200, shade, 90)).save(picture, "JPEG")
     return picture.getvalue()
+
+
+def example(**features):
+    """A serialized Example with these features, a list each."""
+    message = Example()
+    for name, values in features.items():
+        feature = message.features.feature[name.rstrip("_")]
+        values_of = feature.bytes_list if isinstance(values[0], bytes) else feature.int64_list
+        values_of.value.extend(values)
+    return message.SerializeToString()
+
+
+def write_payloads(folder, payloads):
+    path = folder / f"00-8x8-{len(payloads)}.tfrec"
+    path.write_bytes(b"".join(map(frame, payloads)))
+    return path
 
 
 def make_records(num, *, labelled=True):
@@ -46,6 +68,129 @@ def touch(folder, image_size, name):
     path = folder / f"tfrecords-jpeg-{image_size}x{image_size}" / "train" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
+
+
+# Records ------------------------------------------------------------------------------------------
+
+
+def test_a_record_has_the_competitions_features_in_the_order_of_their_names():
+    assert serialize(Record(b"\xff\xd8\xff", "0a", 3)) == (
+        b"\n0\n\x0e\n\x05class\x12\x05\x1a\x03\n\x01\x03"
+        b"\n\x0c\n\x02id\x12\x06\n\x04\n\x020a"
+        b"\n\x10\n\x05image\x12\x07\n\x05\n\x03\xff\xd8\xff"
+    )
+    unlabelled = Example.FromString(serialize(Record(b"", "0a", None)))
+    assert sorted(unlabelled.features.feature) == ["id", "image"]
+
+
+def test_parsing_gives_back_what_was_written():
+    labelled, unlabelled = Record(jpeg(), "00000000a", 2), Record(jpeg(), "00000000b", None)
+    assert parse_example(serialize(labelled), labelled=True) == labelled
+    assert parse_example(serialize(labelled)) == labelled
+    assert parse_example(serialize(labelled), labelled=False).label is None
+    assert parse_example(serialize(unlabelled)) == unlabelled
+    with pytest.raises(ValueError, match="missing feature 'class'"):
+        parse_example(serialize(unlabelled), labelled=True)
+
+
+def test_a_shards_records_are_read_with_their_numbers_or_one_alone(tmp_path):
+    records = list(make_records(4))
+    path = write_payloads(tmp_path, [serialize(record) for record in records])
+    assert list(read_records(path)) == list(enumerate(records))
+    assert read_record(path, 2) == records[2]
+
+
+def test_reading_a_bad_record_raises_with_its_number_and_the_remedy(tmp_path):
+    records = [serialize(record) for record in make_records(2)]
+    path = write_payloads(tmp_path, [records[0], example(image=[jpeg()], class_=[1])])
+    with pytest.raises(ValueError, match="record 1: missing feature 'id'.*--on-corrupt skip"):
+        list(read_records(path))
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match="record 1: bad checksum"):
+        list(read_records(path))
+
+
+PAYLOADS = {
+    "valid": (example(image=[jpeg()], id=[b"a"], class_=[1]), []),
+    "no protobuf": (b"\xff\xff\xff", ["not a tf.train.Example (3 bytes)"]),
+    "no id": (
+        example(image=[jpeg()], class_=[1]),
+        ["missing feature 'id' (found: class, image; wanted: image, id, class)"],
+    ),
+    "no class": (
+        example(image=[jpeg()], id=[b"a"]),
+        ["missing feature 'class' (found: id, image; wanted: image, id, class)"],
+    ),
+    "other names": (
+        example(**{"image/encoded": [jpeg()], "image/class/label": [1]}),
+        [
+            "missing feature 'image' and 'id' and 'class' "
+            "(found: image/class/label, image/encoded; wanted: image, id, class)"
+        ],
+    ),
+    "nothing": (
+        b"",
+        ["missing feature 'image' and 'id' and 'class' (found: none; wanted: image, id, class)"],
+    ),
+    "two classes": (
+        example(image=[jpeg()], id=[b"a"], class_=[1, 0]),
+        ["feature 'class' holds 2 int64 values, not 1"],
+    ),
+    "an id that is a number": (
+        example(image=[jpeg()], id=[7], class_=[1]),
+        ["feature 'id' holds 0 bytes values, not 1"],
+    ),
+    "an id that is no text": (
+        example(image=[jpeg()], id=[b"\xff"], class_=[1]),
+        [r"the id b'\xff' is not UTF-8"],
+    ),
+    "no picture": (
+        example(image=[b"not a flower"], id=[b"a"], class_=[1]),
+        ["not a JPEG (12 bytes)"],
+    ),
+    "half a picture": (
+        example(image=[jpeg()[:100]], id=[b"a"], class_=[1]),
+        ["undecodable JPEG (100 bytes)"],
+    ),
+    "a wide picture": (
+        example(image=[jpeg(width=16)], id=[b"a"], class_=[1]),
+        ["wrong size (got 8x16, expected 8x8)"],
+    ),
+    "a label too high": (
+        example(image=[jpeg()], id=[b"a"], class_=[2]),
+        ["label 2 is outside 0..1"],
+    ),
+    "a label below zero": (
+        example(image=[jpeg()], id=[b"a"], class_=[-1]),
+        ["label -1 is outside 0..1"],
+    ),
+    "a label that would wrap into the valid range": (
+        example(image=[jpeg()], id=[b"a"], class_=[2**32 + 1]),
+        ["label 4294967297 is outside 0..1"],
+    ),
+    "two faults": (
+        example(image=[b"x"], id=[b"a"], class_=[9]),
+        ["not a JPEG (1 bytes)", "label 9 is outside 0..1"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("payload", "reasons"), PAYLOADS.values(), ids=PAYLOADS)
+@pytest.mark.parametrize("decode", [True, False])
+def test_every_fault_inside_a_record_has_its_sentence(payload, reasons, decode):
+    record, found = check_example(payload, 8, 2, labelled=True, decode=decode)
+    assert found == reasons
+    assert record == (None if reasons else Record(jpeg(), "a", 1))
+
+
+def test_an_unlabelled_split_needs_no_class_and_ignores_one():
+    for features in ({}, {"class_": [1, 0]}):
+        payload = example(image=[jpeg()], id=[b"a"], **features)
+        record, reasons = check_example(payload, 8, 2, labelled=False)
+        assert (record.label, reasons) == (None, [])
+
+
+# Folders of shards --------------------------------------------------------------------------------
 
 
 def test_flower_data_prints_on_one_line(tmp_path):
@@ -197,39 +342,6 @@ def test_the_count_is_read_from_the_name():
         count_in_name("flowers.tfrec")
 
 
-def test_parsing_gives_images_ids_and_classes_of_a_batch(tmp_path):
-    data = write_data(tmp_path)
-    batch = next(iter(tf.data.TFRecordDataset(str(data.files["train"][0])).batch(3)))
-    images, ids, classes = parse_example(batch, labelled=True)
-    assert images.numpy().tolist() == [jpeg(0), jpeg(1), jpeg(2)]
-    assert ids.numpy().tolist() == [b"000000000", b"000000001", b"000000002"]
-    assert classes.numpy().tolist() == [0, 1, 2]
-    assert classes.dtype == tf.int32
-
-
-def test_parsing_works_in_a_map_one_record_at_a_time(tmp_path):
-    data = write_data(tmp_path)
-    records = tf.data.TFRecordDataset(str(data.files["test"][0]))
-    parsed = list(records.map(lambda record: parse_example(record, labelled=False)))
-    assert [image_id.numpy() for _, image_id, _ in parsed] == [b"000000000", b"000000001"]
-    assert [label.numpy() for _, _, label in parsed] == [-1, -1]
-
-
-def test_a_label_beyond_int32_does_not_wrap_into_the_valid_range(tmp_path):
-    (shard,) = write_shards(
-        tmp_path, "train", [Record(jpeg(), "a", 2**32 + 1)], image_size=8, shard_size=1
-    )
-    record = next(iter(tf.data.TFRecordDataset(str(shard))))
-    assert parse_example(record, labelled=True)[2].numpy() == 2147483647
-
-
-def test_parsing_an_unlabelled_record_as_labelled_is_an_error(tmp_path):
-    data = write_data(tmp_path)
-    record = next(iter(tf.data.TFRecordDataset(str(data.files["test"][0]))))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="class"):
-        parse_example(record, labelled=True)
-
-
 def test_a_wrong_count_and_a_cut_file_are_faults(tmp_path):
     data = write_data(tmp_path)
     assert [check_counts(files) for files in data.files.values()] == [[], [], []]
@@ -279,3 +391,18 @@ def test_checking_a_cut_shard_counts_what_is_whole(tmp_path):
         "no record from here on can be read",
         "00-8x8-3.tfrec: 3 records by its name, 2 in the file",
     ]
+
+
+def test_a_scan_gives_the_valid_records_their_places_and_digests(tmp_path):
+    records = [Record(jpeg(), "a", 0), Record(b"not a flower", "b", 1), Record(jpeg(), "c", 2)]
+    (path,) = write_shards(tmp_path, "train", records, image_size=8, shard_size=9)
+    (first, last), (fault,) = scan_shard(path, 8, 3, labelled=True, decode=False)
+    assert (fault.record, fault.reason) == (1, "not a JPEG (12 bytes)")
+    assert [(each.number, each.id, each.label) for each in (first, last)] == [
+        (0, "a", 0),
+        (2, "c", 2),
+    ]
+    assert first.digest == last.digest
+    content = path.read_bytes()
+    for found, record in ((first, records[0]), (last, records[2])):
+        assert content[found.offset :][: found.length] == serialize(record)
