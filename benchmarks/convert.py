@@ -42,8 +42,6 @@ def measure(args: argparse.Namespace) -> dict:
 
 def convert_all(args) -> float:
     """Seconds of the whole conversion."""
-    import tensorflow  # noqa: F401 - writing shards needs it, and imports are in no figure
-
     from flowerkit import convert_photos
 
     with tempfile.TemporaryDirectory() as out:

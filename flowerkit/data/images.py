@@ -120,7 +120,7 @@ class DecodedImages:
         images = np.empty((len(wanted), *self.shape[1:]), "uint8")
         pairs = list(zip(wanted.tolist(), images, strict=True))
         blocks = [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
-        for _ in _map_ahead(self._decode, blocks):
+        for _ in map_ahead(self._decode, blocks):
             pass
         return images if numbers.ndim else images[0]
 
@@ -178,7 +178,7 @@ def _fill(images_of: weakref.ref, order: np.ndarray) -> None:
     blocks = (order[start : start + BLOCK] for start in range(0, len(order), BLOCK))
     with _turn:
         try:
-            for num_decoded in _map_ahead(decode, blocks):
+            for num_decoded in map_ahead(decode, blocks):
                 get()._report(num_decoded)
         except _Dropped:
             pass
@@ -196,8 +196,8 @@ def reserved_bytes() -> int:
     )
 
 
-def _map_ahead(function: Callable, items: Iterable) -> Iterator[Any]:
-    """`map`, by the threads of the pool; only a little ahead, so that others get their share of them."""
+def map_ahead(function: Callable, items: Iterable) -> Iterator[Any]:
+    """`map` by the threads that decode; only a little ahead, so that all who call it get their share."""
     pool, num_threads = _start_pool()
     pending = collections.deque()
     for item in items:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowerkit.accelerator import free_memory_bytes
-from flowerkit.data.images import DecodedImages, ShardReader, reserved_bytes
+from flowerkit.data.images import DecodedImages, ShardReader, map_ahead, reserved_bytes
 from flowerkit.data.tfrecords import FlowerData, scan_shard
 from flowerkit.text import format_bytes
 
@@ -115,11 +115,12 @@ class _Scan:
 def _scan(data: FlowerData, name: str, on_corrupt: str, *, decode: bool = False) -> _Scan:
     """The split's valid records, see `scan_shard`; a bad one raises unless it is to be skipped."""
     files, labelled = data.files[name], name != "test"
+
+    def scan(file):
+        return scan_shard(file, data.image_size, data.num_classes, labelled, decode=decode)
+
     rows, faults = [], []
-    for number_of_file, file in enumerate(files):
-        found, of_file = scan_shard(
-            file, data.image_size, data.num_classes, labelled, decode=decode
-        )
+    for number_of_file, (found, of_file) in enumerate(map_ahead(scan, files)):
         rows += [(number_of_file, *record) for record in found]
         faults += of_file
     if faults and on_corrupt != "skip":

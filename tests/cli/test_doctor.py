@@ -98,13 +98,13 @@ def test_a_machine_without_keras_is_examined_all_the_same(monkeypatch):
 
 
 def test_a_slower_decoder_has_its_name_and_the_remedy(monkeypatch):
-    for library, name in {"simplejpeg": "OpenCV", "cv2": "Pillow"}.items():
+    for library in ("simplejpeg", "cv2"):
         monkeypatch.setitem(sys.modules, library, None)
-        find_decoder.cache_clear()
-        finding = find("decoder")
-        assert (finding.remedy, finding.blocks) == ("pip install simplejpeg", False)
-        assert finding.found.startswith((f"{name} decodes JPEGs, to the same", "Pillow"))
     find_decoder.cache_clear()
+    finding = find("decoder")
+    find_decoder.cache_clear()
+    assert finding.found.startswith("Pillow decodes JPEGs, to the same pixels")
+    assert (finding.remedy, finding.blocks) == ("pip install simplejpeg", False)
 
 
 def test_the_cache_is_measured_and_cleared_of_what_flowerkit_made(tmp_path):

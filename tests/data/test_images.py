@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from flowerkit.accelerator import num_cores
+from flowerkit.data import images as module
 from flowerkit.data.images import BLOCK, DecodedImages, reserved_bytes
 from flowerkit.data.jpeg import decode_jpeg
 from flowerkit.data.splits import load_split
@@ -37,6 +38,13 @@ class Reader:
             raise ValueError(f"broken: {row}")
         self.decoded.append(row)
         out[...] = row
+
+
+@pytest.fixture(autouse=True)
+def two_threads(monkeypatch):
+    with ThreadPoolExecutor(2) as threads:
+        monkeypatch.setattr(module, "_start_pool", lambda: (threads, 2))
+        yield
 
 
 def in_ram(reader, order=None):
