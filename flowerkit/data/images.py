@@ -124,6 +124,14 @@ class DecodedImages:
             pass
         return images if numbers.ndim else images[0]
 
+    def take(self, rows: np.ndarray, axis: int, out: np.ndarray, mode: str) -> np.ndarray:
+        """NumPy's `take` along axis 0: the images of `rows`, in `out`."""
+        if self._array is not None:
+            self._wait_for(rows)
+            return self._array.take(rows, axis, out, mode)
+        out[...] = self._reader.decode(rows)
+        return out
+
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 

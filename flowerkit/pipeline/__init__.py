@@ -5,7 +5,8 @@ Nothing here knows a network, a loss or a run. All random numbers are functions 
     augmentation     `Augmentation`: which changes, and how strong; loads no NumPy
     augment_params   what is sampled for each image of an epoch, and the labels of mixed images
     augment_layer    `Augment`: the changes themselves, inside the compiled training step
-    batches          the order of an epoch, batches of images or features; the adapter to tf.data
+    batches          the order of an epoch; batches of images or features as NumPy arrays, made ahead
+    tensorflow       the adapter to tf.data: the only module of this folder that imports TensorFlow
     previews         `preview_batch`: a few training images before and after augmentation
 """
 
@@ -21,6 +22,8 @@ __getattr__, __dir__, __all__ = lazy(
         "sample_params": "augment_params",
         "Augment": "augment_layer",
         "augment_images": "augment_layer",
+        "ArraySpec": "batches",
+        "Batches": "batches",
         "epoch_permutation": "batches",
         "eval_batches": "batches",
         "feature_batches": "batches",

@@ -1,13 +1,17 @@
-"""Splits to batches of tf.data: every order drawn from (seed, epoch), evaluation batches padded."""
+"""Splits to batches of NumPy arrays: every order drawn from (seed, epoch), evaluation batches padded.
 
-import atexit
+Batches are made ahead by a few threads, in order. TensorFlow gets them through `pipeline.tensorflow`.
+"""
+
 import functools
-import threading
-import time
-from collections.abc import Callable
+import itertools
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
 
 from flowerkit.accelerator import num_cores
 from flowerkit.data import Split
@@ -22,8 +26,85 @@ from flowerkit.pipeline.augmentation import Augmentation
 
 _ORDER = 0  # the stream of random numbers that the order comes from
 _FLIP = Augmentation()
-_MAX_THREADS = 16
-_MAX_EXIT_SECONDS = 5.0
+MAX_THREADS = 4  # copying is bound by the memory, and decoding has threads of its own
+_ALIGNMENT = 64  # what JAX and TensorFlow ask of an array that they take without a copy
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """What is known of an array before it is made."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches `first`, `first + 1`, ... up to `stop` (None: endless), each a function of its number.
+
+    `make(number)` gives one, in any thread: nested tuples of NumPy arrays; `spec` are the same tuples
+    of `ArraySpec`. An iterator makes the next few in threads, which end when it is dropped, and raises
+    what `make` raised.
+    """
+
+    make: Callable[[int], tuple]
+    spec: tuple
+    first: int = 0
+    stop: int | None = None
+
+    def __iter__(self) -> Iterator[tuple]:
+        numbers = itertools.count(self.first) if self.stop is None else range(self.first, self.stop)
+        return _make_ahead(self.make, iter(numbers), min(num_cores(), MAX_THREADS))
+
+    def for_keras(self) -> Iterable:
+        """What `fit` and `predict` of the present backend take: on JAX a generator, else tf.data."""
+        import keras
+
+        if keras.backend.backend() != "tensorflow":
+            return iter(self)
+        from flowerkit.pipeline.tensorflow import to_dataset
+
+        return to_dataset(self)
+
+
+def _make_ahead(make: Callable, numbers: Iterator[int], num_threads: int) -> Iterator[tuple]:
+    threads = ThreadPoolExecutor(num_threads, thread_name_prefix="flowerkit-batches")
+    waiting = deque()
+    try:
+        for number in itertools.islice(numbers, num_threads + 1):
+            waiting.append(threads.submit(make, number))
+        while waiting:
+            # Not held here while the next is made: its memory may be needed.
+            yield waiting.popleft().result()
+            for number in itertools.islice(numbers, 1):
+                waiting.append(threads.submit(make, number))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Memory:
+    """Memory for arrays that is used again as soon as nothing refers to an array in it any more.
+
+    A backend may take an array without copying it, or copy it later: either way it refers to the array
+    for so long. Threads may share a memory.
+    """
+
+    def __init__(self):
+        self._free: list[np.ndarray] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """An array of this shape with any values; all arrays of one memory take as many bytes."""
+        try:
+            block = self._free.pop()
+        except IndexError:
+            num_bytes = int(np.prod(shape, dtype="int64")) * np.dtype(dtype).itemsize
+            block = np.empty(num_bytes + _ALIGNMENT, "uint8")
+            start = -block.ctypes.data % _ALIGNMENT
+            block = block[start : start + num_bytes]
+        # Every view of this array refers to it, not to what it was made from: that is no array.
+        array = np.frombuffer(memoryview(block), dtype)
+        weakref.finalize(array, self._free.append, block).atexit = False
+        return array.reshape(shape)
 
 
 def steps_per_epoch(num_images: int, global_batch: int) -> int:
@@ -50,7 +131,7 @@ def train_batches(
     augmentation: Augmentation = _FLIP,
     size: int | None = None,
     first_step: int = 0,
-) -> tf.data.Dataset:
+) -> Batches:
     """Endless batches ((images, params), labels) of `split`; `steps_per_epoch` of them are an epoch.
 
     images (global_batch, size, size, 3) uint8 as stored; params (global_batch, len(PARAMS)) float32,
@@ -67,6 +148,14 @@ def train_batches(
     size = size or stored_px
     if augmentation.mixes:
         check_pairs(global_batch)
+    spec = (
+        (
+            ArraySpec((global_batch, stored_px, stored_px, 3), "uint8"),
+            ArraySpec((global_batch, len(PARAMS)), "float32"),
+        ),
+        ArraySpec((global_batch, num_classes), "float32"),
+    )
+    memory = Memory()
 
     @functools.lru_cache(maxsize=2)
     def sample_epoch(epoch):
@@ -77,16 +166,12 @@ def train_batches(
         epoch, step = divmod(number, steps)
         order, params = sample_epoch(epoch)
         rows = order[step * global_batch : (step + 1) * global_batch]
-        labels = split.labels[rows]
-        shares = mix_labels(
-            labels, params[rows], augmentation, num_classes=num_classes, image_size=size
+        labels = mix_labels(
+            split.labels[rows], params[rows], augmentation, num_classes=num_classes, image_size=size
         )
-        return (split.images[rows], params[rows]), shares
+        return (_gather(split.images, rows, memory), params[rows]), labels
 
-    images = tf.TensorSpec((global_batch, stored_px, stored_px, 3), tf.uint8)
-    params = tf.TensorSpec((global_batch, len(PARAMS)), tf.float32)
-    labels = tf.TensorSpec((global_batch, num_classes), tf.float32)
-    return _dataset(make_batch, ((images, params), labels), first=first_step)
+    return Batches(make_batch, spec, first=first_step)
 
 
 def feature_batches(
@@ -97,7 +182,7 @@ def feature_batches(
     seed: int,
     num_classes: int,
     first_step: int = 0,
-) -> tf.data.Dataset:
+) -> Batches:
     """Endless batches (features (global_batch, ...), labels (global_batch, num_classes)), float32.
 
     `array` (n, ...) float32 are the features of n images, in the order that `train_batches` gives them
@@ -105,6 +190,7 @@ def feature_batches(
     """
     steps = steps_per_epoch(len(labels), global_batch)
     shares = np.eye(num_classes, dtype="float32")[labels]
+    memory = Memory()
 
     @functools.lru_cache(maxsize=2)
     def order_of(epoch):
@@ -113,14 +199,16 @@ def feature_batches(
     def make_batch(number):
         epoch, step = divmod(number, steps)
         rows = order_of(epoch)[step * global_batch : (step + 1) * global_batch]
-        return array[rows], shares[rows]
+        return _gather(array, rows, memory), shares[rows]
 
-    features = tf.TensorSpec((global_batch, *array.shape[1:]), tf.float32)
-    spec = features, tf.TensorSpec((global_batch, num_classes), tf.float32)
-    return _dataset(make_batch, spec, first=first_step)
+    spec = (
+        ArraySpec((global_batch, *array.shape[1:]), "float32"),
+        ArraySpec((global_batch, num_classes), "float32"),
+    )
+    return Batches(make_batch, spec, first=first_step)
 
 
-def eval_batches(split: Split, *, global_batch: int) -> tf.data.Dataset:
+def eval_batches(split: Split, *, global_batch: int) -> Batches:
     """Every image once, in order: (images, labels, weights), full batches only.
 
     The last batch is filled up with black images of weight 0, so that shapes never change and no
@@ -129,74 +217,26 @@ def eval_batches(split: Split, *, global_batch: int) -> tf.data.Dataset:
     """
     labels = np.zeros(len(split), "int32") if split.labels is None else split.labels
     weights = np.ones(len(split), "float32")
+    spec = (
+        ArraySpec((global_batch, *split.images.shape[1:]), "uint8"),
+        ArraySpec((global_batch,), "int32"),
+        ArraySpec((global_batch,), "float32"),
+    )
+    memory = Memory()
 
     def make_batch(number):
         rows = slice(number * global_batch, (number + 1) * global_batch)
-        missing = global_batch - len(weights[rows])
-        pieces = (array[rows] for array in (split.images, labels, weights))
-        return [np.pad(piece, [(0, missing)] + [(0, 0)] * (piece.ndim - 1)) for piece in pieces]
+        num_images = len(weights[rows])
+        images = memory.empty(spec[0].shape, "uint8")
+        images[:num_images] = split.images[rows]
+        images[num_images:] = 0
+        padding = (0, global_batch - num_images)
+        return images, np.pad(labels[rows], padding), np.pad(weights[rows], padding)
 
-    spec = (
-        tf.TensorSpec((global_batch, *split.images.shape[1:]), tf.uint8),
-        tf.TensorSpec((global_batch,), tf.int32),
-        tf.TensorSpec((global_batch,), tf.float32),
-    )
-    return _dataset(make_batch, spec, stop=-(-len(split) // global_batch), threads=1)
+    return Batches(make_batch, spec, stop=-(-len(split) // global_batch))
 
 
-# The adapter to tf.data ---------------------------------------------------------------------------
-
-
-def _dataset(
-    make_batch: Callable,
-    spec,
-    *,
-    first: int = 0,
-    stop: int = np.iinfo("int64").max,
-    threads: int | None = None,
-) -> tf.data.Dataset:
-    """`make_batch(number)` for each number from `first`, in order: NumPy arrays shaped as `spec`."""
-    specs = tf.nest.flatten(spec)
-
-    def make(number):
-        me = threading.get_ident()
-        _threads_in_python.add(me)
-        try:
-            return tf.nest.flatten(make_batch(int(number)))
-        finally:
-            _threads_in_python.discard(me)
-
-    @tf.autograph.experimental.do_not_convert
-    def batch(number):
-        tensors = tf.numpy_function(make, [number], [each.dtype for each in specs])
-        for tensor, each in zip(tensors, specs, strict=True):
-            tensor.set_shape(each.shape)
-        return tf.nest.pack_sequence_as(spec, tensors)
-
-    _wait_at_exit()
-    threads = threads or min(num_cores(), _MAX_THREADS)
-    numbers = tf.data.Dataset.range(first, stop)
-    dataset = numbers.map(batch, num_parallel_calls=threads, deterministic=True).prefetch(2)
-    options = tf.data.Options()
-    options.autotune.enabled = False  # its end can block for seconds
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.with_options(options)
-
-
-# An iterator that is still alive when Python ends waits for its threads, and these for Python's lock,
-# which is no longer given: the program hangs or is aborted. A variable of a script is enough, or the
-# traceback of an interrupted training. So the exit waits until no thread is in Python: by then no
-# batches are taken, and the prefetch buffers are soon full.
-_threads_in_python: set[int] = set()
-
-
-@functools.cache
-def _wait_at_exit() -> None:
-    atexit.register(_wait_until_quiet)
-
-
-def _wait_until_quiet() -> None:
-    quiet, end = 0, time.monotonic() + _MAX_EXIT_SECONDS
-    while quiet < 5 and time.monotonic() < end:  # a thread that waits for the lock shows late
-        time.sleep(0.01)
-        quiet = 0 if _threads_in_python else quiet + 1
+def _gather(array, rows: np.ndarray, memory: Memory) -> np.ndarray:
+    """The rows of an array, or of `DecodedImages`."""
+    out = memory.empty((len(rows), *array.shape[1:]), str(array.dtype))
+    return array.take(rows, axis=0, out=out, mode="clip")  # another mode gathers into a copy first

@@ -94,7 +94,7 @@ def compute_features(
 
 def _compute(body, split: Split, global_batch: int, name: str, progress) -> Iterator[np.ndarray]:
     """The body's outputs, batch by batch, without the padding of the last batch."""
-    batches = eval_batches(split, global_batch=global_batch).as_numpy_iterator()
+    batches = eval_batches(split, global_batch=global_batch)
     done = 0
     for rows in stream_outputs(body, (images for images, _, _ in batches)):
         rows = rows[: len(split) - done]

@@ -13,7 +13,7 @@ import numpy as np
 from flowerkit import metrics
 from flowerkit.data import Split
 from flowerkit.files import replacing
-from flowerkit.pipeline import Augmentation, augment_images, eval_batches, sample_params
+from flowerkit.pipeline import Augmentation, Batches, augment_images, eval_batches, sample_params
 
 # What NumPy raises for a file that is empty, cut off, damaged inside, or another kind of file.
 _DAMAGE = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
@@ -160,14 +160,16 @@ class _BatchCounter(keras.callbacks.Callback):
         self.on_batch(batch + 1)
 
 
-def _predict_batches(model: keras.Model, batches, on_batch: Callable[[int], None]) -> np.ndarray:
+def _predict_batches(
+    model: keras.Model, batches: Batches, on_batch: Callable[[int], None]
+) -> np.ndarray:
     strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's
     if not strategy or strategy.num_replicas_in_sync == 1:
-        return model.predict(batches, verbose=0, callbacks=[_BatchCounter(on_batch)])
+        return model.predict(batches.for_keras(), verbose=0, callbacks=[_BatchCounter(on_batch)])
     # Without Keras' iterator for each device: the end of each can block for seconds, at every
     # validation.
     probabilities = []
-    for images, _, _ in batches.as_numpy_iterator():
+    for images, _, _ in batches:
         probabilities.append(model.predict_on_batch(split_over(strategy, images)))
         on_batch(len(probabilities))
     return np.concatenate(probabilities)

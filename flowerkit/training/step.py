@@ -1,7 +1,7 @@
 """What a batch is, and what one training step does with it: the model and its batches side by side."""
 
 import abc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,7 +18,14 @@ from flowerkit.models import (
     freeze_backbone,
     split_classifier,
 )
-from flowerkit.pipeline import PARAMS, Augment, epoch_permutation, feature_batches, train_batches
+from flowerkit.pipeline import (
+    PARAMS,
+    Augment,
+    Batches,
+    epoch_permutation,
+    feature_batches,
+    train_batches,
+)
 from flowerkit.prediction import Features, Predictions, compute_features, predict, predict_features
 from flowerkit.training.callbacks import StepHooks
 from flowerkit.training.history import History
@@ -130,7 +137,7 @@ class TrainStep(abc.ABC):
         """
         with self.hooks.around(rate, callbacks):
             self.model.fit(
-                self.batches(first_step),
+                self.batches(first_step).for_keras(),
                 epochs=last_epoch,
                 initial_epoch=first_epoch,
                 callbacks=[self.hooks, *callbacks],
@@ -140,7 +147,7 @@ class TrainStep(abc.ABC):
             )
 
     @abc.abstractmethod
-    def batches(self, first_step: int) -> Iterable:
+    def batches(self, first_step: int) -> Batches:
         """Endless batches, as `model` takes them; `num_steps` from a multiple on show all images."""
 
     @abc.abstractmethod
@@ -178,7 +185,7 @@ class _PixelStep(TrainStep):
         changed = Augment(self.augmentation, self.size, name="augment")((pixels, params))
         self.model = keras.Model((pixels, params), classifier(changed), name="training")
 
-    def batches(self, first_step: int) -> Iterable:
+    def batches(self, first_step: int) -> Batches:
         return train_batches(
             self.run.train,
             global_batch=self.run.global_batch,
@@ -225,7 +232,7 @@ class _FeatureStep(TrainStep):
             self.body, split, global_batch=self.run.global_batch, name=name, progress=self.progress
         )
 
-    def batches(self, first_step: int) -> Iterable:
+    def batches(self, first_step: int) -> Batches:
         return feature_batches(
             self.train_features.array,
             self.train_features.labels,

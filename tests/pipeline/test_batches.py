@@ -1,8 +1,12 @@
 """batches: what is in a batch depends on (seed, number) alone; padding weighs nothing."""
 
+import gc
+import itertools
 import subprocess
 import sys
+import threading
 
+import keras
 import numpy as np
 import pytest
 
@@ -10,6 +14,9 @@ from flowerkit.data import load_split
 from flowerkit.pipeline.augment_params import PARAMS, sample_params
 from flowerkit.pipeline.augmentation import Augmentation
 from flowerkit.pipeline.batches import (
+    ArraySpec,
+    Batches,
+    Memory,
     epoch_permutation,
     eval_batches,
     feature_batches,
@@ -25,8 +32,8 @@ def split(drawn):
     return load_split(drawn, "train")  # 50 images
 
 
-def take(dataset, count):
-    return list(dataset.take(count).as_numpy_iterator())
+def take(batches, count):
+    return list(itertools.islice(batches, count))
 
 
 def assert_equal(batch, expected):
@@ -127,6 +134,116 @@ def test_a_batch_larger_than_the_split_is_refused_with_both_numbers():
     assert steps_per_epoch(50, 16) == 3
 
 
+def numbers(make=lambda number: (np.float32([[number]]),), **options):
+    """Batches that hold their number."""
+    return Batches(make, (ArraySpec((1, 1), "float32"),), **options)
+
+
+def find_threads():
+    return {each for each in threading.enumerate() if each.name.startswith("flowerkit-batches")}
+
+
+def wait_until(condition):
+    for _ in range(500):
+        if condition():
+            return True
+        threading.Event().wait(0.01)
+    return False
+
+
+def test_batches_come_in_their_order_however_long_each_takes():
+    first_is_slow = threading.Event()
+
+    def make(number):
+        if number == 3:
+            first_is_slow.wait(10)
+        elif number == 4:
+            first_is_slow.set()
+        return (number,)
+
+    assert [number for (number,) in numbers(make, first=3, stop=9)] == [3, 4, 5, 6, 7, 8]
+
+
+def test_only_a_few_batches_are_made_ahead():
+    made = []
+    iterator = iter(numbers(lambda number: made.append(number) or (number,)))
+    assert next(iterator) == (0,)
+    assert wait_until(lambda: len(made) >= 2)
+    threading.Event().wait(0.05)
+    assert len(made) <= 6
+
+
+def test_an_error_of_a_thread_arrives_where_the_batch_would_have():
+    def make(number):
+        if number == 2:
+            raise ValueError("record 7 is not a JPEG")
+        return (number,)
+
+    iterator = iter(numbers(make))
+    assert [next(iterator), next(iterator)] == [(0,), (1,)]
+    with pytest.raises(ValueError, match="record 7"):
+        next(iterator)
+
+
+def test_an_iterator_that_is_dropped_ends_its_threads():
+    before = find_threads()
+    iterator = iter(numbers())
+    next(iterator)
+    own = find_threads() - before
+    assert own
+    del iterator
+    gc.collect()
+    assert wait_until(lambda: not own & find_threads())
+
+
+def test_memory_is_used_again_when_no_view_of_it_is_left():
+    memory = Memory()
+    array = memory.empty((4, 6), "float32")
+    place, view = array.ctypes.data, array[1:3, 2]
+    assert place % 64 == 0
+    del array
+    other = memory.empty((4, 6), "float32")
+    assert other.ctypes.data != place
+    del view
+    assert memory.empty((6, 4), "float32").ctypes.data == place
+
+
+@pytest.mark.backends
+def test_what_the_backend_keeps_of_a_batch_does_not_change(split):
+    """Memory is used again: never while a tensor still refers to it, copied or not."""
+    batches = train_batches(split, global_batch=16, seed=3, num_classes=4)
+    kept = [
+        keras.ops.convert_to_tensor(images) + 0
+        if number % 2
+        else keras.ops.convert_to_tensor(images)
+        for number, ((images, _), _) in enumerate(itertools.islice(batches, 30))
+    ]
+    for tensor, ((images, _), _) in zip(kept, batches, strict=False):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(tensor), images)
+    fed = list(itertools.islice(batches.for_keras(), 30))
+    for batch, expected in zip(fed, batches, strict=False):
+        arrays = keras.tree.map_structure(keras.ops.convert_to_numpy, batch)
+        assert_equal(arrays, expected)
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+def test_keras_trains_on_every_batch_once_in_order_and_goes_on_in_the_next_epoch(accelerator):
+    size = accelerator.replicas
+
+    def make(number):
+        return np.full((size, 1), number, "float32"), np.zeros((size, 1), "float32")
+
+    spec = ArraySpec((size, 1), "float32"), ArraySpec((size, 1), "float32")
+    with accelerator.scope():
+        inputs = keras.Input((1,))
+        model = keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs))
+        model.compile(loss=lambda _, number: number)
+    batches = Batches(make, spec, first=2).for_keras()
+    history = model.fit(batches, epochs=3, steps_per_epoch=4, verbose=0, shuffle=False)
+    assert history.history["loss"] == [3.5, 7.5, 11.5]
+
+
 # A variable of the script, and a traceback that is kept: both live until Python goes away.
 HOLDS_AN_ITERATOR = """
 import numpy as np
@@ -142,9 +259,12 @@ print("taken", flush=True)
 
 
 @pytest.mark.parametrize(("end", "code"), [("", 0), ("raise KeyboardInterrupt", -2)])
-def test_a_script_that_still_holds_an_iterator_ends(end, code):
+@pytest.mark.parametrize("of", ["{}", "{}.for_keras()"])
+def test_a_script_that_still_holds_an_iterator_ends(end, code, of):
+    batches = "train_batches(split, global_batch=128, seed=0, num_classes=4)"
+    script = HOLDS_AN_ITERATOR.replace(batches, of.format(batches))
     done = subprocess.run(
-        [sys.executable, "-c", HOLDS_AN_ITERATOR + end],
+        [sys.executable, "-c", script + end],
         capture_output=True,
         text=True,
         timeout=120,

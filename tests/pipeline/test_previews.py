@@ -31,7 +31,7 @@ def test_a_preview_is_the_first_batch_of_the_epoch(drawn, split, epoch):
         num_classes=4,
         first_step=5 * (epoch - 1),
     )
-    (images, params), shares = next(batches.as_numpy_iterator())
+    (images, params), shares = next(iter(batches))
     images = augment_images(images, params, PLAN.augmentation())
     shown = preview_batch(drawn, PLAN, num_images=10, epoch=epoch)
     np.testing.assert_array_equal(shown.changed, images)

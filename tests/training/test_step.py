@@ -48,7 +48,7 @@ def test_a_head_learns_on_features_what_it_learns_on_images(
     batches = train_batches(
         train_split, global_batch=16, seed=0, num_classes=4, augmentation=Augmentation(flip=False)
     )
-    images = batches.map(lambda inputs, labels: (inputs[0], labels))
+    images = ((pixels, labels) for (pixels, _), labels in batches)
     reference = classifier.fit(images, epochs=2, steps_per_epoch=3, verbose=0, shuffle=False)
     losses = [row["loss"] for row in on_features.history]
     assert losses == pytest.approx(reference.history["loss"], rel=1e-4)
