@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from flowerkit.accelerator import BACKENDS, collect_evidence, detect
 from flowerkit.cli import ProgressBar, WrongUsage, load_function, parse, start_log
 
 
@@ -46,6 +47,9 @@ def _fail(line: str, progress: ProgressBar, status: int = 1) -> int:
 
 def _describe(error: Exception) -> str:
     """One line of an error; frameworks write pages."""
+    if isinstance(error, ModuleNotFoundError) and error.name in BACKENDS:
+        problem = detect(collect_evidence()).problem  # of a command that starts no device
+        error = RuntimeError(problem) if problem else error
     first, *more = str(error).strip().splitlines() or ["no details"]
     if isinstance(error, ModuleNotFoundError):
         first += ". Install it; `flowerkit doctor` lists what else is missing."

@@ -30,7 +30,7 @@ KERNELS, COMPETITIONS = "kernels.KernelsApiService", "competitions.CompetitionAp
 HOST = "http://localhost"
 NAME = "petals-to-the-metal-flowerkit"
 KERNEL = f"{USER}/{NAME}"
-DEVICE = "TPU: 8 replicas, jax, mixed_bfloat16 (a TPU is attached)"
+DEVICE = "TPU: 8 replicas, jax, bfloat16 (a TPU is attached)"
 
 IDS = [f"{number:09x}" for number in range(5)]
 VALID_CSV = b"id,label\n" + b"".join(f"{name},3\n".encode() for name in IDS)

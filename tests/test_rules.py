@@ -143,19 +143,26 @@ def test_help_and_wrong_usage_load_no_framework(words):
     assert done.stderr.splitlines()[-1] == ""
 
 
+def find_frameworks(path):
+    """Every framework that a module imports anywhere."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
+            roots = {name.split(".")[0] for name in names if name}
+            yield from roots & {"tensorflow", "keras", "jax", "torch"}
+
+
 @pytest.mark.parametrize("folder", ["data", "photos", "sources"])
 def test_data_is_found_read_and_written_without_a_framework(folder):
     """On the jax backend TensorFlow need not be installed; imports inside functions count too."""
-    named = {
-        (name_of(path), name)
-        for path in MODULES
-        if name_of(path).split(".")[0] == folder
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
-        if name and name.split(".")[0] in ("tensorflow", "keras", "jax", "torch")
-    }
-    assert named == set()
+    paths = [path for path in MODULES if name_of(path).split(".")[0] == folder]
+    assert {(name_of(path), name) for path in paths for name in find_frameworks(path)} == set()
+
+
+def test_tensorflow_is_imported_by_the_few_modules_that_need_it():
+    importing = {name_of(path) for path in MODULES if "tensorflow" in find_frameworks(path)}
+    backend = {"accelerator.device", "models.cam", "pipeline.tensorflow"}
+    assert importing == backend | {"deploy.formats"}  # exports are written with it
 
 
 def test_only_pages_and_commands_draw():
@@ -229,8 +236,10 @@ def test_requirements_hold_every_dependency_with_the_same_bounds():
     listed = [Requirement(line) for line in lines if line.strip() and line[0] != "#"]
     bounds = {requirement.name: requirement.specifier for requirement in listed}
     assert len(bounds) == len(listed)  # none twice
+    extras = project["optional-dependencies"]
     wanted = [Requirement(text) for text in project["dependencies"]]
-    assert "tensorflow" in {requirement.name for requirement in wanted}
+    assert not {"tensorflow", "jax"} & {requirement.name for requirement in wanted}  # one is enough
+    wanted += [Requirement(text) for text in (*extras["tensorflow"], *extras["jax"])]
     for requirement in wanted:
         assert bounds.get(requirement.name) == requirement.specifier, requirement.name
 

@@ -13,6 +13,8 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "Accelerator": "device",
+        "BACKENDS": "detection",
+        "POLICIES": "device",
         "choose_backend": "device",
         "connect": "device",
         "collect_evidence": "machine",

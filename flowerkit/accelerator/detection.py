@@ -21,6 +21,12 @@ BACKENDS = ("tensorflow", "jax")
 GOOGLE = "1ae0"  # PCI vendor; the chips are v3, v4, v5p, v5e, v6e, 7x in jax/_src/hardware_utils.py
 TPU_CHIPS = {f"{GOOGLE}:{chip}" for chip in ("0027", "005e", "0062", "0063", "006f", "0076")}
 
+# What pip installs so that a backend can use a device; ours are the extras tpu, cuda and tensorflow.
+PACKAGES_FOR = {
+    "tpu": '"jax[tpu]"',
+    "gpu": '"jax[cuda12]" (an NVIDIA GPU; with a CUDA 13 driver "jax[cuda13]")',
+    "cpu": "tensorflow (or jax)",
+}
 WITHOUT_TPU = 'or pass require="cpu" (--require cpu) to go on without it.'
 
 
@@ -51,7 +57,7 @@ def detect(evidence: Evidence) -> Detection:
     capable = _list_capable_backends(evidence, kind)
     installed = [name for name in BACKENDS if name in evidence.modules]
     backend, why = _keep_backend(evidence, preferred=[*capable, *installed, "tensorflow"][0])
-    problem = _find_backend_problem(evidence, backend, why)
+    problem = _find_backend_problem(evidence, kind, backend, why)
     if problem is None and kind == "tpu" and backend not in capable:
         problem = _describe_unreachable_tpu(evidence, backend, why, capable)
     hostnames = evidence.environ.get("TPU_WORKER_HOSTNAMES")
@@ -138,9 +144,9 @@ def _keep_backend(evidence: Evidence, *, preferred: str) -> tuple[str, str]:
     return preferred, f"Keras runs on {preferred}"
 
 
-def _find_backend_problem(evidence: Evidence, backend: str, why: str) -> str | None:
+def _find_backend_problem(evidence: Evidence, kind: Kind, backend: str, why: str) -> str | None:
     if not evidence.modules & set(BACKENDS):
-        return "neither tensorflow nor jax is installed. Run: pip install tensorflow"
+        return f"neither tensorflow nor jax is installed. Run: pip install {PACKAGES_FOR[kind]}"
     if "keras" not in evidence.modules:
         return 'keras is not installed. Run: pip install "keras>=3.10"'
     if backend not in BACKENDS:

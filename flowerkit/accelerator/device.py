@@ -3,18 +3,21 @@
 "No TPU here" gives a CPU or a GPU with the reason; "a TPU is here but did not start" is an error.
 """
 
+import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from flowerkit.accelerator.detection import BACKENDS, WITHOUT_TPU, Detection, Kind, detect
 from flowerkit.accelerator.machine import CHOSEN_BACKEND, Evidence, cache_folder, collect_evidence
-from flowerkit.text import pluralize
+from flowerkit.text import did_you_mean, pluralize
 
 VIRTUAL_CPUS = "FLOWERKIT_VIRTUAL_CPUS"
+# What layers compute in, and Keras's name for it; weights, statistics and softmax are float32 in each.
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 ATTACH_TPU = {
     "kaggle": "Choose Settings > Accelerator > TPU v5e-8 (a pushed kernel: enable_tpu true, "
     'machine_shape "TpuV5E8", no docker_image)',
@@ -40,16 +43,19 @@ def _set_backend(backend: str, evidence: Evidence) -> None:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """The device that was started: its kind, Keras backend, number of replicas, and the reason."""
+    """The device that was started: its kind, Keras backend, number of replicas, and the reason.
+
+    `precision` is what layers compute in, of `POLICIES`; weights and softmax are float32 in each.
+    """
 
     kind: Kind
     backend: str
     replicas: int
-    precision: Literal["float32", "mixed_bfloat16"]
+    precision: str
     reason: str
     strategy: Any = field(default=None, repr=False, compare=False)  # a tf.distribute.Strategy
 
-    @contextmanager
+    @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
         """Build and compile models inside: it sets dtype policy and strategy, then restores them.
 
@@ -58,9 +64,9 @@ class Accelerator:
         import keras
 
         before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(self.precision)
+        keras.config.set_dtype_policy(POLICIES[self.precision])
         try:
-            with self.strategy.scope() if self.strategy else nullcontext():
+            with self.strategy.scope() if self.strategy else contextlib.nullcontext():
                 yield
         finally:
             keras.config.set_dtype_policy(before)
@@ -76,14 +82,17 @@ _connected: Accelerator | None = None  # a second start in a process breaks the 
 def connect(
     require: Kind | None = None,
     *,
+    precision: str = "auto",
     virtual_cpus: int | None = None,
     evidence: Evidence | None = None,
 ) -> Accelerator:
     """Start the device that is here, once; later calls return the same Accelerator.
 
     `require` refuses any other kind before a framework is imported; "cpu" does not touch TPUs and
-    GPUs. `virtual_cpus` makes that many replicas on the CPU, to test sharding (in the environment:
-    FLOWERKIT_VIRTUAL_CPUS). `evidence` replaces what `collect_evidence` finds.
+    GPUs. `precision`: float32, bfloat16 or float16; "auto" is bfloat16 on TPUs and on GPUs of compute
+    capability 8 and up, else float32. A later call may ask for another. `virtual_cpus` makes that many
+    replicas on the CPU, to test sharding (in the environment: FLOWERKIT_VIRTUAL_CPUS). `evidence`
+    replaces what `collect_evidence` finds.
 
     Raises RuntimeError for a device that did not start, a backend that cannot work, another device
     than required, and a request after the start; ValueError for arguments that contradict each other.
@@ -91,9 +100,15 @@ def connect(
     global _connected
     if require not in (None, *get_args(Kind)):
         raise ValueError(f"require must be None, 'tpu', 'gpu' or 'cpu'. Received: {require!r}.")
+    if precision not in ("auto", *POLICIES):
+        known = ", ".join(("auto", *POLICIES))
+        raise ValueError(
+            f"precision (--precision) must be one of {known}. Received: {precision!r}"
+            f"{did_you_mean(str(precision), ('auto', *POLICIES))}"
+        )
     num_virtual = _read_virtual_cpus(require, virtual_cpus)
     if _connected is None:
-        _connected = _start(require, num_virtual, evidence or collect_evidence())
+        _connected = _start(require, num_virtual, evidence or collect_evidence(), precision)
     if require not in (None, _connected.kind) or (
         virtual_cpus and ("cpu", virtual_cpus) != (_connected.kind, _connected.replicas)
     ):
@@ -101,7 +116,9 @@ def connect(
             f"already connected to {_connected}. Restart the session and pass require={require!r}, "
             f"virtual_cpus={virtual_cpus} to the first connect()."
         )
-    return _connected
+    if precision in ("auto", _connected.precision):
+        return _connected
+    return replace(_connected, precision=precision)
 
 
 def _read_virtual_cpus(require: Kind | None, virtual_cpus: int | None) -> int | None:
@@ -117,8 +134,9 @@ def _read_virtual_cpus(require: Kind | None, virtual_cpus: int | None) -> int | 
     return int(value)
 
 
-def _start(require: Kind | None, virtual_cpus: int | None, evidence: Evidence) -> Accelerator:
-    has_devices = bool(evidence.device_files)
+def _start(
+    require: Kind | None, virtual_cpus: int | None, evidence: Evidence, precision: str
+) -> Accelerator:
     if require == "cpu" or virtual_cpus:
         evidence = replace(evidence, device_files=frozenset())
     detection = detect(evidence)
@@ -141,10 +159,10 @@ def _start(require: Kind | None, virtual_cpus: int | None, evidence: Evidence) -
         kind, replicas, strategy = start(detection.kind, virtual_cpus)
     except Exception as error:  # any failure needs the remedy beside it
         raise RuntimeError(_describe_failure(detection, error)) from error
-    if detection.backend == "jax" and has_devices and "tensorflow" in evidence.modules:
-        _hide_devices_from_tensorflow()
     reason = _explain(detection, kind, require, virtual_cpus)
-    precision = "mixed_bfloat16" if kind == "tpu" else "float32"
+    if precision == "auto":
+        capabilities = _find_capabilities(detection.backend) if kind == "gpu" else []
+        precision = choose_precision(kind, capabilities)
     return Accelerator(kind, detection.backend, replicas, precision, reason, strategy)
 
 
@@ -192,6 +210,12 @@ def _start_jax(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, None]:
 
     import keras
 
+    with contextlib.suppress(ImportError, AttributeError):
+        # Keras would import an installed TensorFlow, to seed it too and to look for its types in what
+        # is saved: 4 seconds and 500 MB for nothing. Where it is really needed it is still imported.
+        from keras.src.utils import module_utils
+
+        module_utils.tensorflow._available = False
     if len(devices) > 1:
         names = keras.distribution.list_devices(found)
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=names))
@@ -221,12 +245,25 @@ def _start_tensorflow(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, 
     return "cpu", virtual_cpus, tf.distribute.MirroredStrategy(names)
 
 
-def _hide_devices_from_tensorflow() -> None:
-    """Keep TensorFlow, which only feeds tf.data here, from taking the memory of jax's devices."""
+def choose_precision(kind: Kind, capabilities: list[str]) -> str:
+    """The precision of a device by its kind, for GPUs by the compute capability of each.
+
+    >>> choose_precision("gpu", ["9.0", "8.0"]), choose_precision("gpu", ["8.0", "7.5"])
+    ('bfloat16', 'float32')
+    """
+    # An AMD GPU says gfx942 or so.
+    majors = [int(re.match(r"\d*", text)[0] or 0) for text in capabilities]
+    is_fast = kind == "tpu" or (kind == "gpu" and min(majors, default=0) >= 8)
+    return "bfloat16" if is_fast else "float32"
+
+
+def _find_capabilities(backend: str) -> list[str]:
+    if backend == "jax":
+        import jax
+
+        return [str(getattr(device, "compute_capability", "")) for device in jax.devices()]
     import tensorflow as tf
 
-    try:
-        for kind in ("GPU", "TPU"):
-            tf.config.set_visible_devices([], kind)
-    except RuntimeError:
-        logger.warning("tensorflow was used before connect(), so it may hold memory of the GPU.")
+    gpus = tf.config.get_visible_devices("GPU")
+    found = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return [".".join(map(str, each.get("compute_capability", ()))) for each in found]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
+from flowerkit.accelerator import POLICIES
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.pipeline import Augmentation
 from flowerkit.text import format_value
@@ -50,6 +51,17 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None
 def add_require(parser: argparse.ArgumentParser) -> None:
     """--require."""
     parser.add_argument("--require", choices=("tpu", "gpu", "cpu"), help="refuse any other device")
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """--precision."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", *POLICIES),
+        default="auto",
+        help="what layers compute in; auto: bfloat16 on TPUs and on GPUs that compute it, else "
+        "float32; float16 for older GPUs, with loss scaling [auto]",
+    )
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:

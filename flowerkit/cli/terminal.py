@@ -76,10 +76,10 @@ class ProgressBar:
         return bar
 
 
-def connect_device(require: str | None, echo: Echo) -> Accelerator:
+def connect_device(require: str | None, echo: Echo, precision: str = "auto") -> Accelerator:
     """Start the device and print its line."""
     with quiet_frameworks():
-        accelerator = connect(require)
+        accelerator = connect(require, precision=precision)
     echo(str(accelerator))
     return accelerator
 

@@ -10,6 +10,7 @@ from flowerkit.cli.options import (
     add_number,
     add_path,
     add_plan,
+    add_precision,
     add_require,
     apply_changes,
     find_changes,
@@ -28,6 +29,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     add_path(parser, "--out", "RUN", "the run folder [the next free runs/PLAN-N]")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     add_require(parser)
+    add_precision(parser)
     add_plan(parser)
 
 
@@ -35,7 +37,7 @@ def run_train(args, echo: Echo, progress: Progress) -> int:
     from flowerkit.sources import find_data
 
     plan, source, out = _read_resumed(args) if args.resume else _read_new(args)
-    accelerator = connect_device(args.require, echo)
+    accelerator = connect_device(args.require, echo, args.precision)
     data = find_data(source, image_size=plan.image_size, progress=progress)
     echo(str(data))
     return train_and_submit(
@@ -55,10 +57,11 @@ def _read_resumed(args) -> tuple:
     if args.out is None:
         raise WrongUsage("--resume needs --out RUN, the folder of the run to continue.")
     fixed = sorted(set(changes) - {"epochs", "max_minutes"}) + ["plan"] * bool(args.plan)
+    fixed += ["precision"] * (args.precision != "auto")
     if fixed:
         options = ", ".join("--" + name.replace("_", "-") for name in fixed)
         raise WrongUsage(
-            f"a resumed run keeps its plan; only --epochs and --max-minutes may change. "
+            f"a resumed run keeps its plan and precision; only --epochs and --max-minutes may change. "
             f"Leave out {options}, or start a new run."
         )
     from flowerkit.training import RunFolder
@@ -66,7 +69,9 @@ def _read_resumed(args) -> tuple:
     run = RunFolder(args.out)
     # The time limit was for that session.
     plan = apply_changes(run.plan(), {"max_minutes": None} | changes)
-    source = run.environment().data.folder if args.data == "auto" else args.data
+    environment = run.environment()
+    args.precision = environment.accelerator.precision
+    source = environment.data.folder if args.data == "auto" else args.data
     return plan, source, args.out
 
 
@@ -151,12 +156,13 @@ def add_lr_find_options(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--max-rate", 1.0, "the last rate", float)
     add_number(parser, "--steps", 100, "the number of rates, a batch for each")
     add_require(parser)
+    add_precision(parser)
     add_plan(parser)
 
 
 def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     plan = read_plan(args.plan, find_changes(args))
-    accelerator = connect_device(args.require, echo)
+    accelerator = connect_device(args.require, echo, args.precision)
     from flowerkit.plots import off_screen, plot_lr_finder, save_figure
     from flowerkit.sources import find_data
     from flowerkit.training import lr_find
@@ -196,10 +202,11 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--epochs", None, "of each run [the study's]")
     add_data(parser)
     add_require(parser)
+    add_precision(parser)
 
 
 def run_study(args, echo: Echo, progress: Progress) -> int:
-    accelerator = connect_device(args.require, echo)
+    accelerator = connect_device(args.require, echo, args.precision)
     from flowerkit.experiments import STUDIES, run_study
     from flowerkit.sources import find_data
 

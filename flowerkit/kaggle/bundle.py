@@ -15,7 +15,6 @@ from flowerkit.text import join_some
 
 SOURCE = "notebooks/01_petals_to_the_metal.ipynb"
 BUNDLE = "notebooks/kaggle/petals.ipynb"
-TENSORFLOW_CPU = "tensorflow-cpu>=2.18,<2.22"  # the bounds of pyproject.toml
 # Only a checkout uses these; all that `import flowerkit` offers in Python goes along.
 LEFT_OUT = ("__main__.py", "cli/", "kaggle/", "deploy/serving.py")
 
@@ -29,12 +28,11 @@ _METADATA = {
 _EXPLANATION = """\
 **The package, before anything else.** A pushed notebook arrives alone, so the next cell holds
 `flowerkit` without its command line. If none is installed, the cell unpacks it into a temporary
-folder; either way it prints which one runs. It downloads nothing, except on Colab's TPU, which has
-no TensorFlow.
+folder; either way it prints which one runs. It downloads nothing.
 """
 _CELL = """\
 # Written by `flowerkit bundle` from flowerkit/ and notebook 01: change those, not this.
-import base64, hashlib, importlib.util, pathlib, subprocess, sys, tempfile, zlib
+import base64, hashlib, importlib.util, pathlib, sys, tempfile, zlib
 
 PACKAGE = {
 @LINES@
@@ -58,12 +56,6 @@ else:
     sys.path.insert(0, str(folder))
     digest = hashlib.sha256(repr(files).encode()).hexdigest()[:12]
     source = f"comes from this notebook (sha256 {digest}, unpacked into {folder})"
-
-if "google.colab" in sys.modules and importlib.util.find_spec("tensorflow") is None:
-    print("no TensorFlow here, as on Colab's TPU: installing tensorflow-cpu, which feeds the images")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "@TENSORFLOW_CPU@"]
-    subprocess.run(install, check=True)
-    importlib.invalidate_caches()
 
 import flowerkit
 
@@ -148,7 +140,6 @@ def _assemble(root: str | os.PathLike, lines: list[str]) -> dict:
     text = {"cell_type": "markdown", "id": "package-why", "metadata": {}}
     text["source"] = _EXPLANATION.rstrip("\n").splitlines(keepends=True)
     code = {"cell_type": "code", "id": "package", "metadata": folded} | blank
-    source = _CELL.replace("@TENSORFLOW_CPU@", TENSORFLOW_CPU)
-    source = source.replace("@LINES@", "\n".join(lines), 1)
+    source = _CELL.replace("@LINES@", "\n".join(lines), 1)
     code["source"] = source.rstrip("\n").splitlines(keepends=True)
     return notebook | {"metadata": _METADATA, "cells": [*cells[:1], text, code, *cells[1:]]}

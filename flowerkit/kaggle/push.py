@@ -19,7 +19,7 @@ from flowerkit.text import pluralize
 HEARTBEAT_POLLS = 15
 FINISHED = ("COMPLETE", "ERROR", "CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED")
 
-# What notebook 01 prints: "TPU: 8 replicas, jax, mixed_bfloat16 (...)"
+# What notebook 01 prints: "TPU: 8 replicas, jax, bfloat16 (...)"
 _DEVICE = re.compile(r"^ *((?:TPU|GPU|CPU): \d+ replicas?, .*?) *$", re.MULTILINE)
 
 

@@ -26,7 +26,6 @@ from flowerkit.pipeline.augmentation import Augmentation
 
 _ORDER = 0  # the stream of random numbers that the order comes from
 _FLIP = Augmentation()
-MAX_THREADS = 4  # copying is bound by the memory, and decoding has threads of its own
 _ALIGNMENT = 64  # what JAX and TensorFlow ask of an array that they take without a copy
 
 
@@ -43,18 +42,24 @@ class Batches:
     """Batches `first`, `first + 1`, ... up to `stop` (None: endless), each a function of its number.
 
     `make(number)` gives one, in any thread: nested tuples of NumPy arrays; `spec` are the same tuples
-    of `ArraySpec`. An iterator makes the next few in threads, which end when it is dropped, and raises
-    what `make` raised.
+    of `ArraySpec`. An iterator makes the next few in `max_threads` threads, which end when it is
+    dropped, and raises what `make` raised.
     """
 
     make: Callable[[int], tuple]
     spec: tuple
     first: int = 0
     stop: int | None = None
+    max_threads: int = 4  # copying is bound by the memory, and decoding has threads of its own
+
+    @property
+    def num_threads(self) -> int:
+        """At most one for each core."""
+        return min(num_cores(), self.max_threads)
 
     def __iter__(self) -> Iterator[tuple]:
         numbers = itertools.count(self.first) if self.stop is None else range(self.first, self.stop)
-        return _make_ahead(self.make, iter(numbers), min(num_cores(), MAX_THREADS))
+        return _make_ahead(self.make, iter(numbers), self.num_threads)
 
     def for_keras(self) -> Iterable:
         """What `fit` and `predict` of the present backend take: on JAX a generator, else tf.data."""
@@ -233,7 +238,7 @@ def eval_batches(split: Split, *, global_batch: int) -> Batches:
         padding = (0, global_batch - num_images)
         return images, np.pad(labels[rows], padding), np.pad(weights[rows], padding)
 
-    return Batches(make_batch, spec, stop=-(-len(split) // global_batch))
+    return Batches(make_batch, spec, stop=-(-len(split) // global_batch), max_threads=1)
 
 
 def _gather(array, rows: np.ndarray, memory: Memory) -> np.ndarray:

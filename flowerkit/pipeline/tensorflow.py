@@ -8,8 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from flowerkit.accelerator import num_cores
-from flowerkit.pipeline.batches import MAX_THREADS, ArraySpec, Batches
+from flowerkit.pipeline.batches import ArraySpec, Batches
 
 _MAX_EXIT_SECONDS = 5.0
 
@@ -35,10 +34,10 @@ def to_dataset(batches: Batches) -> tf.data.Dataset:
         return tf.nest.pack_sequence_as(spec, tensors)
 
     _wait_at_exit()
-    threads = min(num_cores(), MAX_THREADS)
     stop = np.iinfo("int64").max if batches.stop is None else batches.stop
     numbers = tf.data.Dataset.range(batches.first, stop)
-    dataset = numbers.map(batch, num_parallel_calls=threads, deterministic=True).prefetch(1)
+    dataset = numbers.map(batch, num_parallel_calls=batches.num_threads, deterministic=True)
+    dataset = dataset.prefetch(1)
     options = tf.data.Options()
     options.autotune.enabled = False  # its end can block for seconds
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF

@@ -107,7 +107,8 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
     outside `fit`; `keras.callbacks.SwapEMAWeights` swaps only around Keras's own validation. What is
     not trained, such as BatchNormalization's statistics, stays. Raises ValueError if no average is kept.
     """
-    optimizer = model.optimizer
+    # Keras wraps it where float16 needs a loss scale.
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if not getattr(optimizer, "use_ema", False) or not optimizer.built:
         raise ValueError("no average of the weights is kept; train with ema=0.999 (or so).")
     variables = optimizer._trainable_variables

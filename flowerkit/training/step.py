@@ -270,6 +270,8 @@ def _compile(model: keras.Model, run: RunContext) -> None:
         # under MirroredStrategy; JAX has no other way.
         jit_compile=False if device.kind == "cpu" and device.backend == "tensorflow" else "auto",
     )
+    if not model.optimizer.built:  # Keras has put a loss scale around it, for float16
+        model.optimizer.build(model.trainable_variables)
 
 
 def _build_optimizer(model: keras.Model, run: RunContext) -> keras.Optimizer:

@@ -75,7 +75,7 @@ def train(
 
     `out` None: the next free runs/PLAN-N. What the plan leaves "auto" is chosen and measured
     (`fitting`); the result's plan has the values. With `resume` an interrupted run in `out` continues
-    exactly where its last whole epoch ended.
+    exactly where its last whole epoch ended, in the precision that it began with.
     `schedule`: your own for the last phase, such as `schedules.OfEpochAndRate(f, start_lr)`, used as it
     is; a plan is data and holds no function, so a resumed run needs it again. `callbacks` are yours,
     called after the run's own; their `self.model` trains the classifier, which is its layer
@@ -91,9 +91,10 @@ def train(
     out = find_free_folder("runs", name_plan(plan)) if out is None else out
     folder = RunFolder.resume(out, schedule) if resume else RunFolder.start(out)
     _check_callbacks(plan, callbacks)
+    accelerator = accelerator or connect()
     if resume:
-        plan = folder.complete(plan)
-    run = _prepare(data, plan, accelerator or connect(), folder, schedule, started, resume)
+        plan, accelerator = folder.complete(plan), folder.with_its_precision(accelerator)
+    run = _prepare(data, plan, accelerator, folder, schedule, started, resume)
 
     first_step_seconds = None
     for phase in _plan_phases(run, schedule):
@@ -250,10 +251,13 @@ def _check_callbacks(plan: TrainingPlan, callbacks: Sequence[keras.callbacks.Cal
                 f"two controllers of the learning rate: the plan's schedule={plan.schedule!r} and "
                 f"your {type(callback).__name__}. Leave it out, and put the rate into the plan."
             )
-    if plan.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ModuleNotFoundError(
-            "tensorboard=True needs a missing package: pip install tensorboard, or leave it out"
-        )
+    for package in (
+        ("tensorboard", "tensorflow") if plan.tensorboard else ()
+    ):  # Keras writes with it
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(
+                f"tensorboard=True needs a missing package: pip install {package}, or leave it out"
+            )
 
 
 def _check_layers(classifier: keras.Model, plan: TrainingPlan) -> None:

@@ -106,11 +106,11 @@ def test_tensorflow_says_that_a_tpu_did_not_start_and_connects_once_to_the_cpu()
         import keras
         from dataclasses import replace
 
-        with replace(device, precision="mixed_bfloat16").scope():
+        with replace(device, precision="bfloat16").scope():
             layer = keras.layers.Dense(2)
             inside = [keras.config.dtype_policy().name, layer.compute_dtype, layer.variable_dtype]
         try:
-            with replace(device, precision="mixed_bfloat16").scope():
+            with replace(device, precision="bfloat16").scope():
                 raise KeyError
         except KeyError:
             pass

@@ -10,22 +10,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
-from packaging.requirements import Requirement
 
 import flowerkit
-from flowerkit.kaggle.bundle import (
-    BUNDLE,
-    LEFT_OUT,
-    SOURCE,
-    TENSORFLOW_CPU,
-    build_bundle,
-    check_bundle,
-)
+from flowerkit.kaggle.bundle import BUNDLE, LEFT_OUT, SOURCE, build_bundle, check_bundle
 from flowerkit.kaggle.metadata import write_bundle
 from flowerkit.sources import competition, draw_competition, find_data, find_test_ids
 from flowerkit.submission import check_submission
@@ -267,23 +258,6 @@ def test_the_cell_refuses_a_damaged_package(checkout, tmp_path, damage):
     assert "RuntimeError: the package in this cell is damaged" in done.stderr
     assert "`flowerkit bundle`" in done.stderr
     assert list(tmp_path.glob("flowerkit-*")) == []
-
-
-PRETEND_COLAB = """
-import subprocess, sys, types
-sys.modules["google.colab"] = types.ModuleType("google.colab")
-subprocess.run = lambda command, check: print(command[1:], check)
-"""
-
-
-def test_on_colab_without_tensorflow_the_cell_installs_the_project_s_version(checkout, tmp_path):
-    cell = read_cell(build_bundle(checkout))
-    message, command, _, _ = run_cell(cell, tmp_path, before=PRETEND_COLAB).stdout.splitlines()
-    assert "installing tensorflow-cpu" in message
-    assert command == f"['-m', 'pip', 'install', '--quiet', '{TENSORFLOW_CPU}'] True"
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    bounds = {Requirement(text).name: Requirement(text) for text in project["dependencies"]}
-    assert Requirement(TENSORFLOW_CPU).specifier == bounds["tensorflow"].specifier
 
 
 # The whole of it, as Kaggle runs it ---------------------------------------------------------------

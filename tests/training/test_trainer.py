@@ -143,7 +143,7 @@ def test_the_same_seed_gives_the_same_history_twice(finished_run, run):
 @pytest.mark.backends
 def test_a_tpus_mixed_precision_trains_saves_and_reloads(quick_plan, drawn, accelerator, tmp_path):
     """On a CPU's replicas, but with the dtypes of a TPU: bfloat16 inside, a float32 softmax."""
-    as_on_tpu = dataclasses.replace(accelerator, precision="mixed_bfloat16")
+    as_on_tpu = dataclasses.replace(accelerator, precision="bfloat16")
     plan = dataclasses.replace(quick_plan, epochs=1)
     run = train(drawn, plan, out=tmp_path / "run", accelerator=as_on_tpu)
     assert run.model.get_layer("backbone").layers[1].compute_dtype == "bfloat16"
