@@ -117,20 +117,15 @@ class DecodedImages:
             self._wait_for(np.atleast_1d(numbers))
             return self._array[rows]
         wanted = np.atleast_1d(numbers)
-        images = np.empty((len(wanted), *self.shape[1:]), "uint8")
-        pairs = list(zip(wanted.tolist(), images, strict=True))
-        blocks = [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
-        for _ in map_ahead(self._decode, blocks):
-            pass
+        images = self._decode_into(wanted, np.empty((len(wanted), *self.shape[1:]), "uint8"))
         return images if numbers.ndim else images[0]
 
     def take(self, rows: np.ndarray, axis: int, out: np.ndarray, mode: str) -> np.ndarray:
         """NumPy's `take` along axis 0: the images of `rows`, in `out`."""
-        if self._array is not None:
-            self._wait_for(rows)
-            return self._array.take(rows, axis, out, mode)
-        out[...] = self._reader.decode(rows)
-        return out
+        if self._array is None:
+            return self._decode_into(rows, out)
+        self._wait_for(rows)
+        return self._array.take(rows, axis, out, mode)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self[:], dtype)
@@ -141,6 +136,13 @@ class DecodedImages:
             return self._wait_for(np.arange(len(self)))
         for start in range(0, len(self), 64 * BLOCK):
             self[start : start + 64 * BLOCK]
+
+    def _decode_into(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        pairs = list(zip(rows.tolist(), out, strict=True))
+        blocks = [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
+        for _ in map_ahead(self._decode, blocks):
+            pass
+        return out
 
     def _decode(self, pairs: Iterable[tuple[int, np.ndarray]]) -> None:
         for row, out in pairs:
