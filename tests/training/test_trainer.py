@@ -30,14 +30,16 @@ EVERYTHING = {
 
 @pytest.fixture
 def run(quick_plan, drawn, accelerator, tmp_path):
-    """Train `quick_plan` with changes: run(name, callbacks=..., resume=..., data=..., **changes)."""
+    """Train `quick_plan` with changes: run(name, data=, callbacks=, resume=, precision=, **changes)."""
 
-    def train_plan(name="run", *, data=drawn, callbacks=(), resume=False, **changes):
+    def train_plan(
+        name="run", *, data=drawn, callbacks=(), resume=False, precision="float32", **changes
+    ):
         return train(
             data,
             dataclasses.replace(quick_plan, **changes),
             out=tmp_path / name,
-            accelerator=accelerator,
+            accelerator=dataclasses.replace(accelerator, precision=precision),
             callbacks=callbacks,
             resume=resume,
         )
@@ -141,14 +143,21 @@ def test_the_same_seed_gives_the_same_history_twice(finished_run, run):
 
 
 @pytest.mark.backends
-def test_a_tpus_mixed_precision_trains_saves_and_reloads(quick_plan, drawn, accelerator, tmp_path):
-    """On a CPU's replicas, but with the dtypes of a TPU: bfloat16 inside, a float32 softmax."""
-    as_on_tpu = dataclasses.replace(accelerator, precision="bfloat16")
-    plan = dataclasses.replace(quick_plan, epochs=1)
-    run = train(drawn, plan, out=tmp_path / "run", accelerator=as_on_tpu)
-    assert run.model.get_layer("backbone").layers[1].compute_dtype == "bfloat16"
-    assert run.predictions.probabilities.dtype == np.float32
-    np.testing.assert_allclose(run.predictions.probabilities.sum(axis=1), 1, atol=1e-5)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_run_in_half_precision_is_recorded_and_reloads(run, drawn, precision):
+    """On a CPU, but with the dtypes of a TPU or an older GPU: a float32 softmax, float32 weights."""
+    result = run(precision=precision, freeze_epochs=1, epochs=1)
+    assert [np.isfinite(row["loss"]) for row in result.history] == [True, True]
+    assert RunFolder(result.folder).environment().accelerator.precision == precision
+    reloaded = RunFolder(result.folder).model()
+    layer = reloaded.get_layer("backbone").layers[1]
+    assert (layer.compute_dtype, layer.variable_dtype) == (precision, "float32")
+    val = load_split(drawn, "val")
+    probabilities = keras.ops.convert_to_numpy(reloaded(val.images, training=False))
+    recorded = result.predictions.probabilities
+    assert recorded.dtype == np.float32
+    np.testing.assert_allclose(recorded.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(recorded, probabilities, atol=1e-2)
 
 
 @pytest.mark.backends
@@ -384,6 +393,31 @@ def test_a_resumed_run_ends_like_the_whole_one(run, changes, stop_after):
     assert_same(parts.history, whole.history)
 
 
+class LossScales(keras.callbacks.Callback):
+    """The loss scale at the start of each epoch."""
+
+    def on_train_begin(self, logs=None):
+        self.seen = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.seen.append(float(keras.ops.convert_to_numpy(self.model.optimizer.dynamic_scale)))
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+def test_a_resumed_run_keeps_its_precision_and_its_loss_scale(run):
+    """In float16, whose scale starts at 2 ** 15 and is halved at a step that overflows."""
+    changes, scales = {"epochs": 3, "ema": 0.9, "max_lr": 0.1}, LossScales()
+    whole = run("whole", precision="float16", **changes, callbacks=[scales])
+    expected = scales.seen
+    run("parts", precision="float16", **changes, callbacks=[StopAfter(1)])
+    parts = run("parts", **changes, resume=True, callbacks=[scales])
+    assert parts.accelerator.precision == "float16"
+    assert scales.seen == expected[1:]
+    for row, other in zip(whole.history, parts.history, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-2)
+
+
 def test_a_finished_run_that_is_resumed_trains_no_more(run):
     first = run(freeze_epochs=1, epochs=1)
     weights = first.model.get_weights()
@@ -435,9 +469,10 @@ def test_a_plateau_halves_a_constant_rate_and_waits_through_a_resume(run):
 
 
 @pytest.mark.backends
-def test_early_stopping_stops_and_the_best_weights_come_back(run):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_early_stopping_stops_and_the_best_weights_come_back(run, precision):
     spoil = SpoilAfter(first=3)
-    result = run(epochs=30, patience=2, monitor="val_loss", callbacks=[spoil])
+    result = run(epochs=30, patience=2, monitor="val_loss", callbacks=[spoil], precision=precision)
     assert result.summary.stop_reason == "val_loss had not improved for 2 epochs (early stopping)"
     best_epoch = result.history.best["epoch"]
     assert best_epoch in (1, 2)
