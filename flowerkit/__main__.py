@@ -47,7 +47,7 @@ def _fail(line: str, progress: ProgressBar, status: int = 1) -> int:
 
 def _describe(error: Exception) -> str:
     """One line of an error; frameworks write pages."""
-    if isinstance(error, ModuleNotFoundError) and error.name in BACKENDS:
+    if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] in BACKENDS:
         problem = detect(collect_evidence()).problem  # of a command that starts no device
         error = RuntimeError(problem) if problem else error
     first, *more = str(error).strip().splitlines() or ["no details"]

@@ -103,7 +103,7 @@ def connect(
     if precision not in ("auto", *POLICIES):
         known = ", ".join(("auto", *POLICIES))
         raise ValueError(
-            f"precision (--precision) must be one of {known}. Received: {precision!r}"
+            f"precision (--precision) must be one of {known}. Received: {precision!r}."
             f"{did_you_mean(str(precision), ('auto', *POLICIES))}"
         )
     num_virtual = _read_virtual_cpus(require, virtual_cpus)

@@ -93,6 +93,10 @@ RECORDED = {
         Evidence(device_files=frozenset({"/dev/dxg"}), modules=modules("tensorflow")),
         *("gpu", "tensorflow", "(/dev/dxg)"),
     ),
+    "laptop with jax only": (
+        replace(LAPTOP, modules=modules("jax")),
+        *("cpu", "jax", "Keras runs on jax"),
+    ),
     "laptop": (LAPTOP, "cpu", "tensorflow", "no TPU or GPU is attached; "),
     "laptop with the VFIO control file": (
         Evidence(device_files=frozenset({"/dev/vfio/vfio"}), modules=LIBTPU),
@@ -178,7 +182,15 @@ PROBLEMS = {
         with_variables(replace(LAPTOP, modules=modules("tensorflow")), KERAS_BACKEND="jax"),
         *("jax is not installed", "pip install jax"),
     ),
-    "no backend at all": (replace(LAPTOP, modules=modules()), "pip install tensorflow"),
+    "no backend at all": (
+        replace(LAPTOP, modules=modules()),
+        "neither tensorflow nor jax is installed. Run: pip install tensorflow (or jax)",
+    ),
+    "no backend at all beside a TPU": (replace(TPU_VM, modules=modules()), '"jax[tpu]"'),
+    "no backend at all beside a GPU": (
+        replace(GPU_JAX, modules=modules()),
+        *('"jax[cuda12]"', '"jax[cuda13]"'),
+    ),
     "no keras": (replace(LAPTOP, modules=frozenset({"jax"})), 'pip install "keras>=3.10"'),
 }
 

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from flowerkit.accelerator.device import connect
+from flowerkit.accelerator.device import choose_precision, connect
 from flowerkit.accelerator.machine import CHOSEN_BACKEND, RECORDED_VARIABLES
 
 MACHINES = """
@@ -42,11 +42,12 @@ MACHINES = """
 """
 
 
-def run_fresh(code, **environ):
+def run_fresh(code, hidden=None, **environ):
     """What `code` leaves in `found`, from a new interpreter without this one's choices."""
+    hide = f"import sys; sys.modules[{hidden!r}] = None" if hidden else ""
     dropped = (*RECORDED_VARIABLES, "FLOWERKIT_VIRTUAL_CPUS", "XLA_FLAGS")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    parts = (MACHINES, code, "import json; print(json.dumps(found))")
+    parts = (hide, MACHINES, code, "import json; print(json.dumps(found))")
     text = "\n".join(map(textwrap.dedent, parts))
     done = subprocess.run(
         [sys.executable, "-c", text],
@@ -66,6 +67,12 @@ def test_importing_flowerkit_chooses_the_backend_and_loads_no_framework():
         found = [os.environ["KERAS_BACKEND"], heavy]
     """)
     assert found == ["tensorflow", []]
+
+
+def test_importing_flowerkit_chooses_the_backend_that_is_installed(tmp_path):
+    """JAX alone, though TensorFlow would be preferred."""
+    code = "import os; found = os.environ['KERAS_BACKEND']"
+    assert run_fresh(code, hidden="tensorflow") == "jax"
 
 
 def test_the_users_backend_is_kept_and_a_child_does_not_take_ours_for_the_users():
@@ -104,13 +111,12 @@ def test_tensorflow_says_that_a_tpu_did_not_start_and_connects_once_to_the_cpu()
         no_gpu = error(evidence=gpu_tf, require="gpu")
         device = connect(require="cpu", evidence=tpu_vm)
         import keras
-        from dataclasses import replace
 
-        with replace(device, precision="bfloat16").scope():
+        with connect(precision="bfloat16").scope():
             layer = keras.layers.Dense(2)
             inside = [keras.config.dtype_policy().name, layer.compute_dtype, layer.variable_dtype]
         try:
-            with replace(device, precision="bfloat16").scope():
+            with connect(precision="float16").scope():
                 raise KeyError
         except KeyError:
             pass
@@ -118,6 +124,7 @@ def test_tensorflow_says_that_a_tpu_did_not_start_and_connects_once_to_the_cpu()
             "failed": failed, "no_gpu": no_gpu, "text": str(device),
             "inside": inside, "outside": keras.config.dtype_policy().name,
             "same": connect() is device is connect("cpu") is connect(virtual_cpus=1),
+            "half": str(connect(precision="float16")),
             "late": error(require="gpu", evidence=gpu_tf), "more": error(virtual_cpus=8),
             "backend": os.environ["KERAS_BACKEND"],
         }
@@ -131,6 +138,7 @@ def test_tensorflow_says_that_a_tpu_did_not_start_and_connects_once_to_the_cpu()
     assert found["inside"] == ["mixed_bfloat16", "bfloat16", "float32"]
     assert found["outside"] == "float32"
     assert found["same"] is True
+    assert found["half"] == f"CPU: 1 replica, tensorflow, float16 ({reason})"
     assert "already connected to CPU: 1 replica" in found["late"]
     assert "pass require='gpu'" in found["late"]
     assert "virtual_cpus=8" in found["more"]
@@ -159,19 +167,19 @@ def test_jax_says_that_a_tpu_did_not_start_and_that_it_sees_no_gpu():
         failed = error(evidence=kaggle)
         dropped = "TPU_WORKER_HOSTNAMES" not in os.environ
         device = connect(evidence=gpu_jax)
-        import tensorflow as tf
         import keras
+        keras.utils.set_random_seed(0)
         found = [failed, dropped, device.kind, device.reason, keras.config.backend()]
-        found.append(len(tf.config.get_visible_devices("GPU")))
+        found.append("tensorflow" in sys.modules)
         """,
         KERAS_BACKEND="jax",
         TPU_WORKER_HOSTNAMES="WARNING: not found",
     )
-    failed, dropped, kind, reason, backend, visible_gpus = found
+    failed, dropped, kind, reason, backend, has_tensorflow = found
     assert failed.startswith("RuntimeError: a TPU is attached but did not start: ")
     assert 'Restart the session, or pass require="cpu"' in failed
     assert dropped
-    assert (kind, backend, visible_gpus) == ("cpu", "jax", 0)
+    assert (kind, backend, has_tensorflow) == ("cpu", "jax", False)
     assert reason == (
         "a GPU is attached (/dev/nvidia0); KERAS_BACKEND=jax is set, which sees no GPU"
     )
@@ -181,7 +189,7 @@ def test_jax_has_eight_replicas_on_virtual_cpus_from_the_environment(tmp_path):
     found = run_fresh(
         """
         import sys
-        device = connect()
+        device = connect(precision="bfloat16")
         import jax, keras
         shards = keras.distribution.distribution().device_mesh.shape[0]
         found = [str(device), shards, "tensorflow" in sys.modules]
@@ -194,7 +202,7 @@ def test_jax_has_eight_replicas_on_virtual_cpus_from_the_environment(tmp_path):
     )
     device, shards, has_tensorflow, same, other, compiled = found
     assert device == (
-        "CPU: 8 replicas, jax, float32 (8 virtual CPUs were requested; KERAS_BACKEND=jax is set)"
+        "CPU: 8 replicas, jax, bfloat16 (8 virtual CPUs were requested; KERAS_BACKEND=jax is set)"
     )
     assert (shards, has_tensorflow, same) == (8, False, True)
     assert "virtual_cpus=4" in other
@@ -218,6 +226,30 @@ def test_jax_used_before_connect_is_an_error_with_the_remedy():
 def test_an_unknown_requirement_is_refused():
     with pytest.raises(ValueError, match="'tpu', 'gpu' or 'cpu'. Received: 'tpus'"):
         connect("tpus")
+
+
+@pytest.mark.parametrize(
+    ("kind", "capabilities", "precision"),
+    [
+        ("tpu", [], "bfloat16"),
+        ("cpu", [], "float32"),
+        ("gpu", ["8.0"], "bfloat16"),
+        ("gpu", ["9.0", "10.0"], "bfloat16"),
+        ("gpu", ["7.5", "7.5"], "float32"),  # Kaggle's two T4
+        ("gpu", ["6.0"], "float32"),
+        ("gpu", ["8.0", "7.5"], "float32"),
+        ("gpu", ["gfx942"], "float32"),
+        ("gpu", [""], "float32"),
+        ("gpu", [], "float32"),
+    ],
+)
+def test_the_precision_is_that_of_the_device(kind, capabilities, precision):
+    assert choose_precision(kind, capabilities) == precision
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="auto, float32, .*'bfloat'. Did you mean 'bfloat16'"):
+        connect(precision="bfloat")
 
 
 @pytest.mark.parametrize("number", [0, -1, 2.5, "many"])

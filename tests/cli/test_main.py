@@ -54,9 +54,10 @@ def test_an_error_is_one_sentence_and_the_status_is_1(
         ),
         ("--resume", "--resume needs --out RUN"),
         (
-            "--resume --out r --image-size 64 --plan smoke",
-            "only --epochs and --max-minutes may change. Leave out --image-size, --plan, or start",
+            "--resume --out r --image-size 64 --plan smoke --precision float16",
+            "only --epochs and --max-minutes may change. Leave out --image-size, --plan, --precision",
         ),
+        ("--precision float8", "invalid choice: 'float8'"),
     ],
 )
 def test_options_that_no_plan_can_take_are_wrong_usage(flowerkit, words, sentence):
@@ -104,3 +105,22 @@ def test_a_device_that_is_required_and_missing_is_refused_before_data_is_read(mo
     done = in_a_new_process("train", "--require", "tpu", "--data", "nowhere")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"flowerkit: require='tpu', but .*\n", done.stderr)
+
+
+@pytest.mark.parametrize("words", [["demo"], ["train", "--data", "x"], ["compare", "x"]])
+def test_without_a_backend_the_first_command_that_needs_one_says_what_to_install(words, tmp_path):
+    hide = "import sys; sys.modules['tensorflow'] = sys.modules['jax'] = None; "
+    run = "from flowerkit.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    environ = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    done = subprocess.run(
+        [sys.executable, "-c", hide + run, *words],
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    sentence = "neither tensorflow nor jax is installed. Run: pip install tensorflow (or jax)"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"flowerkit: {sentence}\n"
+    assert list(tmp_path.iterdir()) == []
