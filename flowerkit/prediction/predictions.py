@@ -165,7 +165,9 @@ def _predict_batches(
 ) -> np.ndarray:
     strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's
     if not strategy or strategy.num_replicas_in_sync == 1:
-        return model.predict(batches.for_keras(), verbose=0, callbacks=[_BatchCounter(on_batch)])
+        return model.predict(
+            batches.for_keras(), steps=batches.stop, verbose=0, callbacks=[_BatchCounter(on_batch)]
+        )
     # Without Keras' iterator for each device: the end of each can block for seconds, at every
     # validation.
     probabilities = []
