@@ -55,7 +55,8 @@ def open_batches(args, data):
     from flowerkit.pipeline import train_batches
 
     split = load_split(data, "train")
-    return train_batches(split, global_batch=args.batch, seed=0, num_classes=data.num_classes)
+    batches = train_batches(split, global_batch=args.batch, seed=0, num_classes=data.num_classes)
+    return batches.for_keras()
 
 
 def deliver(batches, backend: str):

@@ -404,7 +404,6 @@ class LossScales(keras.callbacks.Callback):
 
 
 @pytest.mark.backends
-@pytest.mark.replicas
 def test_a_resumed_run_keeps_its_precision_and_its_loss_scale(run):
     """In float16, whose scale starts at 2 ** 15 and is halved at a step that overflows."""
     changes, scales = {"epochs": 3, "ema": 0.9, "max_lr": 0.1}, LossScales()
