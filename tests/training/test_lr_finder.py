@@ -118,7 +118,7 @@ def test_the_losses_are_those_of_single_steps_at_these_rates(find, make_step):
     found = find(min_lr=1e-5, max_lr=1e-2)
     _, step = make_step()
     history = step.model.fit(
-        step.batches(0),
+        step.batches(0).for_keras(),
         epochs=STEPS,
         steps_per_epoch=1,
         verbose=0,
