@@ -16,7 +16,7 @@ def test_tensors_are_the_batches_in_their_order(drawn):
     from flowerkit.pipeline.tensorflow import to_dataset
 
     batches = train_batches(
-        load_split(drawn, "train"), global_batch=8, seed=3, num_classes=4, first_epoch=1
+        load_split(drawn, "train"), global_batch=8, seed=3, num_classes=4, first_step=6
     )
     tensors = to_dataset(batches).take(9).as_numpy_iterator()
     for ((images, params), labels), expected in zip(tensors, batches, strict=False):
