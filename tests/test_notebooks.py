@@ -105,7 +105,7 @@ from flowerkit.sources import competition
 competition.MOUNTS = (pathlib.Path(sys.argv[1]),)
 for source in json.loads(sys.argv[2]):
     exec(source)
-print(data.origin, plan == replace(flowerkit.load_plan("competition"), max_minutes=480), home)
+print(data.origin, plan == replace(flowerkit.load_plan("fine-tune"), max_minutes=480), home)
 """
 
 
@@ -119,7 +119,7 @@ def run_on_kaggle(mount):
 
 def test_on_kaggle_the_main_story_takes_the_competition_and_its_plan(drawn):
     done = run_on_kaggle(drawn.folder)
-    assert done.stdout.splitlines()[-1] == "fine-tune True /kaggle/working", done.stderr
+    assert done.stdout.splitlines()[-1] == "competition True /kaggle/working", done.stderr
 
 
 def test_on_kaggle_without_the_competition_the_main_story_stops_and_draws_nothing(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 from flowerkit.metrics import Interval, bootstrap_difference
 from flowerkit.prediction import Predictions
 from flowerkit.reports import SavedRun
-from flowerkit.text import join_some
+from flowerkit.text import format_epochs, join_some
 from flowerkit.training import describe_difference
 
 
@@ -247,8 +247,8 @@ def _explain(intervals: Sequence[Interval]) -> list[str]:
 
 def _note_runs(experiment: Experiment) -> list[str]:
     notes = [
-        f"{run.path} was interrupted at epoch {run.result.stopped_at_epoch} of "
-        f"{run.plan.freeze_epochs + run.plan.epochs}."
+        f"{run.path} was interrupted after epoch {run.result.stopped_at_epoch} of "
+        f"{format_epochs(run.plan.head_epochs + run.plan.network_epochs)}."
         for run in experiment.runs
         if run.result.interrupted
     ]

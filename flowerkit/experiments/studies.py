@@ -105,7 +105,7 @@ def _fit_into(plan: TrainingPlan, epochs: int | None) -> TrainingPlan:
     """The plan for so many epochs: a ramp over all of them would leave nothing to its schedule."""
     if epochs is None or not plan.epochs:
         return plan
-    share = epochs / plan.epochs
+    share = epochs / plan.network_epochs
     if plan.schedule in ("ramp", "cosine"):
         ramp, sustain = round(plan.rampup_epochs * share, 3), round(plan.sustain_epochs * share, 3)
         return replace(plan, epochs=epochs, rampup_epochs=ramp, sustain_epochs=sustain)

@@ -1,7 +1,7 @@
 """The notebook that is pushed to Kaggle: notebook 01 with the package in its first code cell.
 
 `kaggle kernels push` uploads one file, so the package travels inside it: one line a file, each
-compressed for itself, so that a changed module is a changed line.
+compressed with the file before it as its dictionary, so that a changed module is two changed lines.
 """
 
 import base64
@@ -42,8 +42,11 @@ spec = importlib.util.find_spec("flowerkit")
 if spec and spec.origin:  # a mere folder of that name has no origin
     source = f"is installed here ({spec.origin}); the package in this notebook stays packed"
 else:
+    files, before = {}, b" "
     try:
-        files = {name: zlib.decompress(base64.b85decode(PACKAGE[name])) for name in PACKAGE}
+        for name, line in PACKAGE.items():  # the file before is each one's dictionary
+            files[name] = zlib.decompressobj(zdict=before).decompress(base64.b85decode(line))
+            before = files[name] or b" "
     except (ValueError, zlib.error):
         raise RuntimeError(
             "the package in this cell is damaged. Write the notebook again with `flowerkit bundle`, "
@@ -70,8 +73,13 @@ def build_bundle(root: str | os.PathLike) -> dict:
     checkout or lacks notebook 01, ValueError where that is no notebook.
     """
     files = _read_package(Path(root))
-    packed = {name: base64.b85encode(zlib.compress(files[name], 9)).decode() for name in files}
-    return _assemble(root, [f'"{name}": "{packed[name]}",' for name in files])
+    lines, before = [], b" "
+    for name, content in files.items():
+        packer = zlib.compressobj(9, zdict=before)
+        packed = base64.b85encode(packer.compress(content) + packer.flush()).decode()
+        lines.append(f'"{name}": "{packed}",')
+        before = content or b" "
+    return _assemble(root, lines)
 
 
 def check_bundle(root: str | os.PathLike) -> list[str]:
@@ -86,8 +94,12 @@ def check_bundle(root: str | os.PathLike) -> list[str]:
     except (FileNotFoundError, ValueError) as error:
         return [str(error)]
     found = [line for cell in bundle["cells"] for line in _LINE.finditer("".join(cell["source"]))]
+    packed, before = {}, b" "
     try:
-        packed = {line[1]: zlib.decompress(base64.b85decode(line[2])) for line in found}
+        for line in found:
+            unpacker = zlib.decompressobj(zdict=before)
+            packed[line[1]] = unpacker.decompress(base64.b85decode(line[2]))
+            before = packed[line[1]] or b" "
     except (ValueError, zlib.error):
         return [f"{BUNDLE} holds a package that cannot be unpacked. {_REFRESH}"]
     changed = sorted(name for name in packed | files if packed.get(name) != files.get(name))

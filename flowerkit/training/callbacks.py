@@ -302,7 +302,8 @@ class TimeLimit(keras.callbacks.Callback):
     At an epoch's end the epochs that are left are fitted anew where they have become too many or too
     few, by what a step and a validation took: `refitted` is then the rest of the phase, and training
     stops for the caller to go on with it. It never has more epochs than the plan. Inside an epoch
-    training ends when there is no time left but for validation.
+    training ends when there is no time left but for validation; the part is kept where it is all there
+    is. It comes after all callbacks that may stop training.
     """
 
     def __init__(self, run, phase, validation, stop: StopFlag):
@@ -321,10 +322,10 @@ class TimeLimit(keras.callbacks.Callback):
         if not clock.image_seconds:  # training takes about three times as long
             clock.image_seconds = self.step_seconds / self.run.global_batch / 3
         if clock.left() < clock.validation_seconds:
-            self.stop.request("the time was up", cut_short=self.validation.seconds > 0)
+            self.stop.request("the time was up", cut_short=bool(self.run.history))
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.stop.reason is not None:
+        if self.stop.reason is not None or self.model.stop_training:
             return
         clock, phase, run = self.run.clock, self.phase, self.run
         num_left = phase.first_epoch + phase.epochs - epoch - 1

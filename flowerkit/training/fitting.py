@@ -43,6 +43,7 @@ RANGE_TEST_STEPS = 100
 RANGE_TEST_RATES = 1e-6, 1.0  # as lr_find
 PACE_STEPS = 4
 FEWEST_STEPS_TO_FIT = 10
+MOST_IN_TIME = 3  # times the epochs without a limit, where the time is long
 
 
 def build_in_time(
@@ -155,11 +156,11 @@ def fit_network(
     """
     plan, clock, reasons = run.plan, run.clock, {}
     steps_an_epoch = run.num_steps
-    default = longer(plan.network_epochs, steps_an_epoch)
-    epochs = most = default if plan.epochs == "auto" else plan.epochs
+    epochs = most = plan.epochs
     if plan.epochs == "auto":
+        epochs = longer(plan.network_epochs, steps_an_epoch)
         reasons["epochs"] = f"{epochs:g}: without a time limit (--max-minutes)"
-        most = 3 * default if clock.is_limited else default
+        most = MOST_IN_TIME * epochs if clock.is_limited else epochs
     step_seconds = 1.0
     with unchanged(step.model):
         if clock.is_limited:
@@ -174,7 +175,7 @@ def fit_network(
         field = "epochs" if plan.epochs == "auto" else "max_minutes"
         epochs, reasons[field] = _fit_epochs(run, step_seconds, most)
         if epochs is None:
-            return run, None, reasons
+            return run, None, {field: reasons[field]}
     shown = epochs if plan.epochs == "auto" else plan.epochs
     run = replace(run, plan=replace(plan, epochs=shown))
     whole = plan_phases(

@@ -246,6 +246,10 @@ class RunFolder:
         left_open = [name for name, value in plan.to_dict().items() if value == "auto"]
         return replace(plan, **{name: before[name] for name in left_open})
 
+    def with_its_precision(self, accelerator: Accelerator) -> Accelerator:
+        """`accelerator` with the precision that the run began with: its weights go with no other."""
+        return replace(accelerator, precision=self.environment().accelerator.precision)
+
     def write_start(self, plan: TrainingPlan, fitted: Fitted, environment: Environment) -> None:
         """Write plan.json and environment.json before training.
 

@@ -23,10 +23,16 @@ from flowerkit.prediction import Predictions, describe_data
 from flowerkit.schedules import Schedule
 from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
-from flowerkit.training.fitting import build_in_time, fit_network, report_choices, shrink_batch
+from flowerkit.training.fitting import (
+    MOST_IN_TIME,
+    build_in_time,
+    fit_network,
+    report_choices,
+    shrink_batch,
+)
 from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
-from flowerkit.training.plan import FINE_TUNE, TrainingPlan, name_plan, settle
+from flowerkit.training.plan import EPOCHS, FINE_TUNE, TrainingPlan, name_plan, settle
 from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult
 from flowerkit.training.step import STATISTICS_IMAGES, Progress, RunContext, TrainStep
 from flowerkit.training.validation import ModelCheckpoint, Validation
@@ -106,9 +112,9 @@ def train(
             step = TrainStep.for_phase(run, phase.is_frozen, progress=progress)
         stop = own.StopFlag()
         run, phase = _begin(run, phase, step, stop, schedule, progress)
+        if phase and stop.reason is None and (phase.number > 1 or phase.is_frozen):
+            _log.info(f"{phase}")
         while phase and stop.reason is None:
-            if phase.number > 1 or phase.is_frozen:
-                _log.info(f"{phase}")
             phase = fit(run, phase, step, stop, callbacks, progress)
         first_step_seconds = first_step_seconds or step.hooks.first_step_seconds
         if stop.ends_run:
@@ -354,6 +360,8 @@ def _begin(
         stop.reason = "the plan's epochs were done before (--epochs N trains longer)"
     elif run.clock.is_limited and not phase.is_frozen:
         row = run.history.last
+        if "epochs" in fitted.reasons:  # the run may choose them
+            phase = replace(phase, most_epochs=max(phase.end, MOST_IN_TIME * EPOCHS))
         phase = phase.refitted(
             run.clock.left(),
             from_epoch=len(run.history),
@@ -381,20 +389,26 @@ def fit(
     None: it is done.
     """
     first_epoch, before = len(run.history), _start_of(run.history, phase)
-    watching = build_callbacks(run, phase, step, stop, progress)
+    watching = [*build_callbacks(run, phase, step, stop, progress), *callbacks]
+    limit = None
+    if run.clock.is_limited:  # last: what any other has stopped is not fitted anew
+        validation = next(each for each in watching if isinstance(each, Validation))
+        limit = own.TimeLimit(run, phase, validation, stop)
+        watching.append(limit)
     done = _count_steps(run, phase)
     with stop.on_interrupt():
         step.train(
             _find_rate(run, phase),
-            [*watching, *callbacks],
+            watching,
             steps=phase.steps,
             first_step=before * run.num_steps + done,
             first_epoch=first_epoch,
             last_epoch=phase.first_epoch + phase.epochs,
         )
-    limit = next((each for each in watching if isinstance(each, own.TimeLimit)), None)
     if stop.reason is None and limit and limit.refitted:
-        run.folder.write_plan(run.plan, run.folder.fitted().with_rest(limit.refitted, {}))
+        rest = limit.refitted
+        _log.info(f"fitted anew: {rest.epochs} epochs of {rest.steps:,} steps are left")
+        run.folder.write_plan(run.plan, run.folder.fitted().with_rest(rest, {}))
         return limit.refitted
     if stop.reason is None and len(run.history) < phase.first_epoch + phase.epochs:
         stop.reason, stop.ends_run = "one of your callbacks stopped it", True
@@ -424,9 +438,7 @@ def build_callbacks(
         own.EpochLogger(run),
         EarlyStopping(run.history, phase, run.plan.patience, stop),
     ]
-    if run.clock.is_limited:
-        callbacks.append(own.TimeLimit(run, phase, validation, stop))
-    elif not phase.is_frozen:
+    if not run.clock.is_limited and not phase.is_frozen:
         callbacks.append(own.TimeEstimate(phase))
     if run.plan.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(str(run.folder.path / "tensorboard")))

@@ -87,7 +87,7 @@ def test_the_same_seed_twice_and_an_interrupted_run_are_noted(leave):
     folder = leave("a", seed=3)
     cut_short = leave("b", seed=3, result={"interrupted": True, "stopped_at_epoch": 1})
     notes = compare_runs([folder, cut_short]).notes
-    assert notes[0] == f"{cut_short} was interrupted at epoch 1 of 2."
+    assert notes[0] == f"{cut_short} was interrupted after epoch 1 of 2 epochs."
     assert "a and 1 more has runs of the same seed (3, 3)" in notes[1]
 
 

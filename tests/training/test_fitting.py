@@ -25,8 +25,8 @@ from flowerkit.training.trainer import train
 class Machine:
     """Networks are trained and predict as always, in seconds that are made up.
 
-    A training step of the network takes `step` seconds, one of the head alone a thousandth; a forward
-    pass takes `image` seconds for an image, and the first of a body `compile` seconds besides.
+    A training step of the network takes `step` seconds, one of the head alone a thousandth of one; a
+    forward pass takes `image` seconds for an image, and the first of a body `compile` seconds besides.
     """
 
     def __init__(self):
@@ -430,18 +430,29 @@ def test_a_run_uses_its_time_ends_in_it_and_says_what_was_fitted_from_what(run, 
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("stop_after", [1, 4])
-def test_a_fitted_run_is_resumed_exactly(run, machine, stop_after):
+def test_a_fitted_run_is_resumed_exactly(run, machine):
     machine.step = 2.0
     whole = run("whole")
-    run("parts", callbacks=[StopAfter(stop_after)])
-    before = RunFolder(whole.folder.parent / "parts").fitted()
-    resumed = run("parts", resume=True, **({"max_minutes": None} if stop_after > 2 else {}))
-    if stop_after > 2:
-        assert RunFolder(resumed.folder).fitted() == before
-        assert resumed.plan.max_lr == whole.plan.max_lr
-        assert resumed.plan.epochs == whole.plan.epochs
-        assert_same(resumed.history, whole.history)
+    left = run("parts", callbacks=[StopAfter(5)])  # at the fourth it was fitted anew
+    assert [row["phase"] for row in left.history] == [1, 1, 2, 2, 2]
+    before = RunFolder(left.folder).fitted()
+    resumed = run("parts", resume=True, max_minutes=None)
+    assert_same(resumed.history, whole.history)
+    assert RunFolder(resumed.folder).fitted() == before
+    assert (resumed.plan.epochs, resumed.plan.max_lr) == (whole.plan.epochs, 1e-3)
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_a_run_that_is_resumed_with_a_time_of_its_own_uses_that(run, machine, stop_after):
+    machine.step = 2.0
+    left = run(callbacks=[StopAfter(stop_after)])
+    resumed = run(resume=True)
+    assert 0.85 * 54.7 < machine.now - machine.start < 54.7
+    assert_same(resumed.history[:stop_after], left.history)
+    rates = [row["planned_lr"] for row in resumed.history.of_phase(2)]
+    assert max(rates) > 9e-4
+    assert rates[-1] < 1e-3 / 3
+    assert resumed.summary.stop_reason == "its time was used"
 
 
 @pytest.mark.backends
