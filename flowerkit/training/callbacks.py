@@ -85,14 +85,11 @@ class StepHooks(keras.callbacks.Callback):
         if keras.backend.backend() != "jax":
             optimizer.learning_rate = rate
             return state
-        import jax
-
         (trainable, others, slots, *metrics), *rest = state
         place = next(i for i, v in enumerate(optimizer.variables) if v is optimizer.learning_rate)
         slots = list(slots)
-        value = np.asarray(rate, slots[place].dtype)
-        # The step is given the memory of its arguments, so that it must not be NumPy's.
-        slots[place] = jax.device_put(value, slots[place].sharding, may_alias=False)
+        # Made of the value before it, and so where that is: elsewhere, the step would be compiled anew.
+        slots[place] = 0.0 * slots[place] + rate
         return (trainable, others, slots, *metrics), *rest
 
     def on_epoch_begin(self, epoch, logs=None):

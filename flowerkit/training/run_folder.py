@@ -236,10 +236,6 @@ class RunFolder:
             )
         return folder
 
-    def with_its_precision(self, accelerator: Accelerator) -> Accelerator:
-        """`accelerator` with the precision that the run began with: its weights go with no other."""
-        return replace(accelerator, precision=self.environment().accelerator.precision)
-
     def complete(self, plan: TrainingPlan) -> TrainingPlan:
         """`plan` with what this run has chosen for the fields that it leaves "auto"."""
         before = self.plan().to_dict()
