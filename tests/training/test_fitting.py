@@ -527,3 +527,26 @@ def test_a_time_that_is_too_short_for_the_head_is_refused_before_training(run, t
     ):
         run(max_minutes=0.05)
     assert not (tmp_path / "run" / "history.csv").exists()
+
+
+def test_a_callback_of_yours_stops_the_run_where_the_time_is_divided_anew_too(run, machine):
+    class SlowDown(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            machine.step = 4.0 if epoch == 3 else 1.0
+
+    result = run(callbacks=[SlowDown(), StopAfter(4)])
+    assert len(result.history) == 4
+    assert result.summary.stop_reason == "one of your callbacks stopped it"
+
+
+def test_a_network_that_time_stops_in_its_first_epoch_leaves_the_head(run, machine):
+    class Jump(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if len(self.model.inputs) == 2 and batch == 0:  # images and parameters
+                machine.spend(3600.0)
+
+    result = run(callbacks=[Jump()])
+    assert result.summary.stop_reason == "the time was up"
+    assert [row["phase"] for row in result.history] == [1, 1]
+    best = result.history.best
+    assert result.predictions.score()["val_f1"] == pytest.approx(best["val_f1"], rel=1e-5)
