@@ -78,8 +78,16 @@ class History(Sequence):
         return self.rows[index]
 
     def append(self, row: dict[str, float]) -> None:
-        """Add the row of an epoch, and write the file in one piece: seven digits, as float32 holds."""
-        self.rows.append(row)
+        """Add the row of an epoch, and write the file in one piece: seven digits, as float32 holds.
+
+        The row here has the same digits: a tie with it is one after a resume, too.
+        """
+        self.rows.append(
+            {
+                name: value if name == "epoch" else float(f"{value:.7g}")
+                for name, value in row.items()
+            }
+        )
         if self.path is None:
             return
         text = io.StringIO()

@@ -101,3 +101,13 @@ def test_plateaus_are_counted_as_keras_lowers_rates(patience):
 def test_an_epoch_without_a_value_is_no_improvement():
     assert history_of("val_loss", [1.0, math.nan, math.nan]).count_plateaus(2) == 1
     assert History("val_loss").count_plateaus(2) == 0
+
+
+def test_a_tie_with_the_best_is_one_in_the_file_too(tmp_path):
+    history = History("val_f1", (), tmp_path / "history.csv")
+    row = dict.fromkeys(COLUMNS, 0.0) | {"epoch": 1, "val_f1": 0.3304924242424242}
+    history.append(row)
+    resumed = History.load(history.path, "val_f1")
+    resumed.append(row | {"epoch": 2})
+    assert resumed.best["epoch"] == 1
+    assert history.best["val_f1"] == resumed.best["val_f1"] == 0.3304924
