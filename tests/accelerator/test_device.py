@@ -194,6 +194,7 @@ def test_jax_has_eight_replicas_on_virtual_cpus_from_the_environment(tmp_path):
         shards = keras.distribution.distribution().device_mesh.shape[0]
         found = [str(device), shards, "tensorflow" in sys.modules]
         found += [connect(virtual_cpus=8) is device, error(virtual_cpus=4)]
+        jax.jit(lambda x: x + 1)(0)
         found.append(jax.config.jax_compilation_cache_dir)
         """,
         KERAS_BACKEND="jax",
@@ -207,6 +208,7 @@ def test_jax_has_eight_replicas_on_virtual_cpus_from_the_environment(tmp_path):
     assert (shards, has_tensorflow, same) == (8, False, True)
     assert "virtual_cpus=4" in other
     assert compiled == str(tmp_path / "compiled")
+    assert list((tmp_path / "compiled").iterdir())  # even what took no time
 
 
 def test_jax_keeps_its_compilations_in_the_users_own_folder():
