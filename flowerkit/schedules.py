@@ -270,18 +270,6 @@ class OfEpochAndRate(Schedule):
         return f"{self.start_lr:.3g}, then {_name(self.function)} every epoch"
 
 
-def rates_per_step(schedule: Schedule, *, epochs: int, steps_per_epoch: int) -> list[float]:
-    """The rate of each of the epochs * steps_per_epoch steps.
-
-    >>> rates_per_step(Staircase(0.1, 0.5, every_epochs=1), epochs=2, steps_per_epoch=3)
-    [0.1, 0.1, 0.1, 0.05, 0.05, 0.05]
-    """
-    steps = range(epochs * steps_per_epoch)
-    if schedule.per_step:
-        return [schedule(step / steps_per_epoch) for step in steps]
-    return [schedule(step // steps_per_epoch) for step in steps]
-
-
 def _ramp(schedule: RampSustainDecay | CosineWarmup, epoch: float) -> float:
     climb = schedule.max_lr - schedule.start_lr
     return schedule.start_lr + climb * epoch / schedule.rampup_epochs

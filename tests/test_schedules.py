@@ -14,7 +14,6 @@ from flowerkit.schedules import (
     OneCycle,
     RampSustainDecay,
     Staircase,
-    rates_per_step,
 )
 
 SHORT = RampSustainDecay(
@@ -230,15 +229,5 @@ def test_a_function_that_would_not_get_what_it_was_written_for_is_refused():
         OfEpochAndRate(0.1, 0.001)
 
 
-def test_a_schedule_that_moves_within_the_epoch_gives_each_step_its_own_rate():
+def test_a_schedule_says_whether_its_rate_moves_within_an_epoch():
     assert [one.per_step for one in ALL] == [False, True, True, False, False, False]
-    rates = rates_per_step(COSINE, epochs=1, steps_per_epoch=4)
-    assert rates == pytest.approx([0.1, 0.15, 0.2, 0.25])
-    assert len(rates_per_step(CYCLE, epochs=8, steps_per_epoch=5)) == 40
-    assert rates_per_step(CYCLE, epochs=8, steps_per_epoch=5)[10] == 1.0
-
-
-def test_a_schedule_of_whole_epochs_keeps_its_rate_through_the_epoch():
-    assert rates_per_step(SHORT, epochs=2, steps_per_epoch=3) == [0.1, 0.1, 0.1, 0.2, 0.2, 0.2]
-    stairs = Staircase(0.8, 0.5, every_epochs=1)
-    assert rates_per_step(stairs, epochs=2, steps_per_epoch=2) == [0.8, 0.8, 0.4, 0.4]

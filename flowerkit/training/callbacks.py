@@ -24,6 +24,7 @@ _log = logging.getLogger("flowerkit")
 # How far the host may run ahead of the device: enough to hide its own work, and few enough that the
 # batches waiting there need little memory.
 STEPS_AHEAD = 16
+ESTIMATED_STEPS = 9
 
 
 class StepHooks(keras.callbacks.Callback):
@@ -332,8 +333,8 @@ class TimeLimit(keras.callbacks.Callback):
         clock.image_seconds = self.validation.predict_seconds / len(run.val)
         rest = phase.refitted(
             clock.left(),
+            rows=run.history.of_phase(phase.number),
             from_epoch=epoch + 1,
-            done=sum(int(row["steps"]) for row in run.history.of_phase(phase.number)),
             step_seconds=max(self.step_seconds, 1e-9),
             epoch_seconds=self.validation.seconds,
             steps_an_epoch=run.num_steps,
@@ -346,24 +347,30 @@ class TimeLimit(keras.callbacks.Callback):
 
 
 class TimeEstimate(keras.callbacks.Callback):
-    """Say after ten steps how long the phase will take, and what makes it shorter."""
+    """Say after ten steps, of one epoch or of several, how long the rest of a phase will take."""
 
     def __init__(self, phase):
         super().__init__()
-        self.phase, self.start = phase, None
+        self.phase, self.seconds = phase, []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch, self.before = epoch, None
 
     def on_step(self, done, logs):
-        if done == 2 and self.start is None:
-            float(logs["loss"])  # waits: the device may be behind
-            self.start = time.monotonic()
-        elif done == 10 and self.start:
-            float(logs["loss"])
-            steps = self.phase.epochs * self.phase.steps
-            minutes = steps * (time.monotonic() - self.start) / 8 / 60
-            self.start = 0.0  # said once
+        if len(self.seconds) == ESTIMATED_STEPS:
+            return
+        float(logs["loss"])  # waits: the device may be behind
+        now = time.monotonic()
+        if self.before is not None:  # an epoch's first step may compile, or wait for images
+            self.seconds.append(now - self.before)
+        self.before = now
+        if len(self.seconds) == ESTIMATED_STEPS:
+            epochs = self.phase.first_epoch + self.phase.epochs - self.epoch
+            steps = epochs * self.phase.steps - done
+            minutes = steps * sum(self.seconds) / ESTIMATED_STEPS / 60
             _log.info(
-                f"{steps:,} steps take about {minutes:.1f} min, besides validation; --max-minutes N "
-                f"(max_minutes) fits the schedule into less"
+                f"{steps:,} steps more take about {minutes:.1f} min, besides validation; "
+                f"--max-minutes N (max_minutes) fits the schedule into less"
             )
 
 

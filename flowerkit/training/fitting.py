@@ -22,8 +22,8 @@ from flowerkit.prediction import stream_outputs
 from flowerkit.schedules import Schedule
 from flowerkit.training.lr_finder import (
     FEWEST_STEPS,
-    SMALL_FALL,
     find_rate,
+    is_flat,
     scale_of_rates,
     spread_rates,
     sweep,
@@ -228,7 +228,7 @@ def _search_rate(run: RunContext, step: TrainStep, num_steps: float, progress) -
         rate, fall = find_rate(reader, rates)
     except ValueError as error:
         return own, f"{own:g}: the plan's own; the range test shows no valley ({error})"
-    if fall < SMALL_FALL:
+    if is_flat(fall, affordable):
         return own, f"{own:g}: the plan's own; in the range test the loss fell by {fall:.1%} only"
     rate = float(f"{rate / scale_of_rates(plan, run.global_batch):.3g}")
     return (

@@ -33,7 +33,7 @@ SKIPPED_START = 0.1  # of the steps: their averages are of too few
 SKIPPED_END = 0.05  # of the steps: of a network that is spoilt already
 FEWEST_STEPS = 20
 FEWEST_POINTS = 5  # left between start and end, to read a suggestion off
-SMALL_FALL = 0.03
+SMALL_FALL = 0.03  # of 100 steps; fewer are smoothed less, and fall more by chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ def lr_find(
         step = TrainStep.for_phase(run, is_frozen, progress=progress)
     reader = sweep(step, run, rates, progress)
     suggestion, fall = find_rate(reader, rates)
-    if fall < SMALL_FALL:
+    if is_flat(fall, num_steps):
         _log.warning(
             f"the loss fell by {max(0.0, fall):.1%} only, so the suggestion says little. Pass more "
             f"steps (num_steps, --steps) or other rates (min_lr, max_lr)."
@@ -192,6 +192,15 @@ def find_rate(reader: "_LossReader", rates: Sequence[float]) -> tuple[float, flo
         )
     fall = 1 - smoothed[kept].min() / smoothed[kept][0]
     return find_valley(rates[kept], smoothed[kept]), fall
+
+
+def is_flat(fall: float, num_steps: int) -> bool:
+    """Whether chance may have made the loss fall by this fraction in a test of `num_steps`.
+
+    >>> is_flat(0.04, 100), is_flat(0.04, 20)
+    (False, True)
+    """
+    return fall < SMALL_FALL * math.sqrt(100 / num_steps)
 
 
 def find_valley(rates: np.ndarray, smoothed: np.ndarray) -> float:

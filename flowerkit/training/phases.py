@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flowerkit.schedules import Schedule
@@ -50,34 +51,40 @@ class Phase:
             return self.first_lr
         return self.schedule(self.position(epoch, done if self.schedule.per_step else 0))
 
-    def fitted(self, num_steps: int, steps_an_epoch: int, *, from_epoch: int) -> "Phase":
+    def fitted(
+        self, num_steps: int, steps_an_epoch: int, *, from_epoch: int, num_done: int = 0
+    ) -> "Phase":
         """What is left of the schedule at the run's `from_epoch`, in `num_steps` steps.
 
-        They are divided into equal epochs of at most `steps_an_epoch`. Patience waits for as much of
-        the schedule as before.
+        They are divided into equal epochs of at most `steps_an_epoch`. `num_done` epochs of the phase
+        came before them; where patience has not begun by then, it waits for as much of the schedule as
+        before.
         """
         epochs = max(1, math.ceil(num_steps / steps_an_epoch))
-        left, patient = self.first_epoch + self.epochs - from_epoch, self.first_patient_epoch
+        patient = self.first_patient_epoch
+        if patient is not None and patient > num_done:
+            left = self.first_epoch + self.epochs - from_epoch
+            patient = num_done + (patient - num_done) * epochs / left
         return replace(
             self,
             epochs=epochs,
             steps=max(1, num_steps // epochs),
             start=self.position(from_epoch),
             first_epoch=from_epoch,
-            first_patient_epoch=patient and patient * epochs / left,
+            first_patient_epoch=patient,
         )
 
     def refitted(
         self,
         seconds: float,
         *,
+        rows: Sequence[Mapping[str, float]],
         from_epoch: int,
-        done: int,
         step_seconds: float,
         epoch_seconds: float,
         steps_an_epoch: int,
     ) -> "Phase | None":
-        """What is left at the run's `from_epoch` for `seconds`, after `done` steps of the phase.
+        """What is left at the run's `from_epoch` for `seconds`, after the phase's `rows` of the history.
 
         The phase itself where it fills the time well or has all its epochs; None where nothing fits.
         """
@@ -90,13 +97,13 @@ class Phase:
             step_seconds=step_seconds,
             epoch_seconds=epoch_seconds,
             steps_an_epoch=steps_an_epoch,
-            most=round(self.most_epochs * steps_an_epoch) - done,
+            most=round(self.most_epochs * steps_an_epoch) - sum(int(row["steps"]) for row in rows),
         )
         if steps < 1:
             return None
         if steps == num_left * self.steps:
             return self
-        return self.fitted(steps, steps_an_epoch, from_epoch=from_epoch)
+        return self.fitted(steps, steps_an_epoch, from_epoch=from_epoch, num_done=len(rows))
 
 
 def plan_phases(

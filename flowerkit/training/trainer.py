@@ -201,7 +201,7 @@ def _prepare(
         replicas=accelerator.replicas,
         is_timed=clock.is_limited,
     )
-    is_frozen = plan.freeze_epochs > len(rows)
+    is_frozen = plan.freeze_epochs > len(rows) and (not rows or rows[-1]["phase"] == 1)
     plan_phases(plan, global_batch=1, schedule=schedule)  # refuses two controllers of the rate
     # Before the data: a missing backbone or missing weights are reported at once.
     plan, classifier, parts, smaller = build_in_time(
@@ -257,9 +257,8 @@ def _check_callbacks(plan: TrainingPlan, callbacks: Sequence[keras.callbacks.Cal
                 f"two controllers of the learning rate: the plan's schedule={plan.schedule!r} and "
                 f"your {type(callback).__name__}. Leave it out, and put the rate into the plan."
             )
-    for package in (
-        ("tensorboard", "tensorflow") if plan.tensorboard else ()
-    ):  # Keras writes with it
+    packages = ("tensorboard", "tensorflow") if plan.tensorboard else ()  # Keras writes with both
+    for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(
                 f"tensorboard=True needs a missing package: pip install {package}, or leave it out"
@@ -364,8 +363,8 @@ def _begin(
             phase = replace(phase, most_epochs=max(phase.end, MOST_IN_TIME * EPOCHS))
         phase = phase.refitted(
             run.clock.left(),
+            rows=run.history.of_phase(phase.number),
             from_epoch=len(run.history),
-            done=_count_steps(run, phase),
             step_seconds=row["seconds"] / row["steps"],  # with its share of validation
             epoch_seconds=0,
             steps_an_epoch=run.num_steps,
@@ -395,7 +394,7 @@ def fit(
         validation = next(each for each in watching if isinstance(each, Validation))
         limit = own.TimeLimit(run, phase, validation, stop)
         watching.append(limit)
-    done = _count_steps(run, phase)
+    done = sum(int(row["steps"]) for row in run.history.of_phase(phase.number))
     with stop.on_interrupt():
         step.train(
             _find_rate(run, phase),
@@ -450,11 +449,6 @@ def build_callbacks(
 def _start_of(history: History, phase: Phase) -> int:
     """How many epochs came before the phase."""
     return sum(row["phase"] < phase.number for row in history)
-
-
-def _count_steps(run: RunContext, phase: Phase) -> int:
-    """The steps of the phase so far."""
-    return sum(int(row["steps"]) for row in run.history.of_phase(phase.number))
 
 
 def _find_rate(run: RunContext, phase: Phase) -> Callable[[int, int], float]:

@@ -2,6 +2,7 @@
 
 import gc
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import keras
@@ -221,16 +222,24 @@ def test_a_machine_as_fast_as_planned_trains_the_plan(machine):
     assert not machine.model.stop_training
 
 
-def test_without_a_limit_the_time_is_estimated_once_from_the_first_ten_steps(machine, caplog):
+@pytest.mark.parametrize(
+    ("num_steps", "expected"),
+    [(10, "30 steps more take about 1.5 min, "), (4, "4 steps more take about 0.2 min, ")],
+)
+def test_without_a_limit_the_time_is_estimated_once_from_the_first_steps(
+    machine, caplog, num_steps, expected
+):
     machine = machine()
-    estimate = TimeEstimate(machine.phase)  # 40 steps
+    machine.phase = replace(machine.phase, steps=num_steps)
+    estimate = TimeEstimate(machine.phase)
     with caplog.at_level("INFO", logger="flowerkit"):
-        for _ in range(2):
-            for done in range(1, 11):
-                machine.now += 60.0 if done == 1 else 3.0  # the first compiles
+        for epoch in range(4):
+            estimate.on_epoch_begin(epoch)
+            for done in range(1, num_steps + 1):
+                machine.now += 60.0 if done == 1 else 3.0  # the first compiles, or waits
                 estimate.on_step(done, {"loss": 1.0})
     (line,) = caplog.messages
-    assert line.startswith("40 steps take about 2.0 min, ")
+    assert line.startswith(expected)
     assert "--max-minutes" in line
 
 

@@ -226,12 +226,18 @@ def test_patience_waits_for_as_much_of_the_schedule_as_before():
     assert phase_of().fitted(20, 10, from_epoch=0).first_patient_epoch == 0
 
 
+def test_patience_that_has_begun_stays_and_only_what_is_ahead_is_moved():
+    ramp = replace(phase_of(first_patient_epoch=2), epochs=20, end=20)
+    assert ramp.fitted(450, 10, from_epoch=5, num_done=5).first_patient_epoch == 2
+    assert ramp.fitted(380, 10, from_epoch=1, num_done=1).first_patient_epoch == 3  # 1 of 19, of 38
+
+
 def refitted(phase, seconds, *, from_epoch=1, step_seconds=1.0):
     """After an epoch of 10 steps, with a validation of 5 s."""
     return phase.refitted(
         seconds,
+        rows=[{"steps": 10.0}] * from_epoch,
         from_epoch=from_epoch,
-        done=10 * from_epoch,
         step_seconds=step_seconds,
         epoch_seconds=5.0,
         steps_an_epoch=10,
