@@ -1,7 +1,9 @@
 """The command line: parse, run, print. The only module that prints errors or exits."""
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -15,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(sys.argv[1:] if argv is None else argv)
     args.started = started
     start_log()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)  # in training, the run has its own
     progress = ProgressBar()
     try:
         status = load_function(args.command, "run_{}")(args, _echo, progress)
@@ -33,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"flowerkit: {_describe(error)}", progress)
     finally:
         progress.stop()
+
+
+def _interrupt(signum, frame):
+    """Let SIGTERM do what Ctrl-C does."""
+    signal.signal(signum, signal.SIG_DFL)  # a second one ends at once
+    raise KeyboardInterrupt
 
 
 def _echo(line: str) -> None:

@@ -1,25 +1,73 @@
-"""Files that are written whole or not at all: a temporary name first, then a rename."""
+"""Files that are written whole or not at all, and that show damage: a rename comes last.
+
+A file carries its own checksum (CRC-32): JSON of a dataclass as its field "checksum", weights and other
+binary files at the end of their name.
+"""
 
 import itertools
 import json
+import logging
 import os
+import platform
+import re
 import reprlib
 import types
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 T = TypeVar("T")
+
+_log = logging.getLogger("flowerkit")
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def locked(file: str | os.PathLike, doing: str) -> Iterator[None]:
+    """Keep other processes out until the end of the block, or of this process however it ends.
+
+    What is locked is a small file that names who holds it. Raises FileExistsError, with that and what
+    they are `doing` ("training into runs/a"), if one does.
+    """
+    file = Path(file)
+    with file.open("a+") as lock:
+        try:
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read() or "another process"
+            raise FileExistsError(
+                f"{holder} is {doing}. Wait for it, or pass another folder."
+            ) from None
+        except OSError:
+            pass  # some network disks know no locks
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}")
+        lock.flush()
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(
+    path: str | os.PathLike, *, marked: bool = False, flush: bool = True
+) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it at the end of the block.
 
-    After an error (a full disk, Ctrl-C) the temporary file is gone and an older `path` is unchanged.
-    The suffix is kept, because Keras and matplotlib choose the format by it.
+    After an error (a full disk, Ctrl-C) the temporary file is gone and an older `path` is unchanged;
+    after the block the file is there even if the power fails, except without `flush`, for many small
+    files. The suffix is kept, because Keras and matplotlib choose the format by it. `marked`: the
+    checksum is put at the end of the name, for `find_marked`.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "notes.txt"
@@ -30,12 +78,68 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{''.join(path.suffixes[-2:])}")
+    stem, suffix = _split_suffix(path)
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        if flush:
+            _flush(temporary)
+        name = f"{stem}-{checksum(temporary)}{suffix}" if marked else path.name
+        os.replace(temporary, path.with_name(name))
+        if flush:
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _split_suffix(path: Path) -> tuple[str, str]:
+    suffix = "".join(path.suffixes[-2:])
+    return path.name.removesuffix(suffix), suffix
+
+
+def _flush(path: Path) -> None:
+    """Have what was written to a file, or the names in a folder, on the disk itself."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:  # a folder on a network's disk may refuse
+        pass
+    finally:
+        os.close(number)
+
+
+def checksum(path: str | os.PathLike) -> str:
+    """The CRC-32 of a file's bytes, eight hexadecimal digits."""
+    crc = 0
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return f"{crc:08x}"
+
+
+def list_marked(path: str | os.PathLike) -> list[Path]:
+    """The files that `replacing` has marked under the name of `path`, which may hold `*`."""
+    stem, suffix = _split_suffix(Path(path))
+    return sorted(Path(path).parent.glob(f"{stem}-{'[0-9a-f]' * 8}{suffix}"))
+
+
+def find_marked(path: str | os.PathLike) -> Path | None:
+    """The file that `replacing` has marked under the name of `path`, if it is whole.
+
+    None where there is none; damage is logged.
+    """
+    for file in list_marked(path):
+        if _split_suffix(file)[0].endswith(checksum(file)):
+            return file
+        _log.warning(f"{file} is damaged: its bytes are not those that were written")
+    return None
+
+
+def remove_temporary(folder: str | os.PathLike) -> None:
+    """Remove what a process that was killed left of `replacing` in a folder that nobody else writes."""
+    for file in Path(folder).glob(".*-*"):
+        if file.is_file() and re.fullmatch(r"\..+-\d+(\.\w+){0,2}", file.name):
+            file.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -72,9 +176,31 @@ def read_json(path: str | os.PathLike, *, what: str = "a JSON object", remedy: s
     return value
 
 
+def write_sealed(path: str | os.PathLike, values: dict) -> None:
+    """Write a JSON object with its checksum, see `check_seal`."""
+    write_json(path, values | {"checksum": _sum_of(values)})
+
+
+def check_seal(values: dict, path: str | os.PathLike, *, remedy: str) -> None:
+    """Raise ValueError where `values`, read from `path`, are not those that were sealed.
+
+    Values without a checksum are taken as they are.
+    """
+    if values.get("checksum", found := _sum_of(values)) != found:
+        raise ValueError(
+            f"{path} is damaged or was changed by hand: its values are not those that were written. "
+            f"{remedy}"
+        )
+
+
+def _sum_of(values: dict) -> str:
+    values = {name: value for name, value in values.items() if name != "checksum"}
+    return f"{zlib.crc32(json.dumps(values, sort_keys=True).encode()):08x}"
+
+
 def write_dataclass(path: str | os.PathLike, value: Any) -> None:
-    """Write the fields of a dataclass as a JSON object, see `write_json`."""
-    write_json(path, asdict(value))
+    """Write the fields of a dataclass as a JSON object with its checksum, see `write_json`."""
+    write_sealed(path, asdict(value))
 
 
 def read_dataclass(path: str | os.PathLike, kind: type[T], *, remedy: str) -> T:
@@ -84,7 +210,10 @@ def read_dataclass(path: str | os.PathLike, kind: type[T], *, remedy: str) -> T:
     skipped. Raises FileNotFoundError, or ValueError, naming the file, the field and the remedy, for a
     file that is damaged, lacks a field or holds a value of another type or that `kind` refuses.
     """
-    return _decode(kind, read_json(path, remedy=remedy), str(path), remedy)
+    values = read_json(path, remedy=remedy)
+    decoded = _decode(kind, values, str(path), remedy)
+    check_seal(values, path, remedy=remedy)
+    return decoded
 
 
 def _decode(kind: type[T], values: dict, where: str, remedy: str) -> T:

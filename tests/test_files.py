@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -8,13 +9,17 @@ import pytest
 
 from flowerkit.files import (
     find_free_folder,
+    find_marked,
+    locked,
     read_dataclass,
     read_json,
+    remove_temporary,
     replacing,
     write_dataclass,
     write_json,
     write_text,
 )
+from flowerkit.training.run_folder import RunFolder
 
 # The kernel refuses to let any file grow past the limit, as a full disk would.
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
@@ -30,9 +35,10 @@ save_classifier(model, path)
 """
 SAVE_WEIGHTS = """
 import keras
-from flowerkit.training.validation import save_weights
 from flowerkit.models.classifier import build_classifier
-save_weights(build_classifier(4, image_size=32, backbone="tiny", weights=None), path)
+from flowerkit.training.run_folder import RunFolder
+model = build_classifier(4, image_size=32, backbone="tiny", weights=None)
+RunFolder(path).save_epoch("last", 2, model.save_weights)
 """
 
 
@@ -153,14 +159,7 @@ def test_a_free_folder_has_the_next_number_and_is_not_made(tmp_path):
     assert not (tmp_path / "runs" / "demo-2").exists()
 
 
-@pytest.mark.parametrize(
-    ("save", "name"),
-    [(SAVE_CSV, "submission.csv"), (SAVE_MODEL, "model.keras"), (SAVE_WEIGHTS, "best.weights.h5")],
-    ids=["csv", "model", "checkpoint"],
-)
-def test_a_full_disk_leaves_the_old_file_intact(tmp_path, save, name):
-    path = tmp_path / name
-    path.write_text("the old one")
+def run_on_a_full_disk(path, save):
     # Imported without the limit: TensorFlow may write caches of its own.
     imports = "".join(
         line + "\n" for line in save.splitlines() if line.startswith(("import", "from"))
@@ -169,8 +168,63 @@ def test_a_full_disk_leaves_the_old_file_intact(tmp_path, save, name):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode != 0  # HDF5 may even crash at the exit of such a process
     assert "File too large" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("save", "name"), [(SAVE_CSV, "submission.csv"), (SAVE_MODEL, "model.keras")]
+)
+def test_a_full_disk_leaves_the_old_file_intact(tmp_path, save, name):
+    path = tmp_path / name
+    path.write_text("the old one")
+    run_on_a_full_disk(path, save)
     assert path.read_text() == "the old one"
     assert os.listdir(tmp_path) == [name]
+
+
+def test_a_full_disk_leaves_the_state_of_the_epoch_before(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.save_epoch("last", 1, lambda path: path.write_text("the old one"))
+    run_on_a_full_disk(tmp_path, SAVE_WEIGHTS)
+    assert folder.find_epoch("last", 1).read_text() == "the old one"
+    assert len(os.listdir(tmp_path / "checkpoints")) == 1
+
+
+def test_what_changed_after_it_was_written_is_seen(tmp_path, caplog):
+    with replacing(tmp_path / "a.weights.h5", marked=True) as temporary:
+        temporary.write_bytes(b"rose")
+    found = find_marked(tmp_path / "a.weights.h5")
+    assert found.name == "a-9a3384f4.weights.h5"
+    found.write_bytes(b"rosf")
+    assert find_marked(tmp_path / "a.weights.h5") is None
+    assert f"{found} is damaged" in caplog.text
+    write_dataclass(tmp_path / "card.json", Card("rose", 5))
+    text = (tmp_path / "card.json").read_text()
+    (tmp_path / "card.json").write_text(text.replace("5,", "7,"))
+    with pytest.raises(ValueError, match=r"card\.json is damaged or was changed by hand.*Draw it"):
+        read_dataclass(tmp_path / "card.json", Card, remedy="Draw it again.")
+    (tmp_path / "card.json").write_text('{"name": "rose", "petals": 7}')  # made by hand
+    assert read_dataclass(tmp_path / "card.json", Card, remedy="") == Card("rose", 7)
+
+
+def test_a_lock_keeps_others_out_and_names_who_has_it(tmp_path):
+    pytest.importorskip("fcntl")
+    with (
+        locked(tmp_path / "lock", "training"),
+        pytest.raises(FileExistsError, match=rf"process {os.getpid()} on .* is training\."),
+        locked(tmp_path / "lock", "training"),
+    ):
+        pass
+    (tmp_path / "lock").write_text("process 1 on another")  # it was killed
+    with locked(tmp_path / "lock", "training"):
+        assert (tmp_path / "lock").read_text() == f"process {os.getpid()} on {platform.node()}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    for name in (".a-12.h5", ".last-0001.weights-7.weights.h5", ".git-keep", ".lock", "a-12.h5"):
+        (tmp_path / name).touch()
+    remove_temporary(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".git-keep", ".lock", "a-12.h5"]
 
 
 def test_a_name_that_is_not_utf_8_survives_json(tmp_path):

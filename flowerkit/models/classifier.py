@@ -1,6 +1,7 @@
 """Classifiers: backbone + head, with input scaling inside, so that a model takes plain pixels 0..255."""
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,9 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     if not path.is_file():
         raise FileNotFoundError(f"no model {path}. Pass a run folder of `train`, or a .keras file.")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # reads all; Keras would take what it finds
+                raise ValueError(f"{damaged} in it has changed since it was written.")
         model = keras.saving.load_model(path, compile=False)
     except Exception as error:  # h5py, zipfile and Keras each have their own
         raise ValueError(

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from flowerkit.accelerator import cache_folder, num_cores
 from flowerkit.data import SPLITS, FlowerData, Record, choose_shard_size, find_shards, write_shards
-from flowerkit.files import make_folder, replacing, write_json
+from flowerkit.files import locked, make_folder, replacing, write_json
 from flowerkit.photos.assignment import SplitAssignment, assign_photos, check_fractions
-from flowerkit.photos.cache import PhotoCache, Progress, lock
+from flowerkit.photos.cache import PhotoCache, Progress
 from flowerkit.photos.conversion_file import Conversion, load_conversion
 from flowerkit.photos.listing import Listing, list_photos, normalize_name
 from flowerkit.photos.reader import JPEG_QUALITY, can_read_heic, check_size
@@ -111,7 +111,7 @@ def _convert(
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be 1 or more, or None for one a core.")
     _claim_folder(request)
-    with lock(request.unfinished):
+    with locked(request.unfinished / "lock", f"converting into {request.out}"):
         start = time.monotonic()
         # What an interrupted run wrote was assigned by the photos of that time.
         shutil.rmtree(request.shards, ignore_errors=True)
@@ -282,7 +282,7 @@ def find_converted() -> list[Path]:
     for folder in sorted(cache_folder().glob(f"{_PREFIX}{'[0-9a-f]' * _KEY_LENGTH}/")):
         with contextlib.suppress(FileExistsError):
             if (folder / UNFINISHED).is_dir():
-                with lock(folder / UNFINISHED):
+                with locked(folder / UNFINISHED / "lock", "converting"):
                     pass
             found.append(folder)
     return found

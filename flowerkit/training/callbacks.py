@@ -26,6 +26,9 @@ _log = logging.getLogger("flowerkit")
 STEPS_AHEAD = 16
 ESTIMATED_STEPS = 9
 
+# What a machine sends before it is taken away counts as Ctrl-C.
+_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
 
 class StepHooks(keras.callbacks.Callback):
     """Set the learning rate before every step, and call `on_step` of every listener after it.
@@ -170,7 +173,7 @@ class StopFlag(keras.callbacks.Callback):
 
     @contextmanager
     def on_interrupt(self) -> Iterator[None]:
-        """Let Ctrl-C end training after the current step; a second Ctrl-C ends the program.
+        """Let Ctrl-C or SIGTERM end training after the current step; a second one ends the program.
 
         An exception in the middle of a step would leave JAX without the weights it was given.
         """
@@ -179,16 +182,19 @@ class StopFlag(keras.callbacks.Callback):
             return
 
         def interrupt(signum, frame):
-            _log.warning("interrupted: ending after this step (once more to end at once)")
-            signal.signal(signal.SIGINT, previous)
+            name = _SIGNALS[signum]
+            _log.warning(f"{name}: ending after this step (once more to end at once)")
+            for number, handler in before.items():
+                signal.signal(number, handler)
             self.interrupted = True
-            self.request("it was interrupted (Ctrl-C)", cut_short=True)
+            self.request(f"it was interrupted ({name})", cut_short=True)
 
-        previous = signal.signal(signal.SIGINT, interrupt)
+        before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class ReseedDropout(keras.callbacks.Callback):

@@ -504,7 +504,8 @@ def load_plan(name_or_file: str | os.PathLike) -> TrainingPlan:
             f"{did_you_mean(str(path), PLANS)}"
         )
     values = read_json(path, what="a JSON object of plan fields")
-    values.pop("fitted", None)  # a run's plan.json says how its values were found
+    for name in ("fitted", "checksum"):  # a run's plan.json: how its values were found
+        values.pop(name, None)
     return change_plan(TrainingPlan(), values, where=str(path))
 
 

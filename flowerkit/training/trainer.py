@@ -2,11 +2,13 @@
 
 import functools
 import importlib.util
+import json
 import logging
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -100,26 +102,27 @@ def train(
     accelerator = accelerator or connect()
     if resume:
         plan, accelerator = folder.complete(plan), folder.with_its_precision(accelerator)
-    run = _prepare(data, plan, accelerator, folder, schedule, started, resume)
+    with folder.locked():
+        run = _prepare(data, plan, accelerator, folder, schedule, started, resume)
 
-    first_step_seconds = None
-    for phase in _plan_phases(run, schedule):
-        if run.history and phase.number < run.history.last["phase"]:
-            continue  # it was finished before the run was resumed
-        phase = replace(phase, first_epoch=_start_of(run.history, phase))
-        run = _choose_batch(run, phase)
-        with run.accelerator.scope():
-            step = TrainStep.for_phase(run, phase.is_frozen, progress=progress)
-        stop = own.StopFlag()
-        run, phase = _begin(run, phase, step, stop, schedule, progress)
-        if phase and stop.reason is None and (phase.number > 1 or phase.is_frozen):
-            _log.info(f"{phase}")
-        while phase and stop.reason is None:
-            phase = fit(run, phase, step, stop, callbacks, progress)
-        first_step_seconds = first_step_seconds or step.hooks.first_step_seconds
-        if stop.ends_run:
-            break
-    return _finish(run, stop, first_step_seconds)
+        first_step_seconds = None
+        for phase in _plan_phases(run, schedule):
+            if run.history and phase.number < run.history.last["phase"]:
+                continue  # it was finished before the run was resumed
+            phase = replace(phase, first_epoch=_start_of(run.history, phase))
+            run = _choose_batch(run, phase)
+            with run.accelerator.scope():
+                step = TrainStep.for_phase(run, phase.is_frozen, progress=progress)
+            stop = own.StopFlag()
+            run, phase = _begin(run, phase, step, stop, schedule, progress)
+            if phase and stop.reason is None and (phase.number > 1 or phase.is_frozen):
+                _log.info(f"{phase}")
+            while phase and stop.reason is None:
+                phase = fit(run, phase, step, stop, callbacks, progress)
+            first_step_seconds = first_step_seconds or step.hooks.first_step_seconds
+            if stop.ends_run:
+                break
+        return _finish(run, stop, first_step_seconds)
 
 
 def fine_tune(
@@ -189,9 +192,8 @@ def _prepare(
     clock = Clock(num_val=num_scored, num_test=data.counts["test"])
     if plan.max_minutes is not None:
         clock.at = started + 60 * plan.max_minutes
-    before = History.load(folder.history_file, plan.monitor) if resume else []
+    history = folder.take_up() if resume else History(plan.monitor, path=folder.history_file)
     fitted = folder.fitted() if resume else Fitted()
-    rows = [row for row in before if not fitted.is_part(row)]  # that epoch is done again
     is_open = plan.input_size == "auto"
     plan, reasons = settle(
         plan,
@@ -201,7 +203,7 @@ def _prepare(
         replicas=accelerator.replicas,
         is_timed=clock.is_limited,
     )
-    is_frozen = plan.freeze_epochs > len(rows) and (not rows or rows[-1]["phase"] == 1)
+    is_frozen = plan.freeze_epochs > len(history) and (not history or history.last["phase"] == 1)
     plan_phases(plan, global_batch=1, schedule=schedule)  # refuses two controllers of the rate
     # Before the data: a missing backbone or missing weights are reported at once.
     plan, classifier, parts, smaller = build_in_time(
@@ -211,7 +213,7 @@ def _prepare(
     global_batch = plan.per_replica_batch * accelerator.replicas
     _check_layers(classifier, plan)
     report_choices(reasons)
-    train_split, val_split = _load_splits(data, plan, first_epoch=len(rows), is_frozen=is_frozen)
+    train_split, val_split = _load_splits(data, plan, first_epoch=len(history), is_frozen=is_frozen)
     run = RunContext(
         plan,
         accelerator,
@@ -221,7 +223,7 @@ def _prepare(
         global_batch,
         steps_per_epoch(len(train_split), global_batch),
         folder,
-        History(plan.monitor, rows, folder.history_file),
+        history,
         clock,
         parts,
         parts[1].get_weights(),
@@ -240,6 +242,9 @@ def _prepare(
         replace(fitted, reasons=fitted.reasons | reasons),
         _describe_environment(run, data, schedule),
     )
+    if history:
+        history.save()  # without the epochs that are done again
+    folder.prune(len(history))
     return run
 
 
@@ -297,16 +302,25 @@ def _load_splits(
 
 def _describe_environment(run: RunContext, data: FlowerData, schedule) -> Environment:
     splits = {"train": run.train, "val": run.val}
+    counted = {
+        name: count_classes(split.labels, data.num_classes).tolist()
+        for name, split in splits.items()
+    }
+    if data.counts["test"]:
+        splits["test"] = load_split(data, "test", on_corrupt=run.plan.on_corrupt, cache="none")
     return Environment.of(
         data,
         run.accelerator,
         schedule,
-        class_counts={
-            name: count_classes(split.labels, data.num_classes).tolist()
-            for name, split in splits.items()
-        },
-        images={name: describe_data(split) for name, split in splits.items()},
+        class_counts=counted,
+        images={name: _describe_split(split) for name, split in splits.items()},
     )
+
+
+def _describe_split(split: Split) -> str:
+    labels = [] if split.labels is None else split.labels.tolist()
+    key = sha256(json.dumps([labels, split.ids.tolist()]).encode()).hexdigest()[:16]
+    return f"{describe_data(split)}, labels and ids (key {key})"
 
 
 # A phase --------------------------------------------------------------------------------------------
@@ -339,8 +353,8 @@ def _begin(
     fitted = run.folder.fitted()
     num_done = len(run.history.of_phase(phase.number))
     if not num_done and not phase.is_frozen:
-        if run.history and run.folder.best_weights.is_file():
-            run.classifier.load_weights(run.folder.best_weights)  # the head's best, not its last
+        if run.history.best:  # the head's best, not its last
+            run.classifier.load_weights(_find_best(run))
         run, phase, reasons = fit_network(run, step, phase, schedule=schedule, progress=progress)
         report_choices(reasons)
         run.folder.write_plan(run.plan, fitted.with_rest(phase, reasons))
@@ -350,9 +364,9 @@ def _begin(
     if not num_done:
         run.folder.write_plan(run.plan, fitted.with_rest(phase, {}))
         return run, phase
-    step.model.load_weights(run.folder.last_weights)
+    step.model.load_weights(run.folder.find_epoch("last", run.history.last["epoch"]))
     _log.info(f"resuming after epoch {run.history.last['epoch']}")
-    phase = fitted.restore(phase)
+    phase = fitted.restore(phase, len(run.history))
     if is_stopping_due(run.history, phase, run.plan.patience):
         stop.reason = "it had stopped early before"
     elif len(run.history) >= phase.first_epoch + phase.epochs:
@@ -478,13 +492,24 @@ def _describe_end(run: RunContext) -> str:
     return "the plan's epochs were done"
 
 
+def _find_best(run: RunContext) -> Path:
+    """The best weights. Raises RuntimeError where they are no longer what was written."""
+    epoch = run.history.best["epoch"]
+    if file := run.folder.find_epoch("best", epoch):
+        return file
+    raise RuntimeError(
+        f"the best weights of {run.folder}, of epoch {epoch}, are damaged or gone. The same command "
+        f"with --resume goes on with the best that is left."
+    )
+
+
 def _finish(
     run: RunContext, stop: own.StopFlag, first_step_seconds: float | None
 ) -> TrainingResult:
     """Put the best weights back, save them as model.keras, and check that the file predicts the same."""
     folder, best = run.folder, run.history.best
     reason = stop.reason or _describe_end(run)
-    if best is None or not folder.best_weights.is_file():
+    if best is None:
         if stop.interrupted:
             raise RuntimeError(
                 "interrupted before the first epoch was complete: there is nothing to keep."
@@ -494,9 +519,12 @@ def _finish(
             f"weights to keep. Give it more time, or after a loss that is not a number a lower "
             f"learning rate (max_lr={run.plan.highest_lr:g}, --max-lr)."
         )
-    run.classifier.load_weights(folder.best_weights)
+    run.classifier.load_weights(_find_best(run))
+    folder.reopen()
     save_classifier(run.classifier, folder.model_file)
     check_reload(run.classifier, folder.model_file)
+    predictions = Predictions.load(folder.find_epoch("predictions", best["epoch"]))
+    predictions.save(folder.val_predictions_file)
     # The first epoch traces and compiles; the others say how fast the machine is.
     steady = run.history[1:] or run.history[:]
     summary = RunResult(
@@ -519,7 +547,7 @@ def _finish(
         model=run.classifier,
         history=run.history,
         summary=summary,
-        predictions=folder.val_predictions(),
+        predictions=predictions,
         val_images=run.val.images,
         accelerator=run.accelerator,
         global_batch=run.global_batch,

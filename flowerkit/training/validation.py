@@ -10,12 +10,10 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import keras
 import numpy as np
 
-from flowerkit.files import replacing
 from flowerkit.models import walk_layers
 from flowerkit.prediction import Predictions, stream_outputs
 from flowerkit.training.callbacks import StopFlag
@@ -175,10 +173,10 @@ class Validation(keras.callbacks.Callback):
 
 
 class ModelCheckpoint(keras.callbacks.Callback):
-    """Keep the classifier's best weights with their validation predictions, and the last weights.
+    """Write an epoch's files, and after them its row into history.csv, with which it counts.
 
-    The last are those of the training model with its optimizer, so that a resumed run continues
-    exactly. Each file is written under a temporary name: a full disk costs no older file.
+    They are the classifier's weights with their validation predictions, where they are the best, and
+    the training model's with its optimizer, so that a resumed run continues exactly.
     """
 
     def __init__(self, run: RunContext, validation: Validation):
@@ -187,20 +185,16 @@ class ModelCheckpoint(keras.callbacks.Callback):
         self.validation = validation
 
     def on_epoch_end(self, epoch, logs=None):
-        row = self.history.last
+        row, predictions = self.history.last, self.validation.predictions
         if row is None or row["epoch"] != epoch + 1:
             return  # an epoch that was cut short
-        if self.validation.predictions is not None and self.history.last_is_best:
+        if predictions is None:  # they are not numbers
+            self.history.lost.add(row["epoch"])
+        if self.history.last_is_best:
             with self.validation.holding_better():
-                save_weights(self.classifier, self.folder.best_weights)
-            self.validation.predictions.save(self.folder.val_predictions_file)
-        if (
-            row["steps"] == self.params["steps"]
-        ):  # after a part of an epoch there is nothing to resume from
-            save_weights(self.model, self.folder.last_weights)
-
-
-def save_weights(model: keras.Model, path: Path) -> None:
-    """Write a weights file in one piece; an older file survives a full disk."""
-    with replacing(path) as temporary:
-        model.save_weights(temporary)
+                self.folder.save_epoch("best", epoch + 1, self.classifier.save_weights)
+            self.folder.save_epoch("predictions", epoch + 1, predictions.save)
+        if row["steps"] == self.params["steps"]:  # a part of an epoch is no state to resume from
+            self.folder.save_epoch("last", epoch + 1, self.model.save_weights)
+        self.history.save()
+        self.folder.prune(len(self.history))

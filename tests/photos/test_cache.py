@@ -12,7 +12,7 @@ from PIL import Image
 
 import flowerkit
 from flowerkit.photos import cache as cache_module
-from flowerkit.photos.cache import PhotoCache, lock
+from flowerkit.photos.cache import PhotoCache
 from flowerkit.photos.listing import list_photos
 from flowerkit.photos.reader import read_photo
 
@@ -139,11 +139,3 @@ def test_a_file_that_is_gone_is_unreadable(tmp_path, photos):
         {},
         {photos[0].path: "cannot be opened (No such file or directory)"},
     )
-
-
-@pytest.mark.skipif(cache_module.fcntl is None, reason="Windows locks otherwise")
-def test_a_conversion_is_of_one_process(tmp_path):
-    with lock(tmp_path), pytest.raises(FileExistsError, match="another process"), lock(tmp_path):
-        pass
-    with lock(tmp_path):
-        pass

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from flowerkit.data import check_shard, read_records
+from flowerkit.files import locked
 from flowerkit.photos import convert_photos, find_converted, load_conversion, load_photos
-from flowerkit.photos.cache import lock
 from flowerkit.photos.conversion import UNFINISHED
 from flowerkit.submission import check_submission, read_ids
 
@@ -305,6 +305,6 @@ def test_converted_photos_in_the_cache_are_found_unless_a_process_is_converting(
     data = load_photos(draw(tmp_path / "own", "ab", 4), **ONE_PROCESS)
     growing = cache / "photos-ffffffffffffffff"
     (growing / UNFINISHED).mkdir(parents=True)
-    with lock(growing / UNFINISHED):
+    with locked(growing / UNFINISHED / "lock", "converting"):
         assert find_converted() == [data.folder]
     assert find_converted() == [data.folder, growing]

@@ -25,10 +25,9 @@ def test_a_run_leaves_the_promised_files_and_each_is_read_back(finished_run):
         "val_predictions.npz",
         "checkpoints",
     }
-    assert {path.name for path in folder.checkpoints.iterdir()} == {
-        "best.weights.h5",
-        "last.weights.h5",
-    }
+    best, last = finished_run.summary.best_epoch, finished_run.summary.stopped_at_epoch
+    for kind, epoch in (("best", best), ("predictions", best), ("last", last)):
+        assert folder.find_epoch(kind, epoch)
     assert folder.plan() == finished_run.plan
     assert folder.result() == finished_run.summary
     assert tuple(folder.history()[0]) == COLUMNS
@@ -84,31 +83,21 @@ def test_a_run_that_is_resumed_keeps_what_it_has_chosen(chosen):
 
 def test_what_is_left_of_a_phase_is_restored_unless_the_plan_has_another_length(chosen):
     folder, _, _, phase = chosen
-    rest = folder.fitted().restore(phase)
+    rest = folder.fitted().restore(phase, 11)
     assert (rest.first_epoch, rest.epochs, rest.steps) == (11, 2, 11)
     assert (rest.start, rest.end) == (phase.position(11), 2.2)
     longer = dataclasses.replace(phase, end=5.0)
-    assert folder.fitted().restore(longer) == longer
+    assert folder.fitted().restore(longer, 11) == longer
+    assert folder.fitted().restore(phase, 10) == phase  # the epoch before it is done again
     head = dataclasses.replace(phase, number=1)
-    assert folder.fitted().restore(head) == head
-    assert Fitted().restore(phase) == phase
-
-
-@pytest.mark.parametrize(
-    ("epoch", "phase", "steps", "is_part"),
-    [(12, 2, 11, False), (12, 2, 10, True), (11, 2, 10, False), (5, 1, 10, False)],
-)
-def test_an_epoch_that_the_time_cut_short_is_known_by_its_steps(
-    chosen, epoch, phase, steps, is_part
-):
-    row = {"epoch": epoch, "phase": phase, "steps": steps}
-    assert chosen[0].fitted().is_part(row) is is_part
+    assert folder.fitted().restore(head, 11) == head
+    assert Fitted().restore(phase, 11) == phase
 
 
 def test_a_plan_file_of_a_run_without_reasons_says_that_nothing_was_chosen(run_copy):
     folder = RunFolder(run_copy)
     values = json.loads(folder.plan_file.read_text())
-    del values["fitted"]
+    del values["fitted"], values["checksum"]
     folder.plan_file.write_text(json.dumps(values))
     assert folder.fitted() == Fitted()
 
