@@ -277,8 +277,8 @@ class RunFolder:
         """
         if self.environment_file.is_file() and self.history_file.exists():
             self._check_data(environment.data)
-        self.write_plan(plan, fitted)
         write_dataclass(self.environment_file, environment)
+        self.write_plan(plan, fitted)  # last: with it there is a run to resume
 
     def write_plan(self, plan: TrainingPlan, fitted: Fitted) -> None:
         """Write plan.json: the plan as far as it is decided, and how that was found."""
