@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 
@@ -17,9 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(sys.argv[1:] if argv is None else argv)
     args.started = started
     start_log()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)  # in training, the run has its own
     progress = ProgressBar()
+    before = signal.signal(signal.SIGTERM, _interrupt)  # in training, the run has its own
     try:
         status = load_function(args.command, "run_{}")(args, _echo, progress)
         sys.stdout.flush()
@@ -37,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"flowerkit: {_describe(error)}", progress)
     finally:
         progress.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(signum, frame):

@@ -1,6 +1,7 @@
 """train, lr-find, study, compare and models."""
 
 import argparse
+import contextlib
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -92,31 +93,42 @@ def train_and_submit(
     from flowerkit.training import train
 
     check_test_split(data, on_corrupt=plan.on_corrupt)
-    run = train(
-        data,
-        plan,
-        out=out,
-        accelerator=accelerator,
-        resume=resume,
-        started=started,
-        progress=progress,
-    )
-    echo(str(run))
-    if run.summary.interrupted:
-        folder, source = shlex.quote(str(out)), shlex.quote(str(data.folder))
-        echo("write a csv with the best weights so far:")
-        echo(f"  flowerkit predict {folder} --data {source} --out submission.csv")
-        echo("continue the run:")
-        echo(f"  flowerkit train --resume --out {folder}")
-        return 1
-    for picture in write_pictures(out, val_images=run.val_images):
-        echo(f"wrote {picture}")
-    problems = _submit_test(run, data, echo)
-    report = write_report(
-        out, val_images=run.val_images, submission_problems=problems, model=run.model
-    )
-    echo(f"wrote {report}")
-    return int(bool(problems))
+    with _telling_how_to_go_on(out, echo):
+        run = train(
+            data,
+            plan,
+            out=out,
+            accelerator=accelerator,
+            resume=resume,
+            started=started,
+            progress=progress,
+        )
+        echo(str(run))
+        if run.summary.interrupted:
+            folder, source = shlex.quote(str(out)), shlex.quote(str(data.folder))
+            echo("write a csv with the best weights so far:")
+            echo(f"  flowerkit predict {folder} --data {source} --out submission.csv")
+            raise KeyboardInterrupt
+        for picture in write_pictures(out, val_images=run.val_images):
+            echo(f"wrote {picture}")
+        problems = _submit_test(run, data, echo)
+        report = write_report(
+            out, val_images=run.val_images, submission_problems=problems, model=run.model
+        )
+        echo(f"wrote {report}")
+        return int(bool(problems))
+
+
+@contextlib.contextmanager
+def _telling_how_to_go_on(out: Path, echo: Echo):
+    """At Ctrl-C or SIGTERM print what continues the run, where an epoch of it is done."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (out / "history.csv").is_file():
+            echo("continue the run:")
+            echo(f"  flowerkit train --resume --out {shlex.quote(str(out))}")
+        raise
 
 
 def _submit_test(run, data, echo: Echo) -> list[str] | None:

@@ -139,3 +139,17 @@ def test_a_file_that_is_gone_is_unreadable(tmp_path, photos):
         {},
         {photos[0].path: "cannot be opened (No such file or directory)"},
     )
+
+
+def test_a_process_that_reads_photos_ends_with_its_parent_even_after_kill_9():
+    reader = (
+        "import os, time; from flowerkit.photos.cache import _end_with; _end_with(os.getppid()); "
+        "print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {reader!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert int(process.stdout.readline()) > 0
+        process.kill()
+        assert (
+            process.stdout.read() == b""
+        )  # the end of the pipe: the reader, which has it too, is gone

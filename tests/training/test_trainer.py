@@ -521,16 +521,19 @@ def test_a_loss_that_is_never_a_number_leaves_nothing_to_keep(run):
 
 
 @pytest.mark.backends
-def test_ctrl_c_ends_after_the_step_and_the_run_can_be_resumed(run):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step_and_it_can_be_resumed(run, number):
+    before = signal.getsignal(number)
+
     class PressCtrlC(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if self.model.optimizer.iterations == 5:  # inside epoch 2
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
 
     result = run(callbacks=[PressCtrlC()])
     assert result.summary.interrupted
     assert [row["epoch"] for row in result.history] == [1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is before
     assert [row["epoch"] for row in run(resume=True).history] == [1, 2]
 
 
