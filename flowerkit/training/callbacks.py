@@ -140,8 +140,9 @@ def _without_garbage_collection():
 class StopFlag(keras.callbacks.Callback):
     """Ends training, and keeps the first reason that was given.
 
-    An epoch that was left before its last step is dropped, whatever stopped it: the best
-    weights must belong to a row that a resumed run keeps. Only the first is kept, being all there is.
+    An epoch that was left before its last step is dropped, unless it is the first, being all there is,
+    or the time has ended it: then its weights are scored and may be the best. A resumed run does it
+    again.
     """
 
     def __init__(self):
@@ -161,7 +162,7 @@ class StopFlag(keras.callbacks.Callback):
         self.done = done
 
     def on_epoch_end(self, epoch, logs=None):
-        if epoch > 0 and self.done < self.params["steps"]:
+        if epoch > 0 and self.done < self.params["steps"] and self.reason is None:
             self.request("one of your callbacks stopped it inside an epoch")
             self.cut_short = True
 
@@ -306,8 +307,8 @@ class TimeLimit(keras.callbacks.Callback):
     At an epoch's end the epochs that are left are fitted anew where they have become too many or too
     few, by what a step and a validation took: `refitted` is then the rest of the phase, and training
     stops for the caller to go on with it. It never has more epochs than the plan. Inside an epoch
-    training ends when there is no time left but for validation; the part is kept where it is all there
-    is. It comes after all callbacks that may stop training.
+    training ends when there is no time left but for validation. It comes after all callbacks that may
+    stop training.
     """
 
     def __init__(self, run, phase, validation, stop: StopFlag):
@@ -326,7 +327,8 @@ class TimeLimit(keras.callbacks.Callback):
         if not clock.image_seconds:  # training takes about three times as long
             clock.image_seconds = self.step_seconds / self.run.global_batch / 3
         if clock.left() < clock.validation_seconds:
-            self.stop.request("the time was up", cut_short=bool(self.run.history))
+            late = clock.left() < 0  # the clock has jumped, or the machine slept
+            self.stop.request("the time was up", cut_short=late and bool(self.run.history))
 
     def on_epoch_end(self, epoch, logs=None):
         if self.stop.reason is not None or self.model.stop_training:
