@@ -60,8 +60,7 @@ class Phase:
         came before them; where patience has not begun by then, it waits for as much of the schedule as
         before.
         """
-        is_one = num_steps <= LONGEST_EPOCH * steps_an_epoch
-        epochs = 1 if is_one else math.ceil(num_steps / steps_an_epoch)
+        epochs = _divide(num_steps / steps_an_epoch)
         patient = self.first_patient_epoch
         if patient is not None and patient > num_done:
             left = self.first_epoch + self.epochs - from_epoch
@@ -140,7 +139,7 @@ def plan_phases(
 
 
 def _phase(number, is_frozen, length: float, steps_an_epoch: int, schedule, patient) -> Phase:
-    epochs = math.ceil(length)
+    epochs = _divide(length)
     steps = max(1, round(length * steps_an_epoch / epochs))
     return Phase(
         number,
@@ -153,6 +152,11 @@ def _phase(number, is_frozen, length: float, steps_an_epoch: int, schedule, pati
         most_epochs=length,
         first_patient_epoch=patient,
     )
+
+
+def _divide(length: float) -> int:
+    """How many epochs show the images `length` times."""
+    return 1 if length <= LONGEST_EPOCH else math.ceil(length)
 
 
 def _first_patient_epoch(plan: TrainingPlan) -> int | None:
