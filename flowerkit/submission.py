@@ -7,7 +7,7 @@ from operator import index
 from pathlib import Path
 
 from flowerkit.files import write_text
-from flowerkit.text import pluralize
+from flowerkit.text import has_controls, pluralize
 
 HEADER = ["id", "label"]
 HEADER_LINE = ",".join(HEADER)
@@ -112,11 +112,22 @@ def read_ids(path: str | os.PathLike) -> list[str]:
     return list(line_of)
 
 
+def find_id_fault(name: str) -> str | None:
+    """Why a csv for Kaggle cannot hold the id `name`; None if it can.
+
+    >>> find_id_fault("a,b"), find_id_fault("252d840db")
+    ("id 'a,b' does not fit into a csv", None)
+    """
+    if not name or name != name.strip() or "," in name or '"' in name or has_controls(name):
+        return f"id {_short(name)} does not fit into a csv"
+    return None
+
+
 def _check_id(name: str, row: int, row_of: dict[str, int]) -> None:
     if not isinstance(name, str):
         raise ValueError(f"row {row}: id {name!r} is {type(name).__name__}, not text. Decode it.")
-    if not name or name != name.strip() or any(mark in name for mark in ',"\r\n'):
-        raise ValueError(f"row {row}: id {name!r} does not fit into a csv. Are these the test ids?")
+    if fault := find_id_fault(name):
+        raise ValueError(f"row {row}: {fault}. Are these the test ids?")
     if name in row_of:
         raise ValueError(
             f"row {row}: id {name!r} appears twice (first in row {row_of[name]}). "

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_ANY_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def pluralize(num: int, noun: str) -> str:
@@ -75,6 +76,11 @@ def clean(text: str) -> str:
     'bell? half?'
     """
     return _CONTROLS.sub("?", text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def has_controls(text: str) -> bool:
+    """Whether `text` holds line ends, other control characters or half surrogate pairs."""
+    return _ANY_CONTROL.search(text) is not None
 
 
 def percent(share: float) -> str:

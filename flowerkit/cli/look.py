@@ -36,6 +36,7 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
     The weights of a blend come from each run's val predictions, which have one view: predicting val
     with --tta would take half as long as the test split, and weights found with it were no better.
     """
+    from flowerkit.sources import check_test_split
     from flowerkit.training import RunFolder
 
     _check_outputs(args)
@@ -45,6 +46,8 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
     data = {}
     for run, known in zip(runs, trained_on, strict=True):
         data[known.image_size] = _find_data(run, known, args.data)
+    for data_of_size in data.values():
+        check_test_split(data_of_size, on_corrupt=args.on_corrupt)
     accelerator = connect_device(args.require, echo)
     from flowerkit.data import load_split
     from flowerkit.prediction import LIGHT_CROP_AREA, blend, find_weights, predict

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from flowerkit.data.example import Example
 from flowerkit.data.records import CorruptRecord, find_frames, frame, read_frames
+from flowerkit.submission import find_id_fault
 from flowerkit.text import join_some
 
 SPLITS = ("train", "val", "test")
@@ -94,6 +95,19 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
             yield number, parse_example(payload)
         except ValueError as error:
             raise ValueError(CorruptRecord(path, number, str(error)).explain()) from None
+
+
+def find_ids(path: Path) -> list[str]:
+    """The id of every record of a shard; of one that cannot be read, its file, number and fault."""
+    ids = []
+    for number, payload, reason in read_frames(path):
+        try:
+            ids.append(
+                str(CorruptRecord(path, number, reason)) if reason else parse_example(payload).id
+            )
+        except ValueError as error:
+            ids.append(str(CorruptRecord(path, number, str(error))))
+    return ids
 
 
 def read_record(path: Path, number: int) -> Record:
@@ -389,6 +403,8 @@ def check_example(
         reasons.append(str(error))
     if labelled and not 0 <= record.label < num_classes:
         reasons.append(f"label {record.label} is outside 0..{num_classes - 1}")
+    if not labelled and (fault := find_id_fault(record.id)):
+        reasons.append(fault)
     return None if reasons else record, reasons
 
 
