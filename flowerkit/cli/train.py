@@ -88,10 +88,8 @@ def train_and_submit(
 ) -> int:
     """Train, and write pictures, the checked csv and report.html into the run folder."""
     from flowerkit.reports import write_pictures, write_report
-    from flowerkit.sources import check_test_split
     from flowerkit.training import train
 
-    check_test_split(data, on_corrupt=plan.on_corrupt)
     run = train(
         data,
         plan,
@@ -116,7 +114,10 @@ def train_and_submit(
         out, val_images=run.val_images, submission_problems=problems, model=run.model
     )
     echo(f"wrote {report}")
-    return int(bool(problems))
+    if run.summary.failed:
+        echo(f"not all of the plan was trained, because {run.summary.stop_reason}")
+        echo("csv and report are those of the best epoch before; train again with a lower --max-lr")
+    return int(bool(problems) or run.summary.failed)
 
 
 def _submit_test(run, data, echo: Echo) -> list[str] | None:
@@ -224,7 +225,8 @@ def run_study(args, echo: Echo, progress: Progress) -> int:
         accelerator=accelerator,
         progress=progress,
     )
-    return _show_comparison(comparison, out, echo)
+    _show_comparison(comparison, out, echo)
+    return int(any(run.result.failed for run in comparison.runs))
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
