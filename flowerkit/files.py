@@ -44,13 +44,13 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike, value: Any, *, indent: int = 2) -> None:
     """Write indented JSON in one piece, see `replacing`."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # half a surrogate pair, as in a file name that is not UTF-8
-        text = json.dumps(value, indent=2)
+        text = json.dumps(value, indent=indent)
     write_text(path, text + "\n")
 
 
@@ -60,15 +60,30 @@ def read_json(path: str | os.PathLike, *, what: str = "a JSON object", remedy: s
     A byte order mark, which editors on Windows put in front, is skipped. Raises FileNotFoundError, or
     ValueError for text that is not JSON, or JSON that is no object.
     """
-    path, remedy = Path(path), f". {remedy}" if remedy else ""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}{remedy}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no {path}" + (f". {remedy}" if remedy else ""))
+    return parse_json(Path(path).read_bytes(), source=path, what=what, remedy=remedy)
+
+
+def parse_json(
+    text: str | bytes,
+    *,
+    source: str | os.PathLike,
+    kind: type[T] = dict,
+    what: str = "a JSON object",
+    remedy: str = "",
+) -> T:
+    """The value of a `kind` (dict, list) that the JSON `text` of the file `source` holds.
+
+    Raises ValueError, see `read_json`.
+    """
+    remedy = f". {remedy}" if remedy else ""
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}{remedy}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold {what}, not {reprlib.repr(value)}{remedy}")
+        value = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is not JSON: {error}{remedy}") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{source} must hold {what}, not {reprlib.repr(value)}{remedy}")
     return value
 
 

@@ -3,9 +3,9 @@
 import contextlib
 import importlib.util
 import inspect
-import json
 import logging
 import os
+import reprlib
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flowerkit.accelerator import cache_folder
 from flowerkit.data import FlowerData, find_ids, find_shards, find_sizes
+from flowerkit.files import parse_json
 from flowerkit.photos import find_photos, load_conversion
 from flowerkit.sources import competition
 from flowerkit.submission import read_ids, read_labels
@@ -121,17 +122,12 @@ def _read_class_names(folder: Path) -> tuple[str, ...]:
     if not file.exists():
         conversion = load_conversion(folder)
         return conversion.class_names if conversion else competition.CLASS_NAMES
-    try:
-        names = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-            raise ValueError("not a list of names")
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"{twice[0]!r} more than once")
-    except ValueError as error:
-        raise ValueError(
-            f"{file} does not hold the class names: {error}. Write them in the order of their ids, "
-            '["daisy", "rose"], or remove the file.'
-        ) from None
+    remedy = 'Write the names in the order of their ids, ["daisy", "rose"], or remove the file.'
+    what = "a list of class names, all different"
+    names = parse_json(file.read_bytes(), source=file, kind=list, what=what, remedy=remedy)
+    is_list = len(names) > 0 and all(isinstance(name, str) and name for name in names)
+    if not is_list or len(set(names)) < len(names):
+        raise ValueError(f"{file} must hold {what}, not {reprlib.repr(names)}. {remedy}")
     return tuple(names)
 
 

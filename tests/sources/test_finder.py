@@ -123,25 +123,21 @@ def test_a_folder_has_the_names_of_its_classes_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "reason"),
-    [
-        ({"daisy": 0}, "not a list of names"),
-        (["daisy", 7], "not a list of names"),
-        (["daisy", ""], "not a list of names"),
-        (["daisy", "rose", "daisy"], "'daisy' more than once"),
-    ],
+    "names",
+    [{"daisy": 0}, None, [], ["daisy", 7], ["daisy", ""], [["daisy"]], ["daisy", "rose", "daisy"]],
 )
-def test_class_names_that_are_no_list_of_names_are_refused(tmp_path, names, reason):
+def test_class_names_that_are_no_list_of_names_are_refused(tmp_path, names):
     write_folder(tmp_path)
     (tmp_path / "classes.json").write_text(json.dumps(names))
-    with pytest.raises(ValueError, match=f"classes.json .*: {reason}. Write them in"):
+    with pytest.raises(ValueError, match="classes.json must hold a list of class names.* Write"):
         find_data(tmp_path)
 
 
-def test_a_broken_classes_json_is_named(tmp_path):
+@pytest.mark.parametrize("text", ["", '["daisy"', "[" * 100_000], ids=["empty", "cut", "deep"])
+def test_a_broken_classes_json_is_named(tmp_path, text):
     write_folder(tmp_path)
-    (tmp_path / "classes.json").write_text('["daisy"')
-    with pytest.raises(ValueError, match=r"classes.json does not hold .*line 1"):
+    (tmp_path / "classes.json").write_text(text)
+    with pytest.raises(ValueError, match=r"classes.json is not JSON: .*Write the names"):
         find_data(tmp_path)
 
 
