@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flowerkit.cli.options import add_data, add_number, add_path, add_require
 from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
+from flowerkit.files import check_room
 from flowerkit.submission import check_submission, read_labels, write_submission
 from flowerkit.text import pluralize
 
@@ -92,6 +93,7 @@ def _check_outputs(args) -> None:
             raise FileExistsError(
                 f"{file} already exists. Name another file, or pass --overwrite to replace it."
             )
+        check_room(file.parent)
 
 
 def _find_data(run, trained_on, source: str):

@@ -18,7 +18,7 @@ from flowerkit.cli.options import (
 )
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
-from flowerkit.files import find_free_folder, write_json
+from flowerkit.files import check_room, find_free_folder, write_json
 from flowerkit.text import pluralize
 
 # train --------------------------------------------------------------------------------------------
@@ -168,6 +168,8 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     from flowerkit.sources import find_data
     from flowerkit.training import lr_find
 
+    out = args.out or find_free_folder("runs", "lr-find")
+    check_room(out)
     data = find_data(args.data, image_size=plan.image_size, progress=progress)
     echo(str(data))
     search = lr_find(
@@ -181,7 +183,6 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
         progress=progress,
     )
     echo(str(search))
-    out = args.out or find_free_folder("runs", "lr-find")
     write_json(out / "lr_finder.json", search.to_dict())
     echo(f"wrote {out / 'lr_finder.json'}")
     with off_screen():

@@ -6,7 +6,7 @@ from collections import Counter
 from flowerkit.cli.options import add_number, add_path
 from flowerkit.cli.terminal import Echo, Progress, quiet_frameworks
 from flowerkit.deploy import FORMATS, detect_format
-from flowerkit.files import write_text
+from flowerkit.files import check_room, write_text
 from flowerkit.text import format_csv, pluralize
 
 
@@ -40,6 +40,8 @@ def add_classify_options(parser: argparse.ArgumentParser) -> None:
 
 def run_classify(args, echo: Echo, progress: Progress) -> int:
     detect_format(args.model)
+    if args.csv:
+        check_room(args.csv.parent)
     with quiet_frameworks():
         from flowerkit.deploy import load_classifier
 

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from flowerkit.data.example import Example
 from flowerkit.data.records import CorruptRecord, find_frames, frame, read_frames
+from flowerkit.files import make_folder, writing_to
 from flowerkit.submission import find_id_fault
 from flowerkit.text import join_some
 
@@ -185,8 +186,11 @@ def write_shards(
     split_folder = Path(folder) / _folder_name(image_size) / split
     if split_folder.exists() and any(split_folder.iterdir()):
         raise FileExistsError(f"{split_folder} is not empty. Remove it, or write elsewhere.")
-    split_folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=split_folder.parent, prefix=f".{split}-") as hidden:
+    make_folder(split_folder.parent)
+    with (
+        writing_to(split_folder.parent),
+        tempfile.TemporaryDirectory(dir=split_folder.parent, prefix=f".{split}-") as hidden,
+    ):
         growing = Path(hidden) / split
         growing.mkdir()
         names = [shard.name for shard in _write_all(growing, records, image_size, shard_size)]

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from flowerkit.accelerator import cache_folder, num_cores
+from flowerkit.accelerator import num_cores
 from flowerkit.data import SPLITS, FlowerData, Record, choose_shard_size, find_shards, write_shards
-from flowerkit.files import make_folder, write_json, write_text
+from flowerkit.files import cache_folder, make_folder, write_json, write_text
 from flowerkit.photos.assignment import SplitAssignment, assign_photos, check_fractions
 from flowerkit.photos.cache import PhotoCache, Progress, lock
 from flowerkit.photos.conversion_file import Conversion, load_conversion

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-from flowerkit.accelerator import cache_folder
 from flowerkit.data import FlowerData, find_ids, find_shards, find_sizes
-from flowerkit.files import parse_json
+from flowerkit.files import cache_folder, make_folder, parse_json, writing_to
 from flowerkit.photos import find_photos, load_conversion
 from flowerkit.sources import competition
 from flowerkit.submission import read_ids, read_labels
@@ -105,8 +104,11 @@ def _find_drawn(image_size: int | None) -> FlowerData:
     version = sha256(code.encode()).hexdigest()[:8]
     folder = cache_folder() / f"drawn-{DRAWN_CLASSES}-classes-{size}-px-{version}"
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".drawing-") as hidden:
+        make_folder(folder.parent)
+        with (
+            writing_to(folder.parent),
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=".drawing-") as hidden,
+        ):
             growing = Path(hidden) / folder.name
             synthetic.draw_competition(
                 growing, num_classes=DRAWN_CLASSES, image_size=size, **DRAWN_COUNTS

@@ -15,7 +15,7 @@ import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data import FlowerData, Split, check_leak, load_split
-from flowerkit.files import find_free_folder
+from flowerkit.files import check_room, find_free_folder
 from flowerkit.metrics import count_classes
 from flowerkit.models import check_reload, choose_trainable, save_classifier
 from flowerkit.pipeline import epoch_permutation, steps_per_epoch
@@ -187,6 +187,7 @@ def _prepare(
     resume: bool,
 ) -> RunContext:
     """The classifier and the splits; everything that can be refused is refused here."""
+    check_room(folder.path)
     check_test_split(data, on_corrupt=plan.on_corrupt)
     num_scored = data.counts["val"] + min(STATISTICS_IMAGES, data.counts["train"])
     clock = Clock(num_val=num_scored, num_test=data.counts["test"])
