@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from flowerkit.accelerator import BACKENDS, collect_evidence, detect
 from flowerkit.cli import ProgressBar, WrongUsage, load_function, parse, start_log
+from flowerkit.text import clean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,12 +46,12 @@ def _interrupt(signum, frame):
 
 
 def _echo(line: str) -> None:
-    print(line, flush=True)  # a run can take hours
+    print(clean(line), flush=True)  # a run can take hours
 
 
 def _fail(line: str, progress: ProgressBar, status: int = 1) -> int:
     progress.stop()
-    print(line, file=sys.stderr)
+    print(clean(line), file=sys.stderr)
     return status
 
 

@@ -4,6 +4,7 @@ A file carries its own checksum (CRC-32): JSON of a dataclass as its field "chec
 binary files at the end of their name.
 """
 
+import errno
 import itertools
 import json
 import logging
@@ -11,6 +12,8 @@ import os
 import platform
 import re
 import reprlib
+import shutil
+import tempfile
 import types
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +21,8 @@ from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from flowerkit.text import format_bytes
 
 try:
     import fcntl
@@ -77,17 +82,18 @@ def replacing(
     'kept'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     stem, suffix = _split_suffix(path)
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{suffix}")
     try:
-        yield temporary
-        if flush:
-            _flush(temporary)
-        name = f"{stem}-{checksum(temporary)}{suffix}" if marked else path.name
-        os.replace(temporary, path.with_name(name))
-        if flush:
-            _flush(path.parent)
+        with writing_to(path.parent):
+            yield temporary
+            if flush:
+                _flush(temporary)
+            name = f"{stem}-{checksum(temporary)}{suffix}" if marked else path.name
+            os.replace(temporary, path.with_name(name))
+            if flush:
+                _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -148,13 +154,13 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike, value: Any, *, indent: int = 2) -> None:
     """Write indented JSON in one piece, see `replacing`."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # half a surrogate pair, as in a file name that is not UTF-8
-        text = json.dumps(value, indent=2)
+        text = json.dumps(value, indent=indent)
     write_text(path, text + "\n")
 
 
@@ -164,15 +170,30 @@ def read_json(path: str | os.PathLike, *, what: str = "a JSON object", remedy: s
     A byte order mark, which editors on Windows put in front, is skipped. Raises FileNotFoundError, or
     ValueError for text that is not JSON, or JSON that is no object.
     """
-    path, remedy = Path(path), f". {remedy}" if remedy else ""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}{remedy}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no {path}" + (f". {remedy}" if remedy else ""))
+    return parse_json(Path(path).read_bytes(), source=path, what=what, remedy=remedy)
+
+
+def parse_json(
+    text: str | bytes,
+    *,
+    source: str | os.PathLike,
+    kind: type[T] = dict,
+    what: str = "a JSON object",
+    remedy: str = "",
+) -> T:
+    """The value of a `kind` (dict, list) that the JSON `text` of the file `source` holds.
+
+    Raises ValueError, see `read_json`.
+    """
+    remedy = f". {remedy}" if remedy else ""
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}{remedy}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold {what}, not {reprlib.repr(value)}{remedy}")
+        value = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is not JSON: {error}{remedy}") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{source} must hold {what}, not {reprlib.repr(value)}{remedy}")
     return value
 
 
@@ -264,13 +285,86 @@ def _convert(value, hint, where: str, remedy: str):
 
 def make_folder(path: str | os.PathLike) -> Path:
     """The folder `path`, made if it is not there; an OSError names it and the remedy."""
-    try:
+    with writing_to(path):
         Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise type(error)(
-            f"{path} cannot be made ({error.strerror or error}). Pass another folder."
-        ) from None
     return Path(path)
+
+
+@contextmanager
+def writing_to(folder: str | os.PathLike) -> Iterator[None]:
+    """The OSError of a disk that is full, or of a folder that cannot be written, names `folder`.
+
+    It has the remedy, too. Errors of HDF5, which are pages long, are among them.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        explained = _explain(error, Path(folder))
+        if explained is None:
+            raise
+        raise explained from error
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+_CLOSED += (errno.EFBIG, errno.EIO)
+
+
+def _explain(error: Exception, folder: Path) -> OSError | None:
+    number, file = getattr(error, "errno", None), getattr(error, "filename", None)
+    if number is None and (found := re.search(r"errno = (\d+)", str(error))):  # HDF5's own
+        number = int(found[1])
+    if number in _FULL:
+        return _no_room(folder)
+    if number not in _CLOSED or (
+        file and Path(file) != folder and folder not in Path(file).parents
+    ):
+        return None
+    remedy = _another(folder)
+    remedy = remedy[0].upper() + remedy[1:]
+    return OSError(f"{folder} cannot be written to ({os.strerror(number)}). {remedy}.")
+
+
+def _no_room(folder: Path, needed: str = "") -> OSError:
+    free = format_bytes(_free_bytes(folder))
+    remedy = f"Make room, or {_another(folder)}"
+    return OSError(f"no room on the disk of {folder}: {needed}{free} are free. {remedy}.")
+
+
+def _another(folder: Path) -> str:
+    if folder.absolute().is_relative_to(cache_folder().absolute()):
+        return "set the variable FLOWERKIT_CACHE to another folder"
+    return "pass another folder"
+
+
+def _free_bytes(folder: Path) -> int:
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
+def check_room(folder: str | os.PathLike, num_bytes: int = 0) -> None:
+    """Make `folder` and raise OSError where nothing can be written into it, or not `num_bytes`."""
+    folder = make_folder(folder)
+    with writing_to(folder), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"0" * 4096)
+        file.flush()
+    if _free_bytes(folder) < num_bytes:
+        raise _no_room(folder, f"{format_bytes(num_bytes)} are needed, ")
+
+
+def cache_folder() -> Path:
+    """Where flowerkit keeps what it can make again: drawn flowers, converted photos, decoded images.
+
+    FLOWERKIT_CACHE, else flowerkit/ in XDG_CACHE_HOME, else in ~/.cache. It need not exist.
+    """
+    if chosen := os.environ.get("FLOWERKIT_CACHE"):
+        return Path(chosen).expanduser()
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "flowerkit"
+    try:
+        return Path.home() / ".cache" / "flowerkit"
+    except RuntimeError:  # a container may run as a user who has no home
+        return Path(tempfile.gettempdir()) / "flowerkit"
 
 
 def find_free_folder(parent: str | os.PathLike, name: str) -> Path:

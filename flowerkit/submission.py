@@ -2,15 +2,17 @@
 
 import csv
 import os
+import re
 from collections.abc import Collection, Iterable, Sequence
 from operator import index
 from pathlib import Path
 
 from flowerkit.files import write_text
-from flowerkit.text import pluralize
+from flowerkit.text import is_formula, pluralize
 
 HEADER = ["id", "label"]
 HEADER_LINE = ",".join(HEADER)
+_UNFIT = re.compile(r'[,"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # line ends and controls
 NAMED_IDS = 5  # missing ids that a report names
 
 
@@ -112,11 +114,32 @@ def read_ids(path: str | os.PathLike) -> list[str]:
     return list(line_of)
 
 
+def find_id_fault(name: str) -> str | None:
+    """Why a csv for Kaggle cannot hold the id `name`; None if it can.
+
+    >>> find_id_fault("a,b"), find_id_fault("252d840db")
+    ("id 'a,b' does not fit into a csv", None)
+    """
+    if not name or name != name.strip() or _UNFIT.search(name):
+        return f"id {_short(name)} does not fit into a csv"
+    return None
+
+
+def to_id(text: str) -> str:
+    """`text` as an id that a csv can hold, and that no spreadsheet computes.
+
+    >>> to_id("=rose, red/1.jpg")
+    '_=rose_ red/1.jpg'
+    """
+    text = _UNFIT.sub("_", text).strip() or "_"
+    return f"_{text}" if is_formula(text) else text
+
+
 def _check_id(name: str, row: int, row_of: dict[str, int]) -> None:
     if not isinstance(name, str):
         raise ValueError(f"row {row}: id {name!r} is {type(name).__name__}, not text. Decode it.")
-    if not name or name != name.strip() or any(mark in name for mark in ',"\r\n'):
-        raise ValueError(f"row {row}: id {name!r} does not fit into a csv. Are these the test ids?")
+    if fault := find_id_fault(name):
+        raise ValueError(f"row {row}: {fault}. Are these the test ids?")
     if name in row_of:
         raise ValueError(
             f"row {row}: id {name!r} appears twice (first in row {row_of[name]}). "

@@ -1,10 +1,15 @@
 """Counts, bytes, names and shares in words."""
 
+import csv
 import difflib
+import io
 import re
 from collections.abc import Iterable, Sequence
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_FORMULA = re.compile(r"\s*[=+@\uff1d\uff0b\uff20-]")
+_NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?")
+_ANY_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def pluralize(num: int, noun: str) -> str:
@@ -75,6 +80,37 @@ def clean(text: str) -> str:
     'bell? half?'
     """
     return _CONTROLS.sub("?", text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def is_formula(text: str) -> bool:
+    """Whether a spreadsheet would take the text for a formula.
+
+    >>> [text for text in ("=1+1", " @x", "-1", "-rose", "+1.5", "rose") if is_formula(text)]
+    ['=1+1', ' @x', '-rose']
+    """
+    return _FORMULA.match(text) is not None and not _NUMBER.fullmatch(text)
+
+
+def format_csv(rows: Iterable[Iterable]) -> str:
+    """Rows as csv text; None is an empty cell. No cell is more than text to whatever opens the file.
+
+    Line ends and other control characters are written as Python does, and what a spreadsheet would take
+    for a formula has an apostrophe in front.
+
+    >>> print(format_csv([["=1+1", "-0.5", "two\\nlines", 3, None]]))
+    '=1+1,-0.5,two\\nlines,3,
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(map(_as_text, row) for row in rows)
+    return text.getvalue()
+
+
+def _as_text(cell):
+    if not isinstance(cell, str):
+        return cell
+    text = _ANY_CONTROL.sub(lambda found: repr(found[0])[1:-1], cell)
+    return f"'{text}" if is_formula(text) else text
 
 
 def percent(share: float) -> str:

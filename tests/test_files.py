@@ -1,13 +1,18 @@
+import errno
 import json
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from flowerkit.files import (
+    cache_folder,
+    check_room,
     find_free_folder,
     find_marked,
     locked,
@@ -18,6 +23,7 @@ from flowerkit.files import (
     write_dataclass,
     write_json,
     write_text,
+    writing_to,
 )
 from flowerkit.training.run_folder import RunFolder
 
@@ -79,6 +85,59 @@ def test_the_temporary_file_keeps_the_suffix_that_writers_choose_the_format_by(
         assert temporary.name.endswith(suffix)
         assert temporary.name != name
         temporary.touch()
+
+
+FULL, CLOSED = OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EROFS, "Read-only")
+HDF5 = RuntimeError("Can't write (file write failed: time = Fri\n, errno = 28, buf = 0x55)")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            FULL,
+            r"^no room on the disk of .*/out: .* (M|G)iB are free\. Make room, or pass another f",
+        ),
+        (
+            HDF5,
+            r"^no room on the disk of .*/out: .* are free\. Make room, or pass another folder\.$",
+        ),
+        (CLOSED, r"/out cannot be written to \(Read-only file system\)\. Pass another folder\.$"),
+    ],
+    ids=["full", "HDF5 on a full disk", "read-only"],
+)
+def test_a_disk_that_takes_nothing_is_named_with_its_folder(tmp_path, error, sentence):
+    for write in (writing_to(tmp_path / "out"), replacing(tmp_path / "out" / "a.txt")):
+        with pytest.raises(OSError, match=sentence), write:
+            raise error
+    assert not any(tmp_path.glob("out/*"))
+
+
+def test_the_folder_of_the_cache_is_named_with_its_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path))
+    for error in (FULL, CLOSED):
+        remedy = "et the variable FLOWERKIT_CACHE to another folder"
+        with pytest.raises(OSError, match=remedy), writing_to(tmp_path / "features"):
+            raise error
+
+
+def test_errors_of_other_files_stay_as_they_are(tmp_path):
+    with pytest.raises(PermissionError, match="secret"), writing_to(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/secret.jpg")
+    with pytest.raises(RuntimeError, match="the graph failed"), writing_to(tmp_path):
+        raise RuntimeError("the graph failed")
+
+
+def test_room_is_missing_before_anything_is_written(tmp_path):
+    check_room(tmp_path / "out", 2**20)
+    with pytest.raises(
+        OSError, match=r"no room .*/out: 1073741824\.00 GiB are needed, .* are free"
+    ):
+        check_room(tmp_path / "out", 2**60)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"/file/out cannot be written to \(Not a directory\)"):
+        check_room(tmp_path / "file" / "out")
+    assert not any((tmp_path / "out").iterdir())
 
 
 def test_text_and_json_are_utf8(tmp_path):
@@ -231,3 +290,24 @@ def test_a_name_that_is_not_utf_8_survives_json(tmp_path):
     values = {"class_names": ["half\ud800", "수국"]}
     write_json(tmp_path / "names.json", values)
     assert read_json(tmp_path / "names.json") == values
+
+
+def test_the_cache_is_in_the_chosen_folder_or_beside_the_users_other_caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("FLOWERKIT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "flowerkit"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "flowerkit"
+    monkeypatch.setenv("FLOWERKIT_CACHE", "~/mine")
+    assert cache_folder() == tmp_path / "mine"
+
+
+def test_a_user_without_a_home_has_a_cache_too(monkeypatch):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("FLOWERKIT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    assert cache_folder() == Path(tempfile.gettempdir()) / "flowerkit"

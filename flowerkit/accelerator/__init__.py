@@ -2,7 +2,7 @@
 
 Nothing here imports a framework before `connect`, and nothing knows of data, models or training.
 
-    machine     what is here: device files, modules, versions, free memory, cores, the cache folder
+    machine     what is here: device files, modules, versions, free memory, cores
     detection   from what is here to device, Keras backend and reason; a pure function
     device      TPU detection and strategy: `connect` starts the device, once a process
 """
@@ -19,7 +19,6 @@ __getattr__, __dir__, __all__ = lazy(
         "connect": "device",
         "collect_evidence": "machine",
         "detect": "detection",
-        "cache_folder": "machine",
         "free_memory_bytes": "machine",
         "num_cores": "machine",
         "versions": "machine",

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from flowerkit.accelerator.detection import BACKENDS, WITHOUT_TPU, Detection, Kind, detect
-from flowerkit.accelerator.machine import CHOSEN_BACKEND, Evidence, cache_folder, collect_evidence
+from flowerkit.accelerator.machine import CHOSEN_BACKEND, Evidence, collect_evidence
+from flowerkit.files import cache_folder
 from flowerkit.text import did_you_mean, pluralize
 
 VIRTUAL_CPUS = "FLOWERKIT_VIRTUAL_CPUS"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flowerkit.cli.options import add_number, add_path
 from flowerkit.cli.terminal import Echo, Progress
+from flowerkit.files import make_folder
 from flowerkit.text import pluralize
 
 _SHOWN_PROBLEMS = 20
@@ -109,7 +110,7 @@ def run_check_data(args, echo: Echo, progress: Progress) -> int:
 def _write_pairs(folder: Path, report, echo: Echo) -> None:
     from flowerkit.data import draw_pairs, write_pairs
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_pairs(folder / "pairs.csv", report)
     echo(f"wrote {folder / 'pairs.csv'} ({pluralize(len(report.pairs), 'pair')})")
     if num := draw_pairs(folder / "pairs.png", report.sorted_pairs()):

@@ -8,6 +8,7 @@ from pathlib import Path
 from flowerkit import accelerator
 from flowerkit.cli.options import add_data
 from flowerkit.cli.terminal import Echo, Progress, quiet_frameworks
+from flowerkit.files import cache_folder
 from flowerkit.text import format_bytes
 
 GIB = 2**30
@@ -79,7 +80,7 @@ def _find_cached() -> list[Path]:
     """The folders that flowerkit keeps in the cache and that no process is converting into."""
     from flowerkit.photos import find_converted
 
-    cache = accelerator.cache_folder()
+    cache = cache_folder()
     return [*find_converted(), *(path for name in CACHED for path in sorted(cache.glob(name)))]
 
 
@@ -118,7 +119,7 @@ def _examine_space() -> list[Finding]:
     memory, disk = accelerator.free_memory_bytes(), shutil.disk_usage(".").free
     more_memory = "close other programs: training needs 3 GiB" if memory < 3 * GIB else None
     more_disk = "free some space: a run folder takes up to 0.5 GiB" if disk < GIB else None
-    cached, folder = _count_bytes(_find_cached()), accelerator.cache_folder()
+    cached, folder = _count_bytes(_find_cached()), cache_folder()
     clear = "flowerkit doctor --clear-cache frees it" if cached > GIB else None
     return [
         Finding(

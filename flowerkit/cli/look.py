@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flowerkit.cli.options import add_data, add_number, add_path, add_require
 from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
+from flowerkit.files import check_room
 from flowerkit.submission import check_submission, read_labels, write_submission
 from flowerkit.text import pluralize
 
@@ -36,6 +37,7 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
     The weights of a blend come from each run's val predictions, which have one view: predicting val
     with --tta would take half as long as the test split, and weights found with it were no better.
     """
+    from flowerkit.sources import check_test_split
     from flowerkit.training import RunFolder
 
     _check_outputs(args)
@@ -45,6 +47,8 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
     data = {}
     for run, known in zip(runs, trained_on, strict=True):
         data[known.image_size] = _find_data(run, known, args.data)
+    for data_of_size in data.values():
+        check_test_split(data_of_size, on_corrupt=args.on_corrupt)
     accelerator = connect_device(args.require, echo)
     from flowerkit.data import load_split
     from flowerkit.prediction import LIGHT_CROP_AREA, blend, find_weights, predict
@@ -89,6 +93,7 @@ def _check_outputs(args) -> None:
             raise FileExistsError(
                 f"{file} already exists. Name another file, or pass --overwrite to replace it."
             )
+        check_room(file.parent)
 
 
 def _find_data(run, trained_on, source: str):

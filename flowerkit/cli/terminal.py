@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 
 from flowerkit.accelerator import Accelerator, connect
+from flowerkit.text import clean
 
 Echo = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -19,8 +20,18 @@ def start_log() -> None:
         return
     stream = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 - open as long as the process
     erase = "\r\x1b[K" if stream.isatty() else ""  # a progress bar may be on the line
-    logging.basicConfig(format=f"{erase}%(message)s", stream=stream)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_CleanFormatter(f"{erase}%(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("flowerkit").setLevel(logging.INFO)
+
+
+class _CleanFormatter(logging.Formatter):
+    """Names of files may hold what a terminal obeys."""
+
+    def formatMessage(self, record):
+        record.message = clean(record.message)
+        return super().formatMessage(record)
 
 
 class ProgressBar:

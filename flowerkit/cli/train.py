@@ -19,7 +19,7 @@ from flowerkit.cli.options import (
 )
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
-from flowerkit.files import find_free_folder, write_json
+from flowerkit.files import check_room, find_free_folder, write_json
 from flowerkit.text import pluralize
 
 # train --------------------------------------------------------------------------------------------
@@ -89,10 +89,8 @@ def train_and_submit(
 ) -> int:
     """Train, and write pictures, the checked csv and report.html into the run folder."""
     from flowerkit.reports import write_pictures, write_report
-    from flowerkit.sources import check_test_split
     from flowerkit.training import train
 
-    check_test_split(data, on_corrupt=plan.on_corrupt)
     with _telling_how_to_go_on(out, echo):
         run = train(
             data,
@@ -116,7 +114,12 @@ def train_and_submit(
             out, val_images=run.val_images, submission_problems=problems, model=run.model
         )
         echo(f"wrote {report}")
-        return int(bool(problems))
+        if run.summary.failed:
+            echo(f"not all of the plan was trained, because {run.summary.stop_reason}")
+            echo(
+                "csv and report are those of the best epoch before; train again with a lower --max-lr"
+            )
+        return int(bool(problems) or run.summary.failed)
 
 
 @contextlib.contextmanager
@@ -179,6 +182,8 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     from flowerkit.sources import find_data
     from flowerkit.training import lr_find
 
+    out = args.out or find_free_folder("runs", "lr-find")
+    check_room(out)
     data = find_data(args.data, image_size=plan.image_size, progress=progress)
     echo(str(data))
     search = lr_find(
@@ -192,7 +197,6 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
         progress=progress,
     )
     echo(str(search))
-    out = args.out or find_free_folder("runs", "lr-find")
     write_json(out / "lr_finder.json", search.to_dict())
     echo(f"wrote {out / 'lr_finder.json'}")
     with off_screen():
@@ -236,7 +240,8 @@ def run_study(args, echo: Echo, progress: Progress) -> int:
         accelerator=accelerator,
         progress=progress,
     )
-    return _show_comparison(comparison, out, echo)
+    _show_comparison(comparison, out, echo)
+    return int(any(run.result.failed for run in comparison.runs))
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:

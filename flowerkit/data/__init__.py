@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy(
         "SPLITS": "tfrecords",
         "FlowerData": "tfrecords",
         "check_counts": "tfrecords",
+        "find_ids": "tfrecords",
         "check_shard": "tfrecords",
         "choose_shard_size": "tfrecords",
         "find_shards": "tfrecords",

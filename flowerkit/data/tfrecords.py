@@ -18,6 +18,8 @@ from google.protobuf.message import DecodeError
 
 from flowerkit.data.example import Example
 from flowerkit.data.records import CorruptRecord, find_frames, frame, read_frames
+from flowerkit.files import make_folder, writing_to
+from flowerkit.submission import find_id_fault
 from flowerkit.text import join_some
 
 SPLITS = ("train", "val", "test")
@@ -96,6 +98,19 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
             raise ValueError(CorruptRecord(path, number, str(error)).explain()) from None
 
 
+def find_ids(path: Path) -> list[str]:
+    """The id of every record of a shard; of one that cannot be read, its file, number and fault."""
+    ids = []
+    for number, payload, reason in read_frames(path):
+        try:
+            ids.append(
+                str(CorruptRecord(path, number, reason)) if reason else parse_example(payload).id
+            )
+        except ValueError as error:
+            ids.append(str(CorruptRecord(path, number, str(error))))
+    return ids
+
+
 def read_record(path: Path, number: int) -> Record:
     """A single record of a shard, by its number from 0; its checksum is not computed."""
     offset, length = find_frames(path)[0][number]
@@ -171,8 +186,11 @@ def write_shards(
     split_folder = Path(folder) / _folder_name(image_size) / split
     if split_folder.exists() and any(split_folder.iterdir()):
         raise FileExistsError(f"{split_folder} is not empty. Remove it, or write elsewhere.")
-    split_folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=split_folder.parent, prefix=f".{split}-") as hidden:
+    make_folder(split_folder.parent)
+    with (
+        writing_to(split_folder.parent),
+        tempfile.TemporaryDirectory(dir=split_folder.parent, prefix=f".{split}-") as hidden,
+    ):
         growing = Path(hidden) / split
         growing.mkdir()
         names = [shard.name for shard in _write_all(growing, records, image_size, shard_size)]
@@ -389,6 +407,8 @@ def check_example(
         reasons.append(str(error))
     if labelled and not 0 <= record.label < num_classes:
         reasons.append(f"label {record.label} is outside 0..{num_classes - 1}")
+    if not labelled and (fault := find_id_fault(record.id)):
+        reasons.append(fault)
     return None if reasons else record, reasons
 
 

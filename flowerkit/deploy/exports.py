@@ -16,6 +16,7 @@ from flowerkit.deploy.card import ModelCard
 from flowerkit.deploy.classifier import load_classifier
 from flowerkit.deploy.formats import FORMATS, Format, detect_format
 from flowerkit.deploy.keras_file import rewrite_keras
+from flowerkit.files import check_room, writing_to
 from flowerkit.text import did_you_mean
 
 NUM_CHECKED = 6
@@ -73,8 +74,11 @@ def export_model(
     original = load_classifier(saved)
     card = original.card
     images = _draw_images(card.image_size)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+    check_room(target.parent, 4 * saved.stat().st_size)
+    with (
+        writing_to(target.parent),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder,
+    ):
         portable, written = Path(folder) / "portable.keras", Path(folder) / kind.file
         was_mixed = rewrite_keras(saved, portable, card=card, float32=kind.name != "keras")
         _convert(portable, written, kind)

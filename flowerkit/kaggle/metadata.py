@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from flowerkit.files import read_json, write_json, write_text
+from flowerkit.files import read_json, write_json
 from flowerkit.kaggle.bundle import BUNDLE, build_bundle, check_bundle
 from flowerkit.sources import SLUG
 
@@ -29,6 +29,7 @@ MACHINE_SHAPES = {
     "cpu": ("",),
 }
 
+_KINDS = {str: "text", list: "list"}
 _FILL_IN = "run `flowerkit bundle --owner OWNER`, with your Kaggle user name."
 _RENEW = f"Delete {METADATA} if it is there, then {_FILL_IN}"
 
@@ -70,7 +71,15 @@ class KernelMetadata:
     @classmethod
     def load(cls, root: str | os.PathLike) -> Self:
         """From the checkout `root`. Raises FileNotFoundError, or ValueError for a damaged file."""
-        return cls(read_json(Path(root, METADATA), remedy=_RENEW))
+        values = read_json(Path(root, METADATA), remedy=_RENEW)
+        for name, usual in cls.build().values.items():
+            kind = type(usual)
+            if kind is not bool and not isinstance(values.get(name, usual), kind):
+                raise ValueError(
+                    f"{name} in {METADATA} must be a {_KINDS[kind]}, not "
+                    f"{json.dumps(values[name])}. {_RENEW}"
+                )
+        return cls(values)
 
     def save(self, root: str | os.PathLike) -> None:
         write_json(Path(root, METADATA), self.values)
@@ -122,7 +131,7 @@ def write_bundle(root: str | os.PathLike, *, owner: str | None = None) -> tuple[
     metadata = KernelMetadata.load(root) if (root / METADATA).exists() else KernelMetadata.build()
     if owner is not None:
         metadata = metadata.with_owner(owner)
-    write_text(root / BUNDLE, json.dumps(bundle, indent=1, ensure_ascii=False) + "\n")
+    write_json(root / BUNDLE, bundle, indent=1)
     metadata.save(root)
     return root / BUNDLE, root / METADATA
 

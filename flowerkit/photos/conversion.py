@@ -5,7 +5,6 @@ continues there.
 """
 
 import contextlib
-import csv
 import json
 import logging
 import os
@@ -17,16 +16,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from flowerkit.accelerator import cache_folder, num_cores
+from flowerkit.accelerator import num_cores
 from flowerkit.data import SPLITS, FlowerData, Record, choose_shard_size, find_shards, write_shards
-from flowerkit.files import locked, make_folder, replacing, write_json
+from flowerkit.files import cache_folder, locked, make_folder, write_json, write_text
 from flowerkit.photos.assignment import SplitAssignment, assign_photos, check_fractions
 from flowerkit.photos.cache import PhotoCache, Progress
 from flowerkit.photos.conversion_file import Conversion, load_conversion
 from flowerkit.photos.listing import Listing, list_photos, normalize_name
 from flowerkit.photos.reader import JPEG_QUALITY, can_read_heic, check_size
 from flowerkit.submission import write_submission
-from flowerkit.text import pluralize
+from flowerkit.text import format_csv, pluralize
 
 UNFINISHED = ".converting"
 TEST_LABELS = "test_labels.csv"
@@ -199,15 +198,11 @@ def _write_beside(
     if labelled:
         labels = [names.index(photo.class_name) for photo in labelled]
         write_submission(out / TEST_LABELS, [photo.id for photo in labelled], labels)
-    with (
-        replacing(out / "photos.csv") as temporary,
-        open(temporary, "w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "path", "class", "split", "width", "height", "notes"])
-        for photo, split, read in zip(photos, splits, assignment.read, strict=True):
-            row = [photo.id, normalize_name(photo.path), photo.class_name, split]
-            writer.writerow([*row, read.width, read.height, "; ".join(read.notes)])
+    rows = [["id", "path", "class", "split", "width", "height", "notes"]]
+    for photo, split, read in zip(photos, splits, assignment.read, strict=True):
+        row = [photo.id, normalize_name(photo.path), photo.class_name, split]
+        rows.append([*row, read.width, read.height, "; ".join(read.notes)])
+    write_text(out / "photos.csv", format_csv(rows))
     # A photo that is padded is as large as its longer side, another as its shorter.
     measure = max if request.resize == "pad" else min
     num = sum(measure(read.width, read.height) < request.image_size for read in assignment.read)

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from flowerkit.data import find_sizes
+from flowerkit.submission import to_id
 from flowerkit.text import join_some
 
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
@@ -346,10 +347,9 @@ def _find_classes(folder: Path, photos: list[Photo], walk: _Walk) -> tuple[str, 
 
 def _set_ids(photos: list[Photo]) -> Iterator[Photo]:
     """The photos with ids: their paths, composed, without what a csv cannot hold, none twice."""
-    forbidden = dict.fromkeys(map(ord, ',"\r\n\t'), "_")
     used = set()
     for photo in photos:
-        id = path = normalize_name(photo.path).translate(forbidden).strip()
+        id = path = to_id(normalize_name(photo.path))
         for number in itertools.count(2):
             if id not in used:
                 break

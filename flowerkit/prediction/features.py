@@ -8,8 +8,6 @@ are float32: predictions from them are then those of the whole model to 1e-6, wh
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +18,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from flowerkit.accelerator import cache_folder, free_memory_bytes
+from flowerkit.accelerator import free_memory_bytes
 from flowerkit.data import RAM_FRACTION, Split
+from flowerkit.files import cache_folder, check_room, writing_to
 from flowerkit.pipeline import eval_batches
 from flowerkit.prediction.predictions import Predictions, split_over
 from flowerkit.text import format_bytes
@@ -247,13 +246,9 @@ def _keep(outputs: Iterator[np.ndarray], key: str, shape: tuple[int, ...], name:
 def _check_disk(num_bytes: int) -> str | None:
     """Why no file of this size can be kept; None if it can."""
     try:
-        _folder().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=_folder()):
-            free = shutil.disk_usage(_folder()).free
+        check_room(_folder(), num_bytes + min(_SPARE_BYTES, num_bytes))
     except OSError as error:
         return str(error)
-    if free < num_bytes + min(_SPARE_BYTES, num_bytes):
-        return f"the disk of {_folder()} has {format_bytes(free)} free"
     return None
 
 
@@ -261,7 +256,7 @@ def _write(outputs: Iterator[np.ndarray], key: str, shape: tuple[int, ...]) -> n
     hidden, crc = _folder() / f".{key}-{os.getpid()}.part", 0
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     try:
-        with hidden.open("wb") as file:
+        with writing_to(_folder()), hidden.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for rows in outputs:
                 rows = np.ascontiguousarray(rows, "<f4")

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 
+from flowerkit.text import join_some
+
 _log = logging.getLogger("flowerkit")
 
 # How far the host may run ahead of the device: enough to hide its own work, and few enough that the
@@ -151,6 +153,7 @@ class StopFlag(keras.callbacks.Callback):
         self.reason: str | None = None
         self.cut_short = False  # inside an epoch
         self.ends_run = False  # not only the phase
+        self.failed = False  # a fault, not a limit that was given, ended it
         self.interrupted = False
 
     def set_model(self, model):
@@ -166,10 +169,13 @@ class StopFlag(keras.callbacks.Callback):
             self.request("one of your callbacks stopped it inside an epoch")
             self.cut_short = True
 
-    def request(self, reason: str, *, cut_short: bool = False, ends_run: bool = True) -> None:
+    def request(
+        self, reason: str, *, cut_short: bool = False, ends_run: bool = True, failed: bool = False
+    ) -> None:
         """Stop after this step; `cut_short` drops the epoch, and only `ends_run` ends all phases."""
         if self.reason is None:
             self.reason, self.cut_short, self.ends_run = reason, cut_short, ends_run
+            self.failed = failed
         self.trained.stop_training = True
 
     @contextmanager
@@ -221,11 +227,12 @@ class TerminateOnNaN(keras.callbacks.Callback):
 
     It reads the loss of `STEPS_AHEAD` steps ago, which is computed by now. (Keras's would fetch each
     step's.) A running mean that was not a number once stays so: the epoch's end sees all.
+    The reason has the step's learning rate and its images, `find_ids(steps before it in the epoch)`.
     """
 
-    def __init__(self, stop: StopFlag):
+    def __init__(self, stop: StopFlag, hooks: StepHooks, find_ids: Callable[[int], Sequence[str]]):
         super().__init__()
-        self.stop = stop
+        self.stop, self.hooks, self.find_ids = stop, hooks, find_ids
         self.losses = deque()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -244,8 +251,12 @@ class TerminateOnNaN(keras.callbacks.Callback):
     def _check(self, step: int, loss) -> None:
         loss = float(loss)
         if not math.isfinite(loss):
+            rate = self.hooks.rate(self.epoch, step - 1)
             self.stop.request(
-                f"the loss became {loss} in epoch {self.epoch + 1}, step {step}", cut_short=True
+                f"the loss became {loss} in epoch {self.epoch + 1}, step {step}, at a learning rate of "
+                f"{rate:.3g}, on the images {join_some(self.find_ids(step - 1), 32)}",
+                cut_short=True,
+                failed=True,
             )
 
 

@@ -172,7 +172,8 @@ class _PlanFile:
 class RunResult:
     """result.json: how a run ended.
 
-    `best_weights` are "raw" or "averaged". The test scores are None without known test labels.
+    `best_weights` are "raw" or "averaged". The test scores are None without known test labels. `failed`:
+    a fault ended it before the plan's end, such as a loss that is not a number.
     """
 
     stopped_at_epoch: int
@@ -189,6 +190,7 @@ class RunResult:
     test_f1: float | None = None
     test_accuracy: float | None = None
     test_images: int | None = None
+    failed: bool = False
 
     def __str__(self) -> str:
         return (

@@ -163,12 +163,17 @@ class TrainStep(abc.ABC):
     def statistics_batches(self) -> Iterator[np.ndarray]:
         """Some hundred training images (or their features) as `judged` sees them in validation."""
 
+    def find_rows(self, number: int) -> np.ndarray:
+        """The rows of the training split in batch `number`, counted from 0 over all epochs."""
+        size, num_images = self.run.global_batch, len(self.run.train)
+        epoch, step = divmod(number, self.run.num_steps)
+        order = epoch_permutation(num_images, seed=self.run.plan.seed, epoch=epoch)
+        return order[step * size : (step + 1) * size]
+
     def _statistics_rows(self) -> Iterator[np.ndarray]:
         """The same rows at each epoch, and in a resumed run, in whole batches."""
-        size, num_images = self.run.global_batch, len(self.run.train)
-        rows = epoch_permutation(num_images, seed=self.run.plan.seed, epoch=0)
-        for batch in range(max(1, min(STATISTICS_IMAGES, num_images) // size)):
-            yield rows[batch * size : (batch + 1) * size]
+        num_images = min(STATISTICS_IMAGES, len(self.run.train))
+        return map(self.find_rows, range(max(1, num_images // self.run.global_batch)))
 
 
 class _PixelStep(TrainStep):

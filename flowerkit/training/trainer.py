@@ -17,12 +17,13 @@ import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data import FlowerData, Split, check_leak, load_split
-from flowerkit.files import find_free_folder
+from flowerkit.files import check_room, find_free_folder
 from flowerkit.metrics import count_classes
 from flowerkit.models import check_reload, choose_trainable, save_classifier
 from flowerkit.pipeline import epoch_permutation, steps_per_epoch
 from flowerkit.prediction import Predictions, describe_data
 from flowerkit.schedules import Schedule
+from flowerkit.sources import check_test_split
 from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
 from flowerkit.training.fitting import (
@@ -42,6 +43,7 @@ from flowerkit.training.validation import ModelCheckpoint, Validation
 _log = logging.getLogger("flowerkit")
 
 FEW_STEPS = 20
+_LOWER_RATE = "a lower learning rate (max_lr, --max-lr), or leave these images out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +190,8 @@ def _prepare(
     resume: bool,
 ) -> RunContext:
     """The classifier and the splits; everything that can be refused is refused here."""
+    check_room(folder.path)
+    check_test_split(data, on_corrupt=plan.on_corrupt)
     num_scored = data.counts["val"] + min(STATISTICS_IMAGES, data.counts["train"])
     clock = Clock(num_val=num_scored, num_test=data.counts["test"])
     if plan.max_minutes is not None:
@@ -401,20 +405,19 @@ def fit(
     `callbacks` come after the run's own. What is left of the phase, fitted to the time, is returned;
     None: it is done.
     """
-    first_epoch, before = len(run.history), _start_of(run.history, phase)
+    first_epoch = len(run.history)
     watching = [*build_callbacks(run, phase, step, stop, progress), *callbacks]
     limit = None
     if run.clock.is_limited:  # last: what any other has stopped is not fitted anew
         validation = next(each for each in watching if isinstance(each, Validation))
         limit = own.TimeLimit(run, phase, validation, stop)
         watching.append(limit)
-    done = sum(int(row["steps"]) for row in run.history.of_phase(phase.number))
     with stop.on_interrupt():
         step.train(
             _find_rate(run, phase),
             watching,
             steps=phase.steps,
-            first_step=before * run.num_steps + done,
+            first_step=_count_steps(run, phase),
             first_epoch=first_epoch,
             last_epoch=phase.first_epoch + phase.epochs,
         )
@@ -440,11 +443,15 @@ def build_callbacks(
     At an epoch's end the weights are scored, then the epoch is recorded, then weights are kept; only
     then may anything decide to stop.
     """
+
+    def find_ids(done: int) -> list[str]:
+        return run.train.ids[step.find_rows(_count_steps(run, phase) + done)].tolist()
+
     validation = Validation(run, step, stop)
     callbacks = [
         stop,
         own.ReseedDropout(run.plan.seed),
-        own.TerminateOnNaN(stop),
+        own.TerminateOnNaN(stop, step.hooks, find_ids),
         validation,
         own.HistoryWriter(run, phase, stop, step.hooks),
         ModelCheckpoint(run, validation),
@@ -463,6 +470,12 @@ def build_callbacks(
 def _start_of(history: History, phase: Phase) -> int:
     """How many epochs came before the phase."""
     return sum(row["phase"] < phase.number for row in history)
+
+
+def _count_steps(run: RunContext, phase: Phase) -> int:
+    """The number of the next batch: those of the phases before it count as whole epochs."""
+    done = sum(int(row["steps"]) for row in run.history.of_phase(phase.number))
+    return _start_of(run.history, phase) * run.num_steps + done
 
 
 def _find_rate(run: RunContext, phase: Phase) -> Callable[[int, int], float]:
@@ -516,8 +529,7 @@ def _finish(
             )
         raise RuntimeError(
             f"training ended before its first epoch was complete, because {reason}: there are no "
-            f"weights to keep. Give it more time, or after a loss that is not a number a lower "
-            f"learning rate (max_lr={run.plan.highest_lr:g}, --max-lr)."
+            f"weights to keep. Give it {_LOWER_RATE if stop.failed else 'more time'}."
         )
     run.classifier.load_weights(_find_best(run))
     folder.reopen()
@@ -531,6 +543,7 @@ def _finish(
         stopped_at_epoch=run.history.last["epoch"],
         stop_reason=reason,
         interrupted=stop.interrupted,
+        failed=stop.failed,
         best_epoch=best["epoch"],
         best_weights="averaged" if best["averaged"] == 1 else "raw",
         val_f1=best["val_f1"],

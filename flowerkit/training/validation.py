@@ -130,7 +130,8 @@ class Validation(keras.callbacks.Callback):
         if self.averaged_is_better:
             kept, scores = averaged
         if not np.isfinite(kept.probabilities).all():
-            self.stop.request(f"the validation predictions of epoch {epoch + 1} are not numbers")
+            reason = f"the validation predictions of epoch {epoch + 1} are not numbers"
+            self.stop.request(reason, failed=True)
             return
         self.predictions = kept
         logs |= scores | {"averaged": float(self.averaged_is_better)}

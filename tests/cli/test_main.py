@@ -104,6 +104,16 @@ def test_sigterm_does_what_ctrl_c_does_and_a_second_one_ends_at_once(flowerkit, 
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_what_a_terminal_obeys_is_not_printed(flowerkit, monkeypatch):
+    def fail(args, echo, progress):
+        echo("bell\x07 half\udcff")
+        raise ValueError("a\x1b]0;title\x07.jpg cannot be read")
+
+    monkeypatch.setattr(doctor, "run_doctor", fail)
+    error = "flowerkit: a?]0;title?.jpg cannot be read\n"
+    assert flowerkit("doctor") == (1, ["bell? half?"], error)
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_closed_pipe_is_no_error(drawn, unbuffered):
     sample = drawn.folder / "sample_submission.csv"

@@ -132,6 +132,24 @@ def test_switches_are_read_as_the_client_reads_them(ready):
     assert "enable_internet is off" in lint(ready)[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("competition_sources", None, "list"),
+        ("dataset_sources", "x", "list"),
+        ("title", 3, "text"),
+        ("id", ["a/b"], "text"),
+        ("code_file", {}, "text"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_the_remedy(ready, name, value, kind):
+    KernelMetadata(KernelMetadata.load(ready).values | {name: value}).save(ready)
+    (problem,) = lint(ready)
+    assert problem.startswith(
+        f"{name} in {METADATA} must be a {kind}, not {json.dumps(value)}. Del"
+    )
+
+
 GPU = {"enable_tpu": False, "enable_gpu": True, "machine_shape": "NvidiaTeslaT4"}
 CPU = {"enable_tpu": False, "enable_gpu": False, "machine_shape": ""}
 BARE = {"enable_tpu": None, "enable_gpu": None, "machine_shape": None}

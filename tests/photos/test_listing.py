@@ -163,6 +163,17 @@ def test_ids_are_paths_that_fit_into_a_csv(make):
     ]
 
 
+def test_an_id_holds_no_control_character_and_is_no_formula(make):
+    names = ["=rose/1.jpg", "daisy/a\x1b[31m.jpg", "daisy/b\u2028.jpg", "daisy/c\n.jpg"]
+    assert [photo.id for photo in list_photos(make(*names, "=rose/2.jpg")).photos] == [
+        "_=rose/1.jpg",
+        "_=rose/2.jpg",
+        "daisy/a_[31m.jpg",
+        "daisy/b_.jpg",
+        "daisy/c_.jpg",
+    ]
+
+
 def test_names_that_are_no_utf8_can_be_listed(make):
     folder = make("rose/1.jpg", "daisy/1.jpg", "daisy/2.jpg")
     try:

@@ -119,8 +119,9 @@ def test_the_model_gets_the_step_of_keras_back():
 
 def watch_losses(losses):
     """The reason that TerminateOnNaN gives after these running means, and after how many steps."""
-    stop, watch = StopFlag(), TerminateOnNaN(None)
-    watch.stop = stop
+    stop, hooks = StopFlag(), StepHooks()
+    hooks.rate = lambda epoch, done: 0.01 * epoch + 0.001 * done
+    watch = TerminateOnNaN(stop, hooks, lambda done: [f"image{done}", "rose"])
     stop.set_model(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]))
     watch.on_epoch_begin(1)
     for done, loss in enumerate(losses, start=1):
@@ -134,14 +135,17 @@ def watch_losses(losses):
 @pytest.mark.backends
 def test_a_loss_that_is_not_a_number_stops_within_the_steps_ahead_and_names_its_own():
     stop, done = watch_losses([1.0] * 4 + [math.nan] * 40)
-    assert stop.reason == "the loss became nan in epoch 2, step 5"
+    assert stop.reason == (
+        "the loss became nan in epoch 2, step 5, at a learning rate of 0.014, on the images image4, rose"
+    )
     assert stop.cut_short
+    assert stop.failed
     assert done == 5 + callbacks.STEPS_AHEAD
 
 
 def test_a_loss_that_is_not_a_number_at_the_end_of_an_epoch_is_seen_too():
     stop, _ = watch_losses([1.0, 1.0, math.inf])
-    assert stop.reason == "the loss became inf in epoch 2, step 3"
+    assert stop.reason.startswith("the loss became inf in epoch 2, step 3, ")
     assert watch_losses([1.0] * 40)[0].reason is None
 
 
