@@ -5,6 +5,7 @@ Nothing here imports a framework before `connect`, and nothing knows of data, mo
     machine     what is here: device files, modules, versions, free memory, cores, the cache folder
     detection   from what is here to device, Keras backend and reason; a pure function
     device      TPU detection and strategy: `connect` starts the device, once a process
+    programs    what JAX compiles, ahead and in threads
 """
 
 from flowerkit.lazy import lazy
@@ -17,6 +18,12 @@ __getattr__, __dir__, __all__ = lazy(
         "POLICIES": "device",
         "choose_backend": "device",
         "connect": "device",
+        "Program": "programs",
+        "batch_spec": "programs",
+        "is_compiling": "programs",
+        "keep_compilations": "programs",
+        "wait_for_programs": "programs",
+        "without_garbage_collection": "programs",
         "collect_evidence": "machine",
         "detect": "detection",
         "cache_folder": "machine",

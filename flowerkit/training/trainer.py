@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,7 @@ from flowerkit.training.fitting import (
     MOST_IN_TIME,
     build_in_time,
     fit_network,
+    has_time_for_batch,
     report_choices,
     shrink_batch,
 )
@@ -34,7 +36,13 @@ from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
 from flowerkit.training.plan import EPOCHS, FINE_TUNE, TrainingPlan, name_plan, settle
 from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult
-from flowerkit.training.step import STATISTICS_IMAGES, Progress, RunContext, TrainStep
+from flowerkit.training.step import (
+    STATISTICS_IMAGES,
+    Progress,
+    RunContext,
+    TrainStep,
+    compile_ahead,
+)
 from flowerkit.training.validation import ModelCheckpoint, Validation
 
 _log = logging.getLogger("flowerkit")
@@ -211,20 +219,33 @@ def _prepare(
     global_batch = plan.per_replica_batch * accelerator.replicas
     _check_layers(classifier, plan)
     report_choices(reasons)
-    train_split, val_split = _load_splits(data, plan, first_epoch=len(rows), is_frozen=is_frozen)
     run = RunContext(
         plan,
         accelerator,
         classifier,
-        train_split,
-        val_split,
+        None,
+        None,
         global_batch,
-        steps_per_epoch(len(train_split), global_batch),
+        steps_per_epoch(data.counts["train"], global_batch),
         folder,
         History(plan.monitor, rows, folder.history_file),
         clock,
         parts,
         parts[1].get_weights(),
+    )
+    sure = [True] * is_frozen
+    if plan.epochs and ("per_replica_batch" not in reasons or has_time_for_batch(run, data)):
+        sure.append(False)
+    with ThreadPoolExecutor(1) as reader:  # beside tracing, and then compiling
+        splits = reader.submit(_load_splits, data, plan, first_epoch=len(rows), is_frozen=is_frozen)
+        with accelerator.scope():
+            compile_ahead(run, phases=sure)
+        train_split, val_split = splits.result()
+    run = replace(
+        run,
+        train=train_split,
+        val=val_split,
+        num_steps=steps_per_epoch(len(train_split), global_batch),
     )
     _log.info(f"{run.num_steps:,} steps an epoch, {run.global_batch:,} images each")
     if run.num_steps < FEW_STEPS:
@@ -496,7 +517,7 @@ def _finish(
         )
     run.classifier.load_weights(folder.best_weights)
     save_classifier(run.classifier, folder.model_file)
-    check_reload(run.classifier, folder.model_file)
+    check_reload(run.classifier, folder.model_file, batch=run.global_batch)
     # The first epoch traces and compiles; the others say how fast the machine is.
     steady = run.history[1:] or run.history[:]
     summary = RunResult(
