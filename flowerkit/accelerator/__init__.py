@@ -6,6 +6,7 @@ Nothing here imports a framework before `connect`, and nothing knows of data, mo
     detection   from what is here to device, Keras backend and reason; a pure function
     device      TPU detection and strategy: `connect` starts the device, once a process
     programs    what JAX compiles, ahead and in threads
+    topology    what JAX compiles for a TPU that is not here, and what it would need there
 """
 
 from flowerkit.lazy import lazy
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy(
         "connect": "device",
         "Program": "programs",
         "batch_spec": "programs",
+        "find_topology": "topology",
         "is_compiling": "programs",
         "keep_compilations": "programs",
         "wait_for_programs": "programs",

@@ -4,6 +4,8 @@ import abc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,6 +17,8 @@ from flowerkit.models import (
     build_classifier,
     choose_trainable,
     depth_of,
+    find_chain,
+    forward_of,
     freeze_backbone,
     prepare_outputs,
     split_classifier,
@@ -317,6 +321,32 @@ def compile_ahead(run: RunContext, *, phases: Sequence[bool]) -> None:
         for is_frozen in phases:
             run.steps[is_frozen] = TrainStep.for_phase(run, is_frozen)
     prepare_outputs(run.classifier, global_batch=run.global_batch)
+
+
+def list_programs(
+    plan: TrainingPlan, data: FlowerData, accelerator: Accelerator
+) -> Iterator[tuple[str, Callable, Any, Any, bool]]:
+    """What a run of `plan`, without "auto", computes on JAX: its steps, body and head.
+
+    (name, function, kept, batch, donates) of each: `function(kept, batch)`, with weights, and in a step
+    the optimizer's state, in `kept`, whose memory it takes over if it `donates`. Nothing of the data is
+    read but what `data` says.
+    """
+    classifier, global_batch = (
+        build_model(plan, data, accelerator),
+        plan.batch * accelerator.replicas,
+    )
+    labels = SimpleNamespace(labels=np.arange(data.num_classes))  # class weights are constants
+    run = RunContext(plan, accelerator, classifier, labels, None, global_batch, 0)
+    with accelerator.scope():
+        for is_frozen in [True] * bool(plan.freeze_epochs) + [False] * bool(plan.epochs):
+            step = TrainStep.build(run, is_frozen)
+            yield step.name, *step.for_jax(), True
+        dtype = "uint8"
+        for model in find_chain(classifier):
+            batch = batch_spec((global_batch, *model.input_shape[1:]), dtype)
+            yield f"predicting, {model.name}", *forward_of(model), batch, False
+            dtype = "float32"
 
 
 def _choose_layers(run: RunContext, is_frozen: bool) -> None:
