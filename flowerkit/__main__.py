@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from flowerkit.accelerator import BACKENDS, collect_evidence, detect
+from flowerkit.accelerator import BACKENDS, collect_evidence, detect, is_compiling
 from flowerkit.cli import ProgressBar, WrongUsage, load_function, parse, start_log
 from flowerkit.text import clean
 
@@ -68,5 +68,18 @@ def _describe(error: Exception) -> str:
     return first + (" (--debug shows the rest)" if more else "")
 
 
+def run() -> None:
+    """`main` as a process of its own, which ends with its exit status.
+
+    An interpreter that ends normally waits for threads, and a compilation that is of no use any more
+    can take minutes.
+    """
+    status = main()
+    if "jax" in sys.modules and is_compiling():
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -5,6 +5,8 @@ Nothing here imports a framework before `connect`, and nothing knows of data, mo
     machine     what is here: device files, modules, versions, free memory, cores
     detection   from what is here to device, Keras backend and reason; a pure function
     device      TPU detection and strategy: `connect` starts the device, once a process
+    programs    what JAX compiles, ahead and in threads
+    topology    what JAX compiles for a TPU that is not here, and what it would need there
 """
 
 from flowerkit.lazy import lazy
@@ -17,6 +19,13 @@ __getattr__, __dir__, __all__ = lazy(
         "POLICIES": "device",
         "choose_backend": "device",
         "connect": "device",
+        "Program": "programs",
+        "batch_spec": "programs",
+        "find_topology": "topology",
+        "is_compiling": "programs",
+        "keep_compilations": "programs",
+        "wait_for_programs": "programs",
+        "without_garbage_collection": "programs",
         "collect_evidence": "machine",
         "detect": "detection",
         "free_memory_bytes": "machine",

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from flowerkit.accelerator.detection import BACKENDS, WITHOUT_TPU, Detection, Kind, detect
 from flowerkit.accelerator.machine import CHOSEN_BACKEND, Evidence, collect_evidence
-from flowerkit.files import cache_folder
+from flowerkit.accelerator.programs import keep_compilations
 from flowerkit.text import did_you_mean, pluralize
 
 VIRTUAL_CPUS = "FLOWERKIT_VIRTUAL_CPUS"
@@ -202,10 +202,7 @@ def _start_jax(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, None]:
         jax.config.update("jax_platforms", "cpu")
     if virtual_cpus:
         jax.config.update("jax_num_cpu_devices", virtual_cpus)
-    if jax.config.jax_compilation_cache_dir is None:  # the next run reuses what this one compiles
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        # Short ones too: fresh weights of each shape are a program, DenseNet121's 7 seconds in all.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    keep_compilations()  # the next run reuses what this one compiles
     devices = jax.devices("tpu") if kind == "tpu" else jax.devices()
     found = devices[0].platform
     if found != kind and (kind, found) != ("gpu", "cpu"):

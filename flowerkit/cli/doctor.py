@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowerkit import accelerator
-from flowerkit.cli.options import add_data
+from flowerkit.cli.ahead import compile_for
+from flowerkit.cli.options import add_data, add_plan, add_precision, find_changes
+from flowerkit.cli.parser import WrongUsage
 from flowerkit.cli.terminal import Echo, Progress, quiet_frameworks
 from flowerkit.files import cache_folder
 from flowerkit.text import format_bytes
@@ -41,8 +43,21 @@ def add_doctor_options(parser: ArgumentParser) -> None:
         help="remove converted photos, drawn flowers, features and compilations; no run may use them",
     )
 
+    parser.add_argument(
+        "--compile-for",
+        metavar="TOPOLOGY",
+        help="compile a plan's steps for a TPU that is not here, such as v5e:2x4, and say what they "
+        "need there; with libtpu, for JAX",
+    )
+    add_precision(parser)
+    add_plan(parser)
+
 
 def run_doctor(args, echo: Echo, progress: Progress) -> int:
+    if args.compile_for:
+        return compile_for(args, echo)
+    if args.plan or find_changes(args):
+        raise WrongUsage("a plan and its fields belong to --compile-for TOPOLOGY. Pass it, too.")
     if args.clear_cache:
         echo(f"removed {format_bytes(clear_cache())} from the cache")
     with quiet_frameworks():

@@ -47,6 +47,11 @@ def add_push_options(parser: ArgumentParser) -> None:
     _add_root(parser)
     add_path(parser, "--out", "FOLDER", "for the outputs [the next free runs/kaggle-N]")
     parser.add_argument("--submit", action="store_true", help="submit the csv if it is valid")
+    parser.add_argument(
+        "--compile-cache",
+        metavar="OWNER/NAME",
+        help="attach a data set with what an earlier run compiled: compiled/ of its outputs",
+    )
     add_require(parser)
     _add_submission(parser)
 
@@ -56,13 +61,16 @@ def run_push(args, echo: Echo, progress: Progress) -> int:
     data = _find_data(args)  # a mistake in an option is reported before the hours of a run
     if args.out:
         make_folder(args.out)
-    run = kaggle.push_notebook(client, args.root, require=args.require)
+    run = kaggle.push_notebook(
+        client, args.root, require=args.require, compile_cache=args.compile_cache
+    )
     echo(f"pushed {run}: {run.url}")
     require = kaggle.KernelMetadata.load(args.root).device
     _watch(client, run, require)
     out = args.out or find_free_folder("runs", "kaggle")
     with _hint(echo, f"fetch it with: flowerkit pull {run} {shlex.quote(str(out))}"):
         csv = kaggle.pull_outputs(client, run, out)
+    _tell_of_compiled(out, echo)
     if args.submit:
         return _check_and_submit(client, csv, csv, data, args, echo)
     return _check(csv, data, echo)
@@ -97,7 +105,17 @@ def add_pull_options(parser: ArgumentParser) -> None:
 def run_pull(args, echo: Echo, progress: Progress) -> int:
     run, client = kaggle.KernelRun.parse(args.run), kaggle.sign_in(echo)
     data = _find_data(args)
-    return _check(kaggle.pull_outputs(client, run, args.out), data, echo)
+    csv = kaggle.pull_outputs(client, run, args.out)
+    _tell_of_compiled(args.out, echo)
+    return _check(csv, data, echo)
+
+
+def _tell_of_compiled(out: Path, echo: Echo) -> None:
+    folder = out / "compiled"
+    if folder.is_dir():
+        echo(f"{folder} holds what the run compiled; with it in a data set the next one need not:")
+        echo(f"  kaggle datasets init -p {shlex.quote(str(folder))}  # then `create`")
+        echo("  flowerkit push --compile-cache OWNER/NAME")
 
 
 # submit -------------------------------------------------------------------------------------------

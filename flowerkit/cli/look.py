@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from flowerkit.cli.options import add_data, add_number, add_path, add_require
+from flowerkit.cli.options import add_compile_cache, add_data, add_number, add_path, add_require
 from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
 from flowerkit.files import check_room
 from flowerkit.submission import check_submission, read_labels, write_submission
@@ -29,6 +29,7 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
     )
     add_data(parser, required=True)
     add_require(parser)
+    add_compile_cache(parser)
 
 
 def run_predict(args, echo: Echo, progress: Progress) -> int:
@@ -49,7 +50,7 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
         data[known.image_size] = _find_data(run, known, args.data)
     for data_of_size in data.values():
         check_test_split(data_of_size, on_corrupt=args.on_corrupt)
-    accelerator = connect_device(args.require, echo)
+    accelerator = connect_device(args.require, echo, compile_cache=args.compile_cache)
     from flowerkit.data import load_split
     from flowerkit.prediction import LIGHT_CROP_AREA, blend, find_weights, predict
 

@@ -64,6 +64,14 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_compile_cache(parser: argparse.ArgumentParser) -> None:
+    """--compile-cache."""
+    help = (
+        "what JAX compiles is kept there and found again; it can be carried [in the cache folder]"
+    )
+    add_path(parser, "--compile-cache", "DIR", help)
+
+
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """--plan, and an option for each field of a plan; one that is not given is no attribute."""
     parser.add_argument(

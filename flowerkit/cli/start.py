@@ -2,7 +2,13 @@
 
 import argparse
 
-from flowerkit.cli.options import add_number, add_path, add_precision, add_require
+from flowerkit.cli.options import (
+    add_compile_cache,
+    add_number,
+    add_path,
+    add_precision,
+    add_require,
+)
 from flowerkit.cli.terminal import Echo, Progress, connect_device
 from flowerkit.files import find_free_folder
 
@@ -11,6 +17,7 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
     add_path(parser, "--out", "FOLDER", "for data/ and run/ [the next free runs/demo-N]")
     add_require(parser)
     add_precision(parser)
+    add_compile_cache(parser)
 
 
 def run_demo(args, echo: Echo, progress: Progress) -> int:
@@ -19,7 +26,7 @@ def run_demo(args, echo: Echo, progress: Progress) -> int:
     from flowerkit.training import PLANS
 
     out = args.out or find_free_folder("runs", "demo")
-    accelerator = connect_device(args.require, echo, args.precision)
+    accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     echo("drawing 2,162 flowers of 12 species")
     data = draw_competition(
         out / "data",

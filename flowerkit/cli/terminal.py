@@ -6,8 +6,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
-from flowerkit.accelerator import Accelerator, connect
+from flowerkit.accelerator import Accelerator, connect, keep_compilations
 from flowerkit.text import clean
 
 Echo = Callable[[str], None]
@@ -87,11 +88,18 @@ class ProgressBar:
         return bar
 
 
-def connect_device(require: str | None, echo: Echo, precision: str = "auto") -> Accelerator:
-    """Start the device and print its line."""
+def connect_device(
+    require: str | None, echo: Echo, precision: str = "auto", compile_cache: Path | None = None
+) -> Accelerator:
+    """Start the device, print its line, and use `compile_cache` for what JAX compiles."""
     with quiet_frameworks():
         accelerator = connect(require, precision=precision)
     echo(str(accelerator))
+    if compile_cache is not None:
+        if accelerator.backend == "jax":
+            keep_compilations(compile_cache)
+        else:
+            echo("--compile-cache has no effect: only JAX keeps what it compiles")
     return accelerator
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flowerkit.cli.options import (
+    add_compile_cache,
     add_data,
     add_number,
     add_path,
@@ -31,6 +32,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     add_require(parser)
     add_precision(parser)
+    add_compile_cache(parser)
     add_plan(parser)
 
 
@@ -38,7 +40,7 @@ def run_train(args, echo: Echo, progress: Progress) -> int:
     from flowerkit.sources import find_data
 
     plan, source, out = _read_resumed(args) if args.resume else _read_new(args)
-    accelerator = connect_device(args.require, echo, args.precision)
+    accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     data = find_data(source, image_size=plan.image_size, progress=progress)
     echo(str(data))
     return train_and_submit(
@@ -107,9 +109,9 @@ def train_and_submit(
             echo("write a csv with the best weights so far:")
             echo(f"  flowerkit predict {folder} --data {source} --out submission.csv")
             raise KeyboardInterrupt
+        problems = _submit_test(run, data, echo)  # the csv first: it is what the run is for
         for picture in write_pictures(out, val_images=run.val_images):
             echo(f"wrote {picture}")
-        problems = _submit_test(run, data, echo)
         report = write_report(
             out, val_images=run.val_images, submission_problems=problems, model=run.model
         )
@@ -172,12 +174,13 @@ def add_lr_find_options(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--steps", 100, "the number of rates, a batch for each")
     add_require(parser)
     add_precision(parser)
+    add_compile_cache(parser)
     add_plan(parser)
 
 
 def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     plan = read_plan(args.plan, find_changes(args))
-    accelerator = connect_device(args.require, echo, args.precision)
+    accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     from flowerkit.plots import off_screen, plot_lr_finder, save_figure
     from flowerkit.sources import find_data
     from flowerkit.training import lr_find
@@ -219,10 +222,11 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     add_require(parser)
     add_precision(parser)
+    add_compile_cache(parser)
 
 
 def run_study(args, echo: Echo, progress: Progress) -> int:
-    accelerator = connect_device(args.require, echo, args.precision)
+    accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     from flowerkit.experiments import STUDIES, run_study
     from flowerkit.sources import find_data
 

@@ -110,6 +110,16 @@ class KernelMetadata:
         slug = self.kernel.partition("/")[2] or slugify(TITLE)
         return type(self)(self.values | {"id": f"{owner}/{slug}"})
 
+    def with_data_set(self, name: str) -> Self:
+        """With the data set OWNER/NAME attached. Raises ValueError for another form."""
+        if not re.fullmatch(r"[\w-]+/[\w-]+", name):
+            raise ValueError(
+                f"{name!r} is no data set OWNER/NAME: pass what its page shows after "
+                "kaggle.com/datasets/."
+            )
+        attached = list(self.values.get("dataset_sources") or [])
+        return type(self)(self.values | {"dataset_sources": [*attached, name]})
+
 
 def slugify(title: str) -> str:
     """The name that Kaggle derives from a title in plain letters.

@@ -30,10 +30,18 @@ class RunFailed(KaggleError):
 # Push ---------------------------------------------------------------------------------------------
 
 
-def push_notebook(client: Client, root: str | Path, *, require: str | None = None) -> KernelRun:
+def push_notebook(
+    client: Client,
+    root: str | Path,
+    *,
+    require: str | None = None,
+    compile_cache: str | None = None,
+) -> KernelRun:
     """Push the bundled notebook of the checkout `root`; Kaggle begins to run it.
 
     Where kernel-metadata.json has no owner yet, the credentials' user is; the checkout is not changed.
+    `compile_cache` is the OWNER/NAME of a data set to attach, which holds what JAX compiled in an
+    earlier run (compiled/ of its outputs).
     Raises KaggleError if `lint` (see there for `require`) finds problems, which are echoed, or if
     Kaggle refuses the notebook or its inputs.
     """
@@ -44,6 +52,8 @@ def push_notebook(client: Client, root: str | Path, *, require: str | None = Non
     metadata = KernelMetadata.load(root)
     if metadata.kernel.startswith(f"{PLACEHOLDER}/"):
         metadata = metadata.with_owner(client.username)
+    if compile_cache is not None:
+        metadata = metadata.with_data_set(compile_cache)
     run = KernelRun.parse(metadata.kernel)
     before = find_version(client, run)
 

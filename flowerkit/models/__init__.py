@@ -1,6 +1,7 @@
 """Networks: pixels 0..255 in, probabilities out. Nothing here trains, reads data or draws.
 
-classifier  build, save, load and check a classifier: backbone + head with input scaling inside
+classifier  build, save and load a classifier: backbone + head with input scaling inside
+outputs     what a model gives for batch after batch, compiled once; the check of a saved copy
 backbones   backbones.csv; Keras Applications, .keras files, tiny and dense networks; weights
 heads       the layers from features to probabilities: the DenseNet121 head of the notebook, four others
 freezing    which layers are trainable, and how deep each is (for lower rates towards the first)
@@ -17,7 +18,12 @@ __getattr__, __dir__, __all__ = lazy(
         "split_classifier": "classifier",
         "save_classifier": "classifier",
         "load_model": "classifier",
-        "check_reload": "classifier",
+        "check_reload": "outputs",
+        "find_chain": "outputs",
+        "forward_of": "outputs",
+        "prepare_outputs": "outputs",
+        "split_over": "outputs",
+        "stream_outputs": "outputs",
         "list_backbones": "backbones",
         "tabulate_backbones": "backbones",
         "find_cached_weights": "backbones",

@@ -1,6 +1,7 @@
 """Classifiers: backbone + head, with input scaling inside, so that a model takes plain pixels 0..255."""
 
 import os
+import weakref
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,10 @@ _POOLING = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalMaxPooling2D,
     keras.layers.Concatenate,
+)
+# What is compiled for a part is found again by it. A part refers to its layers, not to the classifier.
+_parts: weakref.WeakKeyDictionary[keras.Model, tuple[keras.Model, keras.Model]] = (
+    weakref.WeakKeyDictionary()
 )
 
 
@@ -99,14 +104,16 @@ def split_classifier(classifier: keras.Model) -> tuple[keras.Model, keras.Model]
 
     The body ends after the pooling, (n, channels), where the head starts with it ("pooled", "plain",
     "concat"), else at the feature map (n, height, width, channels). Training either part trains the
-    classifier. Raises ValueError for a model without a layer "backbone".
+    classifier. They are made once. Raises ValueError for a model without a layer "backbone".
     """
-    backbone = find_backbone(classifier)
-    after = classifier.layers[classifier.layers.index(backbone) + 1 :]
-    first = next(layer for layer in after if not isinstance(layer, _POOLING))
-    # Not `backbone.output`, which is the inner tensor of the nested model.
-    body = keras.Model(classifier.inputs[0], first.input, name="body")
-    return body, keras.Model(first.input, classifier.outputs[0], name="head")
+    if classifier not in _parts:
+        backbone = find_backbone(classifier)
+        after = classifier.layers[classifier.layers.index(backbone) + 1 :]
+        first = next(layer for layer in after if not isinstance(layer, _POOLING))
+        # Not `backbone.output`, which is the inner tensor of the nested model.
+        body = keras.Model(classifier.inputs[0], first.input, name="body")
+        _parts[classifier] = body, keras.Model(first.input, classifier.outputs[0], name="head")
+    return _parts[classifier]
 
 
 def save_classifier(model: keras.Model, path: str | os.PathLike) -> None:
@@ -137,19 +144,3 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     unfreeze(model)  # a file remembers what was frozen when it was saved
     # Keras 3.10 saves the input as a list of one and then warns at every call.
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-
-
-def check_reload(model: keras.Model, path: str | os.PathLike, *, tolerance: float = 1e-4) -> float:
-    """The largest difference of probabilities between `model` and its saved copy, on random pixels.
-
-    Raises RuntimeError when it exceeds `tolerance`.
-    """
-    pixels = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:]), "uint8")
-    gaps = model(pixels, training=False) - load_model(path)(pixels, training=False)
-    difference = float(np.abs(keras.ops.convert_to_numpy(gaps)).max())
-    if not difference <= tolerance:  # NaN is not, either
-        raise RuntimeError(
-            f"{path} and the model it was saved from predict different probabilities, by up to "
-            f"{difference:.2g} (tolerance {tolerance:g}). Do not use the file; report the backbone."
-        )
-    return difference

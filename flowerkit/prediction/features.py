@@ -10,7 +10,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,8 +21,9 @@ import numpy as np
 from flowerkit.accelerator import free_memory_bytes
 from flowerkit.data import RAM_FRACTION, Split
 from flowerkit.files import cache_folder, check_room, writing_to
+from flowerkit.models import stream_outputs
 from flowerkit.pipeline import eval_batches
-from flowerkit.prediction.predictions import Predictions, split_over
+from flowerkit.prediction.predictions import Predictions
 from flowerkit.text import format_bytes
 
 _log = logging.getLogger("flowerkit")
@@ -114,8 +115,10 @@ def predict_features(head: keras.Model, features: Features, *, global_batch: int
             f"a head that does not fit: it takes features of {_name_shape(needed)}, these are of "
             f"{_name_shape(stored)}. Cut head and body out of the same classifier."
         )
-    rows = max(1, _CHUNK_BYTES // (4 * int(np.prod(stored)) * global_batch)) * global_batch
-    rows = min(rows, -(-len(features) // global_batch) * global_batch)
+    rows = global_batch
+    if keras.backend.backend() != "jax":  # there the program that predicts images has this head
+        rows *= max(1, _CHUNK_BYTES // (4 * int(np.prod(stored)) * global_batch))
+        rows = min(rows, -(-len(features) // global_batch) * global_batch)
     outputs = stream_outputs(head, _padded(features.array, rows))
     probabilities = np.concatenate(list(outputs))[: len(features)]
     return Predictions(features.ids, probabilities, features.labels)
@@ -132,22 +135,6 @@ def _padded(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
         missing = rows - len(piece)
         rest = [(0, missing)] + [(0, 0)] * (piece.ndim - 1)
         yield np.pad(piece, rest, mode="edge") if missing else piece
-
-
-def stream_outputs(model: keras.Model, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """What `model` gives for each batch, (batch, ...) float32; one batch at a time is in memory.
-
-    The replicas divide the length of a batch; all have the same.
-    """
-    strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's alone
-    distribution = keras.distribution.distribution() if keras.backend.backend() == "jax" else None
-    for batch in batches:
-        if strategy and strategy.num_replicas_in_sync > 1:
-            batch = split_over(strategy, batch)
-        elif distribution is not None:
-            layout = distribution.get_data_layout(batch.shape)
-            batch = keras.distribution.distribute_tensor(batch, layout)
-        yield np.asarray(model.predict_on_batch(batch), _DTYPE)
 
 
 # Fingerprints -------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 from flowerkit import metrics
 from flowerkit.data import Split
 from flowerkit.files import replacing
+from flowerkit.models import find_chain, stream_outputs
 from flowerkit.pipeline import Augmentation, Batches, augment_images, eval_batches, sample_params
 
 # What NumPy raises for a file that is empty, cut off, damaged inside, or another kind of file.
@@ -163,23 +164,17 @@ class _BatchCounter(keras.callbacks.Callback):
 def _predict_batches(
     model: keras.Model, batches: Batches, on_batch: Callable[[int], None]
 ) -> np.ndarray:
-    strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's
-    if not strategy or strategy.num_replicas_in_sync == 1:
+    # Not Keras's `predict` on several replicas of TensorFlow: the end of its iterator for each device
+    # can block for seconds, at every validation.
+    if (
+        keras.backend.backend() == "tensorflow"
+        and model.distribute_strategy.num_replicas_in_sync == 1
+    ):
         return model.predict(
             batches.for_keras(), steps=batches.stop, verbose=0, callbacks=[_BatchCounter(on_batch)]
         )
-    # Without Keras' iterator for each device: the end of each can block for seconds, at every
-    # validation.
     probabilities = []
-    for images, _, _ in batches:
-        probabilities.append(model.predict_on_batch(split_over(strategy, images)))
+    for rows in stream_outputs(find_chain(model), (images for images, _, _ in batches)):
+        probabilities.append(rows)
         on_batch(len(probabilities))
     return np.concatenate(probabilities)
-
-
-def split_over(strategy, batch: np.ndarray):
-    """`batch` in equal parts, one for each replica of a TensorFlow strategy."""
-    parts = np.split(batch, strategy.num_replicas_in_sync)
-    return strategy.experimental_distribute_values_from_function(
-        lambda context: parts[context.replica_id_in_sync_group]
-    )

@@ -6,7 +6,6 @@ and while the host waits for it the accelerator has nothing to do. `StepHooks` t
 and `logs` holds the running means as arrays that may still be being computed.
 """
 
-import gc
 import logging
 import math
 import signal
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 
+from flowerkit.accelerator import without_garbage_collection
 from flowerkit.text import join_some
 
 _log = logging.getLogger("flowerkit")
@@ -37,7 +37,7 @@ class StepHooks(keras.callbacks.Callback):
 
     `done` counts the epoch's steps, `steps` how many it has; `trained_at` is when the last of them was
     finished (`time.perf_counter()`), and `first_step_seconds` how long the very first took: nearly all
-    of that is tracing and compiling.
+    of that is tracing and compiling, on JAX waiting for what is not compiled yet.
     """
 
     def __init__(self):
@@ -114,29 +114,17 @@ class StepHooks(keras.callbacks.Callback):
 
     def _time_first(self, *state):
         start = time.perf_counter()
-        with _without_garbage_collection():
+        with without_garbage_collection():
             outputs = self.execute(*state)
         float(_logs_of(outputs)["loss"])  # waits, this once
         self.first_step_seconds = time.perf_counter() - start
-        _log.info(f"first step {self.first_step_seconds:.1f} s, tracing and compiling; not again")
+        _log.info(f"first step {self.first_step_seconds:.1f} s, compiling included; not again")
         return outputs
 
 
 def _logs_of(outputs) -> dict:
     """JAX's step returns (logs, state), TensorFlow's the logs."""
     return outputs[0] if isinstance(outputs, tuple) else outputs
-
-
-@contextmanager
-def _without_garbage_collection():
-    """Tracing makes millions of objects that all stay alive; scanning them takes a fifth of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class StopFlag(keras.callbacks.Callback):

@@ -14,11 +14,10 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from flowerkit.accelerator import Accelerator
+from flowerkit.accelerator import Accelerator, wait_for_programs
 from flowerkit.data import FlowerData
-from flowerkit.models import split_classifier
+from flowerkit.models import split_classifier, stream_outputs
 from flowerkit.pipeline import steps_per_epoch
-from flowerkit.prediction import stream_outputs
 from flowerkit.schedules import Schedule
 from flowerkit.training.lr_finder import (
     FEWEST_STEPS,
@@ -115,6 +114,14 @@ def _time_body(body, plan: TrainingPlan, data, accelerator, clock: Clock) -> Non
 # When the head has learned ---------------------------------------------------------------------------
 
 
+def has_time_for_batch(run: RunContext, data: FlowerData) -> bool:
+    """Whether `shrink_batch` will surely keep the batch, when the head has learned from its features."""
+    clock, num_images = run.clock, data.counts["train"] + data.counts["val"]
+    step_seconds = TRAINING_OVER_PREDICTING * clock.image_seconds * run.global_batch
+    left = clock.left() - clock.image_seconds * num_images
+    return left >= 2 * FEWEST_STEPS_A_PHASE * step_seconds
+
+
 def shrink_batch(run: RunContext) -> tuple[RunContext, dict[str, str]]:
     """(run, reasons): with smaller batches where the time is for few steps of the network only."""
     clock, batch = run.clock, run.plan.batch
@@ -192,6 +199,7 @@ def fit_network(
 def _find_pace(run: RunContext, step: TrainStep) -> float:
     """Seconds of a training step, compiled."""
     watch = _StepWatch()
+    wait_for_programs()
     step.train(lambda epoch, done: 0.0, [watch], steps=PACE_STEPS)
     seconds = (watch.times[-1] - watch.times[1]) / (PACE_STEPS - 2)
     if not run.clock.image_seconds:

@@ -4,18 +4,23 @@ import abc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
 
-from flowerkit.accelerator import Accelerator
+from flowerkit.accelerator import Accelerator, Program, batch_spec
 from flowerkit.data import FlowerData, Split
 from flowerkit.models import (
     after_resizing,
     build_classifier,
     choose_trainable,
     depth_of,
+    find_chain,
+    forward_of,
     freeze_backbone,
+    prepare_outputs,
     split_classifier,
 )
 from flowerkit.pipeline import (
@@ -49,7 +54,8 @@ class RunContext:
     `global_batch` counts the images of a step over all replicas, `num_steps` the steps that show all
     images once; `history` grows. A range test has neither `val` nor folder nor history. `parts` are the
     classifier's body and head (`models.split_classifier`) where they have been cut already, `fresh_head`
-    the weights of the head before it learned.
+    the weights of the head before it learned. `steps` are those that `compile_ahead` has made, by
+    whether they are frozen; `for_phase` takes them out.
     """
 
     plan: TrainingPlan
@@ -64,6 +70,7 @@ class RunContext:
     clock: Clock = field(default_factory=Clock)
     parts: tuple[keras.Model, keras.Model] | None = None
     fresh_head: Sequence[np.ndarray] = ()
+    steps: "dict[bool, TrainStep]" = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -95,30 +102,74 @@ class TrainStep(abc.ABC):
     `for_phase`, within the accelerator's scope.
     """
 
+    run: RunContext
     model: keras.Model
     hooks: StepHooks
+    progress: Progress | None = None
+    name: str  # in the log
 
-    @staticmethod
+    @classmethod
     def for_phase(
-        run: RunContext, is_frozen: bool, *, progress: Progress | None = None
+        cls, run: RunContext, is_frozen: bool, *, progress: Progress | None = None
     ) -> "TrainStep":
         """On features where the backbone is frozen, else on pixels.
 
-        Raises ValueError for class weights where a class has no image.
+        On JAX it is traced here and compiled in a thread, if `compile_ahead` has not done so. Raises
+        ValueError for class weights where a class has no image.
         """
-        if is_frozen:
-            freeze_backbone(run.classifier)
-        else:
-            choose_trainable(
-                run.classifier, run.plan.unfreeze_from, freeze_norms=run.plan.freeze_norms
-            )
-        if keras.backend.backend() == "jax":
-            # Keras compiled predict for the split into trainable and other weights, which has changed.
-            run.classifier.predict_function = None
-        step = _FeatureStep(run, progress) if is_frozen else _PixelStep(run)
+        _choose_layers(run, is_frozen)
+        step = run.steps.pop(is_frozen, None)
+        if step is None or step.run.global_batch != run.global_batch:
+            step = cls.build(run, is_frozen)
+            if keras.backend.backend() == "jax":
+                step._compile_with_jax()
+        step.run, step.progress = run, progress
+        return step
+
+    @staticmethod
+    def build(run: RunContext, is_frozen: bool) -> "TrainStep":
+        """As `for_phase`, and nothing is traced or compiled yet."""
+        _choose_layers(run, is_frozen)
+        step = _FeatureStep(run) if is_frozen else _PixelStep(run)
         step.hooks = StepHooks()
         _compile(step.model, run)
         return step
+
+    def for_jax(self) -> tuple[Callable, tuple, tuple]:
+        """(function, state, data): what JAX is to trace, called with the state and a batch.
+
+        `state` are the present values of the variables, in four lists, `data` what is known of a batch.
+        """
+        model, batch = self.model, self.run.global_batch
+        inputs = [batch_spec((batch, *each.shape[1:]), each.dtype) for each in model.inputs]
+        labels = batch_spec((batch, self.run.num_classes), "float32")
+        data = tuple(inputs) if len(inputs) > 1 else inputs[0], labels
+        model._symbolic_build(data_batch=data)  # as `fit` does: metrics have their variables
+        if hasattr(model, "_record_training_state_sharding_spec"):  # Keras 3.10
+            model._record_training_state_sharding_spec()
+        groups = (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.optimizer.variables,
+            model.metrics_variables,
+        )
+
+        def train_step(state, data):
+            return model.train_step(state, data)
+
+        return train_step, tuple([variable.value for variable in group] for group in groups), data
+
+    def _compile_with_jax(self) -> None:
+        """Trace the training step and begin to compile it; what is compiled is what `fit` runs."""
+        function, state, data = self.for_jax()
+        divided = data[1].sharding and (None, tuple([v.sharding for v in each] for each in state))
+        program = Program(
+            self.name, function, state, data, donate=(0,), out_shardings=divided or None
+        )
+        # Keras makes none where there is one. The lists are tuples after some optimizers.
+        self.model.train_function = lambda state, batches: program(
+            tuple(map(list, state)), next(batches)
+        )
 
     def train(
         self,
@@ -179,6 +230,8 @@ class TrainStep(abc.ABC):
 class _PixelStep(TrainStep):
     """Batches are ((images uint8, augmentation parameters), labels); the whole classifier learns."""
 
+    name = "the network's step"
+
     def __init__(self, run: RunContext):
         self.run = run
         self.augmentation = run.plan.augmentation()
@@ -215,8 +268,10 @@ class _PixelStep(TrainStep):
 class _FeatureStep(TrainStep):
     """Batches are (features float32, labels); the head alone learns, and val is judged by features."""
 
-    def __init__(self, run: RunContext, progress: Progress | None):
-        self.run, self.progress = run, progress
+    name = "the head's step"
+
+    def __init__(self, run: RunContext):
+        self.run = run
         self.body, self.head = run.parts or split_classifier(run.classifier)
         inputs = keras.Input(self.head.input_shape[1:], dtype="float32", name="features")
         self.model = keras.Model(inputs, self.head(inputs), name="training")
@@ -256,6 +311,54 @@ class _FeatureStep(TrainStep):
 
     def statistics_batches(self) -> Iterator[np.ndarray]:
         return (self.train_features.array[rows] for rows in self._statistics_rows())
+
+
+def compile_ahead(run: RunContext, *, phases: Sequence[bool]) -> None:
+    """Begin to compile what a run is known to need: on JAX its predictions and the steps of `phases`.
+
+    A phase is True where the backbone is frozen. `run` need not have its splits.
+    """
+    if keras.backend.backend() != "jax":
+        return
+    if True in phases:  # the features come first
+        prepare_outputs(run.classifier, global_batch=run.global_batch)
+    if run.plan.class_weights != "balanced":  # which are constants of the step, and need the labels
+        for is_frozen in phases:
+            run.steps[is_frozen] = TrainStep.for_phase(run, is_frozen)
+    prepare_outputs(run.classifier, global_batch=run.global_batch)
+
+
+def list_programs(
+    plan: TrainingPlan, data: FlowerData, accelerator: Accelerator
+) -> Iterator[tuple[str, Callable, Any, Any, bool]]:
+    """What a run of `plan`, without "auto", computes on JAX: its steps, body and head.
+
+    (name, function, kept, batch, donates) of each: `function(kept, batch)`, with weights, and in a step
+    the optimizer's state, in `kept`, whose memory it takes over if it `donates`. Nothing of the data is
+    read but what `data` says.
+    """
+    classifier, global_batch = (
+        build_model(plan, data, accelerator),
+        plan.batch * accelerator.replicas,
+    )
+    labels = SimpleNamespace(labels=np.arange(data.num_classes))  # class weights are constants
+    run = RunContext(plan, accelerator, classifier, labels, None, global_batch, 0)
+    with accelerator.scope():
+        for is_frozen in [True] * bool(plan.freeze_epochs) + [False] * bool(plan.epochs):
+            step = TrainStep.build(run, is_frozen)
+            yield step.name, *step.for_jax(), True
+        dtype = "uint8"
+        for model in find_chain(classifier):
+            batch = batch_spec((global_batch, *model.input_shape[1:]), dtype)
+            yield f"predicting, {model.name}", *forward_of(model), batch, False
+            dtype = "float32"
+
+
+def _choose_layers(run: RunContext, is_frozen: bool) -> None:
+    if is_frozen:
+        freeze_backbone(run.classifier)
+    else:
+        choose_trainable(run.classifier, run.plan.unfreeze_from, freeze_norms=run.plan.freeze_norms)
 
 
 def _compile(model: keras.Model, run: RunContext) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +31,7 @@ from flowerkit.training.fitting import (
     MOST_IN_TIME,
     build_in_time,
     fit_network,
+    has_time_for_batch,
     report_choices,
     shrink_batch,
 )
@@ -37,7 +39,13 @@ from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
 from flowerkit.training.plan import EPOCHS, FINE_TUNE, TrainingPlan, name_plan, settle
 from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult
-from flowerkit.training.step import STATISTICS_IMAGES, Progress, RunContext, TrainStep
+from flowerkit.training.step import (
+    STATISTICS_IMAGES,
+    Progress,
+    RunContext,
+    TrainStep,
+    compile_ahead,
+)
 from flowerkit.training.validation import ModelCheckpoint, Validation
 
 _log = logging.getLogger("flowerkit")
@@ -217,20 +225,35 @@ def _prepare(
     global_batch = plan.per_replica_batch * accelerator.replicas
     _check_layers(classifier, plan)
     report_choices(reasons)
-    train_split, val_split = _load_splits(data, plan, first_epoch=len(history), is_frozen=is_frozen)
     run = RunContext(
         plan,
         accelerator,
         classifier,
-        train_split,
-        val_split,
+        None,
+        None,
         global_batch,
-        steps_per_epoch(len(train_split), global_batch),
+        steps_per_epoch(data.counts["train"], global_batch),
         folder,
         history,
         clock,
         parts,
         parts[1].get_weights(),
+    )
+    sure = [True] * is_frozen
+    if plan.epochs and ("per_replica_batch" not in reasons or has_time_for_batch(run, data)):
+        sure.append(False)
+    with ThreadPoolExecutor(1) as reader:  # beside tracing, and then compiling
+        splits = reader.submit(
+            _load_splits, data, plan, first_epoch=len(history), is_frozen=is_frozen
+        )
+        with accelerator.scope():
+            compile_ahead(run, phases=sure)
+        train_split, val_split = splits.result()
+    run = replace(
+        run,
+        train=train_split,
+        val=val_split,
+        num_steps=steps_per_epoch(len(train_split), global_batch),
     )
     _log.info(f"{run.num_steps:,} steps an epoch, {run.global_batch:,} images each")
     if run.num_steps < FEW_STEPS:
@@ -534,7 +557,7 @@ def _finish(
     run.classifier.load_weights(_find_best(run))
     folder.reopen()
     save_classifier(run.classifier, folder.model_file)
-    check_reload(run.classifier, folder.model_file)
+    check_reload(run.classifier, folder.model_file, batch=run.global_batch)
     predictions = Predictions.load(folder.find_epoch("predictions", best["epoch"]))
     predictions.save(folder.val_predictions_file)
     # The first epoch traces and compiles; the others say how fast the machine is.

@@ -14,8 +14,8 @@ from contextlib import contextmanager, nullcontext
 import keras
 import numpy as np
 
-from flowerkit.models import walk_layers
-from flowerkit.prediction import Predictions, stream_outputs
+from flowerkit.models import find_chain, stream_outputs, walk_layers
+from flowerkit.prediction import Predictions
 from flowerkit.training.callbacks import StopFlag
 from flowerkit.training.optimizers import averaged_weights, copies_of
 from flowerkit.training.plan import MONITORS
@@ -30,14 +30,14 @@ class NormStatistics:
     """
 
     def __init__(self, model: keras.Model, batches: Callable[[], Iterable[np.ndarray]]):
-        self.norms = [
-            layer
-            for _, layer in walk_layers(model)
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-        ]
+        parts = find_chain(model)
+        self.norms = [norm for part in parts for norm in _find_learning(part)]
         self.batches = batches
         # The same layers, of which the learning norms see each batch as in training, and dropout is off.
-        self.probe = self.norms and keras.models.clone_model(
+        self.probes = [self._clone(part) if _find_learning(part) else part for part in parts]
+
+    def _clone(self, model: keras.Model) -> keras.Model:
+        return keras.models.clone_model(
             model, clone_function=lambda layer: layer, call_function=self._call, recursive=True
         )
 
@@ -52,7 +52,8 @@ class NormStatistics:
         for norm in self.norms:
             norm.momentum = 0.0  # after a batch, what is kept is the batch's own
         try:
-            found = [self._read() for _ in stream_outputs(self.probe, self.batches())]
+            outputs = stream_outputs(self.probes, self.batches(), changing=self._variables())
+            found = [self._read() for _ in outputs]
         finally:
             for norm, momentum in zip(self.norms, momenta, strict=True):
                 norm.momentum = momentum
@@ -83,6 +84,11 @@ class NormStatistics:
 
     def _variables(self) -> list:
         return [v for norm in self.norms for v in (norm.moving_mean, norm.moving_variance)]
+
+
+def _find_learning(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    layers = (layer for _, layer in walk_layers(model) if layer.trainable)
+    return [each for each in layers if isinstance(each, keras.layers.BatchNormalization)]
 
 
 class _AsInTraining(keras.layers.Layer):

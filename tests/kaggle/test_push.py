@@ -30,6 +30,16 @@ def test_what_is_pushed_is_the_bundle_for_a_tpu_in_the_users_name(fake, client, 
     assert (checkout / METADATA).read_bytes() == before  # the credentials' owner is not stored
 
 
+def test_a_data_set_with_what_was_compiled_is_attached_to_this_push_alone(fake, client, checkout):
+    before = (checkout / METADATA).read_bytes()
+    push_notebook(client, checkout, compile_cache="someone/compiled-v5e")
+    assert fake.pushed[0]["datasetDataSources"] == ["someone/compiled-v5e"]
+    assert (checkout / METADATA).read_bytes() == before
+    with pytest.raises(ValueError, match=r"'compiled' is no data set OWNER/NAME"):
+        push_notebook(client, checkout, compile_cache="compiled")
+    assert len(fake.pushed) == 1
+
+
 def test_nothing_is_pushed_while_lint_finds_problems(fake, client, lines, checkout):
     (checkout / "flowerkit/__init__.py").write_text("# newer\n")
     with pytest.raises(KaggleError, match="nothing was pushed: 2 problems"):

@@ -2,11 +2,13 @@
 
 import dataclasses
 import logging
+import re
 
 import keras
 import numpy as np
 import pytest
 
+from flowerkit.accelerator import programs
 from flowerkit.data import load_split
 from flowerkit.models import freeze_backbone
 from flowerkit.pipeline import Augmentation, train_batches
@@ -116,24 +118,46 @@ def test_every_choice_works_on_features(run):
 
 
 @pytest.fixture
-def compilations(monkeypatch, accelerator, caplog):
-    """Call it for how often each phase has been compiled: {"train": n, "predict": n}."""
-    if accelerator.backend == "jax":
-        import jax
+def compiled(caplog, monkeypatch):
+    """Call it for what JAX has compiled of models since then, by the names of the programs."""
+    import jax
 
-        caplog.set_level(logging.DEBUG, logger="jax")
-        jax.config.update("jax_log_compiles", True)
+    # Another test's model may have programs that are the same.
+    monkeypatch.setattr(programs, "_compiler", programs._Compiler())
+    caplog.set_level(logging.DEBUG, logger="jax")
+    jax.config.update("jax_log_compiles", True)
 
-        def count_compiled():
-            finished = [text for text in caplog.messages if "Finished XLA compilation" in text]
-            return {
-                phase: sum(f"{phase}_step" in text for text in finished)
-                for phase in ("train", "predict")
-            }
+    def list_compiled():
+        found = re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text)
+        return sorted(name for name in found if name in ("body", "head", "train_step"))
 
-        yield count_compiled
-        jax.config.update("jax_log_compiles", False)
-        return
+    yield list_compiled
+    jax.config.update("jax_log_compiles", False)
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="what JAX compiles")
+def test_two_phases_predictions_and_the_check_of_the_file_compile_four_programs(
+    quick_plan, drawn, accelerator, tmp_path, compiled, caplog
+):
+    """The body serves the features and the predictions, the head those of both phases."""
+    caplog.set_level(logging.INFO, logger="flowerkit")
+    plan = {"freeze_epochs": 1, "freeze_norms": True, "head": "plain", "input_size": 24}
+    plan = dataclasses.replace(quick_plan, **plan)
+    result = train(drawn, plan, out=tmp_path / "run", accelerator=accelerator)
+    predict(result.model, load_split(drawn, "test"), global_batch=result.global_batch)
+    assert [row["phase"] for row in result.history] == [1, 2, 2]
+    assert compiled() == ["body", "head", "train_step", "train_step"]
+    lines = [line for line in caplog.messages if line.startswith("compiled: ")]
+    for part in ("body", "head", "the head's step", "the network's step"):
+        assert sum(f" {part} " in line for line in lines) == 1
+    assert result.summary.first_step_seconds > 0
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """Call it for how often TensorFlow has traced each phase: {"train": n, "predict": n}."""
     import tensorflow as tf
 
     make, made = tf.function, []
@@ -154,11 +178,11 @@ def compilations(monkeypatch, accelerator, caplog):
                 )
         return counts
 
-    yield count_traced
+    return count_traced
 
 
-@pytest.mark.backends
 @pytest.mark.replicas
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="what TensorFlow traces")
 def test_training_predicting_and_statistics_compile_once_each(
     quick_plan, drawn, accelerator, tmp_path, compilations
 ):
