@@ -2,6 +2,7 @@
 
 classifier  build, save, load and check a classifier: backbone + head with input scaling inside
 backbones   backbones.csv; Keras Applications, .keras files, tiny and dense networks; weights
+foreign     networks that a user brings: looked at, and made anew in the present precision
 heads       the layers from features to probabilities: the DenseNet121 head of the notebook, four others
 freezing    which layers are trainable, and how deep each is (for lower rates towards the first)
 cam         class activation maps: the parts of a picture that speak for a class
@@ -22,10 +23,13 @@ __getattr__, __dir__, __all__ = lazy(
         "tabulate_backbones": "backbones",
         "find_cached_weights": "backbones",
         "weights_folder": "backbones",
+        "read_keras": "foreign",
+        "copy_state": "foreign",
         "freeze_backbone": "freezing",
         "choose_trainable": "freezing",
         "depth_of": "freezing",
         "walk_layers": "freezing",
+        "random_layers": "freezing",
         "compute_cam": "cam",
         "build_cam": "cam",
     },

@@ -33,7 +33,7 @@ from flowerkit.training.fitting import (
 from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
 from flowerkit.training.plan import EPOCHS, FINE_TUNE, TrainingPlan, name_plan, settle
-from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult
+from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult, find_goes_on
 from flowerkit.training.step import STATISTICS_IMAGES, Progress, RunContext, TrainStep
 from flowerkit.training.validation import ModelCheckpoint, Validation
 
@@ -200,6 +200,7 @@ def _prepare(
         kind=accelerator.kind,
         replicas=accelerator.replicas,
         is_timed=clock.is_limited,
+        before=find_goes_on(plan, data.class_names),
     )
     is_frozen = plan.freeze_epochs > len(rows) and (not rows or rows[-1]["phase"] == 1)
     plan_phases(plan, global_batch=1, schedule=schedule)  # refuses two controllers of the rate
@@ -210,6 +211,7 @@ def _prepare(
     reasons |= smaller
     global_batch = plan.per_replica_batch * accelerator.replicas
     _check_layers(classifier, plan)
+    plan = folder.with_its_backbone(plan)
     report_choices(reasons)
     train_split, val_split = _load_splits(data, plan, first_epoch=len(rows), is_frozen=is_frozen)
     run = RunContext(
