@@ -12,7 +12,7 @@ from flowerkit.accelerator import POLICIES
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.pipeline import Augmentation
 from flowerkit.text import format_value
-from flowerkit.training import PLANS, TrainingPlan, change_plan, load_plan
+from flowerkit.training import PLANS, RunFolder, TrainingPlan, change_plan, load_plan
 
 
 def at_least_one(text: str) -> int:
@@ -98,6 +98,10 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
         added.help, added.default = f"{helps[name]} [{format_value(value)}]", argparse.SUPPRESS
 
 
+# The fields of a plan that say what network it is.
+_NETWORK = ("backbone", "head", "binary", "input_size")
+
+
 def find_changes(args: argparse.Namespace) -> dict:
     """The plan fields among the options that were given."""
     known = {field.name for field in fields(TrainingPlan)}
@@ -110,6 +114,11 @@ def read_plan(name: str | None, changes: dict) -> TrainingPlan:
         plan = load_plan(name or "fine-tune")
     except FileNotFoundError as error:  # a damaged plan file is no wrong usage
         raise WrongUsage(str(error)) from error
+    before = Path(str(changes.get("weights")))
+    if before.is_dir():  # a run that goes on keeps its network
+        network = RunFolder(before).plan()
+        kept = {name: getattr(network, name) for name in _NETWORK}
+        changes = kept | changes
     return apply_changes(plan, changes)
 
 

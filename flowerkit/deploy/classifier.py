@@ -15,6 +15,7 @@ from flowerkit.deploy.formats import LoadedModel, detect_format
 from flowerkit.photos import SUFFIXES, UnreadablePhoto, find_photos, read_photo
 
 _NUM_READERS = 4
+PROBABILITY_ERROR = 1e-3  # of the sum of a row, and below 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,23 @@ class Classifier(LoadedModel):
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.card.class_names
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """What `run` gives, if it is probabilities. Raises ValueError, with the remedy, if not."""
+        rows = np.asarray(self.run(pixels))
+        sums = rows.sum(axis=-1, dtype="float64")
+        # nan is neither
+        is_right = (rows >= -PROBABILITY_ERROR).all(axis=-1) & (abs(sums - 1) <= PROBABILITY_ERROR)
+        if not is_right.all():
+            row = int(np.argmin(is_right))
+            shown = ", ".join(f"{value:.4g}" for value in rows[row][:4])
+            raise ValueError(
+                f"{self.path} does not give probabilities: a row of its output is [{shown}"
+                f"{', ...' * (rows.shape[-1] > 4)}] with the sum {sums[row]:.4g}. A classifier ends in "
+                f"a softmax: for logits, save keras.Model(model.inputs, "
+                f"keras.layers.Softmax()(model.outputs[0])); several sigmoids name no single class."
+            )
+        return rows
 
     def __str__(self) -> str:
         score = "" if self.card.val_f1 is None else f", macro F1 {self.card.val_f1:.4f} on val"
@@ -139,7 +157,7 @@ class Classifier(LoadedModel):
         for row, square in enumerate(squares):
             if isinstance(square, np.ndarray):
                 pixels[row] = square
-        probabilities = self.run(pixels)[: len(names)].astype("float64")
+        probabilities = self.probabilities(pixels)[: len(names)].astype("float64")
         return [
             Prediction(name, self.class_names, None, square)
             if isinstance(square, str)

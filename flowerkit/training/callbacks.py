@@ -203,9 +203,9 @@ class ReseedDropout(keras.callbacks.Callback):
         self.seed = seed
 
     def on_epoch_begin(self, epoch, logs=None):
-        states = [
-            variable for variable in self.model.variables if "seed_generator" in variable.path
-        ]
+        # By what they are: a layer may bear any name. What is no weight is the state of a generator.
+        weights = {id(weight) for weight in self.model.weights}
+        states = [each for each in self.model.variables if id(each) not in weights]
         for number, state in enumerate(states):
             state.assign(np.random.SeedSequence((self.seed, epoch, number)).generate_state(2))
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -272,6 +272,14 @@ class RunFolder:
         """`accelerator` with the precision that the run began with: its weights go with no other."""
         return replace(accelerator, precision=self.environment().accelerator.precision)
 
+    def with_its_backbone(self, plan: TrainingPlan) -> TrainingPlan:
+        """`plan` with a backbone that is a model kept in a file of the run, whose path it then names."""
+        if not plan.has_own_backbone:
+            return plan
+        with replacing(self.path / "backbone.keras") as temporary:
+            plan.backbone.save(temporary)
+        return replace(plan, backbone=str((self.path / "backbone.keras").resolve()))
+
     def write_start(self, plan: TrainingPlan, fitted: Fitted, environment: Environment) -> None:
         """Write plan.json and environment.json before training.
 
@@ -434,6 +442,17 @@ class RunFolder:
         from flowerkit.prediction import Predictions
 
         return Predictions.load(self.val_predictions_file)
+
+
+def find_goes_on(plan: TrainingPlan, class_names: Sequence[str]) -> TrainingPlan | None:
+    """The plan of the run that `plan.weights` names, if its head goes on with these classes."""
+    if plan.weights in (None, "imagenet") or not os.path.isdir(plan.weights):
+        return None
+    run = RunFolder(plan.weights)
+    before = run.plan()
+    same_head = (before.head, before.binary) == (plan.head, plan.binary)
+    same_classes = run.environment().data.class_names == tuple(class_names)
+    return before if same_head and same_classes else None
 
 
 def describe_difference(first: tuple[str, ...], second: tuple[str, ...]) -> str:

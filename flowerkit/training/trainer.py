@@ -38,7 +38,7 @@ from flowerkit.training.fitting import (
 from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
 from flowerkit.training.plan import EPOCHS, FINE_TUNE, TrainingPlan, name_plan, settle
-from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult
+from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult, find_goes_on
 from flowerkit.training.step import (
     STATISTICS_IMAGES,
     Progress,
@@ -214,6 +214,7 @@ def _prepare(
         kind=accelerator.kind,
         replicas=accelerator.replicas,
         is_timed=clock.is_limited,
+        before=find_goes_on(plan, data.class_names),
     )
     is_frozen = plan.freeze_epochs > len(history) and (not history or history.last["phase"] == 1)
     plan_phases(plan, global_batch=1, schedule=schedule)  # refuses two controllers of the rate
@@ -224,6 +225,7 @@ def _prepare(
     reasons |= smaller
     global_batch = plan.per_replica_batch * accelerator.replicas
     _check_layers(classifier, plan)
+    plan = folder.with_its_backbone(plan)
     report_choices(reasons)
     run = RunContext(
         plan,

@@ -6,6 +6,7 @@ from training images (PreciseBN: Wu and Johnson 2021, arXiv:2105.07576; SWA: Izm
 arXiv:1803.05407). The better of the two is kept.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,30 +34,21 @@ class NormStatistics:
         parts = find_chain(model)
         self.norms = [norm for part in parts for norm in _find_learning(part)]
         self.batches = batches
-        # The same layers, of which the learning norms see each batch as in training, and dropout is off.
-        self.probes = [self._clone(part) if _find_learning(part) else part for part in parts]
-
-    def _clone(self, model: keras.Model) -> keras.Model:
-        return keras.models.clone_model(
-            model, clone_function=lambda layer: layer, call_function=self._call, recursive=True
-        )
-
-    def _call(self, layer, *args, **kwargs):
-        return _AsInTraining(layer)(*args) if layer in self.norms else layer(*args, **kwargs)
+        # The same layers, compiled apart: its norms see each batch as in training, dropout is off.
+        self.probes = [
+            keras.Model(part.inputs[0], part.outputs[0], name="probe")
+            if _find_learning(part)
+            else part
+            for part in parts
+        ]
 
     def recompute(self) -> None:
         """Set mean and variance to those of all batches under the present weights."""
         if not self.norms:
             return
-        momenta = [norm.momentum for norm in self.norms]
-        for norm in self.norms:
-            norm.momentum = 0.0  # after a batch, what is kept is the batch's own
-        try:
+        with _as_in_training(self.norms):
             outputs = stream_outputs(self.probes, self.batches(), changing=self._variables())
             found = [self._read() for _ in outputs]
-        finally:
-            for norm, momentum in zip(self.norms, momenta, strict=True):
-                norm.momentum = momentum
         for norm, moments in zip(self.norms, zip(*found, strict=True), strict=True):
             mean, square = np.mean(moments, axis=0, dtype="float64")
             norm.moving_mean.assign(mean.astype("float32"))
@@ -91,16 +83,21 @@ def _find_learning(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     return [each for each in layers if isinstance(each, keras.layers.BatchNormalization)]
 
 
-class _AsInTraining(keras.layers.Layer):
-    """Calls a norm as in training, also where the model around it predicts."""
-
-    def __init__(self, norm: keras.layers.BatchNormalization):
-        super().__init__()
-        self.norm = norm
-
-    def call(self, inputs):
-        """The normalised inputs, of whose moments the norm takes notice."""
-        return self.norm(inputs, training=True)
+@contextmanager
+def _as_in_training(norms: list[keras.layers.BatchNormalization]) -> Iterator[None]:
+    """What is traced inside calls the norms as in training, also in a user's layer, and keeps of the
+    statistics those of the last batch alone."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        call = functools.partial(type(norm).call, norm)
+        vars(norm)["call"] = lambda x, call=call, **given: call(x, **given | {"training": True})
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            del vars(norm)["call"]
+            norm.momentum = momentum
 
 
 class Validation(keras.callbacks.Callback):
