@@ -137,7 +137,12 @@ def submit(client: Client, source: Path | KernelRun, *, message: str | None = No
         new = [entry for entry in _list_submissions(client) if entry.ref not in before]
         return next((entry for entry in new if entry.description == text), None)
 
-    response = client.call(f"submitting {source}", send, find_result=find_submitted)
+    response = client.call(
+        f"submitting {source}",
+        send,
+        find_result=find_submitted,
+        suspects=f"the csv, and that the rules are accepted ({RULES})",
+    )
     number = response.ref or getattr(find_submitted(), "ref", 0)
     if not number:  # Kaggle refuses with a message and status 200
         raise KaggleError(
