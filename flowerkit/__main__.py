@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from flowerkit.accelerator import BACKENDS, collect_evidence, detect
 from flowerkit.cli import ProgressBar, WrongUsage, load_function, parse, start_log
+from flowerkit.text import readable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _echo(line: str) -> None:
-    print(line, flush=True)  # a run can take hours
+    print(readable(line), flush=True)  # a run can take hours
 
 
 def _fail(line: str, progress: ProgressBar, status: int = 1) -> int:
     progress.stop()
-    print(line, file=sys.stderr)
+    print(readable(line), file=sys.stderr)
     return status
 
 

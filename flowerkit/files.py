@@ -11,6 +11,8 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from flowerkit.text import readable
+
 T = TypeVar("T")
 
 
@@ -39,9 +41,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write UTF-8 text in one piece, see `replacing`."""
+    """Write UTF-8 text in one piece, see `replacing`; file names in it become `readable`."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(readable(text), encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
