@@ -187,7 +187,7 @@ def _list_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     walk = walk_photos(path)
-    for note in walk.notes:
+    for note in walk.describe():
         _log.warning(note)
     if not (photos := [path / name for name in walk.paths]):
         raise ValueError(f"no photos in {path}. Photos end in {', '.join(SUFFIXES)}.")

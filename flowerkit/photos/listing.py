@@ -21,7 +21,6 @@ from flowerkit.photos.walk import (
     SUFFIXES,
     Photo,
     Walk,
-    describe_encodings,
     format_counts,
     name_paths,
     normalize_name,
@@ -93,15 +92,11 @@ def list_photos(
         # No val split is given, so the training photos give some to it.
         photos = [replace(p, split=None) if p.split == "train" else p for p in photos]
     names, photos = _find_classes(folder, photos, walk)
-    if walk.others:
-        walk.notes.append(f"files that are no photos, passed over: {format_counts(walk.others)}")
-    walk.notes += describe_encodings(walk.paths)
-    notes = tuple(map(normalize_name, walk.notes))
     texts = name_paths(walk.left_out)
     left_out = {texts[path]: reason for path, reason in walk.left_out.items()}
     ids = name_paths((photo.path for photo in photos), _FORBIDDEN)
     photos = tuple(replace(photo, id=ids[photo.path]) for photo in photos)
-    return Listing(base, roots, photos, names, notes, left_out)
+    return Listing(base, roots, photos, names, tuple(walk.describe()), left_out)
 
 
 # Folders ------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def find_parts(folder: Path, paths: Iterable[str]) -> dict[str, Part]:
     if not splits:
         if parts := _find_inner_splits(tops):
             return parts
-        if _find_twins(classes):
+        if _find_twins(tops, classes) or _find_mixed_splits(tops):
             raise ValueError(_describe(folder, classes, {}))
         return {"": Part(None)}
     trained = set().union(*(classes[name] for name, split in splits.items() if split == "train"))
@@ -110,10 +110,7 @@ def find_parts(folder: Path, paths: Iterable[str]) -> dict[str, Part]:
 def find_named_splits(paths: Iterable[str]) -> dict[str, Part]:
     """The top folders as splits if their names say nothing else, train among them; or {}."""
     root = _build(paths)
-    splits = _read_names({name: set() for name in root.folders})
-    is_clear = len(set(splits.values())) > 1 and "train" in splits.values()
-    if root.photos or not is_clear or not all(find_split(name)[1] for name in root.folders):
-        return {}
+    splits = {} if root.photos else _name_splits(root.folders)
     return {name: Part(split) for name, split in splits.items()}
 
 
@@ -168,33 +165,45 @@ def _read_names(classes: Mapping[str, set[str]]) -> dict[str, str]:
     return splits
 
 
+def _name_splits(names: Iterable[str]) -> dict[str, str]:
+    """The split of each folder if all names say one and nothing else, train among them; or {}."""
+    splits = _read_names({name: set() for name in names})
+    is_clear = len(set(splits.values())) > 1 and "train" in splits.values()
+    return splits if is_clear and all(find_split(name)[1] for name in names) else {}
+
+
 def _find_inner_splits(tops: Mapping[str, _Folder]) -> dict[str, Part]:
     """The parts where each class holds its own splits, as in rose/train/1.jpg; or {}."""
-    if len(tops) < 2 or any(top.photos for top in tops.values()):
+    inner = [(top, name) for top, node in tops.items() for name in node.folders]
+    splits = _name_splits({name for _, name in inner})
+    is_flat = all(not tops[top].folders[name].folders for top, name in inner)
+    if len(tops) < 2 or not is_flat or any(top.photos for top in tops.values()):
         return {}
-    inner = {name: node for top in tops.values() for name, node in top.folders.items()}
-    splits = _read_names({name: set() for name in inner})
-    is_clear = len(set(splits.values())) > 1 and "train" in splits.values()
-    if not is_clear or splits.keys() != inner.keys():
-        return {}
-    if any(node.folders for top in tops.values() for node in top.folders.values()):
-        return {}
-    return {
-        f"{top}/{name}": Part(splits[name], top)
-        for top, node in tops.items()
-        for name in node.folders
-    }
+    return {f"{top}/{name}": Part(splits[name], top) for top, name in inner} if splits else {}
 
 
-def _find_twins(classes: Mapping[str, set[str]]) -> bool:
-    """Whether two folders hold the same sub folders: two or more, and half of the fewer."""
+def _find_mixed_splits(tops: Mapping[str, _Folder]) -> bool:
+    """Whether some folder, but not the only one, holds splits."""
+    return len(tops) > 1 and any(_name_splits(top.folders) for top in tops.values())
+
+
+def _find_twins(tops: Mapping[str, _Folder], classes: Mapping[str, set[str]]) -> bool:
+    """Whether two folders hold the same sub folders.
+
+    Two or more of them and half of the fewer; or all of the fewer, if neither holds photos beside them.
+    """
     counts = Counter(itertools.chain.from_iterable(classes.values()))
     shared = {name for name, count in counts.items() if count > 1}
-    likely = [names for names in classes.values() if len(names & shared) > 1]
-    return any(
-        len(first & second) > 1 and 2 * len(first & second) >= min(len(first), len(second))
-        for first, second in itertools.combinations(likely, 2)
+    likely = Counter(
+        (frozenset(names), tops[top].photos > 0) for top, names in classes.items() if names & shared
     )
+    if any(count > 1 and len(names) > 1 for (names, _), count in likely.items()):
+        return True
+    for (first, photos), (second, more) in itertools.combinations(likely, 2):
+        same, (fewer, most) = len(first & second), sorted((len(first), len(second)))
+        if (same > 1 and 2 * same >= fewer) or (most > 1 and same == fewer and not photos | more):
+            return True
+    return False
 
 
 # Errors -------------------------------------------------------------------------------------------

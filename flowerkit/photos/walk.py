@@ -83,6 +83,15 @@ class Walk:
         self.junk |= other.junk
         self.notes += other.notes
 
+    def describe(self) -> list[str]:
+        """The notes, and what was passed over or is not UTF-8, in words."""
+        notes = [*self.notes, *_describe_encodings(self.paths)]
+        if self.junk:
+            notes.append(f"folders that systems leave, passed over: {join_some(list(self.junk))}")
+        if self.others:
+            notes.append(f"files that are no photos, passed over: {format_counts(self.others)}")
+        return list(map(normalize_name, notes))
+
 
 def walk_photos(folder: str | os.PathLike, above: str = "", skip: Collection[str] = ()) -> Walk:
     """Every photo in and under `folder`, sorted by path, and what else is there.
@@ -92,9 +101,6 @@ def walk_photos(folder: str | os.PathLike, above: str = "", skip: Collection[str
     """
     walk = Walk()
     walk.photos += _walk(Path(folder), walk, above, (), skip)
-    if walk.junk:
-        names = join_some(list(walk.junk))
-        walk.notes.append(f"folders that systems leave, passed over: {names}")
     return walk
 
 
@@ -130,7 +136,7 @@ def name_paths(paths: Iterable[str], forbidden: str = "") -> dict[str, str]:
     return texts
 
 
-def describe_encodings(paths: Iterable[str]) -> list[str]:
+def _describe_encodings(paths: Iterable[str]) -> list[str]:
     """Which names in the paths are not UTF-8, and as what they were read."""
     names = dict.fromkeys(
         part for path in paths if path != readable(path) for part in path.split("/")

@@ -1,5 +1,7 @@
 """Folders of photos as people have them: classes, splits, ids, and what else lies around."""
 
+import re
+
 import pytest
 
 from flowerkit.photos.listing import list_photos
@@ -45,11 +47,13 @@ def test_folders_that_differ_in_their_unicode_form_are_one_class(make):
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [("Rose", "rose"), ("rose", "rose "), ("a  b", "a b")]
+    ("first", "second"),
+    [("Rose", "rose"), ("rose", "rose "), ("a  b", "a b"), ("rose", "rose\u200b"), ("01", "1")],
 )
 def test_classes_that_differ_in_case_or_blanks_are_refused(make, first, second):
     folder = make(f"{first}/1.jpg", f"{second}/2.jpg")
-    with pytest.raises(ValueError, match=f"'{first}' and '{second}' differ in case or blanks only"):
+    said = re.escape(f"{first!r} and {second!r} differ in case or blanks only")
+    with pytest.raises(ValueError, match=said):
         list_photos(folder)
 
 
@@ -287,6 +291,22 @@ def test_rows_without_a_photo_are_noted_and_photos_without_a_row_left_out(label)
     )
     reason = "it has no label in labels.csv"
     assert listing.left_out == {"b/x.jpg": reason, "b/z.jpg": reason}
+
+
+def test_what_pandas_writes_for_a_missing_label_is_none(label):
+    listing = label("file,label\ny,lily\na/x,rose\nb/x,nan\nz,<NA>\n")
+    assert listing.class_names == ("lily", "rose")
+    assert "labels.csv: 2 rows have no label" in listing.notes
+    assert list_photos(listing.folder).class_names == ("a", "b")
+
+
+def test_a_folder_may_be_called_nan(make):
+    assert list_photos(make("nan/1.jpg", "pita/1.jpg")).class_names == ("nan", "pita")
+
+
+def test_marks_that_end_a_line_elsewhere_are_blanks_in_a_label(label):
+    listing = label("file,label\ny,lily\x85white\nz,rose\u2028red\na/x,rose\x0bred\n")
+    assert listing.class_names == ("lily white", "rose red")
 
 
 def test_a_photo_whose_rows_disagree_is_left_out(label):

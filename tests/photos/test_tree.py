@@ -172,6 +172,8 @@ def test_classes_with_names_that_also_say_a_split_are_classes(folders):
             "train/, test1/ are splits by name, but the photos to train on are in no",
         ),
         (["valid", "invalid"], "as classes: --train P"),
+        ([*under("Day", "cat", "dog"), "Night/cat"], r"Day/ \(cat/, dog/\), Night/ \(cat/\)"),
+        ([*under("own", "train", "test"), "more"], r"own/ \(test/, train/\), more/"),
         ([*under("fold 1", "a", "b"), *under("fold 2", "a", "b")], r"fold 1/ \(a/, b/\), fold 2/"),
     ],
 )
