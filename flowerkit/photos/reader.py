@@ -9,7 +9,6 @@ import functools
 import hashlib
 import io
 import os
-import stat
 import warnings
 from dataclasses import dataclass
 
@@ -75,7 +74,7 @@ def read_photo(
         return _convert(photo, None, image_size, resize)
     if isinstance(photo, bytes):
         return _read_file(io.BytesIO(photo), len(photo), image_size, resize)
-    if not stat.S_ISREG(os.stat(photo).st_mode):  # a pipe would be waited for
+    if os.path.exists(photo) and not os.path.isfile(photo):  # a pipe would be waited for
         raise UnreadablePhoto("it is no file of bytes")
     with open(photo, "rb") as file:
         return _read_file(file, os.fstat(file.fileno()).st_size, image_size, resize)
