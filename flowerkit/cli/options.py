@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flowerkit.accelerator import POLICIES
 from flowerkit.cli.parser import WrongUsage
+from flowerkit.data import FlowerData
 from flowerkit.pipeline import Augmentation
 from flowerkit.text import format_value
 from flowerkit.training import PLANS, RunFolder, TrainingPlan, change_plan, load_plan
@@ -46,6 +47,26 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None
     if not required:
         help += " [auto]"
     parser.add_argument("--data", required=required, default="auto", help=help)
+    add_split_folders(parser)
+
+
+def add_split_folders(parser: argparse.ArgumentParser) -> None:
+    """--train, --val and --test, for a folder of photos whose splits their names do not tell."""
+    for split, purpose in (
+        ("train", "to train on; nothing else of the folder of photos is taken then"),
+        ("val", "to choose the best epoch"),
+        ("test", "to measure the final result; its photos may have no class folders"),
+    ):
+        help = f"a folder of photos {purpose}; repeat it for several"
+        add_path(parser, f"--{split}", "DIR", help, action="append")
+
+
+def open_data(args: argparse.Namespace, source: str | Path | None = None, **options) -> FlowerData:
+    """The data of `source`, by default of --data, with the folders that are splits; see `find_data`."""
+    from flowerkit.sources import find_data
+
+    source = args.data if source is None else source
+    return find_data(source, train=args.train, val=args.val, test=args.test, **options)
 
 
 def add_require(parser: argparse.ArgumentParser) -> None:

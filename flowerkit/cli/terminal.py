@@ -19,7 +19,7 @@ def start_log() -> None:
     """Send the library's log lines to the terminal, also while `quiet_frameworks` is active."""
     if logging.getLogger().hasHandlers():
         return
-    stream = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 - open as long as the process
+    stream = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 - open as long as the process
     erase = "\r\x1b[K" if stream.isatty() else ""  # a progress bar may be on the line
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_CleanFormatter(f"{erase}%(message)s"))

@@ -16,6 +16,7 @@ from flowerkit.cli.options import (
     add_require,
     apply_changes,
     find_changes,
+    open_data,
     read_plan,
 )
 from flowerkit.cli.parser import WrongUsage
@@ -37,11 +38,9 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(args, echo: Echo, progress: Progress) -> int:
-    from flowerkit.sources import find_data
-
     plan, source, out = _read_resumed(args) if args.resume else _read_new(args)
     accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
-    data = find_data(source, image_size=plan.image_size, progress=progress)
+    data = open_data(args, source, image_size=plan.image_size, progress=progress)
     echo(str(data))
     return train_and_submit(
         plan, data, out, accelerator, args.started, echo, progress, resume=args.resume
@@ -182,12 +181,11 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     plan = read_plan(args.plan, find_changes(args))
     accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     from flowerkit.plots import off_screen, plot_lr_finder, save_figure
-    from flowerkit.sources import find_data
     from flowerkit.training import lr_find
 
     out = args.out or find_free_folder("runs", "lr-find")
     check_room(out)
-    data = find_data(args.data, image_size=plan.image_size, progress=progress)
+    data = open_data(args, image_size=plan.image_size, progress=progress)
     echo(str(data))
     search = lr_find(
         data,
@@ -228,9 +226,8 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
 def run_study(args, echo: Echo, progress: Progress) -> int:
     accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     from flowerkit.experiments import STUDIES, run_study
-    from flowerkit.sources import find_data
 
-    data = find_data(args.data)
+    data = open_data(args)
     echo(str(data))
     out = args.out or find_free_folder("runs", args.study)
     plans, seeds = (pluralize(len(STUDIES[args.study]), "plan"), pluralize(args.seeds, "seed"))

@@ -1,5 +1,6 @@
 """A trained classifier in use: photos in, names and probabilities out."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,12 @@ from PIL import Image
 
 from flowerkit.data import decode_jpeg
 from flowerkit.deploy.formats import LoadedModel, detect_format
-from flowerkit.photos import SUFFIXES, UnreadablePhoto, find_photos, read_photo
+from flowerkit.photos import SUFFIXES, UnreadablePhoto, read_photo, walk_photos
 
 _NUM_READERS = 4
 PROBABILITY_ERROR = 1e-3  # of the sum of a row, and below 0
+
+_log = logging.getLogger("flowerkit")
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +204,10 @@ def _list_files(path: Path) -> list[Path]:
         raise FileNotFoundError(f"no photo {path}")
     if not path.is_dir():
         return [path]
-    if not (photos := [path / name for name in find_photos(path)]):
+    walk = walk_photos(path)
+    for note in walk.describe():
+        _log.warning(note)
+    if not (photos := [path / name for name in walk.paths]):
         raise ValueError(f"no photos in {path}. Photos end in {', '.join(SUFFIXES)}.")
     return photos
 

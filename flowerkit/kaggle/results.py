@@ -84,7 +84,7 @@ def check_csv(csv: str | Path, data: FlowerData | None = None) -> list[str]:
     if data is not None:
         from flowerkit.sources import find_test_ids
 
-        return check_submission(csv, find_test_ids(data), data.num_classes)
+        return check_submission(csv, find_test_ids(data), data.num_classes, data.csv_labels)
     path = Path(csv)
     lines = path.read_text("utf-8-sig", errors="replace").splitlines() if path.is_file() else []
     ids = [line.split(",")[0].strip('" ') for line in lines[1:] if line.strip()]

@@ -20,8 +20,8 @@ import joblib
 from joblib.externals.loky import get_reusable_executor
 
 from flowerkit.files import find_marked, replacing
-from flowerkit.photos.listing import Photo
 from flowerkit.photos.reader import JPEG_QUALITY, ReadPhoto, read_photo
+from flowerkit.photos.walk import Photo
 
 Progress = Callable[[str, int, int], None]
 

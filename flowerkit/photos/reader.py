@@ -84,6 +84,8 @@ def read_photo(
         return _convert(photo, None, image_size, resize)
     if isinstance(photo, bytes):
         return _read_file(io.BytesIO(photo), len(photo), image_size, resize)
+    if os.path.exists(photo) and not os.path.isfile(photo):  # a pipe would be waited for
+        raise UnreadablePhoto("it is no file of bytes")
     with open(photo, "rb") as file:
         return _read_file(file, os.fstat(file.fileno()).st_size, image_size, resize)
 
