@@ -6,6 +6,7 @@ Nothing here imports a framework before `connect`, and nothing knows of data, mo
     detection   from what is here to device, Keras backend and reason; a pure function
     device      TPU detection and strategy: `connect` starts the device, once a process
     programs    what JAX compiles, ahead and in threads
+    hosts       several hosts that train one model: who this is, what host 0 tells the others
 """
 
 from flowerkit.lazy import lazy

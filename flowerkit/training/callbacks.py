@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 
-from flowerkit.accelerator import without_garbage_collection
+from flowerkit.accelerator import hosts, without_garbage_collection
 
 _log = logging.getLogger("flowerkit")
 
@@ -136,6 +136,7 @@ class StopFlag(keras.callbacks.Callback):
         self.reason: str | None = None
         self.cut_short = False  # inside an epoch
         self.ends_run = False  # not only the phase
+        self.signal: str | None = None  # that this process has received
         self.interrupted = False
 
     def set_model(self, model):
@@ -145,6 +146,8 @@ class StopFlag(keras.callbacks.Callback):
 
     def on_step(self, done, logs):
         self.done = done
+        if hosts.count() > 1 and (name := hosts.broadcast(self.signal)):
+            self._interrupt(name)
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch > 0 and self.done < self.params["steps"]:
@@ -170,14 +173,19 @@ class StopFlag(keras.callbacks.Callback):
         def interrupt(signum, frame):
             _log.warning("interrupted: ending after this step (once more to end at once)")
             signal.signal(signal.SIGINT, previous)
-            self.interrupted = True
-            self.request("it was interrupted (Ctrl-C)", cut_short=True)
+            self.signal = "Ctrl-C"
+            if hosts.count() == 1:  # others are told after a step, by host 0
+                self._interrupt(self.signal)
 
         previous = signal.signal(signal.SIGINT, interrupt)
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, previous)
+
+    def _interrupt(self, name: str) -> None:
+        self.interrupted = True
+        self.request(f"it was interrupted ({name})", cut_short=True)
 
 
 class ReseedDropout(keras.callbacks.Callback):
@@ -302,7 +310,7 @@ class TimeLimit(keras.callbacks.Callback):
         self.first = None
 
     def on_step(self, done, logs):
-        now, clock = time.monotonic(), self.run.clock
+        now, clock = hosts.now(), self.run.clock
         if self.first is None:
             self.first = done, now  # it may compile, and says nothing of the others
         self.step_seconds = (now - self.first[1]) / max(1, done - self.first[0])

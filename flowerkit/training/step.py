@@ -8,7 +8,7 @@ from functools import cached_property
 import keras
 import numpy as np
 
-from flowerkit.accelerator import Accelerator, Program, batch_spec
+from flowerkit.accelerator import Accelerator, Program, batch_spec, hosts
 from flowerkit.data import FlowerData, Split
 from flowerkit.models import (
     after_resizing,
@@ -211,11 +211,11 @@ class TrainStep(abc.ABC):
         """Some hundred training images (or their features) as `judged` sees them in validation."""
 
     def _statistics_rows(self) -> Iterator[np.ndarray]:
-        """The same rows at each epoch, and in a resumed run, in whole batches."""
+        """The same rows at each epoch, and in a resumed run: this host's own of whole batches."""
         size, num_images = self.run.global_batch, len(self.run.train)
         rows = epoch_permutation(num_images, seed=self.run.plan.seed, epoch=0)
         for batch in range(max(1, min(STATISTICS_IMAGES, num_images) // size)):
-            yield rows[batch * size : (batch + 1) * size]
+            yield rows[batch * size : (batch + 1) * size][hosts.own_rows(size)]
 
 
 class _PixelStep(TrainStep):

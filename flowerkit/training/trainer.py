@@ -14,12 +14,12 @@ from typing import Literal
 import keras
 import numpy as np
 
-from flowerkit.accelerator import Accelerator, connect
+from flowerkit.accelerator import Accelerator, connect, hosts
 from flowerkit.data import FlowerData, Split, check_leak, load_split
 from flowerkit.files import find_free_folder
 from flowerkit.metrics import count_classes
 from flowerkit.models import check_reload, choose_trainable, save_classifier
-from flowerkit.pipeline import epoch_permutation, steps_per_epoch
+from flowerkit.pipeline import epoch_permutation, own_first, steps_per_epoch
 from flowerkit.prediction import Predictions, describe_data
 from flowerkit.schedules import Schedule
 from flowerkit.training import callbacks as own
@@ -43,7 +43,7 @@ from flowerkit.training.step import (
     TrainStep,
     compile_ahead,
 )
-from flowerkit.training.validation import ModelCheckpoint, Validation
+from flowerkit.training.validation import ModelCheckpoint, Validation, load_state
 
 _log = logging.getLogger("flowerkit")
 
@@ -89,7 +89,9 @@ def train(
 
     `out` None: the next free runs/PLAN-N. What the plan leaves "auto" is chosen and measured
     (`fitting`); the result's plan has the values. With `resume` an interrupted run in `out` continues
-    exactly where its last whole epoch ended, in the precision that it began with.
+    exactly where its last whole epoch ended; on another number of replicas or hosts, or in another
+    precision, with the same batches, and a log line says what has changed.
+    Of several hosts (`connect`) each calls it with the same arguments; host 0 alone writes `out`.
     `schedule`: your own for the last phase, such as `schedules.OfEpochAndRate(f, start_lr)`, used as it
     is; a plan is data and holds no function, so a resumed run needs it again. `callbacks` are yours,
     called after the run's own; their `self.model` trains the classifier, which is its layer
@@ -102,14 +104,24 @@ def train(
     ended before there was a model to keep.
     """
     started = time.monotonic() if started is None else started
-    out = find_free_folder("runs", name_plan(plan)) if out is None else out
-    folder = RunFolder.resume(out, schedule) if resume else RunFolder.start(out)
-    _check_callbacks(plan, callbacks)
     accelerator = accelerator or connect()
+    accelerator = replace(accelerator, precision=hosts.broadcast(accelerator.precision))
+    folder = _open_folder(out, plan, schedule, resume)
+    _check_callbacks(plan, callbacks)
     if resume:
-        plan, accelerator = folder.complete(plan), folder.with_its_precision(accelerator)
-    run = _prepare(data, plan, accelerator, folder, schedule, started, resume)
+        plan = folder.continue_with(folder.complete(plan), accelerator)
+    with hosts.together():
+        run, *end = _train(
+            data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
+        )
+    return _finish(run, *end)
 
+
+def _train(
+    data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
+) -> tuple[RunContext, own.StopFlag, float | None]:
+    """All of a run up to its last step: the part that several hosts do together."""
+    run = _prepare(data, plan, accelerator, folder, schedule, hosts.broadcast(started), resume)
     first_step_seconds = None
     for phase in _plan_phases(run, schedule):
         if run.history and phase.number < run.history.last["phase"]:
@@ -127,7 +139,28 @@ def train(
         first_step_seconds = first_step_seconds or step.hooks.first_step_seconds
         if stop.ends_run:
             break
-    return _finish(run, stop, first_step_seconds)
+    return run, stop, first_step_seconds
+
+
+def _open_folder(
+    out: str | os.PathLike | None, plan: TrainingPlan, schedule: Schedule | None, resume: bool
+) -> RunFolder:
+    """The run's folder; of hosts that train together the others have one of their own for a while.
+
+    There they do all that host 0 does, beginning with copies of its files.
+    """
+
+    def open_first() -> str:
+        path = find_free_folder("runs", name_plan(plan)) if out is None else out
+        return str(RunFolder.resume(path, schedule) if resume else RunFolder.start(path))
+
+    path = Path(hosts.on_first(open_first))
+    if hosts.count() == 1:
+        return RunFolder(path)
+    scratch = hosts.scratch() / f"run-{time.time_ns()}"
+    if resume:
+        hosts.copy_from_first(path, scratch)
+    return RunFolder(path if hosts.is_first() else scratch)
 
 
 def fine_tune(
@@ -193,6 +226,7 @@ def _prepare(
     resume: bool,
 ) -> RunContext:
     """The classifier and the splits; everything that can be refused is refused here."""
+    hosts.check_same([dict(data.counts), data.image_size, list(data.class_names)], "data")
     num_scored = data.counts["val"] + min(STATISTICS_IMAGES, data.counts["train"])
     clock = Clock(num_val=num_scored, num_test=data.counts["test"])
     if plan.max_minutes is not None:
@@ -237,7 +271,14 @@ def _prepare(
     if plan.epochs and ("per_replica_batch" not in reasons or has_time_for_batch(run, data)):
         sure.append(False)
     with ThreadPoolExecutor(1) as reader:  # beside tracing, and then compiling
-        splits = reader.submit(_load_splits, data, plan, first_epoch=len(rows), is_frozen=is_frozen)
+        splits = reader.submit(
+            _load_splits,
+            data,
+            plan,
+            global_batch=global_batch,
+            first_epoch=len(rows),
+            is_frozen=is_frozen,
+        )
         with accelerator.scope():
             compile_ahead(run, phases=sure)
         train_split, val_split = splits.result()
@@ -256,11 +297,10 @@ def _prepare(
     last_phase = _plan_phases(run, schedule)[-1]
     for line in warn_about_rates(plan, last_phase, global_batch=run.global_batch):
         _log.info(line)
-    folder.write_start(
-        plan,
-        replace(fitted, reasons=fitted.reasons | reasons),
-        _describe_environment(run, data, schedule),
-    )
+    environment = _describe_environment(run, data, schedule)
+    hosts.check_same(environment.data.images, "images")
+    fitted = replace(fitted, reasons=fitted.reasons | reasons, replicas=accelerator.replicas)
+    folder.write_start(plan, fitted, environment)
     return run
 
 
@@ -297,21 +337,28 @@ def _check_layers(classifier: keras.Model, plan: TrainingPlan) -> None:
 
 
 def _load_splits(
-    data: FlowerData, plan: TrainingPlan, *, first_epoch: int, is_frozen: bool
+    data: FlowerData, plan: TrainingPlan, *, global_batch: int, first_epoch: int, is_frozen: bool
 ) -> tuple[Split, Split]:
-    # In the order of the first epoch, so that it can begin before all is decoded. Features are
+    # In the order of the first epoch, so that it can begin before all is decoded, and what other hosts
+    # take at last. Features are
     # computed row by row, and images that are needed once need not be kept.
-    order = functools.partial(epoch_permutation, seed=plan.seed, epoch=first_epoch)
+    def order(num_images: int, epoch: int | None = None) -> np.ndarray:
+        rows = np.arange(num_images)
+        if epoch is not None:
+            rows = epoch_permutation(num_images, seed=plan.seed, epoch=epoch)
+        return own_first(rows, global_batch=global_batch)
+
     cache = plan.cache if plan.epochs else "none"
+    train_order = order if is_frozen else functools.partial(order, epoch=first_epoch)
     train_split = load_split(
-        data, "train", on_corrupt=plan.on_corrupt, cache=cache, order=None if is_frozen else order
+        data, "train", on_corrupt=plan.on_corrupt, cache=cache, order=train_order
     )
     if len(set(train_split.labels.tolist())) < 2:
         raise ValueError(
             f"the train split of {data.folder} holds one class only "
             f"({data.class_names[train_split.labels[0]]!r}); there is nothing to distinguish."
         )
-    val_split = load_split(data, "val", on_corrupt=plan.on_corrupt, cache=cache)
+    val_split = load_split(data, "val", on_corrupt=plan.on_corrupt, cache=cache, order=order)
     check_leak(train_split, val_split)
     return train_split, val_split
 
@@ -371,7 +418,7 @@ def _begin(
     if not num_done:
         run.folder.write_plan(run.plan, fitted.with_rest(phase, {}))
         return run, phase
-    step.model.load_weights(run.folder.last_weights)
+    load_state(step.model, run.folder.last_weights)
     _log.info(f"resuming after epoch {run.history.last['epoch']}")
     phase = fitted.restore(phase)
     if is_stopping_due(run.history, phase, run.plan.patience):
@@ -515,6 +562,8 @@ def _finish(
             f"weights to keep. Give it more time, or after a loss that is not a number a lower "
             f"learning rate (max_lr={run.plan.highest_lr:g}, --max-lr)."
         )
+    if hosts.count() > 1:  # the classifier's variables lie on the devices of all
+        run = replace(run, classifier=keras.models.clone_model(run.classifier))
     run.classifier.load_weights(folder.best_weights)
     save_classifier(run.classifier, folder.model_file)
     check_reload(run.classifier, folder.model_file, batch=run.global_batch)
