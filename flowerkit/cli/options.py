@@ -93,6 +93,18 @@ def add_compile_cache(parser: argparse.ArgumentParser) -> None:
     add_path(parser, "--compile-cache", "DIR", help)
 
 
+def add_hosts(parser: argparse.ArgumentParser) -> None:
+    """--coordinator, --num-hosts and --host."""
+    group = parser.add_argument_group(
+        "several hosts",
+        "Run the same command on each, on JAX. Where SLURM, Open MPI or GKE start them, nothing need be "
+        "given; on a Cloud TPU slice --num-hosts is enough.",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="host 0, and a port that is free")
+    add_number(group, "--num-hosts", None, "how many hosts train one model together")
+    group.add_argument("--host", type=int, metavar="I", help="which of them this is, from 0")
+
+
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """--plan, and an option for each field of a plan; one that is not given is no attribute."""
     parser.add_argument(

@@ -2,13 +2,17 @@
 
 import argparse
 import contextlib
+import functools
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from flowerkit.accelerator import hosts
 from flowerkit.cli.options import (
     add_compile_cache,
     add_data,
+    add_hosts,
     add_number,
     add_path,
     add_plan,
@@ -20,7 +24,7 @@ from flowerkit.cli.options import (
     read_plan,
 )
 from flowerkit.cli.parser import WrongUsage
-from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
+from flowerkit.cli.terminal import Echo, Progress, connect_device, connect_hosts, quiet_frameworks
 from flowerkit.files import check_room, find_free_folder, write_json
 from flowerkit.text import pluralize
 
@@ -34,17 +38,40 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     add_require(parser)
     add_precision(parser)
     add_compile_cache(parser)
+    add_hosts(parser)
     add_plan(parser)
 
 
 def run_train(args, echo: Echo, progress: Progress) -> int:
-    plan, source, out = _read_resumed(args) if args.resume else _read_new(args)
-    accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
-    data = open_data(args, source, image_size=plan.image_size, progress=progress)
-    echo(str(data))
-    return train_and_submit(
-        plan, data, out, accelerator, args.started, echo, progress, resume=args.resume
-    )
+    read = functools.partial(_read_resumed if args.resume else _read_new, args)
+    try:
+        setup = hosts.find_hosts(os.environ, args.coordinator, args.num_hosts, args.host)
+    except ValueError as error:
+        raise WrongUsage(str(error)) from error
+    # Host 0 alone need see the run folder; what is wrong there is said before a device is started.
+    requested = read() if setup is None or setup.index == 0 else None
+    with connect_hosts(args, echo, progress) as (accelerator, echo, progress):
+        if requested is None and hosts.is_first():
+            requested = read()
+        plan, source, out = _share(requested) if setup else requested
+        data = hosts.first_then_others(
+            functools.partial(
+                open_data, args, source, image_size=plan.image_size, progress=progress
+            )
+        )
+        echo(str(data))
+        return train_and_submit(
+            plan, data, out, accelerator, args.started, echo, progress, resume=args.resume
+        )
+
+
+def _share(requested: tuple | None) -> tuple:
+    """What host 0 has read, on every host."""
+    from flowerkit.training import TrainingPlan
+
+    values = requested and (requested[0].to_dict(), str(requested[1]), str(requested[2]))
+    plan, source, out = hosts.broadcast(values)
+    return TrainingPlan(**plan), source, Path(out)
 
 
 def _read_new(args) -> tuple:
@@ -59,11 +86,10 @@ def _read_resumed(args) -> tuple:
     if args.out is None:
         raise WrongUsage("--resume needs --out RUN, the folder of the run to continue.")
     fixed = sorted(set(changes) - {"epochs", "max_minutes"}) + ["plan"] * bool(args.plan)
-    fixed += ["precision"] * (args.precision != "auto")
     if fixed:
         options = ", ".join("--" + name.replace("_", "-") for name in fixed)
         raise WrongUsage(
-            f"a resumed run keeps its plan and precision; only --epochs and --max-minutes may change. "
+            f"a resumed run keeps its plan; only --epochs and --max-minutes may change. "
             f"Leave out {options}, or start a new run."
         )
     from flowerkit.training import RunFolder
@@ -72,7 +98,8 @@ def _read_resumed(args) -> tuple:
     # The time limit was for that session.
     plan = apply_changes(run.plan(), {"max_minutes": None} | changes)
     environment = run.environment()
-    args.precision = environment.accelerator.precision
+    if args.precision == "auto":
+        args.precision = environment.accelerator.precision
     source = environment.data.folder if args.data == "auto" else args.data
     return plan, source, args.out
 
@@ -102,6 +129,8 @@ def train_and_submit(
             started=started,
             progress=progress,
         )
+        if not hosts.is_first():
+            return int(run.summary.interrupted or run.summary.failed)
         echo(str(run))
         if run.summary.interrupted:
             folder, source = shlex.quote(str(out)), shlex.quote(str(data.folder))

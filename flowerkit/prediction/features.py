@@ -19,7 +19,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from flowerkit.accelerator import free_memory_bytes
+from flowerkit.accelerator import free_memory_bytes, hosts
 from flowerkit.data import RAM_FRACTION, Split
 from flowerkit.files import cache_folder, check_room, writing_to
 from flowerkit.models import stream_outputs, walk_layers
@@ -130,12 +130,13 @@ def _name_shape(shape: tuple) -> str:
 
 
 def _padded(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    """`array` in pieces of `rows`, the last filled up with its last row."""
+    """`array` in pieces of `rows`, of each this host's own; the last filled up with its last row."""
     for start in range(0, len(array), rows):
         piece = array[start : start + rows]
         missing = rows - len(piece)
+        own = hosts.own_rows(rows)
         rest = [(0, missing)] + [(0, 0)] * (piece.ndim - 1)
-        yield np.pad(piece, rest, mode="edge") if missing else piece
+        yield (np.pad(piece, rest, mode="edge") if missing else piece)[own]
 
 
 # Fingerprints -------------------------------------------------------------------------------------
@@ -229,7 +230,8 @@ def _find_kept(key: str, shape: tuple[int, ...], name: str) -> np.ndarray | None
 
 
 def _folder() -> Path:
-    return cache_folder() / "features"
+    # Hosts that train together must all compute, or none: what one of them finds, others may not.
+    return hosts.scratch() if hosts.are_together() else cache_folder() / "features"
 
 
 def _checksum(array: np.ndarray) -> int:

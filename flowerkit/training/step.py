@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from flowerkit.accelerator import Accelerator, Program, batch_spec
+from flowerkit.accelerator import Accelerator, Program, batch_spec, hosts
 from flowerkit.data import FlowerData, Split
 from flowerkit.models import (
     after_resizing,
@@ -234,9 +234,10 @@ class TrainStep(abc.ABC):
         return order[step * size : (step + 1) * size]
 
     def _statistics_rows(self) -> Iterator[np.ndarray]:
-        """The same rows at each epoch, and in a resumed run, in whole batches."""
-        num_images = min(STATISTICS_IMAGES, len(self.run.train))
-        return map(self.find_rows, range(max(1, num_images // self.run.global_batch)))
+        """The same rows at each epoch, and in a resumed run: this host's own of whole batches."""
+        size, num_images = self.run.global_batch, min(STATISTICS_IMAGES, len(self.run.train))
+        own = hosts.own_rows(size)
+        return (self.find_rows(batch)[own] for batch in range(max(1, num_images // size)))
 
 
 class _PixelStep(TrainStep):

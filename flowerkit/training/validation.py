@@ -8,13 +8,14 @@ arXiv:1803.05407). The better of the two is kept.
 
 import functools
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import keras
 import numpy as np
 
+from flowerkit.accelerator import hosts
 from flowerkit.models import find_chain, stream_outputs, walk_layers
 from flowerkit.prediction import Predictions
 from flowerkit.training.callbacks import StopFlag
@@ -123,11 +124,11 @@ class Validation(keras.callbacks.Callback):
         self.predictions = None
         if self.stop.cut_short:
             return
-        start = time.perf_counter()
+        start = hosts.now()
         averaged = self._score(averaged_weights(self.model)) if self._has_averages() else None
         self.averaged_statistics = self.statistics.get()
         raw = self._score(nullcontext())  # last: training continues with these
-        self.seconds = time.perf_counter() - start
+        self.seconds = hosts.now() - start
         kept, scores = raw
         self.averaged_is_better = averaged is not None and self._is_better(averaged[1], scores)
         if self.averaged_is_better:
@@ -149,9 +150,9 @@ class Validation(keras.callbacks.Callback):
     def _score(self, holding) -> tuple[Predictions, dict[str, float]]:
         with holding:
             self.statistics.recompute()
-            start = time.perf_counter()
+            start = hosts.now()
             predictions = self.step.predict_val()
-            self.predict_seconds = time.perf_counter() - start
+            self.predict_seconds = hosts.now() - start
         if not np.isfinite(predictions.probabilities).all():
             return predictions, {self.monitor: math.nan}
         return predictions, predictions.score()
@@ -202,3 +203,22 @@ class ModelCheckpoint(keras.callbacks.Callback):
             self.folder.save_epoch("last", epoch + 1, self.model.save_weights)
         self.history.save()
         self.folder.prune(len(self.history))
+
+
+def load_state(model: keras.Model, path: Path) -> None:
+    """Load weights and optimizer, also where only one of file and model has a loss scale (float16)."""
+    import h5py
+
+    with h5py.File(path) as file:
+        was_scaled = "inner_optimizer" in file.get("optimizer", ())
+    optimizer = model.optimizer
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if was_scaled and inner is None:
+        model.optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        model.optimizer.build(model.trainable_variables)
+    elif inner is not None and not was_scaled:
+        model.optimizer = inner
+    try:
+        model.load_weights(path)
+    finally:
+        model.optimizer = optimizer
