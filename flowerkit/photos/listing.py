@@ -348,7 +348,7 @@ def _read_rows(file: Path) -> Iterator[_Row]:
         yield _Row(line, fields[name].strip(), class_name or None, _SPLITS.get(text.casefold()))
 
 
-# Checks -----------------------------------------------------------------------------------
+# Checks -------------------------------------------------------------------------------------------
 
 
 def _find_classes(
