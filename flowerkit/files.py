@@ -322,7 +322,8 @@ def _explain(error: Exception, folder: Path) -> OSError | None:
         return None
     remedy = _another(folder)
     remedy = remedy[0].upper() + remedy[1:]
-    return OSError(f"{folder} cannot be written to ({os.strerror(number)}). {remedy}.")
+    kind = type(error) if isinstance(error, OSError) else OSError
+    return kind(f"{folder} cannot be written to ({os.strerror(number)}). {remedy}.")
 
 
 def _no_room(folder: Path, needed: str = "") -> OSError:
