@@ -104,10 +104,13 @@ def train(
     ended before there was a model to keep.
     """
     started = time.monotonic() if started is None else started
-    accelerator = accelerator or connect()
-    accelerator = replace(accelerator, precision=hosts.broadcast(accelerator.precision))
+    given, accelerator = accelerator, accelerator or connect()
     folder = _open_folder(out, plan, schedule, resume)
     _check_callbacks(plan, callbacks)
+    precision = accelerator.precision
+    if resume and given is None:
+        precision = folder.environment().accelerator.precision
+    accelerator = replace(accelerator, precision=hosts.broadcast(precision))
     if resume:
         plan = folder.continue_with(folder.complete(plan), accelerator)
     with hosts.together():
