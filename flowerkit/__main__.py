@@ -1,12 +1,14 @@
 """The command line: parse, run, print. The only module that prints errors or exits."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 
 from flowerkit.accelerator import BACKENDS, collect_evidence, detect, hosts, is_compiling
 from flowerkit.cli import ProgressBar, WrongUsage, load_function, parse, start_log
+from flowerkit.text import clean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.started = started
     start_log()
     progress = ProgressBar()
+    before = signal.signal(signal.SIGTERM, _interrupt)  # in training, the run has its own
     try:
         status = load_function(args.command, "run_{}")(args, _echo, progress)
         sys.stdout.flush()
@@ -33,15 +36,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"flowerkit: {_describe(error)}", progress)
     finally:
         progress.stop()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(signum, frame):
+    """Let SIGTERM do what Ctrl-C does."""
+    signal.signal(signum, signal.SIG_DFL)  # a second one ends at once
+    raise KeyboardInterrupt
 
 
 def _echo(line: str) -> None:
-    print(line, flush=True)  # a run can take hours
+    print(clean(line), flush=True)  # a run can take hours
 
 
 def _fail(line: str, progress: ProgressBar, status: int = 1) -> int:
     progress.stop()
-    print(line, file=sys.stderr)
+    print(clean(line), file=sys.stderr)
     return status
 
 

@@ -1,25 +1,78 @@
-"""Files that are written whole or not at all: a temporary name first, then a rename."""
+"""Files that are written whole or not at all, and that show damage: a rename comes last.
 
+A file carries its own checksum (CRC-32): JSON of a dataclass as its field "checksum", weights and other
+binary files at the end of their name.
+"""
+
+import errno
 import itertools
 import json
+import logging
 import os
+import platform
+import re
 import reprlib
+import shutil
+import tempfile
 import types
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from flowerkit.text import format_bytes, readable
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 T = TypeVar("T")
+
+_log = logging.getLogger("flowerkit")
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def locked(file: str | os.PathLike, doing: str) -> Iterator[None]:
+    """Keep other processes out until the end of the block, or of this process however it ends.
+
+    What is locked is a small file that names who holds it. Raises FileExistsError, with that and what
+    they are `doing` ("training into runs/a"), if one does.
+    """
+    file = Path(file)
+    with file.open("a+") as lock:
+        try:
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read() or "another process"
+            raise FileExistsError(
+                f"{holder} is {doing}. Wait for it, or pass another folder."
+            ) from None
+        except OSError:
+            pass  # some network disks know no locks
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}")
+        lock.flush()
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(
+    path: str | os.PathLike, *, marked: bool = False, flush: bool = True
+) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it at the end of the block.
 
-    After an error (a full disk, Ctrl-C) the temporary file is gone and an older `path` is unchanged.
-    The suffix is kept, because Keras and matplotlib choose the format by it.
+    After an error (a full disk, Ctrl-C) the temporary file is gone and an older `path` is unchanged;
+    after the block the file is there even if the power fails, except without `flush`, for many small
+    files. The suffix is kept, because Keras and matplotlib choose the format by it. `marked`: the
+    checksum is put at the end of the name, for `find_marked`.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "notes.txt"
@@ -29,28 +82,85 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     'kept'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{''.join(path.suffixes[-2:])}")
+    make_folder(path.parent)
+    stem, suffix = _split_suffix(path)
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{suffix}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with writing_to(path.parent):
+            yield temporary
+            if flush:
+                _flush(temporary)
+            name = f"{stem}-{checksum(temporary)}{suffix}" if marked else path.name
+            os.replace(temporary, path.with_name(name))
+            if flush:
+                _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _split_suffix(path: Path) -> tuple[str, str]:
+    suffix = "".join(path.suffixes[-2:])
+    return path.name.removesuffix(suffix), suffix
+
+
+def _flush(path: Path) -> None:
+    """Have what was written to a file, or the names in a folder, on the disk itself."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:  # a folder on a network's disk may refuse
+        pass
+    finally:
+        os.close(number)
+
+
+def checksum(path: str | os.PathLike) -> str:
+    """The CRC-32 of a file's bytes, eight hexadecimal digits."""
+    crc = 0
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return f"{crc:08x}"
+
+
+def list_marked(path: str | os.PathLike) -> list[Path]:
+    """The files that `replacing` has marked under the name of `path`, which may hold `*`."""
+    stem, suffix = _split_suffix(Path(path))
+    return sorted(Path(path).parent.glob(f"{stem}-{'[0-9a-f]' * 8}{suffix}"))
+
+
+def find_marked(path: str | os.PathLike) -> Path | None:
+    """The file that `replacing` has marked under the name of `path`, if it is whole.
+
+    None where there is none; damage is logged.
+    """
+    for file in list_marked(path):
+        if _split_suffix(file)[0].endswith(checksum(file)):
+            return file
+        _log.warning(f"{file} is damaged: its bytes are not those that were written")
+    return None
+
+
+def remove_temporary(folder: str | os.PathLike) -> None:
+    """Remove what a process that was killed left of `replacing` in a folder that nobody else writes."""
+    for file in Path(folder).glob(".*-*"):
+        if file.is_file() and re.fullmatch(r"\..+-\d+(\.\w+){0,2}", file.name):
+            file.unlink(missing_ok=True)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write UTF-8 text in one piece, see `replacing`."""
+    """Write UTF-8 text in one piece, see `replacing`; file names in it become `readable`."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(readable(text), encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike, value: Any, *, indent: int = 2) -> None:
     """Write indented JSON in one piece, see `replacing`."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # half a surrogate pair, as in a file name that is not UTF-8
-        text = json.dumps(value, indent=2)
+        text = json.dumps(value, indent=indent)
     write_text(path, text + "\n")
 
 
@@ -60,21 +170,58 @@ def read_json(path: str | os.PathLike, *, what: str = "a JSON object", remedy: s
     A byte order mark, which editors on Windows put in front, is skipped. Raises FileNotFoundError, or
     ValueError for text that is not JSON, or JSON that is no object.
     """
-    path, remedy = Path(path), f". {remedy}" if remedy else ""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}{remedy}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no {path}" + (f". {remedy}" if remedy else ""))
+    return parse_json(Path(path).read_bytes(), source=path, what=what, remedy=remedy)
+
+
+def parse_json(
+    text: str | bytes,
+    *,
+    source: str | os.PathLike,
+    kind: type[T] = dict,
+    what: str = "a JSON object",
+    remedy: str = "",
+) -> T:
+    """The value of a `kind` (dict, list) that the JSON `text` of the file `source` holds.
+
+    Raises ValueError, see `read_json`.
+    """
+    remedy = f". {remedy}" if remedy else ""
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}{remedy}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold {what}, not {reprlib.repr(value)}{remedy}")
+        value = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is not JSON: {error}{remedy}") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{source} must hold {what}, not {reprlib.repr(value)}{remedy}")
     return value
 
 
+def write_sealed(path: str | os.PathLike, values: dict) -> None:
+    """Write a JSON object with its checksum, see `check_seal`."""
+    write_json(path, values | {"checksum": _sum_of(values)})
+
+
+def check_seal(values: dict, path: str | os.PathLike, *, remedy: str) -> None:
+    """Raise ValueError where `values`, read from `path`, are not those that were sealed.
+
+    Values without a checksum are taken as they are.
+    """
+    if values.get("checksum", found := _sum_of(values)) != found:
+        raise ValueError(
+            f"{path} is damaged or was changed by hand: its values are not those that were written. "
+            f"{remedy}"
+        )
+
+
+def _sum_of(values: dict) -> str:
+    values = {name: value for name, value in values.items() if name != "checksum"}
+    return f"{zlib.crc32(json.dumps(values, sort_keys=True).encode()):08x}"
+
+
 def write_dataclass(path: str | os.PathLike, value: Any) -> None:
-    """Write the fields of a dataclass as a JSON object, see `write_json`."""
-    write_json(path, asdict(value))
+    """Write the fields of a dataclass as a JSON object with its checksum, see `write_json`."""
+    write_sealed(path, asdict(value))
 
 
 def read_dataclass(path: str | os.PathLike, kind: type[T], *, remedy: str) -> T:
@@ -84,7 +231,10 @@ def read_dataclass(path: str | os.PathLike, kind: type[T], *, remedy: str) -> T:
     skipped. Raises FileNotFoundError, or ValueError, naming the file, the field and the remedy, for a
     file that is damaged, lacks a field or holds a value of another type or that `kind` refuses.
     """
-    return _decode(kind, read_json(path, remedy=remedy), str(path), remedy)
+    values = read_json(path, remedy=remedy)
+    decoded = _decode(kind, values, str(path), remedy)
+    check_seal(values, path, remedy=remedy)
+    return decoded
 
 
 def _decode(kind: type[T], values: dict, where: str, remedy: str) -> T:
@@ -135,13 +285,86 @@ def _convert(value, hint, where: str, remedy: str):
 
 def make_folder(path: str | os.PathLike) -> Path:
     """The folder `path`, made if it is not there; an OSError names it and the remedy."""
-    try:
+    with writing_to(path):
         Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise type(error)(
-            f"{path} cannot be made ({error.strerror or error}). Pass another folder."
-        ) from None
     return Path(path)
+
+
+@contextmanager
+def writing_to(folder: str | os.PathLike) -> Iterator[None]:
+    """The OSError of a disk that is full, or of a folder that cannot be written, names `folder`.
+
+    It has the remedy, too. Errors of HDF5, which are pages long, are among them.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        explained = _explain(error, Path(folder))
+        if explained is None:
+            raise
+        raise explained from error
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+_CLOSED += (errno.EFBIG, errno.EIO)
+
+
+def _explain(error: Exception, folder: Path) -> OSError | None:
+    number, file = getattr(error, "errno", None), getattr(error, "filename", None)
+    if number is None and (found := re.search(r"errno = (\d+)", str(error))):  # HDF5's own
+        number = int(found[1])
+    if number in _FULL:
+        return _no_room(folder)
+    if number not in _CLOSED or (
+        file and Path(file) != folder and folder not in Path(file).parents
+    ):
+        return None
+    remedy = _another(folder)
+    remedy = remedy[0].upper() + remedy[1:]
+    return OSError(f"{folder} cannot be written to ({os.strerror(number)}). {remedy}.")
+
+
+def _no_room(folder: Path, needed: str = "") -> OSError:
+    free = format_bytes(_free_bytes(folder))
+    remedy = f"Make room, or {_another(folder)}"
+    return OSError(f"no room on the disk of {folder}: {needed}{free} are free. {remedy}.")
+
+
+def _another(folder: Path) -> str:
+    if folder.absolute().is_relative_to(cache_folder().absolute()):
+        return "set the variable FLOWERKIT_CACHE to another folder"
+    return "pass another folder"
+
+
+def _free_bytes(folder: Path) -> int:
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
+def check_room(folder: str | os.PathLike, num_bytes: int = 0) -> None:
+    """Make `folder` and raise OSError where nothing can be written into it, or not `num_bytes`."""
+    folder = make_folder(folder)
+    with writing_to(folder), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"0" * 4096)
+        file.flush()
+    if _free_bytes(folder) < num_bytes:
+        raise _no_room(folder, f"{format_bytes(num_bytes)} are needed, ")
+
+
+def cache_folder() -> Path:
+    """Where flowerkit keeps what it can make again: drawn flowers, converted photos, decoded images.
+
+    FLOWERKIT_CACHE, else flowerkit/ in XDG_CACHE_HOME, else in ~/.cache. It need not exist.
+    """
+    if chosen := os.environ.get("FLOWERKIT_CACHE"):
+        return Path(chosen).expanduser()
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "flowerkit"
+    try:
+        return Path.home() / ".cache" / "flowerkit"
+    except RuntimeError:  # a container may run as a user who has no home
+        return Path(tempfile.gettempdir()) / "flowerkit"
 
 
 def find_free_folder(parent: str | os.PathLike, name: str) -> Path:

@@ -1,20 +1,31 @@
+import errno
 import json
 import os
+import platform
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from flowerkit.files import (
+    cache_folder,
+    check_room,
     find_free_folder,
+    find_marked,
+    locked,
     read_dataclass,
     read_json,
+    remove_temporary,
     replacing,
     write_dataclass,
     write_json,
     write_text,
+    writing_to,
 )
+from flowerkit.training.run_folder import RunFolder
 
 # The kernel refuses to let any file grow past the limit, as a full disk would.
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
@@ -30,9 +41,10 @@ save_classifier(model, path)
 """
 SAVE_WEIGHTS = """
 import keras
-from flowerkit.training.validation import save_weights
 from flowerkit.models.classifier import build_classifier
-save_weights(build_classifier(4, image_size=32, backbone="tiny", weights=None), path)
+from flowerkit.training.run_folder import RunFolder
+model = build_classifier(4, image_size=32, backbone="tiny", weights=None)
+RunFolder(path).save_epoch("last", 2, model.save_weights)
 """
 
 
@@ -73,6 +85,59 @@ def test_the_temporary_file_keeps_the_suffix_that_writers_choose_the_format_by(
         assert temporary.name.endswith(suffix)
         assert temporary.name != name
         temporary.touch()
+
+
+FULL, CLOSED = OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EROFS, "Read-only")
+HDF5 = RuntimeError("Can't write (file write failed: time = Fri\n, errno = 28, buf = 0x55)")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            FULL,
+            r"^no room on the disk of .*/out: .* (M|G)iB are free\. Make room, or pass another f",
+        ),
+        (
+            HDF5,
+            r"^no room on the disk of .*/out: .* are free\. Make room, or pass another folder\.$",
+        ),
+        (CLOSED, r"/out cannot be written to \(Read-only file system\)\. Pass another folder\.$"),
+    ],
+    ids=["full", "HDF5 on a full disk", "read-only"],
+)
+def test_a_disk_that_takes_nothing_is_named_with_its_folder(tmp_path, error, sentence):
+    for write in (writing_to(tmp_path / "out"), replacing(tmp_path / "out" / "a.txt")):
+        with pytest.raises(OSError, match=sentence), write:
+            raise error
+    assert not any(tmp_path.glob("out/*"))
+
+
+def test_the_folder_of_the_cache_is_named_with_its_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path))
+    for error in (FULL, CLOSED):
+        remedy = "et the variable FLOWERKIT_CACHE to another folder"
+        with pytest.raises(OSError, match=remedy), writing_to(tmp_path / "features"):
+            raise error
+
+
+def test_errors_of_other_files_stay_as_they_are(tmp_path):
+    with pytest.raises(PermissionError, match="secret"), writing_to(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/secret.jpg")
+    with pytest.raises(RuntimeError, match="the graph failed"), writing_to(tmp_path):
+        raise RuntimeError("the graph failed")
+
+
+def test_room_is_missing_before_anything_is_written(tmp_path):
+    check_room(tmp_path / "out", 2**20)
+    with pytest.raises(
+        OSError, match=r"no room .*/out: 1073741824\.00 GiB are needed, .* are free"
+    ):
+        check_room(tmp_path / "out", 2**60)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"/file/out cannot be written to \(Not a directory\)"):
+        check_room(tmp_path / "file" / "out")
+    assert not any((tmp_path / "out").iterdir())
 
 
 def test_text_and_json_are_utf8(tmp_path):
@@ -153,14 +218,7 @@ def test_a_free_folder_has_the_next_number_and_is_not_made(tmp_path):
     assert not (tmp_path / "runs" / "demo-2").exists()
 
 
-@pytest.mark.parametrize(
-    ("save", "name"),
-    [(SAVE_CSV, "submission.csv"), (SAVE_MODEL, "model.keras"), (SAVE_WEIGHTS, "best.weights.h5")],
-    ids=["csv", "model", "checkpoint"],
-)
-def test_a_full_disk_leaves_the_old_file_intact(tmp_path, save, name):
-    path = tmp_path / name
-    path.write_text("the old one")
+def run_on_a_full_disk(path, save):
     # Imported without the limit: TensorFlow may write caches of its own.
     imports = "".join(
         line + "\n" for line in save.splitlines() if line.startswith(("import", "from"))
@@ -169,11 +227,87 @@ def test_a_full_disk_leaves_the_old_file_intact(tmp_path, save, name):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode != 0  # HDF5 may even crash at the exit of such a process
     assert "File too large" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("save", "name"), [(SAVE_CSV, "submission.csv"), (SAVE_MODEL, "model.keras")]
+)
+def test_a_full_disk_leaves_the_old_file_intact(tmp_path, save, name):
+    path = tmp_path / name
+    path.write_text("the old one")
+    run_on_a_full_disk(path, save)
     assert path.read_text() == "the old one"
     assert os.listdir(tmp_path) == [name]
+
+
+def test_a_full_disk_leaves_the_state_of_the_epoch_before(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.save_epoch("last", 1, lambda path: path.write_text("the old one"))
+    run_on_a_full_disk(tmp_path, SAVE_WEIGHTS)
+    assert folder.find_epoch("last", 1).read_text() == "the old one"
+    assert len(os.listdir(tmp_path / "checkpoints")) == 1
+
+
+def test_what_changed_after_it_was_written_is_seen(tmp_path, caplog):
+    with replacing(tmp_path / "a.weights.h5", marked=True) as temporary:
+        temporary.write_bytes(b"rose")
+    found = find_marked(tmp_path / "a.weights.h5")
+    assert found.name == "a-9a3384f4.weights.h5"
+    found.write_bytes(b"rosf")
+    assert find_marked(tmp_path / "a.weights.h5") is None
+    assert f"{found} is damaged" in caplog.text
+    write_dataclass(tmp_path / "card.json", Card("rose", 5))
+    text = (tmp_path / "card.json").read_text()
+    (tmp_path / "card.json").write_text(text.replace("5,", "7,"))
+    with pytest.raises(ValueError, match=r"card\.json is damaged or was changed by hand.*Draw it"):
+        read_dataclass(tmp_path / "card.json", Card, remedy="Draw it again.")
+    (tmp_path / "card.json").write_text('{"name": "rose", "petals": 7}')  # made by hand
+    assert read_dataclass(tmp_path / "card.json", Card, remedy="") == Card("rose", 7)
+
+
+def test_a_lock_keeps_others_out_and_names_who_has_it(tmp_path):
+    pytest.importorskip("fcntl")
+    with (
+        locked(tmp_path / "lock", "training"),
+        pytest.raises(FileExistsError, match=rf"process {os.getpid()} on .* is training\."),
+        locked(tmp_path / "lock", "training"),
+    ):
+        pass
+    (tmp_path / "lock").write_text("process 1 on another")  # it was killed
+    with locked(tmp_path / "lock", "training"):
+        assert (tmp_path / "lock").read_text() == f"process {os.getpid()} on {platform.node()}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    for name in (".a-12.h5", ".last-0001.weights-7.weights.h5", ".git-keep", ".lock", "a-12.h5"):
+        (tmp_path / name).touch()
+    remove_temporary(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".git-keep", ".lock", "a-12.h5"]
 
 
 def test_a_name_that_is_not_utf_8_survives_json(tmp_path):
     values = {"class_names": ["half\ud800", "수국"]}
     write_json(tmp_path / "names.json", values)
     assert read_json(tmp_path / "names.json") == values
+
+
+def test_the_cache_is_in_the_chosen_folder_or_beside_the_users_other_caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("FLOWERKIT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "flowerkit"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "flowerkit"
+    monkeypatch.setenv("FLOWERKIT_CACHE", "~/mine")
+    assert cache_folder() == tmp_path / "mine"
+
+
+def test_a_user_without_a_home_has_a_cache_too(monkeypatch):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("FLOWERKIT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    assert cache_folder() == Path(tempfile.gettempdir()) / "flowerkit"

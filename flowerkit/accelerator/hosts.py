@@ -189,10 +189,7 @@ def _meet(setup: HostSetup, timeout_seconds: float) -> None:
     """Return when all have met at the coordinator's address and fit: where they do not, JAX aborts."""
     end = time.monotonic() + timeout_seconds
     try:
-        if setup.index == 0:
-            problem = _await_others(setup, end)
-        else:
-            problem = _visit_first(setup, end)
+        problem = (_await_others if setup.index == 0 else _visit_first)(setup, end)
     except OSError as error:
         raise NotJoined(_describe_failure(setup, error, timeout_seconds)) from error
     if problem:

@@ -5,7 +5,6 @@ import os
 import platform
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,21 +146,6 @@ def _find_version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def cache_folder() -> Path:
-    """Where flowerkit keeps what it can make again: drawn flowers, converted photos, decoded images.
-
-    FLOWERKIT_CACHE, else flowerkit/ in XDG_CACHE_HOME, else in ~/.cache. It need not exist.
-    """
-    if chosen := os.environ.get("FLOWERKIT_CACHE"):
-        return Path(chosen).expanduser()
-    if caches := os.environ.get("XDG_CACHE_HOME"):
-        return Path(caches) / "flowerkit"
-    try:
-        return Path.home() / ".cache" / "flowerkit"
-    except RuntimeError:  # a container may run as a user who has no home
-        return Path(tempfile.gettempdir()) / "flowerkit"
 
 
 def num_cores() -> int:

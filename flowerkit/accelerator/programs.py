@@ -18,8 +18,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from flowerkit.accelerator import hosts
-from flowerkit.accelerator.machine import cache_folder, num_cores
-from flowerkit.files import make_folder
+from flowerkit.accelerator.machine import num_cores
+from flowerkit.files import cache_folder, make_folder
 
 _log = logging.getLogger("flowerkit")
 

@@ -9,6 +9,7 @@ options   options that several commands share, and an option for each field of a
 terminal  progress bars, log lines, the device's line, and silent frameworks
 start     demo, draw
 doctor    doctor
+ahead     its --compile-for: a plan's steps compiled for a TPU that is not here
 data      convert, check-data
 train     train, lr-find, study, compare, models
 look      predict, check, report

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowerkit import accelerator
-from flowerkit.cli.options import add_data
+from flowerkit.cli.ahead import compile_for
+from flowerkit.cli.options import add_data, add_plan, add_precision, find_changes
+from flowerkit.cli.parser import WrongUsage
 from flowerkit.cli.terminal import Echo, Progress, quiet_frameworks
+from flowerkit.files import cache_folder
 from flowerkit.text import format_bytes
 
 GIB = 2**30
@@ -40,8 +43,21 @@ def add_doctor_options(parser: ArgumentParser) -> None:
         help="remove converted photos, drawn flowers, features and compilations; no run may use them",
     )
 
+    parser.add_argument(
+        "--compile-for",
+        metavar="TOPOLOGY",
+        help="compile a plan's steps for a TPU that is not here, such as v5e:2x4, and say what they "
+        "need there; with libtpu, for JAX",
+    )
+    add_precision(parser)
+    add_plan(parser)
+
 
 def run_doctor(args, echo: Echo, progress: Progress) -> int:
+    if args.compile_for:
+        return compile_for(args, echo)
+    if args.plan or find_changes(args):
+        raise WrongUsage("a plan and its fields belong to --compile-for TOPOLOGY. Pass it, too.")
     if args.clear_cache:
         echo(f"removed {format_bytes(clear_cache())} from the cache")
     with quiet_frameworks():
@@ -79,7 +95,7 @@ def _find_cached() -> list[Path]:
     """The folders that flowerkit keeps in the cache and that no process is converting into."""
     from flowerkit.photos import find_converted
 
-    cache = accelerator.cache_folder()
+    cache = cache_folder()
     return [*find_converted(), *(path for name in CACHED for path in sorted(cache.glob(name)))]
 
 
@@ -118,7 +134,7 @@ def _examine_space() -> list[Finding]:
     memory, disk = accelerator.free_memory_bytes(), shutil.disk_usage(".").free
     more_memory = "close other programs: training needs 3 GiB" if memory < 3 * GIB else None
     more_disk = "free some space: a run folder takes up to 0.5 GiB" if disk < GIB else None
-    cached, folder = _count_bytes(_find_cached()), accelerator.cache_folder()
+    cached, folder = _count_bytes(_find_cached()), cache_folder()
     clear = "flowerkit doctor --clear-cache frees it" if cached > GIB else None
     return [
         Finding(

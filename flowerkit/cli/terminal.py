@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, connect, hosts, keep_compilations
+from flowerkit.text import clean
 
 Echo = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -19,10 +20,20 @@ def start_log() -> None:
     """Send the library's log lines to the terminal, also while `quiet_frameworks` is active."""
     if logging.getLogger().hasHandlers():
         return
-    stream = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 - open as long as the process
+    stream = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 - open as long as the process
     erase = "\r\x1b[K" if stream.isatty() else ""  # a progress bar may be on the line
-    logging.basicConfig(format=f"{erase}%(message)s", stream=stream)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_CleanFormatter(f"{erase}%(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("flowerkit").setLevel(logging.INFO)
+
+
+class _CleanFormatter(logging.Formatter):
+    """Names of files may hold what a terminal obeys."""
+
+    def formatMessage(self, record):
+        record.message = clean(record.message)
+        return super().formatMessage(record)
 
 
 class ProgressBar:

@@ -1,6 +1,7 @@
 """train, lr-find, study, compare and models."""
 
 import argparse
+import contextlib
 import functools
 import os
 import shlex
@@ -19,11 +20,12 @@ from flowerkit.cli.options import (
     add_require,
     apply_changes,
     find_changes,
+    open_data,
     read_plan,
 )
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.cli.terminal import Echo, Progress, connect_device, connect_hosts, quiet_frameworks
-from flowerkit.files import find_free_folder, write_json
+from flowerkit.files import check_room, find_free_folder, write_json
 from flowerkit.text import pluralize
 
 # train --------------------------------------------------------------------------------------------
@@ -41,8 +43,6 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(args, echo: Echo, progress: Progress) -> int:
-    from flowerkit.sources import find_data
-
     read = functools.partial(_read_resumed if args.resume else _read_new, args)
     try:
         setup = hosts.find_hosts(os.environ, args.coordinator, args.num_hosts, args.host)
@@ -55,7 +55,9 @@ def run_train(args, echo: Echo, progress: Progress) -> int:
             requested = read()
         plan, source, out = _share(requested) if setup else requested
         data = hosts.first_then_others(
-            functools.partial(find_data, source, image_size=plan.image_size, progress=progress)
+            functools.partial(
+                open_data, args, source, image_size=plan.image_size, progress=progress
+            )
         )
         echo(str(data))
         return train_and_submit(
@@ -115,37 +117,51 @@ def train_and_submit(
 ) -> int:
     """Train, and write pictures, the checked csv and report.html into the run folder."""
     from flowerkit.reports import write_pictures, write_report
-    from flowerkit.sources import check_test_split
     from flowerkit.training import train
 
-    check_test_split(data, on_corrupt=plan.on_corrupt)
-    run = train(
-        data,
-        plan,
-        out=out,
-        accelerator=accelerator,
-        resume=resume,
-        started=started,
-        progress=progress,
-    )
-    if not hosts.is_first():
-        return int(run.summary.interrupted)
-    echo(str(run))
-    if run.summary.interrupted:
-        folder, source = shlex.quote(str(out)), shlex.quote(str(data.folder))
-        echo("write a csv with the best weights so far:")
-        echo(f"  flowerkit predict {folder} --data {source} --out submission.csv")
-        echo("continue the run:")
-        echo(f"  flowerkit train --resume --out {folder}")
-        return 1
-    problems = _submit_test(run, data, echo)  # the csv first: it is what the run is for
-    for picture in write_pictures(out, val_images=run.val_images):
-        echo(f"wrote {picture}")
-    report = write_report(
-        out, val_images=run.val_images, submission_problems=problems, model=run.model
-    )
-    echo(f"wrote {report}")
-    return int(bool(problems))
+    with _telling_how_to_go_on(out, echo):
+        run = train(
+            data,
+            plan,
+            out=out,
+            accelerator=accelerator,
+            resume=resume,
+            started=started,
+            progress=progress,
+        )
+        if not hosts.is_first():
+            return int(run.summary.interrupted or run.summary.failed)
+        echo(str(run))
+        if run.summary.interrupted:
+            folder, source = shlex.quote(str(out)), shlex.quote(str(data.folder))
+            echo("write a csv with the best weights so far:")
+            echo(f"  flowerkit predict {folder} --data {source} --out submission.csv")
+            raise KeyboardInterrupt
+        problems = _submit_test(run, data, echo)  # the csv first: it is what the run is for
+        for picture in write_pictures(out, val_images=run.val_images):
+            echo(f"wrote {picture}")
+        report = write_report(
+            out, val_images=run.val_images, submission_problems=problems, model=run.model
+        )
+        echo(f"wrote {report}")
+        if run.summary.failed:
+            echo(f"not all of the plan was trained, because {run.summary.stop_reason}")
+            echo(
+                "csv and report are those of the best epoch before; train again with a lower --max-lr"
+            )
+        return int(bool(problems) or run.summary.failed)
+
+
+@contextlib.contextmanager
+def _telling_how_to_go_on(out: Path, echo: Echo):
+    """At Ctrl-C or SIGTERM print what continues the run, where an epoch of it is done."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (out / "history.csv").is_file():
+            echo("continue the run:")
+            echo(f"  flowerkit train --resume --out {shlex.quote(str(out))}")
+        raise
 
 
 def _submit_test(run, data, echo: Echo) -> list[str] | None:
@@ -194,10 +210,11 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     plan = read_plan(args.plan, find_changes(args))
     accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     from flowerkit.plots import off_screen, plot_lr_finder, save_figure
-    from flowerkit.sources import find_data
     from flowerkit.training import lr_find
 
-    data = find_data(args.data, image_size=plan.image_size, progress=progress)
+    out = args.out or find_free_folder("runs", "lr-find")
+    check_room(out)
+    data = open_data(args, image_size=plan.image_size, progress=progress)
     echo(str(data))
     search = lr_find(
         data,
@@ -210,7 +227,6 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
         progress=progress,
     )
     echo(str(search))
-    out = args.out or find_free_folder("runs", "lr-find")
     write_json(out / "lr_finder.json", search.to_dict())
     echo(f"wrote {out / 'lr_finder.json'}")
     with off_screen():
@@ -239,9 +255,8 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
 def run_study(args, echo: Echo, progress: Progress) -> int:
     accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     from flowerkit.experiments import STUDIES, run_study
-    from flowerkit.sources import find_data
 
-    data = find_data(args.data)
+    data = open_data(args)
     echo(str(data))
     out = args.out or find_free_folder("runs", args.study)
     plans, seeds = (pluralize(len(STUDIES[args.study]), "plan"), pluralize(args.seeds, "seed"))
@@ -255,7 +270,8 @@ def run_study(args, echo: Echo, progress: Progress) -> int:
         accelerator=accelerator,
         progress=progress,
     )
-    return _show_comparison(comparison, out, echo)
+    _show_comparison(comparison, out, echo)
+    return int(any(run.result.failed for run in comparison.runs))
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:

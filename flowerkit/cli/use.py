@@ -1,15 +1,13 @@
 """export, classify and serve."""
 
 import argparse
-import csv
-import io
 from collections import Counter
 
 from flowerkit.cli.options import add_number, add_path
 from flowerkit.cli.terminal import Echo, Progress, quiet_frameworks
 from flowerkit.deploy import FORMATS, detect_format
-from flowerkit.files import write_text
-from flowerkit.text import pluralize
+from flowerkit.files import check_room, write_text
+from flowerkit.text import format_csv, pluralize
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +40,8 @@ def add_classify_options(parser: argparse.ArgumentParser) -> None:
 
 def run_classify(args, echo: Echo, progress: Progress) -> int:
     detect_format(args.model)
+    if args.csv:
+        check_room(args.csv.parent)
     with quiet_frameworks():
         from flowerkit.deploy import load_classifier
 
@@ -70,16 +70,14 @@ def _count_classes(predictions) -> str:
 
 
 def _tabulate(predictions, top: int) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
     ranks = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "probability")]
-    table.writerow(["photo", *ranks, "problem"])
+    rows = [["photo", *ranks, "problem"]]
     for prediction in predictions:
         pairs = [] if prediction.problem else prediction.classes[:top]
         cells = [cell for name, share in pairs for cell in (name, f"{share:.6f}")]
         blanks = [""] * (len(ranks) - len(cells))
-        table.writerow([prediction.source, *cells, *blanks, prediction.problem or ""])
-    return text.getvalue()
+        rows.append([prediction.source, *cells, *blanks, prediction.problem])
+    return format_csv(rows)
 
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:

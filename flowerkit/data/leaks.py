@@ -5,7 +5,6 @@ the same JPEG bytes, or only look the same (`duplicates`). An external set, as t
 added it to the training shards, leaks where it holds pictures of val or test.
 """
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +18,8 @@ from flowerkit.data.duplicates import THUMBNAIL_PX, find_near_pairs, picture_has
 from flowerkit.data.jpeg import decode_jpeg
 from flowerkit.data.splits import load_split
 from flowerkit.data.tfrecords import SPLITS, FlowerData, check_counts, count_in_name, read_record
-from flowerkit.files import replacing
+from flowerkit.files import replacing, write_text
+from flowerkit.text import format_csv
 
 EXTERNAL = "external"
 KINDS = ("same id", "near duplicate", "same bytes")  # what is found twice gets the last
@@ -266,15 +266,13 @@ def write_pairs(path: str | os.PathLike, report: LeakReport) -> None:
     head = ["kind", "distance", "similarity", "crosses"]
     columns = ("split", "file", "record", "id", "label")
     head += [f"{name}_{side}" for side in (1, 2) for name in columns]
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)  # which writes None as nothing
-        rows.writerow(head)
-        for pair in report.sorted_pairs():
-            similarity = None if pair.similarity is None else f"{pair.similarity:.4f}"
-            row = [pair.kind, pair.distance, similarity, pair.crosses]
-            for place in (pair.first, pair.second):
-                row += [place.split, place.file.name, place.record, place.id, place.label]
-            rows.writerow(row)
+    rows = [head]
+    for pair in report.sorted_pairs():
+        similarity = None if pair.similarity is None else f"{pair.similarity:.4f}"
+        rows.append([pair.kind, pair.distance, similarity, pair.crosses])
+        for place in (pair.first, pair.second):
+            rows[-1] += [place.split, place.file.name, place.record, place.id, place.label]
+    write_text(path, format_csv(rows))
 
 
 def draw_pairs(path: str | os.PathLike, pairs: Sequence[DuplicatePair]) -> int:

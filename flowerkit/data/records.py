@@ -6,11 +6,17 @@ is the subject of `tfrecords`.
 """
 
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import google_crc32c
+
+from flowerkit.text import format_bytes
+
+# No picture is larger; a length may be anything, and its checksum right.
+MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -73,20 +79,22 @@ def read_frames(path: Path) -> Iterator[tuple[int, bytes | None, str | None]]:
     """
     _refuse_gzip(path)
     with path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
         for number in itertools.count():
             head = file.read(12)
             if not head:
                 return
             try:
-                payload = file.read(length := _read_length(head))
-                checksum = file.read(4)
-                if len(checksum) < 4:
-                    missing = length + 4 - len(payload) - len(checksum)
+                length = _read_length(head)
+                missing = file.tell() + length + 4 - size_bytes
+                if missing > 0:  # found before memory for the payload is asked for
                     raise ValueError(f"truncated ({missing} bytes are missing)")
             except ValueError as error:
                 yield number, None, f"{error}; no record from here on can be read"
                 return
-            yield number, payload, None if _checksum(payload) == checksum else "bad checksum"
+            payload = file.read(length)
+            is_right = _checksum(payload) == file.read(4)
+            yield number, payload, None if is_right else "bad checksum"
 
 
 def _read_length(head: bytes) -> int:
@@ -94,7 +102,11 @@ def _read_length(head: bytes) -> int:
         raise ValueError(f"truncated ({12 - len(head)} bytes of its head are missing)")
     if _checksum(head[:8]) != head[8:]:
         raise ValueError("broken length (bad checksum)")
-    return int.from_bytes(head[:8], "little")
+    length = int.from_bytes(head[:8], "little")
+    if length > MOST_BYTES:
+        most = format_bytes(MOST_BYTES)
+        raise ValueError(f"a record of {format_bytes(length)}, and none has over {most}")
+    return length
 
 
 def _refuse_gzip(path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from flowerkit.accelerator import free_memory_bytes
 from flowerkit.data.images import DecodedImages, ShardReader, map_ahead, reserved_bytes
+from flowerkit.data.records import CorruptRecord
 from flowerkit.data.tfrecords import FlowerData, scan_shard
 from flowerkit.text import format_bytes
 
@@ -119,10 +120,16 @@ def _scan(data: FlowerData, name: str, on_corrupt: str, *, decode: bool = False)
     def scan(file):
         return scan_shard(file, data.image_size, data.num_classes, labelled, decode=decode)
 
-    rows, faults = [], []
+    rows, faults, ids = [], [], set()
     for number_of_file, (found, of_file) in enumerate(map_ahead(scan, files)):
-        rows += [(number_of_file, *record) for record in found]
         faults += of_file
+        for record in found:
+            if record.id in ids and not labelled:  # a csv has one row for each
+                reason = f"id {record.id!r} appears twice"
+                faults.append(CorruptRecord(files[number_of_file], record.number, reason))
+            else:
+                ids.add(record.id)
+                rows.append((number_of_file, *record))
     if faults and on_corrupt != "skip":
         raise ValueError(faults[0].explain(num_more=len(faults) - 1))
     if not rows:

@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from flowerkit.data.class_names import find_csv_labels
 from flowerkit.data.example import Example
 from flowerkit.data.records import CorruptRecord, find_frames, frame, read_frames
+from flowerkit.files import make_folder, writing_to
+from flowerkit.submission import find_id_fault
 from flowerkit.text import join_some
 
 SPLITS = ("train", "val", "test")
@@ -48,6 +51,11 @@ class FlowerData:
     def num_classes(self) -> int:
         """How many classes there are, and so how wide a model's head is."""
         return len(self.class_names)
+
+    @property
+    def csv_labels(self) -> tuple[str, ...] | None:
+        """What a csv holds for each class where it is not the class id, see `find_csv_labels`."""
+        return find_csv_labels(self.class_names)
 
     def __str__(self) -> str:
         counts = ", ".join(f"{split} {self.counts[split]:,}" for split in SPLITS)
@@ -94,6 +102,19 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
             yield number, parse_example(payload)
         except ValueError as error:
             raise ValueError(CorruptRecord(path, number, str(error)).explain()) from None
+
+
+def find_ids(path: Path) -> list[str]:
+    """The id of every record of a shard; of one that cannot be read, its file, number and fault."""
+    ids = []
+    for number, payload, reason in read_frames(path):
+        try:
+            ids.append(
+                str(CorruptRecord(path, number, reason)) if reason else parse_example(payload).id
+            )
+        except ValueError as error:
+            ids.append(str(CorruptRecord(path, number, str(error))))
+    return ids
 
 
 def read_record(path: Path, number: int) -> Record:
@@ -171,8 +192,11 @@ def write_shards(
     split_folder = Path(folder) / _folder_name(image_size) / split
     if split_folder.exists() and any(split_folder.iterdir()):
         raise FileExistsError(f"{split_folder} is not empty. Remove it, or write elsewhere.")
-    split_folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=split_folder.parent, prefix=f".{split}-") as hidden:
+    make_folder(split_folder.parent)
+    with (
+        writing_to(split_folder.parent),
+        tempfile.TemporaryDirectory(dir=split_folder.parent, prefix=f".{split}-") as hidden,
+    ):
         growing = Path(hidden) / split
         growing.mkdir()
         names = [shard.name for shard in _write_all(growing, records, image_size, shard_size)]
@@ -389,6 +413,8 @@ def check_example(
         reasons.append(str(error))
     if labelled and not 0 <= record.label < num_classes:
         reasons.append(f"label {record.label} is outside 0..{num_classes - 1}")
+    if not labelled and (fault := find_id_fault(record.id)):
+        reasons.append(fault)
     return None if reasons else record, reasons
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from flowerkit import __version__
+from flowerkit.files import parse_json
 from flowerkit.photos import check_resize
 
 CARD_FILE = "flowerkit.json"
@@ -53,7 +54,7 @@ class ModelCard:
     def from_json(cls, text: str | bytes, *, source: str | os.PathLike) -> "ModelCard":
         """Read what `to_json` wrote. Raises ValueError, naming the file `source`, for anything else."""
         try:
-            value = json.loads(text)
+            value = parse_json(text, source="its text")
             return cls(**{field.name: value[field.name] for field in fields(cls)})
         except (KeyError, TypeError, ValueError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error

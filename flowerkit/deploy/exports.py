@@ -16,6 +16,7 @@ from flowerkit.deploy.card import ModelCard
 from flowerkit.deploy.classifier import load_classifier
 from flowerkit.deploy.formats import FORMATS, Format, detect_format
 from flowerkit.deploy.keras_file import rewrite_keras
+from flowerkit.files import check_room, writing_to
 from flowerkit.text import did_you_mean
 
 NUM_CHECKED = 6
@@ -55,7 +56,8 @@ def export_model(
     of mixed precision is exported in float32, and compared with itself in float32; as "keras" it stays
     as it is.
 
-    Raises what `load_classifier` raises; ValueError for another format, FileExistsError if `out` is
+    Raises what `load_classifier` raises; ValueError for another format and for a model that does not
+    give probabilities, FileExistsError if `out` is
     something else, RuntimeError if the probabilities differ by more than `TOLERANCE`.
     """
     if format not in FORMATS:
@@ -73,12 +75,15 @@ def export_model(
     original = load_classifier(saved)
     card = original.card
     images = _draw_images(card.image_size)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+    check_room(target.parent, 4 * saved.stat().st_size)
+    with (
+        writing_to(target.parent),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder,
+    ):
         portable, written = Path(folder) / "portable.keras", Path(folder) / kind.file
         was_mixed = rewrite_keras(saved, portable, card=card, float32=kind.name != "keras")
         _convert(portable, written, kind)
-        expected = (load_classifier(portable) if was_mixed else original).run(images)
+        expected = (load_classifier(portable) if was_mixed else original).probabilities(images)
         difference = float(np.abs(load_classifier(written).run(images) - expected).max())
         if not difference <= TOLERANCE:  # also if it is nan
             raise RuntimeError(
@@ -135,10 +140,17 @@ def _convert(source: Path, target: Path, kind: Format) -> None:
 
 
 def _convert_in_child(source: Path, target: Path, kind: Format) -> None:
+    import keras
+
     code = (
-        "import sys, pathlib; from flowerkit.deploy import FORMATS; "
-        "FORMATS[sys.argv[1]].convert(*map(pathlib.Path, sys.argv[2:]))"
+        "import contextlib, importlib, pathlib, sys\nfrom flowerkit.deploy import FORMATS\n"
+        "for name in sys.argv[4:]:\n"
+        "    with contextlib.suppress(ImportError): importlib.import_module(name)\n"
+        "FORMATS[sys.argv[1]].convert(*map(pathlib.Path, sys.argv[2:4]))"
     )
+    # Where the layers of the user's own are registered.
+    owners = {each.__module__ for each in keras.saving.get_custom_objects().values()}
+
     # The accelerator belongs to this process; the conversion needs none.
     settings = {
         "KERAS_BACKEND": "tensorflow",
@@ -147,5 +159,5 @@ def _convert_in_child(source: Path, target: Path, kind: Format) -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    command = [sys.executable, "-c", code, kind.name, str(source), str(target)]
+    command = [sys.executable, "-c", code, kind.name, str(source), str(target), *sorted(owners)]
     subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)

@@ -9,10 +9,11 @@ although the layers are the same. Measured on 2026-11-22, see tests/deploy/test_
 import json
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 from flowerkit.deploy.card import ModelCard
-from flowerkit.files import replacing
+from flowerkit.files import parse_json, replacing
 
 _CONFIG, _METADATA = "config.json", "metadata.json"
 _NO_VALUE = object()
@@ -35,7 +36,7 @@ _NEUTRAL = {
 
 def read_keras_card(path: str | os.PathLike) -> ModelCard | None:
     """The card inside a `.keras` file; None if it has none. Raises ValueError for a damaged file."""
-    text = json.loads(_read_member(Path(path), _METADATA)).get(_CARD_KEY)
+    text = _read_json(Path(path), _METADATA).get(_CARD_KEY)
     return None if text is None else ModelCard.from_json(text, source=path)
 
 
@@ -63,8 +64,8 @@ def rewrite_keras(
             if key != "compile_config" and repr(value) != repr(_NEUTRAL.get(key, _NO_VALUE))
         }
 
-    config = json.loads(_read_member(source, _CONFIG), object_hook=rewrite)
-    metadata = json.loads(_read_member(source, _METADATA))
+    config = json.loads(json.dumps(_read_json(source, _CONFIG)), object_hook=rewrite)
+    metadata = _read_json(source, _METADATA)
     # Not a member of its own: Keras takes a fourth member for a sign of assets.
     metadata[_CARD_KEY] = card.to_json()
     changed = {_CONFIG: json.dumps(config), _METADATA: json.dumps(metadata)}
@@ -78,11 +79,11 @@ def rewrite_keras(
     return was_mixed
 
 
-def _read_member(path: Path, name: str) -> bytes:
+def _read_json(path: Path, name: str) -> dict:
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(name)
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+            return parse_json(archive.read(name), source=name)
+    except (zipfile.BadZipFile, KeyError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(
             f"{path} is not a whole .keras file ({error}). It is damaged or cut off: copy it again, or "
             f"train again."

@@ -2,11 +2,14 @@
 
 It is a Gradio page. By default Gradio reports each start to its makers and loads fonts and scripts from
 other hosts. Here analytics are off, fonts are the machine's own, and a Content Security Policy forbids
-the browser everything that is not on this server.
+the browser everything that is not on this server. Requests that a page elsewhere makes are refused. A
+photo is removed as soon as it was read, and what is shown of it when the page ends.
 """
 
 import contextlib
+import functools
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ def build_page(classifier: Classifier, *, top: int = 3) -> Any:
     with gradio.Blocks(
         analytics_enabled=False,
         title=f"flowerkit: {title}",
-        delete_cache=(3600, 3600),  # seconds
+        delete_cache=(60, 60),  # seconds
     ) as page:
         gradio.Markdown(
             f"## {classifier.path.resolve().name}: {title}\n{score}Nothing leaves this machine."
@@ -50,8 +53,16 @@ def build_page(classifier: Classifier, *, top: int = 3) -> Any:
                 interactive=False,
                 buttons=[],
             )
+
+        def show_upload(file: str | None) -> tuple:
+            try:
+                return show(classifier, find_cams, file)
+            finally:
+                if file:
+                    Path(file).unlink(missing_ok=True)
+
         photo.change(
-            lambda file: show(classifier, find_cams, file),
+            show_upload,
             photo,
             [label, picture, message],
             concurrency_limit=1,  # a LiteRT interpreter runs one call at a time
@@ -103,6 +114,7 @@ def serve(page: Any, *, port: int | None = None) -> Iterator[str]:
     middleware = [
         # Otherwise a web page elsewhere could reach this one by its own name for 127.0.0.1.
         Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
+        Middleware(_OwnPageOnly),
         Middleware(_PolicyMiddleware),
     ]
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
@@ -127,6 +139,27 @@ def serve(page: Any, *, port: int | None = None) -> Iterator[str]:
         page.close(verbose=False)
 
 
+class _OwnPageOnly:
+    """Refuses what another page makes a browser send here: it needs no answer to upload a file."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        headers = dict(scope.get("headers", ()))
+        origin = headers.get(b"origin")  # of the page, where a browser sends more than a link
+        if origin is None or origin == b"http://" + headers.get(b"host", b""):
+            await self.app(scope, receive, send)
+            return
+        start = {"type": "http.response.start", "status": 403, "headers": []}
+        body = {"type": "http.response.body", "body": b"This page takes photos from itself alone."}
+        if scope["type"] == "http":
+            await send(start)
+            await send(body)
+        else:
+            await send({"type": "websocket.close"})
+
+
 class _PolicyMiddleware:
     """Adds the policy to every response; plain ASGI, so that streams pass through as they come."""
 
@@ -143,9 +176,16 @@ class _PolicyMiddleware:
         await self.app(scope, receive, send_with_policy)
 
 
+@functools.cache
+def _make_folder() -> tempfile.TemporaryDirectory:
+    """The folder of uploads, which goes when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="flowerkit-page-")
+
+
 def import_gradio() -> Any:
     """The module, with its reports to its makers off. Raises RuntimeError, with the line for pip."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it at its import
+    os.environ["GRADIO_TEMP_DIR"] = _make_folder().name
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         import gradio

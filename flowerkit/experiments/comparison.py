@@ -247,10 +247,11 @@ def _explain(intervals: Sequence[Interval]) -> list[str]:
 
 def _note_runs(experiment: Experiment) -> list[str]:
     notes = [
-        f"{run.path} was interrupted after epoch {run.result.stopped_at_epoch} of "
-        f"{format_epochs(run.plan.head_epochs + run.plan.network_epochs)}."
+        f"{run.path} ended after epoch {run.result.stopped_at_epoch} of "
+        f"{format_epochs(run.plan.head_epochs + run.plan.network_epochs)}, because "
+        f"{run.result.stop_reason}."
         for run in experiment.runs
-        if run.result.interrupted
+        if run.result.interrupted or run.result.failed
     ]
     seeds = [run.plan.seed for run in experiment.runs]
     if len(set(seeds)) < len(seeds):

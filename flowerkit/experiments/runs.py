@@ -10,6 +10,7 @@ from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data import FlowerData
 from flowerkit.experiments.comparison import Comparison, compare_runs
 from flowerkit.experiments.studies import find_study, spread_over_seeds
+from flowerkit.files import check_room
 from flowerkit.training import RunFolder, TrainingPlan, describe_difference, train
 
 _log = logging.getLogger("flowerkit")
@@ -36,6 +37,7 @@ def run_study(
     planned = spread_over_seeds(plans, tuple(seeds), epochs)
     out = Path(out)
     _check_out(out, plans)
+    check_room(out)
     finished = {
         name: _is_finished(RunFolder(out / name), plan, data) for name, plan in planned.items()
     }

@@ -1,11 +1,9 @@
 """A comparison as text: markdown for people, csv for programs."""
 
-import csv
-import io
 import math
 
 from flowerkit.experiments.comparison import FIGURES, Comparison, Experiment
-from flowerkit.text import format_value
+from flowerkit.text import format_csv, format_value
 from flowerkit.training import TrainingPlan
 
 Table = tuple[list[str], list[list[str]]]  # header, rows
@@ -89,10 +87,8 @@ def _row(cells: list[str]) -> str:
 def to_csv(comparison: Comparison) -> str:
     """A row for each experiment: name, n, seeds, mean and sample standard deviation of each figure, and
     the fields that differ; numbers in full, empty where there is none."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     columns = [column for name in FIGURES for column in (name, f"{name}_sd")]
-    writer.writerow(["experiment", "n", "seeds", *columns, *comparison.differing])
+    rows = [["experiment", "n", "seeds", *columns, *comparison.differing]]
     for experiment in comparison.experiments:
         seeds = " ".join(str(run.plan.seed) for run in experiment.runs)
         figures = [
@@ -101,5 +97,5 @@ def to_csv(comparison: Comparison) -> str:
             for value in (experiment.mean(name), experiment.spread(name))
         ]
         differing = [format_value(experiment.setting[name]) for name in comparison.differing]
-        writer.writerow([experiment.name, len(experiment.runs), seeds, *figures, *differing])
-    return out.getvalue()
+        rows.append([experiment.name, len(experiment.runs), seeds, *figures, *differing])
+    return format_csv(rows)

@@ -9,6 +9,7 @@ import os
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 from flowerkit.files import read_json
 from flowerkit.text import join_some
@@ -112,9 +113,19 @@ def check_bundle(root: str | os.PathLike) -> list[str]:
 
 def _read_notebook(path: Path, remedy: str) -> dict:
     notebook = read_json(path, what="a notebook", remedy=remedy)
-    if not isinstance(notebook.get("cells"), list):
-        raise ValueError(f"{path} is no notebook: it has no list of cells. {remedy}")
+    cells = notebook.get("cells")
+    if not isinstance(cells, list) or not all(map(_is_cell, cells)):
+        raise ValueError(f"{path} is no notebook: it has no list of cells with text. {remedy}")
     return notebook
+
+
+def _is_cell(cell: Any) -> bool:
+    """Whether it has a type and, as text or lines of text, a source."""
+    if not isinstance(cell, dict) or not isinstance(cell.get("cell_type"), str):
+        return False
+    source = cell.get("source")
+    lines = source if isinstance(source, list) else [source]
+    return all(isinstance(line, str) for line in lines)
 
 
 def _read_package(root: Path) -> dict[str, bytes]:

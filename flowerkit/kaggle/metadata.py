@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from flowerkit.files import read_json, write_json, write_text
+from flowerkit.files import read_json, write_json
 from flowerkit.kaggle.bundle import BUNDLE, build_bundle, check_bundle
 from flowerkit.sources import SLUG
 
@@ -29,6 +29,15 @@ MACHINE_SHAPES = {
     "cpu": ("",),
 }
 
+_DATASET = r"(?!datasets?/)[\w-]+/[\w-]+(/\d+)?"
+# Of each kind of source its form; `kaggle kernels pull` writes some with a part more in front.
+SOURCES = {
+    "competition_sources": (r"[\w-]+", "NAME"),
+    "dataset_sources": (_DATASET, "OWNER/NAME"),
+    "kernel_sources": (_DATASET.replace("datasets?", "(code|kernels?)"), "OWNER/NAME"),
+    "model_sources": (r"[\w-]+(/[\w.-]+){3}/\d+", "OWNER/MODEL/FRAMEWORK/VARIATION/VERSION"),
+}
+_KINDS = {str: "text", list: "list"}
 _FILL_IN = "run `flowerkit bundle --owner OWNER`, with your Kaggle user name."
 _RENEW = f"Delete {METADATA} if it is there, then {_FILL_IN}"
 
@@ -70,7 +79,15 @@ class KernelMetadata:
     @classmethod
     def load(cls, root: str | os.PathLike) -> Self:
         """From the checkout `root`. Raises FileNotFoundError, or ValueError for a damaged file."""
-        return cls(read_json(Path(root, METADATA), remedy=_RENEW))
+        values = read_json(Path(root, METADATA), remedy=_RENEW)
+        for name, usual in cls.build().values.items():
+            kind = type(usual)
+            if kind is not bool and not isinstance(values.get(name, usual), kind):
+                raise ValueError(
+                    f"{name} in {METADATA} must be a {_KINDS[kind]}, not "
+                    f"{json.dumps(values[name])}. {_RENEW}"
+                )
+        return cls(values)
 
     def save(self, root: str | os.PathLike) -> None:
         write_json(Path(root, METADATA), self.values)
@@ -132,7 +149,7 @@ def write_bundle(root: str | os.PathLike, *, owner: str | None = None) -> tuple[
     metadata = KernelMetadata.load(root) if (root / METADATA).exists() else KernelMetadata.build()
     if owner is not None:
         metadata = metadata.with_owner(owner)
-    write_text(root / BUNDLE, json.dumps(bundle, indent=1, ensure_ascii=False) + "\n")
+    write_json(root / BUNDLE, bundle, indent=1)
     metadata.save(root)
     return root / BUNDLE, root / METADATA
 
@@ -191,14 +208,20 @@ def _check_settings(metadata: KernelMetadata) -> Iterator[str]:
             yield f'{_format(metadata, name)}. Write "{name}": "{required}".'
     if "id_no" in metadata.values:
         yield f"{METADATA} has id_no, which replaces the id. Remove id_no."
-    if SLUG not in metadata.values.get("competition_sources", []):
+    if SLUG not in (metadata.values.get("competition_sources") or ()):
         yield (
             f"competition_sources lacks {SLUG!r}, so the run finds no data. "
             f'Write "competition_sources": ["{SLUG}"].'
         )
-    attached = ("dataset_sources", "kernel_sources", "model_sources")
+    for kind, (pattern, form) in SOURCES.items():
+        for source in metadata.values.get(kind) or ():
+            if not re.fullmatch(pattern, str(source)):
+                yield (
+                    f"{kind} in {METADATA} has {source!r}, which Kaggle does not take. Write "
+                    f'"{form}", as at the end of its address.'
+                )
     offline = not metadata.is_on("enable_internet", True)
-    if offline and not any(map(metadata.values.get, attached)):
+    if offline and not any(metadata.values.get(kind) for kind in list(SOURCES)[1:]):
         yield (
             "enable_internet is off, and no attached source can hold the pretrained weights. "
             'Write "enable_internet": true, or attach the weights under dataset_sources.'

@@ -4,7 +4,6 @@ Watching can start later and on another machine: it needs only the notebook's na
 """
 
 import contextlib
-import json
 import re
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flowerkit.files import parse_json
 from flowerkit.kaggle.client import Client, KaggleError, KernelRun
 from flowerkit.kaggle.metadata import METADATA, PLACEHOLDER, KernelMetadata, lint
 from flowerkit.text import pluralize
@@ -70,6 +70,10 @@ def push_notebook(
             f"pushing {run}",
             lambda: _read_response(client, run, client.api.kernels_push(folder)),
             find_result=find_pushed,
+            suspects=(
+                f"in {METADATA} the title and that each source exists and is yours or public, and on "
+                f"kaggle.com/settings that your phone is verified, which internet and TPUs need"
+            ),
         )
 
 
@@ -218,7 +222,7 @@ def describe_end(client: Client, run: KernelRun, session) -> str:
 def read_log(text: str) -> str:
     """What a run printed, from its log, which Kaggle keeps as a list of {stream_name, time, data}."""
     try:
-        return "".join(map(_read_event, json.loads(text)))
+        return "".join(map(_read_event, parse_json(text, source="the log", kind=list)))
     except ValueError:
         return text
 

@@ -4,10 +4,14 @@ Only when all photos have been read is it known which split each belongs to. Unt
 each, so that memory holds about a kilobyte a photo, and an interrupted conversion reads none twice.
 """
 
-import contextlib
+import functools
 import json
+import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -16,18 +20,13 @@ from pathlib import Path
 import joblib
 from joblib.externals.loky import get_reusable_executor
 
-from flowerkit.files import replacing
-from flowerkit.photos.listing import Photo
+from flowerkit.files import find_marked, replacing
 from flowerkit.photos.reader import JPEG_QUALITY, ReadPhoto, read_photo
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from flowerkit.photos.walk import Photo
 
 Progress = Callable[[str, int, int], None]
 
-_FORMAT = 3  # of the files; counted up when `read_photo` makes other pictures
+_FORMAT = 4  # of the files; counted up when `read_photo` makes other pictures
 _FEW = 64  # for fewer photos starting processes takes longer than reading
 
 
@@ -56,7 +55,11 @@ class PhotoCache:
         workers = workers if len(photos) >= _FEW else 1
         reading = joblib.Parallel(n_jobs=workers, return_as="generator")(
             joblib.delayed(_read_into)(
-                self._find_file(photo), self.source / photo.path, self.image_size, self.resize
+                self._find_file(photo),
+                self.source / photo.path,
+                self.image_size,
+                self.resize,
+                os.getpid(),
             )
             for photo in photos
         )
@@ -78,7 +81,12 @@ class PhotoCache:
 
     def read_jpeg(self, photo: Photo) -> bytes:
         """The JPEG of a photo that was read."""
-        return pickle.loads(self._find_file(photo).read_bytes()).jpeg
+        file = find_marked(self._find_file(photo))
+        if file is None:
+            raise RuntimeError(
+                f"what was read of {photo.path} is gone from {self.folder}. Convert again."
+            )
+        return pickle.loads(file.read_bytes()).jpeg
 
     def _find_file(self, photo: Photo) -> Path:
         parts = [str(self.source.resolve()), photo.path, photo.num_bytes, photo.changed_ns]
@@ -86,17 +94,33 @@ class PhotoCache:
         return self.folder / sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _read_into(file: Path, path: Path, image_size: int, resize: str) -> ReadPhoto | str:
+def _read_into(
+    file: Path, path: Path, image_size: int, resize: str, parent: int
+) -> ReadPhoto | str:
     """Read a photo into a file, unless it is there; without its JPEG, or why it is unreadable."""
-    # Errors: it was never written, or cut off when the machine lost power.
-    with contextlib.suppress(FileNotFoundError, EOFError, pickle.UnpicklingError):
-        return replace(pickle.loads(file.read_bytes()), jpeg=b"")
+    _end_with(parent)
+    if whole := find_marked(file):
+        return replace(pickle.loads(whole.read_bytes()), jpeg=b"")
     read = read_or_explain(path, image_size, resize)
     if isinstance(read, str):
         return read
-    with replacing(file) as temporary:
+    with replacing(file, marked=True, flush=False) as temporary:  # the checksum shows what was lost
         temporary.write_bytes(pickle.dumps(read))
     return replace(read, jpeg=b"")
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """End this process when `parent` has, however it ended: a daemon thread watches."""
+    if os.getpid() == parent:
+        return
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def read_or_explain(path: Path, image_size: int, resize: str) -> ReadPhoto | str:
@@ -107,20 +131,3 @@ def read_or_explain(path: Path, image_size: int, resize: str) -> ReadPhoto | str
         return f"cannot be opened ({error.strerror or error})"
     except ValueError as error:
         return str(error)
-
-
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Keep other processes out of an unfinished conversion; FileExistsError if one is in it."""
-    with (folder / "lock").open("w") as file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(
-                f"another process is converting into {folder.parent}. Wait for it, or convert into "
-                "another folder."
-            ) from None
-        except OSError:
-            pass  # some network disks know no locks
-        yield

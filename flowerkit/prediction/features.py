@@ -8,11 +8,10 @@ are float32: predictions from them are then those of the whole model to 1e-6, wh
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
+import types
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,9 +19,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from flowerkit.accelerator import cache_folder, free_memory_bytes, hosts
+from flowerkit.accelerator import free_memory_bytes, hosts
 from flowerkit.data import RAM_FRACTION, Split
-from flowerkit.models import stream_outputs
+from flowerkit.files import cache_folder, check_room, writing_to
+from flowerkit.models import stream_outputs, walk_layers
 from flowerkit.pipeline import eval_batches
 from flowerkit.prediction.predictions import Predictions
 from flowerkit.text import format_bytes
@@ -30,7 +30,7 @@ from flowerkit.text import format_bytes
 _log = logging.getLogger("flowerkit")
 
 # Part of every key: features computed in another way never meet the files of this one.
-_FORMAT = 2
+_FORMAT = 3
 _DTYPE = "float32"
 # Bytes of features that one call of the head is given: enough to hide the call, few enough to hold.
 _CHUNK_BYTES = 64 * 2**20
@@ -143,25 +143,54 @@ def _padded(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
 
 
 def fingerprint(body: keras.Model) -> str:
-    """A key that is the same for models of the same structure and weights, and no others.
+    """A key that is the same for models of the same structure, weights and code, and no others.
 
     Names that Keras counts up (input_layer_3) do not matter, nor what is trainable.
     """
-    config = json.dumps(_strip(body.get_config()), default=str, sort_keys=True)
-    for place, name in enumerate(_find_names(body)):
-        config = config.replace(json.dumps(name), f'"{place}"')
+    places = {name: f"#{place}" for place, name in enumerate(_find_names(body))}
+    config = json.dumps(_strip(body.get_config(), places), default=str, sort_keys=True)
     digest = sha256(config.encode())
+    for _, layer in walk_layers(body):  # a configuration names the class of a user's layer only
+        for kind in type(layer).__mro__:
+            if issubclass(kind, keras.Layer) and not kind.__module__.startswith("keras."):
+                digest.update(_describe_code(vars(kind)).encode())
     for weight in body.weights:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
     return digest.hexdigest()
 
 
-def _strip(node):
-    """A layer's configuration without what says nothing of its outputs."""
+def _strip(node, places: dict[str, str], inside_keras: bool = False):
+    """A layer's configuration without what says nothing of its outputs, names replaced by places."""
     if isinstance(node, dict):
-        dropped = ("trainable", "build_config", "seed", "rate", "registered_name", "module")
-        return {key: _strip(value) for key, value in node.items() if key not in dropped}
-    return [_strip(value) for value in node] if isinstance(node, list | tuple) else node
+        dropped = ["trainable", "build_config", "registered_name", "module"]
+        # Of Keras's own layers: what they do in training only.
+        dropped += ["seed", "rate"] * inside_keras
+        inside_keras = str(node.get("module")).startswith("keras")
+        stripped = {
+            key: _strip(value, places, inside_keras)
+            for key, value in node.items()
+            if key not in dropped
+        }
+        if isinstance(node.get("name"), str) and node["name"] in places:
+            stripped["name"] = places[node["name"]]
+        return stripped
+    if not isinstance(node, list | tuple):
+        return node
+    if [type(each) for each in node] == [str, int, int]:  # the output of a layer, as an input
+        return [places.get(node[0], node[0]), *node[1:]]
+    return [_strip(value, places) for value in node]
+
+
+def _describe_code(node) -> str:
+    """Functions as they are compiled, without the lines that they stand in."""
+    if isinstance(node, types.CodeType):
+        return f"{node.co_code} {node.co_names} {_describe_code(node.co_consts)}"
+    if isinstance(node, tuple):
+        return " ".join(map(_describe_code, node))
+    if isinstance(node, Mapping):
+        codes = ((name, getattr(value, "__code__", None)) for name, value in sorted(node.items()))
+        return " ".join(f"{name} {_describe_code(code)}" for name, code in codes if code)
+    return repr(node)
 
 
 def _find_names(model: keras.Model) -> list[str]:
@@ -236,13 +265,9 @@ def _keep(outputs: Iterator[np.ndarray], key: str, shape: tuple[int, ...], name:
 def _check_disk(num_bytes: int) -> str | None:
     """Why no file of this size can be kept; None if it can."""
     try:
-        _folder().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=_folder()):
-            free = shutil.disk_usage(_folder()).free
+        check_room(_folder(), num_bytes + min(_SPARE_BYTES, num_bytes))
     except OSError as error:
         return str(error)
-    if free < num_bytes + min(_SPARE_BYTES, num_bytes):
-        return f"the disk of {_folder()} has {format_bytes(free)} free"
     return None
 
 
@@ -250,7 +275,7 @@ def _write(outputs: Iterator[np.ndarray], key: str, shape: tuple[int, ...]) -> n
     hidden, crc = _folder() / f".{key}-{os.getpid()}.part", 0
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     try:
-        with hidden.open("wb") as file:
+        with writing_to(_folder()), hidden.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for rows in outputs:
                 rows = np.ascontiguousarray(rows, "<f4")

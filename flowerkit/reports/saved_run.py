@@ -42,6 +42,14 @@ class SavedRun:
             folder.result(),
             folder.val_predictions(),
         )
+        if len(run.history) < run.result.stopped_at_epoch:
+            raise ValueError(
+                f"{folder.history_file} is damaged: it has {len(run.history)} epochs and the run had "
+                f"{run.result.stopped_at_epoch}. Restore it, or train again in a new folder."
+            )
+        # Better epochs have lost their weights.
+        while (best := run.history.best) and best["epoch"] != run.result.best_epoch:
+            run.history.lost.add(best["epoch"])
         if run.history.best is None:
             raise ValueError(
                 f"{folder.history_file} has no epoch with a {run.plan.monitor}. Train one whole epoch."

@@ -3,24 +3,26 @@
 import contextlib
 import importlib.util
 import inspect
-import json
 import logging
 import os
+import reprlib
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-from flowerkit.accelerator import cache_folder
-from flowerkit.data import FlowerData, check_counts, find_shards, find_sizes, read_records
-from flowerkit.photos import find_photos, load_conversion
+from flowerkit.data import FlowerData, find_ids, find_shards, find_sizes
+from flowerkit.files import cache_folder, make_folder, parse_json, writing_to
+from flowerkit.photos import Folders, find_photos, load_conversion
 from flowerkit.sources import competition
-from flowerkit.submission import read_ids
+from flowerkit.submission import read_ids, read_labels
+from flowerkit.text import join_some, pluralize
 
 # Enough for a small network to learn within minutes on two cores.
 DRAWN_CLASSES = 12
 DRAWN_SIZE_PX = 64
 DRAWN_COUNTS = {"num_train": 960, "num_val": 240, "num_test": 240}
+SAMPLE = "sample_submission.csv"
 PHOTO_SIZE_PX = 224  # what the backbones' ImageNet weights were trained at
 
 _log = logging.getLogger("flowerkit")
@@ -30,6 +32,9 @@ def find_data(
     source: str | os.PathLike = "auto",
     *,
     image_size: int | None = None,
+    train: Folders = None,
+    val: Folders = None,
+    test: Folders = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> FlowerData:
     """The data that `source` names; `image_size` in px chooses among the sizes there are.
@@ -39,20 +44,34 @@ def find_data(
     warning in the log. "drawn": drawn flowers, kept in the user's cache. Anything else is a folder.
     A folder of tfrecords-jpeg-SxS/ has its class names in its classes.json; without that file they are
     the competition's. A folder of photos, a sub folder a class, is converted into the user's cache
-    once, see `load_photos`; `progress(title, done, total)` is called meanwhile.
+    once, see `load_photos`, also for `train`, `val` and `test`, its folders that are splits;
+    `progress(title, done, total)` is called meanwhile.
 
     Raises FileNotFoundError if the data or the size is not there, ValueError for a bad classes.json or
     photos that are not of two classes, RuntimeError if a download fails.
     """
+    is_split = train or val or test
+    folder = Path(source).expanduser()
+    if source not in ("auto", "drawn") and (is_split or is_of_photos(folder)):
+        from flowerkit.photos import load_photos
+
+        return load_photos(
+            folder,
+            image_size=image_size or PHOTO_SIZE_PX,
+            train=train,
+            val=val,
+            test=test,
+            progress=progress,
+        )
+    if is_split:
+        raise ValueError(
+            f"train=, val= and test= (--train, --val, --test) are for a folder of photos. Received: "
+            f"{str(source)!r}. Pass that folder (--data PHOTOS)."
+        )
     if source == "auto":
         return _find_auto(image_size)
     if source == "drawn":
         return _find_drawn(image_size)
-    folder = Path(source).expanduser()
-    if is_of_photos(folder):
-        from flowerkit.photos import load_photos
-
-        return load_photos(folder, image_size=image_size or PHOTO_SIZE_PX, progress=progress)
     if not folder.exists() and folder.parent.resolve() == cache_folder().resolve():
         raise FileNotFoundError(
             f"the converted photos in {folder} were cleared from the cache. Pass the folder of the "
@@ -102,8 +121,11 @@ def _find_drawn(image_size: int | None) -> FlowerData:
     version = sha256(code.encode()).hexdigest()[:8]
     folder = cache_folder() / f"drawn-{DRAWN_CLASSES}-classes-{size}-px-{version}"
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".drawing-") as hidden:
+        make_folder(folder.parent)
+        with (
+            writing_to(folder.parent),
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=".drawing-") as hidden,
+        ):
             growing = Path(hidden) / folder.name
             synthetic.draw_competition(
                 growing, num_classes=DRAWN_CLASSES, image_size=size, **DRAWN_COUNTS
@@ -119,26 +141,22 @@ def _read_class_names(folder: Path) -> tuple[str, ...]:
     if not file.exists():
         conversion = load_conversion(folder)
         return conversion.class_names if conversion else competition.CLASS_NAMES
-    try:
-        names = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-            raise ValueError("not a list of names")
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"{twice[0]!r} more than once")
-    except ValueError as error:
-        raise ValueError(
-            f"{file} does not hold the class names: {error}. Write them in the order of their ids, "
-            '["daisy", "rose"], or remove the file.'
-        ) from None
+    remedy = 'Write the names in the order of their ids, ["daisy", "rose"], or remove the file.'
+    what = "a list of class names, all different"
+    names = parse_json(file.read_bytes(), source=file, kind=list, what=what, remedy=remedy)
+    is_list = len(names) > 0 and all(isinstance(name, str) and name for name in names)
+    if not is_list or len(set(names)) < len(names):
+        raise ValueError(f"{file} must hold {what}, not {reprlib.repr(names)}. {remedy}")
     return tuple(names)
 
 
 def find_test_ids(data: FlowerData) -> list[str]:
     """The ids that a submission for `data` must hold, from its sample_submission.csv or test shards.
 
-    Raises ValueError where the two differ in number, FileNotFoundError where there is neither.
+    A damaged record stands there by its file and number. Raises ValueError where the two differ in
+    number, FileNotFoundError where there is neither.
     """
-    sample = data.folder / "sample_submission.csv"
+    sample = data.folder / SAMPLE
     if sample.is_file():
         ids = read_ids(sample)
         if data.counts["test"] not in (0, len(ids)):
@@ -151,18 +169,38 @@ def find_test_ids(data: FlowerData) -> list[str]:
         raise FileNotFoundError(
             f"{data.folder} has neither sample_submission.csv nor test shards to take ids from."
         )
-    return [record.id for file in data.files["test"] for _, record in read_records(file)]
+    return [name for file in data.files["test"] for name in find_ids(file)]
 
 
 def check_test_split(data: FlowerData, *, on_corrupt: str = "raise") -> None:
-    """Check before hours of training that the test shards are complete, and as many as the csv needs.
+    """Check before hours of training that each test image can be predicted, and its row be written.
 
-    Raises ValueError for a shard that is cut off (unless on_corrupt="skip") or images that are missing.
+    Every record is read and decoded; the ids must be those of sample_submission.csv, if it is there.
+    With on_corrupt="skip" it is logged which rows the csv will lack. Raises ValueError.
     """
     if not data.counts["test"]:
         return
-    if on_corrupt == "raise" and (faults := check_counts(data.files["test"])):
+    from flowerkit.data import load_split  # these two load NumPy
+    from flowerkit.photos import TEST_LABELS
+
+    split = load_split(data, "test", on_corrupt=on_corrupt, cache="none")
+    split.images.finish()
+    ids = split.ids.tolist()
+    wanted = find_test_ids(data)
+    missing, foreign = (
+        [repr(name) for name in sorted(set(some) - set(others))]
+        for some, others in ((wanted, ids), (ids, wanted))
+    )
+    if foreign or (missing and on_corrupt != "skip"):
         raise ValueError(
-            f'test/{faults[0]}. Download the file again, or pass on_corrupt="skip" (--on-corrupt skip).'
+            f"{data.folder / SAMPLE} is not of these test shards: {pluralize(len(foreign), 'image')} "
+            f"with another id ({join_some(foreign) or 'none'}), {pluralize(len(missing), 'id')} without "
+            f"an image ({join_some(missing) or 'none'}). Download the data again."
         )
-    find_test_ids(data)
+    if missing:
+        _log.warning(
+            f"the csv will lack {pluralize(len(missing), 'row')}, and Kaggle refuses such a csv: no "
+            f"readable test image for {join_some(missing)}"
+        )
+    if (labels := data.folder / TEST_LABELS).is_file():
+        read_labels(labels)

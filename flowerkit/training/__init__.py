@@ -39,6 +39,7 @@ __getattr__, __dir__, __all__ = lazy(
         "describe_difference": "run_folder",
         "fine_tune": "trainer",
         "fit_one_cycle": "trainer",
+        "list_programs": "step",
         "load_plan": "plan",
         "lr_find": "lr_finder",
         "plan_phases": "phases",

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import hosts, without_garbage_collection
+from flowerkit.text import join_some
 
 _log = logging.getLogger("flowerkit")
 
@@ -26,6 +27,9 @@ _log = logging.getLogger("flowerkit")
 # batches waiting there need little memory.
 STEPS_AHEAD = 16
 ESTIMATED_STEPS = 9
+
+# What a machine sends before it is taken away counts as Ctrl-C.
+_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class StepHooks(keras.callbacks.Callback):
@@ -126,8 +130,9 @@ def _logs_of(outputs) -> dict:
 class StopFlag(keras.callbacks.Callback):
     """Ends training, and keeps the first reason that was given.
 
-    An epoch that was left before its last step is dropped, whatever stopped it: the best
-    weights must belong to a row that a resumed run keeps. Only the first is kept, being all there is.
+    An epoch that was left before its last step is dropped, unless it is the first, being all there is,
+    or the time has ended it: then its weights are scored and may be the best. A resumed run does it
+    again.
     """
 
     def __init__(self):
@@ -136,6 +141,7 @@ class StopFlag(keras.callbacks.Callback):
         self.reason: str | None = None
         self.cut_short = False  # inside an epoch
         self.ends_run = False  # not only the phase
+        self.failed = False  # a fault, not a limit that was given, ended it
         self.signal: str | None = None  # that this process has received
         self.interrupted = False
 
@@ -150,19 +156,22 @@ class StopFlag(keras.callbacks.Callback):
             self._interrupt(name)
 
     def on_epoch_end(self, epoch, logs=None):
-        if epoch > 0 and self.done < self.params["steps"]:
+        if epoch > 0 and self.done < self.params["steps"] and self.reason is None:
             self.request("one of your callbacks stopped it inside an epoch")
             self.cut_short = True
 
-    def request(self, reason: str, *, cut_short: bool = False, ends_run: bool = True) -> None:
+    def request(
+        self, reason: str, *, cut_short: bool = False, ends_run: bool = True, failed: bool = False
+    ) -> None:
         """Stop after this step; `cut_short` drops the epoch, and only `ends_run` ends all phases."""
         if self.reason is None:
             self.reason, self.cut_short, self.ends_run = reason, cut_short, ends_run
+            self.failed = failed
         self.trained.stop_training = True
 
     @contextmanager
     def on_interrupt(self) -> Iterator[None]:
-        """Let Ctrl-C end training after the current step; a second Ctrl-C ends the program.
+        """Let Ctrl-C or SIGTERM end training after the current step; a second one ends the program.
 
         An exception in the middle of a step would leave JAX without the weights it was given.
         """
@@ -171,17 +180,20 @@ class StopFlag(keras.callbacks.Callback):
             return
 
         def interrupt(signum, frame):
-            _log.warning("interrupted: ending after this step (once more to end at once)")
-            signal.signal(signal.SIGINT, previous)
-            self.signal = "Ctrl-C"
+            name = _SIGNALS[signum]
+            _log.warning(f"{name}: ending after this step (once more to end at once)")
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.signal = name
             if hosts.count() == 1:  # others are told after a step, by host 0
-                self._interrupt(self.signal)
+                self._interrupt(name)
 
-        previous = signal.signal(signal.SIGINT, interrupt)
+        before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _interrupt(self, name: str) -> None:
         self.interrupted = True
@@ -199,9 +211,9 @@ class ReseedDropout(keras.callbacks.Callback):
         self.seed = seed
 
     def on_epoch_begin(self, epoch, logs=None):
-        states = [
-            variable for variable in self.model.variables if "seed_generator" in variable.path
-        ]
+        # By what they are: a layer may bear any name. What is no weight is the state of a generator.
+        weights = {id(weight) for weight in self.model.weights}
+        states = [each for each in self.model.variables if id(each) not in weights]
         for number, state in enumerate(states):
             state.assign(np.random.SeedSequence((self.seed, epoch, number)).generate_state(2))
 
@@ -211,11 +223,12 @@ class TerminateOnNaN(keras.callbacks.Callback):
 
     It reads the loss of `STEPS_AHEAD` steps ago, which is computed by now. (Keras's would fetch each
     step's.) A running mean that was not a number once stays so: the epoch's end sees all.
+    The reason has the step's learning rate and its images, `find_ids(steps before it in the epoch)`.
     """
 
-    def __init__(self, stop: StopFlag):
+    def __init__(self, stop: StopFlag, hooks: StepHooks, find_ids: Callable[[int], Sequence[str]]):
         super().__init__()
-        self.stop = stop
+        self.stop, self.hooks, self.find_ids = stop, hooks, find_ids
         self.losses = deque()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -234,8 +247,12 @@ class TerminateOnNaN(keras.callbacks.Callback):
     def _check(self, step: int, loss) -> None:
         loss = float(loss)
         if not math.isfinite(loss):
+            rate = self.hooks.rate(self.epoch, step - 1)
             self.stop.request(
-                f"the loss became {loss} in epoch {self.epoch + 1}, step {step}", cut_short=True
+                f"the loss became {loss} in epoch {self.epoch + 1}, step {step}, at a learning rate of "
+                f"{rate:.3g}, on the images {join_some(self.find_ids(step - 1), 32)}",
+                cut_short=True,
+                failed=True,
             )
 
 
@@ -297,8 +314,8 @@ class TimeLimit(keras.callbacks.Callback):
     At an epoch's end the epochs that are left are fitted anew where they have become too many or too
     few, by what a step and a validation took: `refitted` is then the rest of the phase, and training
     stops for the caller to go on with it. It never has more epochs than the plan. Inside an epoch
-    training ends when there is no time left but for validation; the part is kept where it is all there
-    is. It comes after all callbacks that may stop training.
+    training ends when there is no time left but for validation. It comes after all callbacks that may
+    stop training.
     """
 
     def __init__(self, run, phase, validation, stop: StopFlag):
@@ -317,7 +334,8 @@ class TimeLimit(keras.callbacks.Callback):
         if not clock.image_seconds:  # training takes about three times as long
             clock.image_seconds = self.step_seconds / self.run.global_batch / 3
         if clock.left() < clock.validation_seconds:
-            self.stop.request("the time was up", cut_short=bool(self.run.history))
+            late = clock.left() < 0  # the clock has jumped, or the machine slept
+            self.stop.request("the time was up", cut_short=late and bool(self.run.history))
 
     def on_epoch_end(self, epoch, logs=None):
         if self.stop.reason is not None or self.model.stop_training:

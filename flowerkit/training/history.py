@@ -1,14 +1,16 @@
 """What a run logged, a row an epoch: history.csv, the best epoch and the time since. Pure Python."""
 
-import csv
-import io
+import logging
 import math
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flowerkit.files import write_text
 from flowerkit.training.plan import MONITORS
+
+_log = logging.getLogger("flowerkit")
 
 COLUMNS = (
     "epoch",
@@ -30,8 +32,9 @@ COLUMNS = (
 class History(Sequence):
     """The epochs of a run in order, each a row: a dict of floats by the names in COLUMNS.
 
-    `monitor` (of MONITORS) decides which row is best. Epochs count from 1. With a `path`, `append`
-    writes history.csv.
+    `monitor` (of MONITORS) decides which row is best, of those whose epoch is not in `lost`: their
+    weights were not kept, or the file is damaged. Epochs count from 1. `save` writes history.csv, where
+    each line ends with its checksum.
 
     >>> rows = [{"epoch": k, "val_f1": f1} for k, f1 in enumerate([0.1, 0.7, 0.5], 1)]
     >>> history = History("val_f1", rows)
@@ -44,31 +47,37 @@ class History(Sequence):
     ):
         self.monitor, self.path = monitor, path
         self.rows = list(rows)
+        self.lost: set[int] = set()
 
     @classmethod
-    def load(cls, path: str | os.PathLike, monitor: str) -> "History":
+    def load(cls, path: str | os.PathLike, monitor: str, *, cut: bool = False) -> "History":
         """The rows of a history.csv; an empty history where there is no file.
 
-        Raises ValueError, with the file and the line, for text that is not such a table.
+        Raises ValueError, with the file and the line, for text that is not such a table or has changed
+        since it was written; with `cut` the rows before that are returned, and it is logged.
         """
         path = Path(path)
         if not path.is_file():
             return cls(monitor, (), path)
-        rows = []
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            try:
-                missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-                if missing:
-                    raise ValueError(f"column {missing[0]!r} is missing")
-                for line in reader:
-                    row = {name: float(line[name]) for name in COLUMNS}
-                    rows.append(row | {"epoch": int(row["epoch"])})
-            except (TypeError, ValueError, csv.Error) as error:
+        rows, number = [], 1
+        try:
+            first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+            names = first.split(",")
+            missing = [name for name in COLUMNS if name not in names]
+            if missing:
+                raise ValueError(f"column {missing[0]!r} is missing")
+            for number, line in enumerate(lines, 2):
+                row = _read_row(dict(zip(names, line.split(","), strict=True)))
+                if row["epoch"] != number - 1:
+                    raise ValueError(f"epoch {number - 1} is missing")
+                rows.append(row)
+        except (OverflowError, ValueError) as error:
+            message = f"{path}, line {number}: {error}. The file is damaged"
+            if not cut:
                 raise ValueError(
-                    f"{path}, line {max(1, reader.line_num)}: {error}. The file is damaged: restore it, "
-                    f"or train again in a new folder."
+                    f"{message}: restore it, or train again in a new folder."
                 ) from error
+            _log.warning(message)
         return cls(monitor, rows, path)
 
     def __len__(self) -> int:
@@ -78,9 +87,9 @@ class History(Sequence):
         return self.rows[index]
 
     def append(self, row: dict[str, float]) -> None:
-        """Add the row of an epoch, and write the file in one piece: seven digits, as float32 holds.
+        """Add the row of an epoch, with the seven digits that the file keeps, as float32 holds.
 
-        The row here has the same digits: a tie with it is one after a resume, too.
+        A tie with it is then one after a resume, too.
         """
         self.rows.append(
             {
@@ -88,14 +97,16 @@ class History(Sequence):
                 for name, value in row.items()
             }
         )
+
+    def save(self) -> None:
+        """Write history.csv in one piece; nothing without a `path`."""
         if self.path is None:
             return
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for each in self.rows:
-            writer.writerow(f"{each.get(name, math.nan):.7g}" for name in COLUMNS)
-        write_text(self.path, text.getvalue())
+        lines = [",".join((*COLUMNS, "checksum"))]
+        for row in self.rows:
+            line = ",".join(f"{row.get(name, math.nan):.7g}" for name in COLUMNS)
+            lines.append(f"{line},{_sum_of(line)}")
+        write_text(self.path, "\n".join(lines) + "\n")
 
     @property
     def last(self) -> dict[str, float] | None:
@@ -104,8 +115,12 @@ class History(Sequence):
 
     @property
     def best(self) -> dict[str, float] | None:
-        """The row with the best value of the monitor, the earliest on a tie; None if no row has one."""
-        scored = [row for row in self.rows if math.isfinite(row.get(self.monitor, math.nan))]
+        """The row with the best value of the monitor, the earliest on a tie; None if none has one."""
+        scored = [
+            row
+            for row in self.rows
+            if math.isfinite(row.get(self.monitor, math.nan)) and row["epoch"] not in self.lost
+        ]
         sign = 1 if MONITORS[self.monitor] == "max" else -1
         return max(scored, key=lambda row: sign * row[self.monitor]) if scored else None
 
@@ -116,7 +131,9 @@ class History(Sequence):
 
     def of_phase(self, number: int) -> "History":
         """The epochs of one phase alone."""
-        return History(self.monitor, [row for row in self.rows if row["phase"] == number])
+        history = History(self.monitor, [row for row in self.rows if row["phase"] == number])
+        history.lost = self.lost
+        return history
 
     def epochs_since_best(self, first_epoch: int = 0) -> int:
         """Epochs since the best one; those up to `first_epoch` (the ramp's) do not count."""
@@ -140,3 +157,15 @@ class History(Sequence):
             if waited == patience:
                 plateaus, waited = plateaus + 1, 0
         return plateaus
+
+
+def _read_row(values: dict[str, str]) -> dict[str, float]:
+    row = {name: float(values[name]) for name in COLUMNS}
+    line = ",".join(values[name] for name in COLUMNS)
+    if values.get("checksum", found := _sum_of(line)) != found:  # older files have none
+        raise ValueError("a value was changed")
+    return row | {"epoch": int(row["epoch"])}
+
+
+def _sum_of(line: str) -> str:
+    return f"{zlib.crc32(line.encode()):08x}"

@@ -56,11 +56,11 @@ class Phase:
     ) -> "Phase":
         """What is left of the schedule at the run's `from_epoch`, in `num_steps` steps.
 
-        They are divided into equal epochs of at most `steps_an_epoch`. `num_done` epochs of the phase
+        They are divided into equal epochs, see `fit_steps`. `num_done` epochs of the phase
         came before them; where patience has not begun by then, it waits for as much of the schedule as
         before.
         """
-        epochs = max(1, math.ceil(num_steps / steps_an_epoch))
+        epochs = _divide(num_steps / steps_an_epoch)
         patient = self.first_patient_epoch
         if patient is not None and patient > num_done:
             left = self.first_epoch + self.epochs - from_epoch
@@ -139,7 +139,7 @@ def plan_phases(
 
 
 def _phase(number, is_frozen, length: float, steps_an_epoch: int, schedule, patient) -> Phase:
-    epochs = math.ceil(length)
+    epochs = _divide(length)
     steps = max(1, round(length * steps_an_epoch / epochs))
     return Phase(
         number,
@@ -152,6 +152,11 @@ def _phase(number, is_frozen, length: float, steps_an_epoch: int, schedule, pati
         most_epochs=length,
         first_patient_epoch=patient,
     )
+
+
+def _divide(length: float) -> int:
+    """How many epochs show the images `length` times."""
+    return 1 if length <= LONGEST_EPOCH else math.ceil(length)
 
 
 def _first_patient_epoch(plan: TrainingPlan) -> int | None:
@@ -214,6 +219,8 @@ def _check_own_schedule(plan: TrainingPlan, schedule: Schedule | None) -> None:
 
 # The time ------------------------------------------------------------------------------------------
 
+LONGEST_EPOCH = 1.5  # of the images; the time of a second validation is better spent on training
+
 
 @dataclass
 class Clock:
@@ -262,17 +269,18 @@ def fit_steps(
 ) -> int:
     """How many steps fit into `seconds`, when each epoch takes `epoch_seconds` besides; at most `most`.
 
-    The last epoch may be shorter: parts of epochs are used.
+    Parts of epochs are used; all in one, where they show the images at most LONGEST_EPOCH times.
 
     >>> fit_steps(100, step_seconds=1, epoch_seconds=5, steps_an_epoch=40, most=1000)
     85
-    >>> fit_steps(50, step_seconds=1, epoch_seconds=8, steps_an_epoch=40, most=1000)
-    40
+    >>> fit_steps(60, step_seconds=1, epoch_seconds=8, steps_an_epoch=40, most=1000)
+    52
     """
     whole = int(seconds / (steps_an_epoch * step_seconds + epoch_seconds))
 
     def count(epochs: int) -> int:
         in_time = int((seconds - epochs * epoch_seconds) / step_seconds)
-        return min(in_time, epochs * steps_an_epoch)
+        longest = LONGEST_EPOCH if epochs == 1 else epochs
+        return min(in_time, int(longest * steps_an_epoch))
 
     return max(0, min(most, max(count(max(1, whole)), count(whole + 1))))

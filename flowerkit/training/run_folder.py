@@ -3,13 +3,25 @@
 import logging
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, versions
 from flowerkit.data import FlowerData
-from flowerkit.files import read_dataclass, read_json, write_dataclass, write_json
+from flowerkit.files import (
+    check_seal,
+    find_marked,
+    list_marked,
+    locked,
+    read_dataclass,
+    read_json,
+    remove_temporary,
+    replacing,
+    write_dataclass,
+    write_sealed,
+)
 from flowerkit.photos import load_conversion
 from flowerkit.schedules import Schedule
 from flowerkit.text import join_some
@@ -21,6 +33,13 @@ _log = logging.getLogger("flowerkit")
 
 _REMEDY = "Restore the file, or train again in a new folder"
 
+# In checkpoints/: what an epoch leaves.
+EPOCH_FILES = {
+    "last": "last-{epoch}.weights.h5",
+    "best": "best-{epoch}.weights.h5",
+    "predictions": "best-{epoch}.npz",
+}
+
 
 @dataclass(frozen=True)
 class TrainedOn:
@@ -28,8 +47,7 @@ class TrainedOn:
 
     `folder` holds the shards; `photos` is the folder of photos that they were made from and `resize` is
     how those became squares, if there is one; `class_counts` are the images of each class in train and
-    val; `images` describes the images of each split by count, size and a key
-    (`features.describe_data`).
+    val; `images` describes each split by count, size and keys of its images, labels and ids.
     """
 
     folder: str
@@ -134,18 +152,17 @@ class Fitted:
         values = {each.name: getattr(phase, each.name) for each in fields(Rest)} if phase else None
         return replace(self, reasons=self.reasons | reasons, rest=values and Rest(**values))
 
-    def restore(self, phase: Phase) -> Phase:
-        """`phase` as it was fitted, unless the plan has been given another length since."""
+    def restore(self, phase: Phase, num_epochs: int) -> Phase:
+        """`phase` as it was fitted, unless the plan has been given another length since.
+
+        `num_epochs` are done; what was fitted after them is gone with the epochs that are done again.
+        """
         rest = self.rest
         if rest is None or (rest.number, rest.end) != (phase.number, phase.end):
             return phase
+        if rest.first_epoch > num_epochs:
+            return phase
         return replace(phase, **vars(rest))
-
-    def is_part(self, row: Mapping[str, float]) -> bool:
-        """Whether the time cut the epoch of a row of the history short."""
-        rest = self.rest
-        fits = rest and rest.number == row["phase"] and row["epoch"] > rest.first_epoch
-        return bool(fits and row["steps"] < rest.steps)
 
 
 @dataclass(frozen=True)
@@ -159,7 +176,8 @@ class _PlanFile:
 class RunResult:
     """result.json: how a run ended.
 
-    `best_weights` are "raw" or "averaged". The test scores are None without known test labels.
+    `best_weights` are "raw" or "averaged". The test scores are None without known test labels. `failed`:
+    a fault ended it before the plan's end, such as a loss that is not a number.
     """
 
     stopped_at_epoch: int
@@ -176,6 +194,7 @@ class RunResult:
     test_f1: float | None = None
     test_accuracy: float | None = None
     test_images: int | None = None
+    failed: bool = False
 
     def __str__(self) -> str:
         return (
@@ -188,6 +207,12 @@ class RunResult:
 
 class RunFolder:
     """The files of a run, each with the one function that reads it.
+
+    An epoch counts as soon as history.csv has its row, which is written after its other files:
+    checkpoints/last-EPOCH, the state to resume from, and, of a best epoch, checkpoints/best-EPOCH, its
+    weights and its predictions of val. Their names end with their checksum; those of the epoch before
+    are kept too. result.json is written after what it tells of: while it is missing, the run is not
+    finished.
 
     Every reading method raises FileNotFoundError where the file is missing and ValueError, naming the
     file, where it is damaged. Reading loads no framework, except for `model` and `val_predictions`.
@@ -204,8 +229,6 @@ class RunFolder:
         self.submission_file = self.path / "submission.csv"
         self.report_file = self.path / "report.html"
         self.checkpoints = self.path / "checkpoints"
-        self.best_weights = self.checkpoints / "best.weights.h5"
-        self.last_weights = self.checkpoints / "last.weights.h5"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -277,28 +300,125 @@ class RunFolder:
                 )
         return replace(plan, per_replica_batch=batch)
 
+    def with_its_backbone(self, plan: TrainingPlan) -> TrainingPlan:
+        """`plan` with a backbone that is a model kept in a file of the run, whose path it then names."""
+        if not plan.has_own_backbone:
+            return plan
+        with replacing(self.path / "backbone.keras") as temporary:
+            plan.backbone.save(temporary)
+        return replace(plan, backbone=str((self.path / "backbone.keras").resolve()))
+
     def write_start(self, plan: TrainingPlan, fitted: Fitted, environment: Environment) -> None:
         """Write plan.json and environment.json before training.
 
         Raises ValueError where a run that is resumed began with other images.
         """
-        if self.environment_file.is_file():
-            self._check_images(environment.data.images)
-        self.write_plan(plan, fitted)
+        if self.environment_file.is_file() and self.history_file.exists():
+            self._check_data(environment.data)
         write_dataclass(self.environment_file, environment)
+        self.write_plan(plan, fitted)  # last: with it there is a run to resume
 
     def write_plan(self, plan: TrainingPlan, fitted: Fitted) -> None:
         """Write plan.json: the plan as far as it is decided, and how that was found."""
-        write_json(self.plan_file, plan.to_dict() | {"fitted": asdict(fitted)})
+        write_sealed(self.plan_file, plan.to_dict() | {"fitted": asdict(fitted)})
 
-    def _check_images(self, images: Mapping[str, str]) -> None:
-        before = self.environment().data.images
-        for split, description in before.items():
-            if images.get(split) != description and self.history_file.exists():
+    def _check_data(self, data: TrainedOn) -> None:
+        before = self.environment().data
+        remedy = "Resume it with its own data, or train in a new folder."
+        for split, description in before.images.items():
+            if data.images.get(split) != description:
                 raise ValueError(
                     f"the run in {self} began with other images: {split} was {description} and is now "
-                    f"{images.get(split)}. Resume it with its own data, or train in a new folder."
+                    f"{data.images.get(split)}. {remedy}"
                 )
+        if before.class_names != data.class_names:
+            difference = describe_difference(before.class_names, data.class_names)
+            raise ValueError(
+                f"the run in {self} began with other names of classes ({difference}). {remedy}"
+            )
+
+    # Epochs ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out; what a killed one has left unfinished is removed.
+
+        Raises FileExistsError, which names the process that has the folder.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self.path / ".lock", f"training into {self}"):
+                remove_temporary(self.path)
+                remove_temporary(self.checkpoints)
+                yield
+        finally:
+            with suppress(OSError):  # unless there is something in it
+                self.path.rmdir()
+
+    def save_epoch(self, kind: str, epoch: int, save: Callable[[Path], None]) -> None:
+        """Have `save` write a file of an epoch; `kind` is a key of EPOCH_FILES."""
+        with replacing(self._name_epoch(kind, epoch), marked=True) as temporary:
+            save(temporary)
+
+    def find_epoch(self, kind: str, epoch: int) -> Path | None:
+        """The file of an epoch; None where it is missing or, which is logged, damaged."""
+        return find_marked(self._name_epoch(kind, epoch))
+
+    def _name_epoch(self, kind: str, epoch: int | str) -> Path:
+        number = epoch if epoch == "*" else f"{epoch:04d}"
+        return self.checkpoints / EPOCH_FILES[kind].format(epoch=number)
+
+    def prune(self, num_epochs: int) -> None:
+        """Of each kind keep the newest two files of the first `num_epochs` epochs."""
+        for kind in EPOCH_FILES:
+            files = list_marked(self._name_epoch(kind, "*"))
+            counted = [file for file in files if int(file.name.split("-")[1]) <= num_epochs]
+            for file in set(files) - set(counted[-2:]):
+                file.unlink(missing_ok=True)
+
+    def take_up(self) -> History:
+        """The history of a run that goes on, up to the newest epoch whose state is whole.
+
+        What lies beyond is done again, which is logged; weights that are damaged are not the best.
+        Raises ValueError where nothing whole is left of several epochs.
+        """
+        history = History.load(self.history_file, self.plan().monitor, cut=True)
+        num_epochs = len(history)
+        while history and not self.find_epoch("last", history.last["epoch"]):
+            history.rows.pop()
+        if num_epochs > 1 and not history:
+            raise ValueError(
+                f"{self.history_file} has {num_epochs} epochs, but {self.checkpoints} holds the whole "
+                f"state of none (last-EPOCH). {_REMEDY}."
+            )
+        if len(history) < num_epochs:
+            _log.warning(
+                f"epoch {len(history) + 1} is done again: it was cut short, or its state is damaged"
+            )
+        elif not history:
+            _log.warning("no epoch was complete: the run begins anew")
+        self._find_best(history)
+        return history
+
+    def _find_best(self, history: History) -> None:
+        while (best := history.best) and not (
+            self.find_epoch("best", best["epoch"]) and self.find_epoch("predictions", best["epoch"])
+        ):
+            history.lost.add(best["epoch"])
+        if history and not history.best:
+            raise ValueError(
+                f"{self.checkpoints} holds no whole weights of a best epoch (best-EPOCH). {_REMEDY}."
+            )
+        if history.lost:
+            _log.warning(
+                f"the best weights, of epoch {max(history.lost)}, are damaged or missing: the best that "
+                f"is left is epoch {history.best['epoch']}"
+            )
+
+    def reopen(self) -> None:
+        """Remove what tells of a finished run, before its model is replaced."""
+        for file in (self.result_file, self.submission_file, self.report_file):
+            file.unlink(missing_ok=True)
 
     # Reading --------------------------------------------------------------------------------------
 
@@ -309,8 +429,10 @@ class RunFolder:
             remedy = f"Did you mean {near.parent}?" if near else "Run `flowerkit train`."
             raise FileNotFoundError(f"{self} is no run folder (no plan.json). {remedy}")
         values = read_json(self.plan_file, remedy=_REMEDY)
-        values.pop("fitted", None)
-        return change_plan(TrainingPlan(), values, where=str(self.plan_file))
+        fields = {name: values[name] for name in values if name not in ("fitted", "checksum")}
+        plan = change_plan(TrainingPlan(), fields, where=str(self.plan_file))
+        check_seal(values, self.plan_file, remedy=f"{_REMEDY}; a run keeps its plan")
+        return plan
 
     def fitted(self) -> Fitted:
         """How the run chose what its plan left open."""
@@ -348,6 +470,17 @@ class RunFolder:
         from flowerkit.prediction import Predictions
 
         return Predictions.load(self.val_predictions_file)
+
+
+def find_goes_on(plan: TrainingPlan, class_names: Sequence[str]) -> TrainingPlan | None:
+    """The plan of the run that `plan.weights` names, if its head goes on with these classes."""
+    if plan.weights in (None, "imagenet") or not os.path.isdir(plan.weights):
+        return None
+    run = RunFolder(plan.weights)
+    before = run.plan()
+    same_head = (before.head, before.binary) == (plan.head, plan.binary)
+    same_classes = run.environment().data.class_names == tuple(class_names)
+    return before if same_head and same_classes else None
 
 
 def describe_difference(first: tuple[str, ...], second: tuple[str, ...]) -> str:

@@ -1,9 +1,12 @@
 """What a batch is, and what one training step does with it: the model and its batches side by side."""
 
 import abc
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,9 +17,13 @@ from flowerkit.models import (
     after_resizing,
     build_classifier,
     choose_trainable,
+    copy_state,
     depth_of,
+    find_chain,
+    forward_of,
     freeze_backbone,
     prepare_outputs,
+    random_layers,
     split_classifier,
 )
 from flowerkit.pipeline import (
@@ -34,7 +41,9 @@ from flowerkit.training.losses import build_loss, class_weights_for
 from flowerkit.training.optimizers import build_optimizer
 from flowerkit.training.phases import Clock
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.training.run_folder import RunFolder
+from flowerkit.training.run_folder import RunFolder, find_goes_on
+
+_log = logging.getLogger("flowerkit")
 
 Progress = Callable[[str, int, int], None]
 
@@ -75,10 +84,13 @@ class RunContext:
 
 
 def build_model(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) -> keras.Model:
-    """The classifier of `plan` for `data`, its fresh weights drawn from the plan's seed."""
+    """The classifier of `plan` for `data`, its fresh weights drawn from the plan's seed.
+
+    Where the plan goes on from a run with the same head and classes, it is that run's classifier.
+    """
     keras.utils.set_random_seed(plan.seed)
     with accelerator.scope():
-        return build_classifier(
+        classifier = build_classifier(
             data.num_classes,
             image_size=data.image_size,
             input_size=plan.input_size,
@@ -88,6 +100,10 @@ def build_model(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) 
             dropout=plan.dropout,
             binary=plan.binary,
         )
+        if find_goes_on(plan, data.class_names):
+            _, head = split_classifier(classifier)
+            copy_state(split_classifier(RunFolder(plan.weights).model())[1], head)
+    return classifier
 
 
 class TrainStep(abc.ABC):
@@ -210,12 +226,18 @@ class TrainStep(abc.ABC):
     def statistics_batches(self) -> Iterator[np.ndarray]:
         """Some hundred training images (or their features) as `judged` sees them in validation."""
 
+    def find_rows(self, number: int) -> np.ndarray:
+        """The rows of the training split in batch `number`, counted from 0 over all epochs."""
+        size, num_images = self.run.global_batch, len(self.run.train)
+        epoch, step = divmod(number, self.run.num_steps)
+        order = epoch_permutation(num_images, seed=self.run.plan.seed, epoch=epoch)
+        return order[step * size : (step + 1) * size]
+
     def _statistics_rows(self) -> Iterator[np.ndarray]:
         """The same rows at each epoch, and in a resumed run: this host's own of whole batches."""
-        size, num_images = self.run.global_batch, len(self.run.train)
-        rows = epoch_permutation(num_images, seed=self.run.plan.seed, epoch=0)
-        for batch in range(max(1, min(STATISTICS_IMAGES, num_images) // size)):
-            yield rows[batch * size : (batch + 1) * size][hosts.own_rows(size)]
+        size, num_images = self.run.global_batch, min(STATISTICS_IMAGES, len(self.run.train))
+        own = hosts.own_rows(size)
+        return (self.find_rows(batch)[own] for batch in range(max(1, num_images // size)))
 
 
 class _PixelStep(TrainStep):
@@ -264,6 +286,12 @@ class _FeatureStep(TrainStep):
     def __init__(self, run: RunContext):
         self.run = run
         self.body, self.head = run.parts or split_classifier(run.classifier)
+        if idle := random_layers(self.body):
+            shown = ", ".join(idle[:3]) + " ..." * (len(idle) > 3)
+            _log.info(
+                f"the head learns from features computed once: dropout and augmentation inside the "
+                f"backbone ({shown}) act only when the network learns (--freeze-epochs 0: at once)"
+            )
         inputs = keras.Input(self.head.input_shape[1:], dtype="float32", name="features")
         self.model = keras.Model(inputs, self.head(inputs), name="training")
 
@@ -319,6 +347,32 @@ def compile_ahead(run: RunContext, *, phases: Sequence[bool]) -> None:
     prepare_outputs(run.classifier, global_batch=run.global_batch)
 
 
+def list_programs(
+    plan: TrainingPlan, data: FlowerData, accelerator: Accelerator
+) -> Iterator[tuple[str, Callable, Any, Any, bool]]:
+    """What a run of `plan`, without "auto", computes on JAX: its steps, body and head.
+
+    (name, function, kept, batch, donates) of each: `function(kept, batch)`, with weights, and in a step
+    the optimizer's state, in `kept`, whose memory it takes over if it `donates`. Nothing of the data is
+    read but what `data` says.
+    """
+    classifier, global_batch = (
+        build_model(plan, data, accelerator),
+        plan.batch * accelerator.replicas,
+    )
+    labels = SimpleNamespace(labels=np.arange(data.num_classes))  # class weights are constants
+    run = RunContext(plan, accelerator, classifier, labels, None, global_batch, 0)
+    with accelerator.scope():
+        for is_frozen in [True] * bool(plan.freeze_epochs) + [False] * bool(plan.epochs):
+            step = TrainStep.build(run, is_frozen)
+            yield step.name, *step.for_jax(), True
+        dtype = "uint8"
+        for model in find_chain(classifier):
+            batch = batch_spec((global_batch, *model.input_shape[1:]), dtype)
+            yield f"predicting, {model.name}", *forward_of(model), batch, False
+            dtype = "float32"
+
+
 def _choose_layers(run: RunContext, is_frozen: bool) -> None:
     if is_frozen:
         freeze_backbone(run.classifier)
@@ -348,12 +402,13 @@ def _compile(model: keras.Model, run: RunContext) -> None:
 
 
 def _build_optimizer(model: keras.Model, run: RunContext) -> keras.Optimizer:
-    plan, lr_factors = run.plan, None
+    plan, lr_factor = run.plan, None
     if plan.backbone_lr_factor is not None:
-        depths = depth_of(run.classifier)
-        lr_factors = {
-            path: plan.backbone_lr_factor ** (1 - depth) for path, depth in depths.items()
-        }
+        depth = depth_of(run.classifier)
+
+        def lr_factor(variable: keras.Variable) -> float:
+            return plan.backbone_lr_factor ** (1 - depth(variable))
+
     return build_optimizer(
-        plan.optimizer, model, weight_decay=plan.weight_decay, ema=plan.ema, lr_factors=lr_factors
+        plan.optimizer, model, weight_decay=plan.weight_decay, ema=plan.ema, lr_factor=lr_factor
     )

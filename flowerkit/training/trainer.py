@@ -2,12 +2,14 @@
 
 import functools
 import importlib.util
+import json
 import logging
 import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -16,12 +18,13 @@ import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect, hosts
 from flowerkit.data import FlowerData, Split, check_leak, load_split
-from flowerkit.files import find_free_folder
+from flowerkit.files import check_room, find_free_folder
 from flowerkit.metrics import count_classes
 from flowerkit.models import check_reload, choose_trainable, save_classifier
 from flowerkit.pipeline import epoch_permutation, own_first, steps_per_epoch
 from flowerkit.prediction import Predictions, describe_data
 from flowerkit.schedules import Schedule
+from flowerkit.sources import check_test_split
 from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
 from flowerkit.training.fitting import (
@@ -35,7 +38,7 @@ from flowerkit.training.fitting import (
 from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
 from flowerkit.training.plan import EPOCHS, FINE_TUNE, TrainingPlan, name_plan, settle
-from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult
+from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult, find_goes_on
 from flowerkit.training.step import (
     STATISTICS_IMAGES,
     Progress,
@@ -48,6 +51,7 @@ from flowerkit.training.validation import ModelCheckpoint, Validation, load_stat
 _log = logging.getLogger("flowerkit")
 
 FEW_STEPS = 20
+_LOWER_RATE = "a lower learning rate (max_lr, --max-lr), or leave these images out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +117,12 @@ def train(
     accelerator = replace(accelerator, precision=hosts.broadcast(precision))
     if resume:
         plan = folder.continue_with(folder.complete(plan), accelerator)
-    with hosts.together():
-        run, *end = _train(
-            data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
-        )
-    return _finish(run, *end)
+    with folder.locked():
+        with hosts.together():
+            run, *end = _train(
+                data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
+            )
+        return _finish(run, *end)
 
 
 def _train(
@@ -229,14 +234,15 @@ def _prepare(
     resume: bool,
 ) -> RunContext:
     """The classifier and the splits; everything that can be refused is refused here."""
+    check_room(folder.path)
+    check_test_split(data, on_corrupt=plan.on_corrupt)
     hosts.check_same([dict(data.counts), data.image_size, list(data.class_names)], "data")
     num_scored = data.counts["val"] + min(STATISTICS_IMAGES, data.counts["train"])
     clock = Clock(num_val=num_scored, num_test=data.counts["test"])
     if plan.max_minutes is not None:
         clock.at = started + 60 * plan.max_minutes
-    before = History.load(folder.history_file, plan.monitor) if resume else []
+    history = folder.take_up() if resume else History(plan.monitor, path=folder.history_file)
     fitted = folder.fitted() if resume else Fitted()
-    rows = [row for row in before if not fitted.is_part(row)]  # that epoch is done again
     is_open = plan.input_size == "auto"
     plan, reasons = settle(
         plan,
@@ -245,8 +251,9 @@ def _prepare(
         kind=accelerator.kind,
         replicas=accelerator.replicas,
         is_timed=clock.is_limited,
+        before=find_goes_on(plan, data.class_names),
     )
-    is_frozen = plan.freeze_epochs > len(rows) and (not rows or rows[-1]["phase"] == 1)
+    is_frozen = plan.freeze_epochs > len(history) and (not history or history.last["phase"] == 1)
     plan_phases(plan, global_batch=1, schedule=schedule)  # refuses two controllers of the rate
     # Before the data: a missing backbone or missing weights are reported at once.
     plan, classifier, parts, smaller = build_in_time(
@@ -255,6 +262,7 @@ def _prepare(
     reasons |= smaller
     global_batch = plan.per_replica_batch * accelerator.replicas
     _check_layers(classifier, plan)
+    plan = folder.with_its_backbone(plan)
     report_choices(reasons)
     run = RunContext(
         plan,
@@ -265,7 +273,7 @@ def _prepare(
         global_batch,
         steps_per_epoch(data.counts["train"], global_batch),
         folder,
-        History(plan.monitor, rows, folder.history_file),
+        history,
         clock,
         parts,
         parts[1].get_weights(),
@@ -279,7 +287,7 @@ def _prepare(
             data,
             plan,
             global_batch=global_batch,
-            first_epoch=len(rows),
+            first_epoch=len(history),
             is_frozen=is_frozen,
         )
         with accelerator.scope():
@@ -304,6 +312,9 @@ def _prepare(
     hosts.check_same(environment.data.images, "images")
     fitted = replace(fitted, reasons=fitted.reasons | reasons, replicas=accelerator.replicas)
     folder.write_start(plan, fitted, environment)
+    if history:
+        history.save()  # without the epochs that are done again
+    folder.prune(len(history))
     return run
 
 
@@ -368,16 +379,25 @@ def _load_splits(
 
 def _describe_environment(run: RunContext, data: FlowerData, schedule) -> Environment:
     splits = {"train": run.train, "val": run.val}
+    counted = {
+        name: count_classes(split.labels, data.num_classes).tolist()
+        for name, split in splits.items()
+    }
+    if data.counts["test"]:
+        splits["test"] = load_split(data, "test", on_corrupt=run.plan.on_corrupt, cache="none")
     return Environment.of(
         data,
         run.accelerator,
         schedule,
-        class_counts={
-            name: count_classes(split.labels, data.num_classes).tolist()
-            for name, split in splits.items()
-        },
-        images={name: describe_data(split) for name, split in splits.items()},
+        class_counts=counted,
+        images={name: _describe_split(split) for name, split in splits.items()},
     )
+
+
+def _describe_split(split: Split) -> str:
+    labels = [] if split.labels is None else split.labels.tolist()
+    key = sha256(json.dumps([labels, split.ids.tolist()]).encode()).hexdigest()[:16]
+    return f"{describe_data(split)}, labels and ids (key {key})"
 
 
 # A phase --------------------------------------------------------------------------------------------
@@ -410,8 +430,8 @@ def _begin(
     fitted = run.folder.fitted()
     num_done = len(run.history.of_phase(phase.number))
     if not num_done and not phase.is_frozen:
-        if run.history and run.folder.best_weights.is_file():
-            run.classifier.load_weights(run.folder.best_weights)  # the head's best, not its last
+        if run.history.best:  # the head's best, not its last
+            run.classifier.load_weights(_find_best(run))
         run, phase, reasons = fit_network(run, step, phase, schedule=schedule, progress=progress)
         report_choices(reasons)
         run.folder.write_plan(run.plan, fitted.with_rest(phase, reasons))
@@ -421,9 +441,9 @@ def _begin(
     if not num_done:
         run.folder.write_plan(run.plan, fitted.with_rest(phase, {}))
         return run, phase
-    load_state(step.model, run.folder.last_weights)
+    load_state(step.model, run.folder.find_epoch("last", run.history.last["epoch"]))
     _log.info(f"resuming after epoch {run.history.last['epoch']}")
-    phase = fitted.restore(phase)
+    phase = fitted.restore(phase, len(run.history))
     if is_stopping_due(run.history, phase, run.plan.patience):
         stop.reason = "it had stopped early before"
     elif len(run.history) >= phase.first_epoch + phase.epochs:
@@ -458,20 +478,19 @@ def fit(
     `callbacks` come after the run's own. What is left of the phase, fitted to the time, is returned;
     None: it is done.
     """
-    first_epoch, before = len(run.history), _start_of(run.history, phase)
+    first_epoch = len(run.history)
     watching = [*build_callbacks(run, phase, step, stop, progress), *callbacks]
     limit = None
     if run.clock.is_limited:  # last: what any other has stopped is not fitted anew
         validation = next(each for each in watching if isinstance(each, Validation))
         limit = own.TimeLimit(run, phase, validation, stop)
         watching.append(limit)
-    done = sum(int(row["steps"]) for row in run.history.of_phase(phase.number))
     with stop.on_interrupt():
         step.train(
             _find_rate(run, phase),
             watching,
             steps=phase.steps,
-            first_step=before * run.num_steps + done,
+            first_step=_count_steps(run, phase),
             first_epoch=first_epoch,
             last_epoch=phase.first_epoch + phase.epochs,
         )
@@ -497,11 +516,15 @@ def build_callbacks(
     At an epoch's end the weights are scored, then the epoch is recorded, then weights are kept; only
     then may anything decide to stop.
     """
+
+    def find_ids(done: int) -> list[str]:
+        return run.train.ids[step.find_rows(_count_steps(run, phase) + done)].tolist()
+
     validation = Validation(run, step, stop)
     callbacks = [
         stop,
         own.ReseedDropout(run.plan.seed),
-        own.TerminateOnNaN(stop),
+        own.TerminateOnNaN(stop, step.hooks, find_ids),
         validation,
         own.HistoryWriter(run, phase, stop, step.hooks),
         ModelCheckpoint(run, validation),
@@ -520,6 +543,12 @@ def build_callbacks(
 def _start_of(history: History, phase: Phase) -> int:
     """How many epochs came before the phase."""
     return sum(row["phase"] < phase.number for row in history)
+
+
+def _count_steps(run: RunContext, phase: Phase) -> int:
+    """The number of the next batch: those of the phases before it count as whole epochs."""
+    done = sum(int(row["steps"]) for row in run.history.of_phase(phase.number))
+    return _start_of(run.history, phase) * run.num_steps + done
 
 
 def _find_rate(run: RunContext, phase: Phase) -> Callable[[int, int], float]:
@@ -549,33 +578,47 @@ def _describe_end(run: RunContext) -> str:
     return "the plan's epochs were done"
 
 
+def _find_best(run: RunContext) -> Path:
+    """The best weights. Raises RuntimeError where they are no longer what was written."""
+    epoch = run.history.best["epoch"]
+    if file := run.folder.find_epoch("best", epoch):
+        return file
+    raise RuntimeError(
+        f"the best weights of {run.folder}, of epoch {epoch}, are damaged or gone. The same command "
+        f"with --resume goes on with the best that is left."
+    )
+
+
 def _finish(
     run: RunContext, stop: own.StopFlag, first_step_seconds: float | None
 ) -> TrainingResult:
     """Put the best weights back, save them as model.keras, and check that the file predicts the same."""
     folder, best = run.folder, run.history.best
     reason = stop.reason or _describe_end(run)
-    if best is None or not folder.best_weights.is_file():
+    if best is None:
         if stop.interrupted:
             raise RuntimeError(
                 "interrupted before the first epoch was complete: there is nothing to keep."
             )
         raise RuntimeError(
             f"training ended before its first epoch was complete, because {reason}: there are no "
-            f"weights to keep. Give it more time, or after a loss that is not a number a lower "
-            f"learning rate (max_lr={run.plan.highest_lr:g}, --max-lr)."
+            f"weights to keep. Give it {_LOWER_RATE if stop.failed else 'more time'}."
         )
     if hosts.count() > 1:  # the classifier's variables lie on the devices of all
         run = replace(run, classifier=keras.models.clone_model(run.classifier))
-    run.classifier.load_weights(folder.best_weights)
+    run.classifier.load_weights(_find_best(run))
+    folder.reopen()
     save_classifier(run.classifier, folder.model_file)
     check_reload(run.classifier, folder.model_file, batch=run.global_batch)
+    predictions = Predictions.load(folder.find_epoch("predictions", best["epoch"]))
+    predictions.save(folder.val_predictions_file)
     # The first epoch traces and compiles; the others say how fast the machine is.
     steady = run.history[1:] or run.history[:]
     summary = RunResult(
         stopped_at_epoch=run.history.last["epoch"],
         stop_reason=reason,
         interrupted=stop.interrupted,
+        failed=stop.failed,
         best_epoch=best["epoch"],
         best_weights="averaged" if best["averaged"] == 1 else "raw",
         val_f1=best["val_f1"],
@@ -592,7 +635,7 @@ def _finish(
         model=run.classifier,
         history=run.history,
         summary=summary,
-        predictions=folder.val_predictions(),
+        predictions=predictions,
         val_images=run.val.images,
         accelerator=run.accelerator,
         global_batch=run.global_batch,

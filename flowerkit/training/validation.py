@@ -6,6 +6,7 @@ from training images (PreciseBN: Wu and Johnson 2021, arXiv:2105.07576; SWA: Izm
 arXiv:1803.05407). The better of the two is kept.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,7 +16,6 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import hosts
-from flowerkit.files import replacing
 from flowerkit.models import find_chain, stream_outputs, walk_layers
 from flowerkit.prediction import Predictions
 from flowerkit.training.callbacks import StopFlag
@@ -35,30 +35,21 @@ class NormStatistics:
         parts = find_chain(model)
         self.norms = [norm for part in parts for norm in _find_learning(part)]
         self.batches = batches
-        # The same layers, of which the learning norms see each batch as in training, and dropout is off.
-        self.probes = [self._clone(part) if _find_learning(part) else part for part in parts]
-
-    def _clone(self, model: keras.Model) -> keras.Model:
-        return keras.models.clone_model(
-            model, clone_function=lambda layer: layer, call_function=self._call, recursive=True
-        )
-
-    def _call(self, layer, *args, **kwargs):
-        return _AsInTraining(layer)(*args) if layer in self.norms else layer(*args, **kwargs)
+        # The same layers, compiled apart: its norms see each batch as in training, dropout is off.
+        self.probes = [
+            keras.Model(part.inputs[0], part.outputs[0], name="probe")
+            if _find_learning(part)
+            else part
+            for part in parts
+        ]
 
     def recompute(self) -> None:
         """Set mean and variance to those of all batches under the present weights."""
         if not self.norms:
             return
-        momenta = [norm.momentum for norm in self.norms]
-        for norm in self.norms:
-            norm.momentum = 0.0  # after a batch, what is kept is the batch's own
-        try:
+        with _as_in_training(self.norms):
             outputs = stream_outputs(self.probes, self.batches(), changing=self._variables())
             found = [self._read() for _ in outputs]
-        finally:
-            for norm, momentum in zip(self.norms, momenta, strict=True):
-                norm.momentum = momentum
         for norm, moments in zip(self.norms, zip(*found, strict=True), strict=True):
             mean, square = np.mean(moments, axis=0, dtype="float64")
             norm.moving_mean.assign(mean.astype("float32"))
@@ -93,16 +84,21 @@ def _find_learning(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     return [each for each in layers if isinstance(each, keras.layers.BatchNormalization)]
 
 
-class _AsInTraining(keras.layers.Layer):
-    """Calls a norm as in training, also where the model around it predicts."""
-
-    def __init__(self, norm: keras.layers.BatchNormalization):
-        super().__init__()
-        self.norm = norm
-
-    def call(self, inputs):
-        """The normalised inputs, of whose moments the norm takes notice."""
-        return self.norm(inputs, training=True)
+@contextmanager
+def _as_in_training(norms: list[keras.layers.BatchNormalization]) -> Iterator[None]:
+    """What is traced inside calls the norms as in training, also in a user's layer, and keeps of the
+    statistics those of the last batch alone."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        call = functools.partial(type(norm).call, norm)
+        vars(norm)["call"] = lambda x, call=call, **given: call(x, **given | {"training": True})
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            del vars(norm)["call"]
+            norm.momentum = momentum
 
 
 class Validation(keras.callbacks.Callback):
@@ -138,7 +134,8 @@ class Validation(keras.callbacks.Callback):
         if self.averaged_is_better:
             kept, scores = averaged
         if not np.isfinite(kept.probabilities).all():
-            self.stop.request(f"the validation predictions of epoch {epoch + 1} are not numbers")
+            reason = f"the validation predictions of epoch {epoch + 1} are not numbers"
+            self.stop.request(reason, failed=True)
             return
         self.predictions = kept
         logs |= scores | {"averaged": float(self.averaged_is_better)}
@@ -181,10 +178,10 @@ class Validation(keras.callbacks.Callback):
 
 
 class ModelCheckpoint(keras.callbacks.Callback):
-    """Keep the classifier's best weights with their validation predictions, and the last weights.
+    """Write an epoch's files, and after them its row into history.csv, with which it counts.
 
-    The last are those of the training model with its optimizer, so that a resumed run continues
-    exactly. Each file is written under a temporary name: a full disk costs no older file.
+    They are the classifier's weights with their validation predictions, where they are the best, and
+    the training model's with its optimizer, so that a resumed run continues exactly.
     """
 
     def __init__(self, run: RunContext, validation: Validation):
@@ -193,17 +190,19 @@ class ModelCheckpoint(keras.callbacks.Callback):
         self.validation = validation
 
     def on_epoch_end(self, epoch, logs=None):
-        row = self.history.last
+        row, predictions = self.history.last, self.validation.predictions
         if row is None or row["epoch"] != epoch + 1:
             return  # an epoch that was cut short
-        if self.validation.predictions is not None and self.history.last_is_best:
+        if predictions is None:  # they are not numbers
+            self.history.lost.add(row["epoch"])
+        if self.history.last_is_best:
             with self.validation.holding_better():
-                save_weights(self.classifier, self.folder.best_weights)
-            self.validation.predictions.save(self.folder.val_predictions_file)
-        if (
-            row["steps"] == self.params["steps"]
-        ):  # after a part of an epoch there is nothing to resume from
-            save_weights(self.model, self.folder.last_weights)
+                self.folder.save_epoch("best", epoch + 1, self.classifier.save_weights)
+            self.folder.save_epoch("predictions", epoch + 1, predictions.save)
+        if row["steps"] == self.params["steps"]:  # a part of an epoch is no state to resume from
+            self.folder.save_epoch("last", epoch + 1, self.model.save_weights)
+        self.history.save()
+        self.folder.prune(len(self.history))
 
 
 def load_state(model: keras.Model, path: Path) -> None:
@@ -223,9 +222,3 @@ def load_state(model: keras.Model, path: Path) -> None:
         model.load_weights(path)
     finally:
         model.optimizer = optimizer
-
-
-def save_weights(model: keras.Model, path: Path) -> None:
-    """Write a weights file in one piece; an older file survives a full disk."""
-    with replacing(path) as temporary:
-        model.save_weights(temporary)

@@ -1,19 +1,11 @@
 import importlib.metadata
 import os
 import sys
-import tempfile
-from pathlib import Path
 
 import psutil
 import pytest
 
-from flowerkit.accelerator.machine import (
-    cache_folder,
-    collect_evidence,
-    free_memory_bytes,
-    num_cores,
-    versions,
-)
+from flowerkit.accelerator.machine import collect_evidence, free_memory_bytes, num_cores, versions
 
 MIB = 2**20
 
@@ -149,27 +141,6 @@ def test_memory_over_the_limit_is_zero_and_not_negative(tmp_path):
 def test_memory_without_cgroups_is_what_the_system_has(tmp_path):
     assert free_memory_bytes(tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.1)
     assert 0 < free_memory_bytes() <= psutil.virtual_memory().total
-
-
-def test_the_cache_is_in_the_chosen_folder_or_beside_the_users_other_caches(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("FLOWERKIT_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    assert cache_folder() == tmp_path / ".cache" / "flowerkit"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "flowerkit"
-    monkeypatch.setenv("FLOWERKIT_CACHE", "~/mine")
-    assert cache_folder() == tmp_path / "mine"
-
-
-def test_a_user_without_a_home_has_a_cache_too(monkeypatch):
-    def fail():
-        raise RuntimeError("Could not determine home directory.")
-
-    for name in ("FLOWERKIT_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", fail)
-    assert cache_folder() == Path(tempfile.gettempdir()) / "flowerkit"
 
 
 def test_cores_are_at_least_one_and_at_most_those_of_the_affinity():

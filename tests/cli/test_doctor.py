@@ -1,5 +1,7 @@
+import importlib.util
 import sys
 
+import keras
 import pytest
 
 from flowerkit import accelerator as accelerator_folder
@@ -127,3 +129,39 @@ def test_the_command_clears_the_cache_and_fails_where_nothing_can_be_trained(dra
     assert out.startswith("removed 0.0 MiB from the cache\ndevice     ")
     assert main(["doctor", "--data", "nowhere"]) == 1
     assert "data       none\n           -> no folder nowhere" in capsys.readouterr().out
+
+
+def test_a_plan_without_a_topology_is_wrong_usage_and_an_unknown_topology_is_named(capsys):
+    assert main(["doctor", "--backbone", "tiny"]) == 2
+    assert "--compile-for TOPOLOGY" in capsys.readouterr().err
+    assert main(["doctor", "--compile-for", "h100", "--backbone", "tiny"]) == 1
+    assert "'h100' is no topology that is known here" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.backends
+@pytest.mark.skipif(
+    not (keras.backend.backend() == "jax" and importlib.util.find_spec("libtpu")),
+    reason="no libtpu",
+)
+def test_a_plan_is_compiled_for_chips_that_are_not_here(drawn, capsys):
+    words = [
+        "--backbone",
+        "tiny",
+        "--weights",
+        "none",
+        "--freeze-epochs",
+        "1",
+        "--per-replica-batch",
+        "4",
+    ]
+    data = ["--data", str(drawn.folder)]
+    assert main(["doctor", "--compile-for", "v5e:2x4", *data, *words]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("v5e:2x4: 8 devices of 16 GB, 4 images each, bfloat16; tiny, 32 px, 4 ")
+    programs = [line for line in lines if not line.startswith("    ")]
+    names = ["the head's step", "the network's step", "predicting, body", "predicting, head"]
+    assert [line.split(":")[0] for line in programs] == names
+    assert all(": compiles, in " in line for line in programs)
+    assert sum(" GFLOP, " in line for line in lines) == 4
+    assert sum(line.startswith("    estimates: at least ") for line in lines) == 4

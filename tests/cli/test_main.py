@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -86,6 +87,31 @@ def test_an_error_of_many_lines_or_none_is_still_one_sentence(flowerkit, monkeyp
     assert flowerkit("doctor") == (1, [], "flowerkit: MemoryError: no details\n")
     error = KeyboardInterrupt()
     assert flowerkit("doctor") == (1, [], "flowerkit: interrupted\n")
+
+
+def test_sigterm_does_what_ctrl_c_does_and_a_second_one_ends_at_once(flowerkit, monkeypatch):
+    def wait(args, echo, progress):
+        before_second.append(signal.getsignal(signal.SIGTERM))
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            before_second.append(signal.getsignal(signal.SIGTERM))
+
+    before, before_second = signal.getsignal(signal.SIGTERM), []
+    monkeypatch.setattr(doctor, "run_doctor", wait)
+    assert flowerkit("doctor") == (1, [], "flowerkit: interrupted\n")
+    assert before_second[1] == signal.SIG_DFL != before_second[0]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_a_terminal_obeys_is_not_printed(flowerkit, monkeypatch):
+    def fail(args, echo, progress):
+        echo("bell\x07 half\udcff")
+        raise ValueError("a\x1b]0;title\x07.jpg cannot be read")
+
+    monkeypatch.setattr(doctor, "run_doctor", fail)
+    error = "flowerkit: a?]0;title?.jpg cannot be read\n"
+    assert flowerkit("doctor") == (1, ["bell? half?"], error)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

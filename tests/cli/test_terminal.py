@@ -1,5 +1,7 @@
 import io
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +12,15 @@ from flowerkit.cli.terminal import ProgressBar, connect_device, quiet_frameworks
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+def test_log_lines_hold_nothing_that_a_terminal_obeys():
+    code = (
+        "import logging; from flowerkit.cli.terminal import start_log; start_log();"
+        "logging.getLogger('flowerkit').info('left out: %s', 'a\\x1b[31m.jpg')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "left out: a?[31m.jpg\n"
 
 
 def test_progress_is_a_bar_with_count_and_rate_that_vanishes(monkeypatch):

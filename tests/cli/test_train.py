@@ -84,6 +84,20 @@ def test_ctrl_c_keeps_the_best_weights_and_the_printed_command_continues(
     assert (run / "submission.csv").exists()
 
 
+def test_a_loss_that_is_not_a_number_leaves_the_csv_of_the_epoch_before_and_exits_with_1(
+    flowerkit, drawn, plan_file, tmp_path
+):
+    words = ("--plan", plan_file, "--data", drawn.folder, "--out", tmp_path / "run")
+    status, out, _ = flowerkit("train", *words, "--max-lr", "1e38")  # from epoch 2 on
+    assert status == 1
+    assert (
+        f"{tmp_path / 'run'}/submission.csv: 22 rows, every id once, labels in 0..3: valid" in out
+    )
+    assert RunFolder(tmp_path / "run").result().best_epoch == 1
+    assert "because the loss became nan in epoch 2" in out[-2]
+    assert out[-1].endswith("--max-lr")
+
+
 def test_lr_find_leaves_its_rates_and_their_curve(flowerkit, drawn, plan_file, tmp_path):
     words = (
         "--plan",

@@ -1,11 +1,12 @@
 """records: small shards framed, then broken byte by byte."""
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from flowerkit.data.records import CorruptRecord, find_frames, frame, read_frames
+from flowerkit.data.records import CorruptRecord, _checksum, find_frames, frame, read_frames
 
 PAYLOADS = [b"daisy", b"rosie", b"tulip", b"lilac"]
 FRAME_BYTES = 12 + 5 + 4
@@ -113,6 +114,38 @@ def test_a_cut_payload_and_a_cut_head_are_both_truncated(shard):
     (*_, (number, payload, fault)) = read_frames(shard)
     assert (number, payload) == (3, None)
     assert fault.startswith("truncated (7 bytes of its head are missing)")
+
+
+def append_length(path, num_bytes, *, room=False):
+    """The head of a record of `num_bytes`, its checksum right; with `room` the zeros, as a hole."""
+    head = num_bytes.to_bytes(8, "little")
+    with path.open("ab") as file:
+        file.write(head + _checksum(head))
+        if room:
+            file.truncate(file.tell() + num_bytes + 4)
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "room"), [(2**40, False), (2**40, True), (2**63, False), (2**64 - 1, False)]
+)
+def test_a_length_beyond_all_pictures_is_a_fault_and_asks_for_no_memory(shard, num_bytes, room):
+    append_length(shard, num_bytes, room=room)
+    reason = f"a record of {num_bytes / 2**30:.2f} GiB, and none has over 256 MiB"
+    assert find_frames(shard) == (
+        [(12, 5), (33, 5), (54, 5), (75, 5)],
+        CorruptRecord(shard, 4, reason),
+    )
+    assert list(read_frames(shard))[4:] == [
+        (4, None, f"{reason}; no record from here on can be read")
+    ]
+
+
+def test_a_length_beyond_the_file_asks_for_no_memory(shard):
+    append_length(shard, 2**28)
+    tracemalloc.start()
+    assert list(read_frames(shard))[4][2].startswith("truncated (268435460 bytes are missing)")
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("read", [find_frames, lambda path: list(read_frames(path))])

@@ -108,6 +108,22 @@ def test_a_damaged_file_is_refused(tmp_path, content):
     assert not (tmp_path / "out.keras").exists()
 
 
+@pytest.mark.parametrize("text", ["", "null", "[]", '{"a": ', "[" * 100_000])
+def test_a_file_whose_json_is_damaged_is_named(saved, tmp_path, text):
+    damaged = tmp_path / "damaged.keras"
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(damaged, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, text if name == "metadata.json" else old.read(name))
+    for read in (
+        read_keras_card,
+        lambda path: rewrite_keras(path, tmp_path / "b.keras", card=CARD),
+    ):
+        with pytest.raises(
+            ValueError, match=r"damaged.keras is not a whole .*metadata.json.*copy it"
+        ):
+            read(damaged)
+
+
 def test_a_zip_of_something_else_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
         archive.writestr("readme.txt", "no model")

@@ -1,8 +1,10 @@
 """serving: the page in a browser, and what it shows."""
 
+import json
 import sys
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +63,51 @@ def test_the_page_forbids_other_hosts_and_its_port_is_taken_while_it_runs(classi
         for used in (port, 70000):
             with pytest.raises(OSError, match=f"no free port {used}.*--port"):
                 serve(second, port=used).__enter__()
+
+
+def post(url, body, kind, **headers):
+    request = urllib.request.Request(url, body, {"Content-Type": kind} | headers)
+    with urllib.request.urlopen(request) as response:
+        return json.loads(response.read())
+
+
+def upload(url, photo, **headers):
+    head = b'--X\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    body = head + photo.read_bytes() + b"\r\n--X--\r\n"
+    kind = "multipart/form-data; boundary=X"
+    return Path(post(f"{url}gradio_api/upload", body, kind, **headers)[0])
+
+
+def classify(url, file):
+    """The outputs of the page's one function for an uploaded file, as the page itself calls it."""
+    photo = {"path": str(file), "meta": {"_type": "gradio.FileData"}}
+    call = {"data": [photo], "fn_index": 0, "session_hash": "me"}
+    post(f"{url}gradio_api/queue/join", json.dumps(call).encode(), "application/json")
+    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash=me") as events:
+        for line in events:
+            if b"process_completed" in line:
+                return json.loads(line.removeprefix(b"data: "))["output"]["data"]
+
+
+def test_other_pages_cannot_upload_and_a_photo_is_gone_once_it_was_read(classifier, photo):
+    pytest.importorskip("gradio", reason="pip install 'gradio>=6,<7'")
+    with serve(build_page(classifier)) as url:
+        for elsewhere in (
+            "https://example.com",
+            "null",
+            "http://localhost:3000",
+            "http://127.0.0.1",
+        ):
+            with pytest.raises(urllib.request.HTTPError, match="403"):
+                upload(url, photo, Origin=elsewhere)
+        file = upload(url, photo, Origin=url.rstrip("/"))
+        assert file.read_bytes() == photo.read_bytes()
+        label, picture, message = classify(url, file)
+        assert (label["label"], message) == ("rose", "`a.png`: rose")
+        assert not file.exists()
+        shown = Path(picture["path"])
+        assert shown.exists()
+    assert not shown.exists()
 
 
 @pytest.mark.slow

@@ -83,11 +83,13 @@ def test_runs_that_differ_in_the_seed_alone_are_one_experiment(leave):
     assert (len(found.runs), found.statements) == (3, ())
 
 
-def test_the_same_seed_twice_and_an_interrupted_run_are_noted(leave):
+@pytest.mark.parametrize("end", ["interrupted", "failed"])
+def test_the_same_seed_twice_and_a_run_that_ended_early_are_noted(leave, end):
     folder = leave("a", seed=3)
-    cut_short = leave("b", seed=3, result={"interrupted": True, "stopped_at_epoch": 1})
+    result = {end: True, "stopped_at_epoch": 1, "stop_reason": "of something"}
+    cut_short = leave("b", seed=3, result=result)
     notes = compare_runs([folder, cut_short]).notes
-    assert notes[0] == f"{cut_short} was interrupted after epoch 1 of 2 epochs."
+    assert notes[0] == f"{cut_short} ended after epoch 1 of 2 epochs, because of something."
     assert "a and 1 more has runs of the same seed (3, 3)" in notes[1]
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import flowerkit
 from flowerkit.photos import cache as cache_module
-from flowerkit.photos.cache import PhotoCache, lock
+from flowerkit.photos.cache import PhotoCache
 from flowerkit.photos.listing import list_photos
 from flowerkit.photos.reader import read_photo
 
@@ -141,9 +141,15 @@ def test_a_file_that_is_gone_is_unreadable(tmp_path, photos):
     )
 
 
-@pytest.mark.skipif(cache_module.fcntl is None, reason="Windows locks otherwise")
-def test_a_conversion_is_of_one_process(tmp_path):
-    with lock(tmp_path), pytest.raises(FileExistsError, match="another process"), lock(tmp_path):
-        pass
-    with lock(tmp_path):
-        pass
+def test_a_process_that_reads_photos_ends_with_its_parent_even_after_kill_9():
+    reader = (
+        "import os, time; from flowerkit.photos.cache import _end_with; _end_with(os.getppid()); "
+        "print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {reader!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert int(process.stdout.readline()) > 0
+        process.kill()
+        assert (
+            process.stdout.read() == b""
+        )  # the end of the pipe: the reader, which has it too, is gone

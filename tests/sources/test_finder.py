@@ -5,11 +5,13 @@ import logging
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import kagglehub
 import pytest
 from PIL import Image
 
+from flowerkit.data import read_records, write_shards
 from flowerkit.sources import competition, finder
 from flowerkit.sources.competition import CLASS_NAMES
 from flowerkit.sources.finder import find_data
@@ -121,25 +123,21 @@ def test_a_folder_has_the_names_of_its_classes_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "reason"),
-    [
-        ({"daisy": 0}, "not a list of names"),
-        (["daisy", 7], "not a list of names"),
-        (["daisy", ""], "not a list of names"),
-        (["daisy", "rose", "daisy"], "'daisy' more than once"),
-    ],
+    "names",
+    [{"daisy": 0}, None, [], ["daisy", 7], ["daisy", ""], [["daisy"]], ["daisy", "rose", "daisy"]],
 )
-def test_class_names_that_are_no_list_of_names_are_refused(tmp_path, names, reason):
+def test_class_names_that_are_no_list_of_names_are_refused(tmp_path, names):
     write_folder(tmp_path)
     (tmp_path / "classes.json").write_text(json.dumps(names))
-    with pytest.raises(ValueError, match=f"classes.json .*: {reason}. Write them in"):
+    with pytest.raises(ValueError, match="classes.json must hold a list of class names.* Write"):
         find_data(tmp_path)
 
 
-def test_a_broken_classes_json_is_named(tmp_path):
+@pytest.mark.parametrize("text", ["", '["daisy"', "[" * 100_000], ids=["empty", "cut", "deep"])
+def test_a_broken_classes_json_is_named(tmp_path, text):
     write_folder(tmp_path)
-    (tmp_path / "classes.json").write_text('["daisy"')
-    with pytest.raises(ValueError, match=r"classes.json does not hold .*line 1"):
+    (tmp_path / "classes.json").write_text(text)
+    with pytest.raises(ValueError, match=r"classes.json is not JSON: .*Write the names"):
         find_data(tmp_path)
 
 
@@ -169,6 +167,16 @@ def test_a_folder_of_photos_is_converted_once_and_the_log_says_where(machine, ph
     )
     # What a run writes into its environment.json leads back to the same images.
     assert find_data(data.folder, image_size=32) == data
+
+
+def test_folders_that_are_splits_are_for_photos_alone(machine, photos, tmp_path):
+    test = tmp_path / "test"
+    draw_photos(test, num_classes=2, photos_per_class=3, image_size=40, seed=9)
+    data = find_data(photos, image_size=32, test=test)
+    assert data.counts == {"train": 16, "val": 4, "test": 6}
+    for source in ("auto", "drawn"):
+        with pytest.raises(ValueError, match=rf"are for a folder of photos\. Received: '{source}'"):
+            find_data(source, test=test)
 
 
 def test_photos_become_224_px_and_smaller_ones_are_enlarged_with_a_note(photos, caplog):
@@ -206,10 +214,57 @@ def test_finding_a_folder_loads_no_framework(tmp_path):
     assert (done.stdout.strip(), done.stderr) == ("set()", "")
 
 
-def test_a_test_shard_that_is_cut_off_is_said_before_training(drawn, tmp_path):
-    folder = tmp_path / "flowers"
-    shutil.copytree(drawn.folder, folder)
-    data = finder.find_data(folder)
+@pytest.fixture
+def competition_with(drawn, tmp_path):
+    """A copy of the drawn competition with other test records: competition_with(change, sample=True)."""
+
+    def make(change, sample=True):
+        folder = shutil.copytree(drawn.folder, tmp_path / "flowers")
+        records = [record for file in drawn.files["test"] for _, record in read_records(file)]
+        shutil.rmtree(folder / "tfrecords-jpeg-32x32" / "test")
+        write_shards(folder, "test", change(records), image_size=32, shard_size=64)
+        if not sample:
+            (folder / "sample_submission.csv").unlink()
+        return finder.find_data(folder)
+
+    return make
+
+
+def with_record_3(**values):
+    return lambda records: [
+        replace(record, **values) if n == 3 else record for n, record in enumerate(records)
+    ]
+
+
+BAD_TESTS = {
+    "not a JPEG": (with_record_3(image=b"no"), r"record 3: not a JPEG \(2 bytes\)"),
+    "comma": (with_record_3(id="a,b"), "record 3: id 'a,b' does not fit into a csv"),
+    "line end": (with_record_3(id="a\nb"), r"record 3: id 'a\\nb' does not fit into a csv"),
+    "separator": (with_record_3(id="a\u2028b"), r"record 3: id 'a\\u2028b' does not fit"),
+    "no id": (with_record_3(id=""), "record 3: id '' does not fit into a csv"),
+    "twice": (
+        lambda records: [*records[:9], replace(records[9], id=records[2].id), *records[10:]],
+        r"record 9: id '\w{9}' appears twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("sample", [True, False], ids=["with a sample", "without one"])
+@pytest.mark.parametrize(("change", "reason"), BAD_TESTS.values(), ids=BAD_TESTS)
+def test_what_is_wrong_with_a_test_record_is_said_before_training(
+    competition_with, caplog, change, reason, sample
+):
+    data = competition_with(change, sample)
+    with pytest.raises(ValueError, match=rf"test/00-32x32-22.tfrec, {reason}.*--on-corrupt skip"):
+        finder.check_test_split(data)
+    finder.check_test_split(data, on_corrupt="skip")
+    assert "faults skipped: 1; images left: 21" in caplog.text
+    # Without a sample the id that appears twice is one, and its row is there.
+    assert ("the csv will lack 1 row" in caplog.text) == (sample or "twice" not in reason)
+
+
+def test_a_test_shard_that_is_cut_off_is_said_before_training(competition_with, caplog):
+    data = competition_with(lambda records: records, sample=False)
     finder.check_test_split(data)
     shard = data.files["test"][0]
     shard.write_bytes(shard.read_bytes()[:-20])
@@ -218,6 +273,25 @@ def test_a_test_shard_that_is_cut_off_is_said_before_training(drawn, tmp_path):
     ):
         finder.check_test_split(data)
     finder.check_test_split(data, on_corrupt="skip")
+    assert finder.find_test_ids(data)[21].startswith("00-32x32-22.tfrec, record 21: truncated")
+    assert "no readable test image for '00-32x32-22.tfrec, record 21: " in caplog.text
+
+
+def test_test_images_with_other_ids_than_the_sample_are_said_before_training(competition_with):
+    data = competition_with(with_record_3(id="stranger"))
+    for on_corrupt in ("raise", "skip"):
+        with pytest.raises(
+            ValueError,
+            match=r"1 image with another id \('stranger'\), 1 id without an image \('\w{9}'\)",
+        ):
+            finder.check_test_split(data, on_corrupt=on_corrupt)
+
+
+def test_damaged_test_labels_are_said_before_training(competition_with):
+    data = competition_with(lambda records: records)
+    (data.folder / "test_labels.csv").write_text("id,label\nab,rose\n")
+    with pytest.raises(ValueError, match=r"test_labels.csv: 'ab,rose' is not an id and its label"):
+        finder.check_test_split(data)
 
 
 def test_a_folder_one_or_two_levels_off_is_pointed_at(drawn):

@@ -45,7 +45,9 @@ def test_history_survives_the_file_to_seven_digits(tmp_path):
     file = tmp_path / "history.csv"
     row = dict.fromkeys(COLUMNS, 0.25) | {"epoch": 1, "val_f1": math.nan}
     row |= {"planned_lr": 4e-4, "learning_rate": float(np.float32(4e-4))}
-    History("val_loss", path=file).append(row)
+    history = History("val_loss", path=file)
+    history.append(row)
+    history.save()
     (back,) = History.load(file, "val_loss")
     assert back["epoch"] == 1
     assert math.isnan(back["val_f1"])
@@ -69,6 +71,7 @@ def test_a_damaged_history_is_named_with_its_line(tmp_path, spoil, named):
     history = History("val_f1", path=file)
     for epoch in (1, 2):
         history.append(dict.fromkeys(COLUMNS, 0.25) | {"epoch": epoch})
+    history.save()
     file.write_text(spoil(file.read_text()))
     with pytest.raises(ValueError, match=re.escape(f"{file}, {named}")):
         History.load(file, "val_f1")
@@ -107,6 +110,7 @@ def test_a_tie_with_the_best_is_one_in_the_file_too(tmp_path):
     history = History("val_f1", (), tmp_path / "history.csv")
     row = dict.fromkeys(COLUMNS, 0.0) | {"epoch": 1, "val_f1": 0.3304924242424242}
     history.append(row)
+    history.save()
     resumed = History.load(history.path, "val_f1")
     resumed.append(row | {"epoch": 2})
     assert resumed.best["epoch"] == 1

@@ -192,12 +192,14 @@ def test_a_schedule_by_the_epoch_keeps_its_rate_within_one():
 
 
 def test_a_phase_is_fitted_into_fewer_steps_with_its_whole_schedule():
-    fitted = phase_of().fitted(15, 10, from_epoch=0)
-    assert (fitted.epochs, fitted.steps) == (2, 7)
+    one = phase_of().fitted(15, 10, from_epoch=0)
+    assert (one.epochs, one.steps) == (1, 15)  # one validation, and some images twice
+    fitted = phase_of().fitted(17, 10, from_epoch=0)
+    assert (fitted.epochs, fitted.steps) == (2, 8)
     assert (fitted.start, fitted.end, fitted.most_epochs) == (0, 4, 12)
     assert [fitted.position(*place) for place in ((0, 0), (1, 0), (2, 0))] == [0, 2, 4]
     assert fitted.rate(1, 0) == pytest.approx(0.8)
-    assert fitted.position(0, 7) == fitted.position(1)
+    assert fitted.position(0, 8) == fitted.position(1)
 
 
 def test_what_is_left_of_a_phase_goes_on_where_its_schedule_has_come_to():
@@ -277,8 +279,10 @@ def test_a_phase_for_which_there_is_no_time_ends(seconds):
         (100, 1000, 85),  # three epochs of at most 40 steps, each with 5 s of validation
         (100, 50, 50),
         (45, 1000, 40),
-        (46, 1000, 40),  # another validation would leave fewer
-        (55, 1000, 45),
+        (55, 1000, 50),  # as one epoch, that shows ten images again
+        (65, 1000, 60),
+        (70, 1000, 60),  # two epochs' validations leave as many
+        (75, 1000, 65),
         (6, 1000, 1),
         (5, 1000, 0),
         (0, 1000, 0),

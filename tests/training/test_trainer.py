@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flowerkit.data import find_shards, load_split, read_records, write_shards
+from flowerkit.pipeline import epoch_permutation
 from flowerkit.prediction.predictions import predict
 from flowerkit.schedules import OfEpochAndRate, OneCycle
 from flowerkit.sources import draw_competition
@@ -497,7 +498,9 @@ def test_early_stopping_on_features_keeps_the_best_head(run):
 
 
 @pytest.mark.parametrize("lost_in", [3, 22])
-def test_a_loss_that_is_not_a_number_ends_the_run_and_names_its_step(run, lost_in):
+def test_a_loss_that_is_not_a_number_ends_the_run_and_names_its_step_rate_and_images(
+    run, drawn, lost_in
+):
     """25 steps an epoch: more than the host runs ahead, so that the stop comes inside one."""
 
     class Poison(keras.callbacks.Callback):
@@ -506,7 +509,14 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_names_its_step(run, lost_i
                 poison(self.model)
 
     result = run(per_replica_batch=2, epochs=3, freeze_norms=True, callbacks=[Poison()])
-    assert result.summary.stop_reason == f"the loss became nan in epoch 2, step {lost_in}"
+    reason, images = result.summary.stop_reason.split(", on the images ")
+    assert reason == f"the loss became nan in epoch 2, step {lost_in}, at a learning rate of 0.002"
+    order = epoch_permutation(50, seed=result.plan.seed, epoch=1)
+    size = result.global_batch
+    shown = load_split(drawn, "train").ids[order[(lost_in - 1) * size : lost_in * size]]
+    assert images.split(" and ")[0].split(", ") == shown[:32].tolist()
+    assert result.summary.failed
+    assert not result.summary.interrupted
     assert len(result.history) == 1
     assert all(np.isfinite(weight).all() for weight in result.model.get_weights())
 
@@ -516,21 +526,24 @@ def test_a_loss_that_is_never_a_number_leaves_nothing_to_keep(run):
         def on_train_begin(self, logs=None):
             poison(self.model)
 
-    with pytest.raises(RuntimeError, match=r"nan in epoch 1, step 1: there are no .*--max-lr"):
+    with pytest.raises(RuntimeError, match=r"nan in epoch 1, step 1, .*: there are no .*--max-lr"):
         run(callbacks=[Poison()])
 
 
 @pytest.mark.backends
-def test_ctrl_c_ends_after_the_step_and_the_run_can_be_resumed(run):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step_and_it_can_be_resumed(run, number):
+    before = signal.getsignal(number)
+
     class PressCtrlC(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if self.model.optimizer.iterations == 5:  # inside epoch 2
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
 
     result = run(callbacks=[PressCtrlC()])
     assert result.summary.interrupted
     assert [row["epoch"] for row in result.history] == [1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is before
     assert [row["epoch"] for row in run(resume=True).history] == [1, 2]
 
 
