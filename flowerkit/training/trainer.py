@@ -129,6 +129,11 @@ def _train(
     data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
 ) -> tuple[RunContext, own.StopFlag, float | None]:
     """All of a run up to its last step: the part that several hosts do together."""
+    if hosts.count() > 1 and plan.has_own_backbone:
+        raise ValueError(
+            "several hosts need the backbone as a file that each of them has: save the model, and pass "
+            "backbone='FILE.keras' (--backbone FILE.keras)."
+        )
     run = _prepare(data, plan, accelerator, folder, schedule, hosts.broadcast(started), resume)
     first_step_seconds = None
     for phase in _plan_phases(run, schedule):

@@ -221,7 +221,7 @@ def test_two_and_four_hosts_equal_one_and_a_run_goes_on_with_another_number(trai
     part, _ = train_on("part", 4, *words[:2], "--epochs", 1, *words[4:])
     assert len(part.history()) == 2
     _, (first, _) = train_on("part", 2, "--resume", "--epochs", 2)
-    assert "resumed with another host: 4 before, 2 now" in first
+    assert "replicas 4 -> 2, hosts 4 -> 2; a batch stays 16 images" in first
     assert part.plan().per_replica_batch == 8
     assert len(part.history()) == 3
 
