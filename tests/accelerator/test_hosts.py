@@ -248,5 +248,7 @@ def test_when_a_host_is_lost_the_others_end_within_a_minute_with_a_sentence(lost
         time.sleep(0.2)
     started[lost].kill()
     assert started[1 - lost].wait(60) != 0
-    assert f"host {1 - lost} of 2 was ended, because a host was lost" in logs[1 - lost].read_text()
+    said = logs[1 - lost].read_text()
+    assert f"flowerkit: host {1 - lost} of 2 " in said
+    assert "Start all again with --resume" in said
     assert json.loads((run / "plan.json").read_text())["epochs"] == 500
