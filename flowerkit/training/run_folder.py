@@ -292,12 +292,13 @@ class RunFolder:
                 f"per_replica_batch is {plan.per_replica_batch}, but the batches of the run in {self} "
                 f"have {global_batch} images, {batch} a replica. Leave it, or train in a new folder."
             )
-        for name in ("kind", "backend", "replicas", "hosts", "precision"):
-            first, second = getattr(before, name), getattr(accelerator, name)
-            if first != second:
-                _log.info(
-                    f"resumed with another {name.removesuffix('s')}: {first} before, {second} now"
-                )
+        names = ("kind", "backend", "replicas", "hosts", "precision")
+        pairs = ((name, getattr(before, name), getattr(accelerator, name)) for name in names)
+        if changes := [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]:
+            _log.info(
+                f"the run goes on with another device: {join_some(changes)}; a batch stays "
+                f"{global_batch:,} images"
+            )
         return replace(plan, per_replica_batch=batch)
 
     def with_its_backbone(self, plan: TrainingPlan) -> TrainingPlan:

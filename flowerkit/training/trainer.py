@@ -108,10 +108,13 @@ def train(
     ended before there was a model to keep.
     """
     started = time.monotonic() if started is None else started
-    accelerator = accelerator or connect()
-    accelerator = replace(accelerator, precision=hosts.broadcast(accelerator.precision))
+    given, accelerator = accelerator, accelerator or connect()
     folder = _open_folder(out, plan, schedule, resume)
     _check_callbacks(plan, callbacks)
+    precision = accelerator.precision
+    if resume and given is None:
+        precision = folder.environment().accelerator.precision
+    accelerator = replace(accelerator, precision=hosts.broadcast(precision))
     if resume:
         plan = folder.continue_with(folder.complete(plan), accelerator)
     with folder.locked():
@@ -126,6 +129,11 @@ def _train(
     data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
 ) -> tuple[RunContext, own.StopFlag, float | None]:
     """All of a run up to its last step: the part that several hosts do together."""
+    if hosts.count() > 1 and plan.has_own_backbone:
+        raise ValueError(
+            "several hosts need the backbone as a file that each of them has: save the model, and pass "
+            "backbone='FILE.keras' (--backbone FILE.keras)."
+        )
     run = _prepare(data, plan, accelerator, folder, schedule, hosts.broadcast(started), resume)
     first_step_seconds = None
     for phase in _plan_phases(run, schedule):
