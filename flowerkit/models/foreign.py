@@ -84,8 +84,6 @@ def adopt(network: str | keras.Model, *, input_size: int, with_weights: bool = T
             f"no backbone file {network}. Pass a .keras file or a backbone name."
         )
     source = read_keras(Path(network)) if is_file else network
-    if not isinstance(source, keras.Model):
-        raise ValueError(f"{name} holds a {type(source).__name__}. Pass a keras.Model.")
     if with_weights and not source.built:
         raise ValueError(
             f"{name} has no weights yet, because it has not been built. Begin it with "

@@ -16,6 +16,7 @@ from flowerkit.prediction.predictions import predict
 from flowerkit.schedules import OfEpochAndRate, OneCycle
 from flowerkit.sources import draw_competition
 from flowerkit.submission import check_submission, write_submission
+from flowerkit.training import trainer
 from flowerkit.training.history import COLUMNS
 from flowerkit.training.plan import TrainingPlan
 from flowerkit.training.run_folder import RunFolder
@@ -620,6 +621,13 @@ def test_a_missing_backbone_is_reported_before_the_data_is_read(drawn, tmp_path)
 def test_a_layer_that_is_not_there_is_refused_before_anything_is_trained(run):
     with pytest.raises(ValueError, match="block9"):
         run(freeze_epochs=5, unfreeze_from="block9")
+
+
+def test_the_layer_that_a_name_was_found_to_mean_is_said(quick_plan, drawn, accelerator, caplog):
+    plan = replace(quick_plan, unfreeze_from="block3", freeze_norms=False)
+    with caplog.at_level(logging.INFO, "flowerkit"):
+        trainer._check_layers(build_model(plan, drawn, accelerator), plan)
+    assert "the backbone learns from 'block3_conv' on: 4 layers" in caplog.text
 
 
 def test_a_missing_tensorboard_is_reported_before_training(drawn, tmp_path, monkeypatch):
