@@ -478,8 +478,12 @@ def find_goes_on(plan: TrainingPlan, class_names: Sequence[str]) -> TrainingPlan
     if plan.weights in (None, "imagenet") or not os.path.isdir(plan.weights):
         return None
     run = RunFolder(plan.weights)
+    if not run.environment_file.is_file():
+        return None
     before = run.plan()
     same_head = (before.head, before.binary) == (plan.head, plan.binary)
+    if plan.head == "flatten":  # its weights fit one size of the map
+        same_head &= before.input_size == plan.input_size
     same_classes = run.environment().data.class_names == tuple(class_names)
     return before if same_head and same_classes else None
 

@@ -103,6 +103,7 @@ def build_model(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) 
         if find_goes_on(plan, data.class_names):
             _, head = split_classifier(classifier)
             copy_state(split_classifier(RunFolder(plan.weights).model())[1], head)
+            _log.info(f"backbone and head go on from {plan.weights}")
     return classifier
 
 

@@ -25,6 +25,7 @@ from flowerkit.pipeline import epoch_permutation, own_first, steps_per_epoch
 from flowerkit.prediction import Predictions, describe_data
 from flowerkit.schedules import Schedule
 from flowerkit.sources import check_test_split
+from flowerkit.text import pluralize
 from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
 from flowerkit.training.fitting import (
@@ -352,7 +353,11 @@ def _check_layers(classifier: keras.Model, plan: TrainingPlan) -> None:
             f"freeze_epochs={plan.freeze_epochs}, but {plan.backbone} has no weights to freeze."
         )
     if plan.epochs:
-        choose_trainable(classifier, plan.unfreeze_from, freeze_norms=plan.freeze_norms)
+        chosen = choose_trainable(classifier, plan.unfreeze_from, freeze_norms=plan.freeze_norms)
+        if plan.unfreeze_from is not None:  # several layers may be meant
+            _log.info(
+                f"the backbone learns from {chosen[0]!r} on: {pluralize(len(chosen), 'layer')}"
+            )
 
 
 def _load_splits(

@@ -1,18 +1,23 @@
 """trainer: real runs of a tiny network, on the backend and devices of the environment."""
 
 import dataclasses
+import logging
 import signal
+from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from flowerkit.data import find_shards, load_split, read_records, write_shards
+from flowerkit.models import depth_of
 from flowerkit.pipeline import epoch_permutation
 from flowerkit.prediction.predictions import predict
 from flowerkit.schedules import OfEpochAndRate, OneCycle
 from flowerkit.sources import draw_competition
 from flowerkit.submission import check_submission, write_submission
+from flowerkit.training import trainer
 from flowerkit.training.history import COLUMNS
 from flowerkit.training.plan import TrainingPlan
 from flowerkit.training.run_folder import RunFolder
@@ -270,6 +275,76 @@ def test_fine_tune_and_fit_one_cycle_are_plans_in_one_call(
     assert [row["phase"] for row in cycle.history] == [1, 1]
     assert (cycle.plan.max_lr, cycle.plan.lr_reference_batch) == (3e-3, None)
     assert cycle.history[-1]["learning_rate"] < 3e-3 / 5  # six steps: the last is not quite the end
+
+
+@keras.saving.register_keras_serializable("test_trainer")
+class Block(keras.layers.Layer):
+    """A layer of a user's, whose layers have the same names as those of all others."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.conv = keras.layers.Conv2D(8, 3, padding="same", name="conv")
+        self.norm = keras.layers.BatchNormalization(name="norm")
+
+    def call(self, inputs, training=None):
+        return keras.ops.relu(self.norm(self.conv(inputs), training=training))
+
+
+def bring_network():
+    pixels = keras.Input((None, None, 3))
+    x = keras.layers.RandomFlip("horizontal", name="flip")(pixels / 127.5 - 1)
+    for name in ("head_norm", "probabilities"):
+        x = keras.layers.MaxPooling2D()(Block(name=name)(x))
+    return keras.Model(pixels, x)
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_network_of_your_own_learns_at_its_rates_and_a_run_goes_on(
+    quick_plan, drawn, accelerator, tmp_path, caplog, precision
+):
+    network, device = bring_network(), replace(accelerator, precision=precision)
+    before = [np.array(keras.ops.convert_to_numpy(each)) for each in network.weights]
+    plan = replace(
+        quick_plan,
+        backbone=network,
+        weights="imagenet",
+        freeze_epochs=1,
+        epochs=1,
+        freeze_norms=False,
+        backbone_lr_factor=0.25,
+    )
+    with caplog.at_level(logging.INFO, "flowerkit"):
+        first = train(drawn, plan, out=tmp_path / "first", accelerator=device)
+    assert "inside the backbone (backbone/flip) act only when the network learns" in caplog.text
+    for ours, theirs in zip(before, network.weights, strict=True):
+        np.testing.assert_array_equal(ours, keras.ops.convert_to_numpy(theirs))
+    # The file in the run is the network, and the run's plan is data.
+    assert first.plan == RunFolder(first.folder).plan()
+    assert Path(first.plan.backbone) == (tmp_path / "first" / "backbone.keras").resolve()
+    # 4 layers of the backbone, and of the head a norm and the softmax: two variables each.
+    model = build_model(replace(first.plan, freeze_epochs=0), drawn, device)
+    depth = depth_of(model)
+    rates = [0.25 ** (1 - depth(variable)) for variable in model.trainable_variables]
+    assert rates == pytest.approx(
+        [each for k in range(4) for each in [0.25 ** (1 - k / 4)] * 2] + [1.0] * 4
+    )
+    at_rest = {"schedule": "constant", "max_lr": 1e-12, "freeze_epochs": "auto"}
+    again = replace(first.plan, weights=first.folder, **at_rest)
+    with caplog.at_level(logging.INFO, "flowerkit"):
+        second = train(drawn, again, out=tmp_path / "second", accelerator=device)
+    assert "freeze_epochs=0: the head has learned in" in caplog.text
+    for ours, theirs in zip(
+        first.model.trainable_variables, second.model.trainable_variables, strict=True
+    ):
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs), atol=1e-6
+        )
+    with caplog.at_level(logging.INFO, "flowerkit"):
+        other = replace(again, head="plain", freeze_epochs=1, epochs=0)
+        train(drawn, other, out=tmp_path / "third", accelerator=device)
+    assert caplog.text.count("backbone and head go on from") == 1
 
 
 def test_what_fine_tune_is_not_told_is_the_plans_own(quick_plan, drawn, accelerator, tmp_path):
@@ -573,6 +648,13 @@ def test_a_missing_backbone_is_reported_before_the_data_is_read(drawn, tmp_path)
 def test_a_layer_that_is_not_there_is_refused_before_anything_is_trained(run):
     with pytest.raises(ValueError, match="block9"):
         run(freeze_epochs=5, unfreeze_from="block9")
+
+
+def test_the_layer_that_a_name_was_found_to_mean_is_said(quick_plan, drawn, accelerator, caplog):
+    plan = replace(quick_plan, unfreeze_from="block3", freeze_norms=False)
+    with caplog.at_level(logging.INFO, "flowerkit"):
+        trainer._check_layers(build_model(plan, drawn, accelerator), plan)
+    assert "the backbone learns from 'block3_conv' on: 4 layers" in caplog.text
 
 
 def test_a_missing_tensorboard_is_reported_before_training(drawn, tmp_path, monkeypatch):
