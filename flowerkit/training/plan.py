@@ -33,6 +33,12 @@ _CHOICES = {
     "cache": ("auto", "ram", "none"),
     "on_corrupt": ("raise", "skip"),
 }
+# For what Keras takes and a plan, which is data, does not.
+_OTHER_WAYS = {
+    "schedule": " A function or an object of Keras goes into train(..., schedule=).",
+    "optimizer": " Its rate is max_lr, its decay weight_decay.",
+    "class_weights": " 'balanced' gives each class the weight 1 / its number of images, 1 on average.",
+}
 Auto = Literal["auto"]
 # What "auto" is where nothing can be measured; `fitting` measures and replaces it.
 HEAD_EPOCHS = 10  # on features an epoch takes a second or less
@@ -184,14 +190,17 @@ class TrainingPlan:
     tensorboard: bool = setting(False, "write logs for TensorBoard")
 
     def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            _check_choice(name, getattr(self, name), choices)
         for name, hint in typing.get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if getattr(value, "shape", None) == () and hasattr(value, "item"):
+                object.__setattr__(self, name, value.item())  # a number of NumPy, for JSON
             _check_type(name, getattr(self, name), hint)
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value not in (None, "auto") and value < least:
                 raise ValueError(f"{name} must be {least} or more. Received: {name}={value}")
-        for name, choices in _CHOICES.items():
-            _check_choice(name, getattr(self, name), choices)
         if self.backbone_lr_factor not in (None, "auto"):
             check_between("backbone_lr_factor", self.backbone_lr_factor, 1e-6, 1)
         for name in ("label_smoothing", "dropout", "weight_decay", "ema"):
@@ -353,10 +362,11 @@ def _check_type(name: str, value, hint) -> None:
 
 
 def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str | None) or value not in choices:
+        hint = did_you_mean(str(value), filter(None, choices))
         raise ValueError(
             f"{name} must be one of {', '.join(map(str, choices))}. Received: {name}={value!r}."
-            f"{did_you_mean(value, filter(None, choices))}"
+            f"{_OTHER_WAYS.get(name, '') if not isinstance(value, str) else hint}"
         )
 
 
