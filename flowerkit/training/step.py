@@ -199,7 +199,7 @@ class TrainStep(abc.ABC):
         `rate(epoch, done)` is the learning rate of the step after `done` steps of `epoch`. The batches
         are those from `first_step` on, see `batches`.
         """
-        with self.hooks.around(rate, callbacks):
+        with self.hooks.around(rate, callbacks, first_epoch):
             self.model.fit(
                 self.batches(first_step).for_keras(),
                 epochs=last_epoch,

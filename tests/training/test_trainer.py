@@ -53,6 +53,18 @@ def run(quick_plan, drawn, accelerator, tmp_path):
     return train_plan
 
 
+class PressCtrlC(keras.callbacks.Callback):
+    """Interrupt after so many epochs."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epochs:
+            signal.raise_signal(signal.SIGINT)
+
+
 class StopAfter(keras.callbacks.Callback):
     """A callback of yours that stops after so many epochs."""
 
@@ -376,10 +388,11 @@ def test_of_head_and_network_the_better_is_kept(run):
     np.testing.assert_allclose(result.predictions.probabilities, whole, atol=1e-5)
 
 
-def test_a_callback_of_yours_that_stops_a_phase_stops_the_run(run):
-    result = run(freeze_epochs=2, callbacks=[StopAfter(1)])
-    assert result.summary.stop_reason == "one of your callbacks stopped it"
-    assert [row["phase"] for row in result.history] == [1]
+@pytest.mark.backends
+def test_a_callback_of_yours_that_stops_the_head_gives_way_to_the_network(run):
+    result = run(freeze_epochs=3, callbacks=StopAfter(2))
+    assert [row["phase"] for row in result.history] == [1, 1, 2, 2]
+    assert result.summary.stop_reason == "the plan's epochs were done"
 
 
 def test_a_frozen_phase_that_stops_early_gives_way_to_the_next(run):
@@ -465,7 +478,7 @@ def assert_same(history, whole):
 def test_a_resumed_run_ends_like_the_whole_one(run, changes, stop_after):
     """In the only phase, in a first on features, in a second."""
     whole = run("whole", **changes)
-    run("parts", **changes, callbacks=[StopAfter(stop_after)])
+    run("parts", **changes, callbacks=[PressCtrlC(stop_after)])
     parts = run("parts", **changes, resume=True)
     assert_same(parts.history, whole.history)
 
@@ -663,10 +676,136 @@ def test_a_missing_tensorboard_is_reported_before_training(drawn, tmp_path, monk
         train(drawn, TrainingPlan(tensorboard=True), out=tmp_path / "run")
 
 
-def test_a_second_controller_of_the_rate_among_your_callbacks_is_refused(run):
-    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 1e-3)
-    with pytest.raises(ValueError, match=r"two controllers .*='ramp' .* LearningRateScheduler"):
-        run(callbacks=[scheduler])
+# What a Keras user passes ---------------------------------------------------------------------------
+
+
+class SetRate(keras.callbacks.Callback):
+    """A callback of yours that sets the learning rate in one of Keras's methods."""
+
+    def __init__(self, rate, method="on_epoch_begin", first_epoch=0):
+        super().__init__()
+        self.rate, self.first_epoch = rate, first_epoch
+        setattr(self, method, self.set)
+
+    def set(self, number=None, logs=None):
+        if self.first_epoch <= 0:
+            self.model.optimizer.learning_rate = self.rate
+        self.first_epoch -= 1
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (lambda epoch: [4e-3, 1e-3][epoch], [4e-3, 1e-3]),
+        (lambda epoch, rate: rate / 2, [1e-3, 5e-4]),
+        (keras.optimizers.schedules.ExponentialDecay(4e-3, 1, 0.5), [1e-3, 1.25e-4]),  # 3 steps
+    ],
+)
+def test_a_function_or_a_schedule_of_keras_sets_the_rate(
+    quick_plan, drawn, accelerator, tmp_path, schedule, rates
+):
+    plan = dataclasses.replace(quick_plan, schedule="constant")
+    out = tmp_path / "run"
+    result = train(drawn, plan, schedule=schedule, out=out, accelerator=accelerator)
+    assert [row["planned_lr"] for row in result.history] == pytest.approx(rates)
+    assert [row["learning_rate"] for row in result.history] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"find_data\(FOLDER\) returns. Received: data='photos'"),
+        ({"plan": "smoke"}, r"load_plan.* Received: plan='smoke'"),
+        ({"schedule": lambda epoch: {0: 0.1}[epoch]}, "failed for epoch 1: KeyError"),
+        ({"schedule": lambda epoch: None}, "returned None for epoch 0"),
+        ({"schedule": [0.1, 0.2]}, r"schedule is \[0.1, 0.2\]"),
+        ({"callbacks": keras.callbacks.EarlyStopping}, r"such as EarlyStopping\(\)"),
+        ({"callbacks": [print]}, "LambdaCallback"),
+        ({"callbacks": "checkpoint"}, "Received: 'checkpoint'"),
+        (
+            {"callbacks": keras.callbacks.LearningRateScheduler(lambda epoch: 1e-3)},
+            r"two controllers .*LearningRateScheduler.*schedule=f",
+        ),
+        ({"callbacks": keras.callbacks.ReduceLROnPlateau()}, "two controllers"),
+        (
+            {"callbacks": keras.callbacks.EarlyStopping("val_acc")},
+            r"EarlyStopping monitors 'val_acc'.* Did you mean 'val_accuracy'",
+        ),
+        ({"callbacks": keras.callbacks.BackupAndRestore("x")}, "resume=True"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_before_the_data(quick_plan, tmp_path, options, message):
+    plan = dataclasses.replace(quick_plan, schedule="constant")
+    with pytest.raises(ValueError, match=message):
+        train("photos", **{"plan": plan, "out": tmp_path / "run"} | options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_early_stopping_of_keras_learns_that_a_higher_f1_is_better(run):
+    stopping = keras.callbacks.EarlyStopping("val_f1", patience=5)
+    assert len(run(callbacks=stopping).history) == 2
+    assert stopping.mode == "max"
+
+
+def test_a_callback_of_yours_may_have_names_that_ours_have(run):
+    class Mine(keras.callbacks.Callback):
+        on_step = "every step"
+        stop = run = phase = hooks = history = cut_short = None
+
+    assert len(run(callbacks=(Mine() for _ in range(2)), epochs=1).history) == 1
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("method", ["on_train_begin", "on_epoch_begin", "on_train_batch_begin"])
+def test_a_callback_of_yours_sets_a_rate_that_is_constant(run, method):
+    result = run(schedule="constant", callbacks=SetRate(5e-4, method))
+    assert [row["learning_rate"] for row in result.history] == pytest.approx([5e-4, 5e-4])
+    assert [row["planned_lr"] for row in result.history] == pytest.approx([2e-3, 2e-3])
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize(
+    "method", ["on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end"]
+)
+@pytest.mark.parametrize("schedule", ["ramp", "one-cycle"])
+def test_a_callback_of_yours_that_sets_another_rate_than_the_schedule_is_refused(
+    run, method, schedule
+):
+    with pytest.raises(ValueError, match=r"two controllers .* set it to 0.0005.*'constant'"):
+        run(schedule=schedule, callbacks=SetRate(5e-4, method))
+    assert len(run(schedule=schedule, epochs=1).history) == 1  # the folder is free
+
+
+@pytest.mark.backends
+def test_a_callback_that_sets_the_rate_after_the_first_epoch_is_overruled_and_named(run, caplog):
+    with caplog.at_level("WARNING", "flowerkit"):
+        result = run(callbacks=SetRate(5e-4, first_epoch=1), epochs=3)
+    assert [row["learning_rate"] for row in result.history] == pytest.approx(
+        [row["planned_lr"] for row in result.history]
+    )
+    assert caplog.text.count("two controllers") == 1
+
+
+class Fail(keras.callbacks.Callback):
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 == self.epochs:
+            raise KeyError("val_acc")
+
+
+def test_an_error_in_the_first_epoch_leaves_the_folder_free_and_a_later_one_leaves_a_run(run):
+    with pytest.raises(KeyError):
+        run(callbacks=[Fail(1)])
+    with pytest.raises(KeyError):
+        run(callbacks=[Fail(2)])
+    with pytest.raises(FileExistsError, match=r"resume=True"):
+        run()
+    assert len(run(resume=True, epochs=3).history) == 3
 
 
 def test_one_class_only_is_refused(run, drawn, tmp_path):
