@@ -27,7 +27,7 @@ except ImportError:  # Windows
 
 Progress = Callable[[str, int, int], None]
 
-_FORMAT = 3  # of the files; counted up when `read_photo` makes other pictures
+_FORMAT = 4  # of the files; counted up when `read_photo` makes other pictures
 _FEW = 64  # for fewer photos starting processes takes longer than reading
 
 
