@@ -98,6 +98,12 @@ def run_check_data(args, echo: Echo, progress: Progress) -> int:
         echo(f"and {external}")
     for line in report.notes:
         echo(line)
+    if args.no_near:
+        echo("not looked for: copies that were saved anew, resized, mirrored, turned or cropped")
+    else:
+        echo(
+            "not found: copies cropped by more than about 5 % of a side, or turned by other than 90°"
+        )
     if args.out:
         _write_pairs(args.out, report, echo)
     for line in report.problems[:_SHOWN_PROBLEMS]:
