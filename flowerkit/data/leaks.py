@@ -183,7 +183,7 @@ def find_leaks(
 @dataclass(frozen=True, eq=False)
 class _Pictures:
     """A row a picture, split after split: `ids` (n,) str, `digests` (n,) int64, `hashes` (n, 8) and
-    `thumbnails` as in `duplicates`, or empty; `damage` names pictures that are not as they were saved."""
+    `thumbnails` as in `duplicates`, or empty; `damage` names those that are not as they were saved."""
 
     places: list[Place]
     ids: np.ndarray

@@ -59,10 +59,10 @@ def find_competition(*, image_size: int | None = 224) -> FlowerData:
             if (data := _find_in(folder, image_size)).counts == COUNTS:
                 _log.info(f"the competition's data is mounted as {folder}")
                 return data
-    found = f"; {others[0]} holds other shards, for which pass --data {others[0]}" if others else ""
+    found = f"; {others[0]} holds others, for which pass --data {others[0]}" if others else ""
     raise FileNotFoundError(
-        f"no competition data (looked in {', '.join(map(str, MOUNTS))}{found}). On Kaggle: Add Input, search "
-        f"for {SLUG!r} under Competitions, add it, and accept the rules on the competition's page."
+        f"no competition data (looked in {', '.join(map(str, MOUNTS))}{found}). On Kaggle: Add Input, "
+        f"search for {SLUG!r} under Competitions, add it, and accept the rules on its page."
     )
 
 

@@ -65,7 +65,7 @@ def test_a_mount_under_another_name_is_known_by_its_counts(tmp_path, monkeypatch
     monkeypatch.setattr(competition, "MOUNTS", [tmp_path / "here"])
     monkeypatch.setattr(competition, "INPUT", tmp_path)
     mount(tmp_path / "datasets" / "someone" / "flowers")
-    with pytest.raises(FileNotFoundError, match=r"someone/flowers holds other shards, .* --data "):
+    with pytest.raises(FileNotFoundError, match=r"someone/flowers holds others, .* --data "):
         find_competition()
     monkeypatch.setattr(competition, "COUNTS", {"train": 13, "val": 4, "test": 8})
     petals = mount(tmp_path / "petals-to-the-metal", num_train=13)
