@@ -43,7 +43,7 @@ from flowerkit.training.step import (
     TrainStep,
     compile_ahead,
 )
-from flowerkit.training.validation import ModelCheckpoint, Validation
+from flowerkit.training.validation import ModelCheckpoint, Validation, statistics_of
 
 _log = logging.getLogger("flowerkit")
 
@@ -240,6 +240,8 @@ def _prepare(
         splits = reader.submit(_load_splits, data, plan, first_epoch=len(rows), is_frozen=is_frozen)
         with accelerator.scope():
             compile_ahead(run, phases=sure)
+            for step in run.steps.values():
+                statistics_of(step).prepare(run.global_batch, step.model.inputs[0].dtype)
         train_split, val_split = splits.result()
     run = replace(
         run,

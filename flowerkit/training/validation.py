@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from flowerkit.files import replacing
-from flowerkit.models import find_chain, stream_outputs, walk_layers
+from flowerkit.models import find_chain, prepare_outputs, stream_outputs, walk_layers
 from flowerkit.prediction import Predictions
 from flowerkit.training.callbacks import StopFlag
 from flowerkit.training.optimizers import averaged_weights, copies_of
@@ -46,19 +46,33 @@ class NormStatistics:
     def _call(self, layer, *args, **kwargs):
         return _AsInTraining(layer)(*args) if layer in self.norms else layer(*args, **kwargs)
 
+    @contextmanager
+    def _keep_each(self) -> Iterator[None]:
+        """After a batch, what is kept is the batch's own."""
+        momenta = [norm.momentum for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, momentum in zip(self.norms, momenta, strict=True):
+                norm.momentum = momentum
+
+    def prepare(self, global_batch: int, dtype: str) -> None:
+        """Begin to compile what `recompute` runs on batches of so many images or features, on JAX."""
+        if self.norms:
+            with self._keep_each():
+                prepare_outputs(
+                    self.probes, global_batch=global_batch, dtype=dtype, changing=self._variables()
+                )
+
     def recompute(self) -> None:
         """Set mean and variance to those of all batches under the present weights."""
         if not self.norms:
             return
-        momenta = [norm.momentum for norm in self.norms]
-        for norm in self.norms:
-            norm.momentum = 0.0  # after a batch, what is kept is the batch's own
-        try:
+        with self._keep_each():
             outputs = stream_outputs(self.probes, self.batches(), changing=self._variables())
             found = [self._read() for _ in outputs]
-        finally:
-            for norm, momentum in zip(self.norms, momenta, strict=True):
-                norm.momentum = momentum
         for norm, moments in zip(self.norms, zip(*found, strict=True), strict=True):
             mean, square = np.mean(moments, axis=0, dtype="float64")
             norm.moving_mean.assign(mean.astype("float32"))
@@ -86,6 +100,13 @@ class NormStatistics:
 
     def _variables(self) -> list:
         return [v for norm in self.norms for v in (norm.moving_mean, norm.moving_variance)]
+
+
+def statistics_of(step: TrainStep) -> NormStatistics:
+    """The statistics of the norms that learn in a phase, made once, with its layers trainable."""
+    if step.statistics is None:
+        step.statistics = NormStatistics(step.judged, step.statistics_batches)
+    return step.statistics
 
 
 def _find_learning(model: keras.Model) -> list[keras.layers.BatchNormalization]:
@@ -119,7 +140,7 @@ class Validation(keras.callbacks.Callback):
         self.step, self.stop = step, stop
         self.ema = run.plan.ema
         self.monitor = run.plan.monitor if run.plan.monitor.startswith("val_") else "val_loss"
-        self.statistics = NormStatistics(step.judged, step.statistics_batches)
+        self.statistics = statistics_of(step)
         self.predictions: Predictions | None = None
         self.averaged_is_better = False
         self.seconds = self.predict_seconds = 0.0
