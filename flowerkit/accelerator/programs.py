@@ -57,6 +57,11 @@ class Program:
         self._was_called = True
         return execute(*args)
 
+    @property
+    def seconds(self) -> float:
+        """How long compiling took; 0 while it goes on."""
+        return self._compilation.seconds
+
 
 def keep_compilations(folder: Path | None = None) -> None:
     """Let JAX keep what it compiles in `folder` and find it there in the next run, elsewhere, too.

@@ -207,8 +207,8 @@ def _find_pace(run: RunContext, step: TrainStep) -> float:
     step.train(lambda epoch, done: 0.0, [watch], steps=PACE_STEPS)
     seconds = (watch.times[-1] - watch.times[1]) / (PACE_STEPS - 2)
     if not run.clock.image_seconds:
-        first_seconds = hosts.broadcast(step.hooks.first_step_seconds)
-        run.clock.compile_seconds = first_seconds / TRAINING_OVER_PREDICTING
+        compiling = step.program.seconds if step.program else step.hooks.first_step_seconds
+        run.clock.compile_seconds = hosts.broadcast(compiling) / TRAINING_OVER_PREDICTING
         run.clock.image_seconds = seconds / run.global_batch / TRAINING_OVER_PREDICTING
     return max(seconds, 1e-6)
 

@@ -119,6 +119,8 @@ class TrainStep(abc.ABC):
     model: keras.Model
     hooks: StepHooks
     progress: Progress | None = None
+    statistics: Any = None  # of its norms, see `validation.statistics_of`
+    program: Program | None = None  # on JAX
     name: str  # in the log
 
     @classmethod
@@ -176,7 +178,7 @@ class TrainStep(abc.ABC):
         """Trace the training step and begin to compile it; what is compiled is what `fit` runs."""
         function, state, data = self.for_jax()
         divided = data[1].sharding and (None, tuple([v.sharding for v in each] for each in state))
-        program = Program(
+        self.program = program = Program(
             self.name, function, state, data, donate=(0,), out_shardings=divided or None
         )
         # Keras makes none where there is one. The lists are tuples after some optimizers.
@@ -341,11 +343,11 @@ def compile_ahead(run: RunContext, *, phases: Sequence[bool]) -> None:
     if keras.backend.backend() != "jax":
         return
     if True in phases:  # the features come first
-        prepare_outputs(run.classifier, global_batch=run.global_batch)
+        prepare_outputs(find_chain(run.classifier), global_batch=run.global_batch)
     if run.plan.class_weights != "balanced":  # which are constants of the step, and need the labels
         for is_frozen in phases:
             run.steps[is_frozen] = TrainStep.for_phase(run, is_frozen)
-    prepare_outputs(run.classifier, global_batch=run.global_batch)
+    prepare_outputs(find_chain(run.classifier), global_batch=run.global_batch)
 
 
 def list_programs(

@@ -47,7 +47,7 @@ from flowerkit.training.step import (
     TrainStep,
     compile_ahead,
 )
-from flowerkit.training.validation import ModelCheckpoint, Validation, load_state
+from flowerkit.training.validation import ModelCheckpoint, Validation, load_state, statistics_of
 
 _log = logging.getLogger("flowerkit")
 
@@ -312,6 +312,8 @@ def _prepare(
         )
         with accelerator.scope():
             compile_ahead(run, phases=sure)
+            for step in run.steps.values():
+                statistics_of(step).prepare(run.global_batch, step.model.inputs[0].dtype)
         train_split, val_split = splits.result()
     run = replace(
         run,
