@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from flowerkit.data.class_names import find_csv_labels
 from flowerkit.data.example import Example
 from flowerkit.data.records import CorruptRecord, find_frames, frame, read_frames
-from flowerkit.files import make_folder, writing_to
+from flowerkit.files import explain_unpacking, make_folder, writing_to
 from flowerkit.submission import find_id_fault
 from flowerkit.text import join_some
 
@@ -291,10 +291,11 @@ def _choose_size(folder: Path, image_size: int | None) -> int:
 def _describe_absence(folder: Path) -> str:
     if not folder.is_dir():
         found = f"{folder} is a file" if folder.exists() else f"no folder {folder}"
-        return (
-            f"{found}. Pass the folder that holds tfrecords-jpeg-SxS/, or a folder of photos with a "
-            f"sub folder for each class."
+        remedy = explain_unpacking(folder) or (
+            "Pass the folder that holds tfrecords-jpeg-SxS/, or a folder of photos with a sub folder "
+            "for each class."
         )
+        return f"{found}. {remedy}"
     if _FOLDER_NAME.fullmatch(folder.name):
         return f"{folder} is the folder of an image size. Pass its parent, {folder.parent}."
     for near in (folder.parent.parent, *sorted(folder.iterdir())):

@@ -6,6 +6,7 @@ Unicode's composed form (NFC), because a Mac writes Korean syllables in pieces.
 """
 
 import os
+import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flowerkit.data import find_alike, find_sizes, sort_class_names
+from flowerkit.files import explain_unpacking
 from flowerkit.photos.labels import (
     LabelsCsv,
     describe_several,
@@ -22,7 +24,15 @@ from flowerkit.photos.labels import (
     read_pattern,
 )
 from flowerkit.photos.tree import Part, find_named_splits, find_parts, find_start
-from flowerkit.photos.walk import SUFFIXES, Photo, Walk, format_counts, name_paths, walk_photos
+from flowerkit.photos.walk import (
+    SUFFIXES,
+    Photo,
+    Walk,
+    format_counts,
+    name_paths,
+    normalize_name,
+    walk_photos,
+)
 from flowerkit.submission import to_id
 from flowerkit.text import join_some
 
@@ -86,6 +96,8 @@ def list_photos(
         photos = _label_by_pattern(label_pattern, walk, parts)
     else:
         photos = _label_by_folder(folder, walk, parts)
+        if list(parts) == [""]:
+            _check_copies(folder, photos)
     if any(part.split for part in parts.values()) and not any(p.split == "val" for p in photos):
         # No val split is given, so the training photos give some to it.
         photos = [replace(p, split=None) if p.split == "train" else p for p in photos]
@@ -101,7 +113,7 @@ def list_photos(
 
 
 def _check_folder(folder: Path, option: str = "") -> None:
-    remedy = "Pass the folder that holds the class folders (unpack an archive first)."
+    remedy = explain_unpacking(folder) or "Pass the folder that holds the class folders."
     if not folder.exists():
         raise FileNotFoundError(f"no folder {folder}{option}. {remedy}")
     if not folder.is_dir():
@@ -226,6 +238,23 @@ def _find_part(path: str, parts: Mapping[str, Part]) -> tuple[str, Part | None]:
     return "", None
 
 
+def _check_copies(folder: Path, photos: Iterable[Photo]) -> None:
+    """Refuse a class that holds folders named as the other classes: the whole, in a folder once more."""
+    inside = defaultdict(set)
+    for photo in photos:
+        top, *deeper = photo.path.split("/")[:-1]
+        inside[top] |= set(deeper[:1])
+    for top, inner in inside.items():
+        others = set(inside) - {top}
+        if len(inner & others) > 1:
+            shown = join_some([normalize_name(f"{name}/") for name in sorted(inner & others)], 3)
+            whole = shlex.quote(normalize_name(str(folder / top)))
+            raise ValueError(
+                f"{folder} and {normalize_name(top)}/ in it both hold {shown}: one may be a copy of the "
+                f"other. Pass {whole}, or move it out of {folder}."
+            )
+
+
 # Classes by csv -----------------------------------------------------------------------------------
 
 
@@ -321,9 +350,10 @@ def _find_classes(
         photos = [replace(p, class_name=None) if p.class_name in alone else p for p in photos]
     if len(names) < 2:
         fact = f"all {len(photos):,} photos under {folder} are of one class, {''.join(names)!r}"
-        inner = {photo.path.split("/")[1] for photo in photos if photo.path.count("/") > 1}
-        if len(inner) > 1:
-            top = folder / photos[0].path.split("/")[0]
+        shared = os.path.commonpath([os.path.dirname(photo.path) for photo in photos])
+        inner = {photo.path[len(shared) :].strip("/").split("/")[0] for photo in photos}
+        if shared and all("/" in photo.path[len(shared) + 1 :] for photo in photos):
+            top = folder / normalize_name(shared)
             raise ValueError(f"{fact}. Did you mean {top}, which holds {len(inner)} folders?")
         raise ValueError(f"{fact}. A classifier needs two classes: make a folder for each.")
     counts = Counter(photo.class_name for photo in photos)

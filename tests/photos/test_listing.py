@@ -207,6 +207,24 @@ def _one_label(folder):
     return labels
 
 
+@pytest.mark.parametrize("above", ["a", "a/b", "a/b/c"])
+def test_the_right_path_is_named_however_deep_it_is(make, above):
+    folder = make(f"{above}/rose/1.jpg", f"{above}/rose/2.jpg", f"{above}/daisy/1.jpg")
+    with pytest.raises(ValueError, match=rf"Did you mean .*photos/{above}, which holds 2 folders"):
+        list_photos(folder)
+    assert list_photos(folder / above).class_names == ("daisy", "rose")
+
+
+def test_a_whole_copy_inside_is_no_class(make):
+    names = ["rose/1.jpg", "rose/2.jpg", "daisy/1.jpg", "daisy/2.jpg"]
+    folder = make(*names, *(f"my flowers/{name}" for name in names))
+    with pytest.raises(
+        ValueError, match=r"my flowers/ in it both hold daisy/, rose/.* Pass '.*/photos/my flowers'"
+    ):
+        list_photos(folder)
+    assert list_photos(folder / "my flowers").class_names == ("daisy", "rose")
+
+
 def test_photos_without_class_folders_are_refused(make):
     with pytest.raises(
         ValueError,
@@ -217,7 +235,7 @@ def test_photos_without_class_folders_are_refused(make):
 
 def test_a_file_and_no_folder_are_refused(tmp_path):
     (tmp_path / "photos.zip").touch()
-    with pytest.raises(NotADirectoryError, match=r"photos\.zip is a file\. .*unpack an archive"):
+    with pytest.raises(NotADirectoryError, match=r"zip is a file\. Unpack it first: python -m zip"):
         list_photos(tmp_path / "photos.zip")
     with pytest.raises(FileNotFoundError, match=r"no folder .*none\. Pass the folder"):
         list_photos(tmp_path / "none")
