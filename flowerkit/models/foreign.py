@@ -186,7 +186,10 @@ def copy_state(source: keras.Model, target: keras.Model, *, learned: bool = True
         if learned or given:
             held = {}  # as in a file: a layer may hold more than its weights say
             old.save_own_variables(held)
-            new.load_own_variables(held)
+            # By way of the host: on JAX training gives up the memory that the two would share.
+            new.load_own_variables(
+                {k: keras.ops.convert_to_numpy(v).copy() for k, v in held.items()}
+            )
 
 
 def _all_layers(model: keras.Model) -> list[keras.Layer]:
