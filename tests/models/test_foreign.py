@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from flowerkit.models import check_reload, foreign, walk_layers
 from flowerkit.models import classifier as models
-from flowerkit.models import foreign, walk_layers
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3)).astype("uint8")
 
@@ -197,7 +197,7 @@ def test_a_file_serves_in_another_precision_saved_and_called_as_it_is(
     np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
     models.save_classifier(model, tmp_path / "model.keras")
     keras.config.set_dtype_policy("float32")  # as in the process that uses it
-    assert models.check_reload(model, tmp_path) < 1e-6
+    assert check_reload(model, tmp_path) < 1e-6
     # What the saved model gives does not depend on how it is called, and calling trains nothing.
     loaded = models.load_model(tmp_path)
     before = [values(one) for one in loaded.non_trainable_weights]

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from flowerkit.training import callbacks, phases
+from flowerkit.accelerator import hosts
+from flowerkit.training import callbacks
 from flowerkit.training.callbacks import (
     StepHooks,
     StepListener,
@@ -213,7 +214,7 @@ def machine(monkeypatch):
 
     def make(**options):
         made = Machine(**options)
-        for module in (callbacks, phases):
+        for module in (callbacks, hosts):
             monkeypatch.setattr(module, "time", made)
         return made
 

@@ -7,11 +7,12 @@ import keras
 import numpy as np
 import pytest
 
+from flowerkit.accelerator import hosts
 from flowerkit.data import load_split
 from flowerkit.models import split_classifier
 from flowerkit.prediction import compute_features, predict
 from flowerkit.schedules import OneCycle
-from flowerkit.training import callbacks, fitting, phases, trainer, validation
+from flowerkit.training import callbacks, fitting, trainer, validation
 from flowerkit.training import step as steps
 from flowerkit.training.fitting import build_in_time, fit_network, has_time_for_batch, shrink_batch
 from flowerkit.training.history import History
@@ -45,7 +46,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch):
     made = Machine()
-    for module in (callbacks, fitting, phases, trainer, validation):
+    for module in (callbacks, fitting, trainer, hosts):
         monkeypatch.setattr(module, "time", made)
     with_rate = callbacks.StepHooks._with_rate
 

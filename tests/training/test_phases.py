@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from flowerkit.accelerator import hosts
 from flowerkit.schedules import Constant, OfEpochAndRate, OneCycle, RampSustainDecay
-from flowerkit.training import phases
 from flowerkit.training.phases import (
     Clock,
     Phase,
@@ -296,7 +296,7 @@ def test_steps_fit_into_the_time_with_a_validation_for_each_epoch(seconds, most,
 
 def test_the_clock_keeps_time_for_the_csv_and_the_report(monkeypatch):
     now = SimpleNamespace(monotonic=lambda: 1000.0)
-    monkeypatch.setattr(phases, "time", now)
+    monkeypatch.setattr(hosts, "time", now)
     clock = Clock(at=1100.0, num_val=50, num_test=100)
     assert clock.is_limited
     assert clock.left() == 95  # 5 s for saving and the report
