@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from flowerkit.accelerator import BACKENDS, collect_evidence, detect, is_compiling
+from flowerkit.accelerator import BACKENDS, collect_evidence, detect, hosts, is_compiling
 from flowerkit.cli import ProgressBar, WrongUsage, load_function, parse, start_log
 from flowerkit.text import clean
 
@@ -72,10 +72,10 @@ def run() -> None:
     """`main` as a process of its own, which ends with its exit status.
 
     An interpreter that ends normally waits for threads, and a compilation that is of no use any more
-    can take minutes.
+    can take minutes; and for other hosts, which after a failure end with this one.
     """
     status = main()
-    if "jax" in sys.modules and is_compiling():
+    if hosts.count() > 1 or ("jax" in sys.modules and is_compiling()):
         sys.stdout.flush()
         os._exit(status)
     sys.exit(status)

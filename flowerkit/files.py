@@ -22,7 +22,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from flowerkit.text import format_bytes
+from flowerkit.text import format_bytes, readable
 
 try:
     import fcntl
@@ -149,9 +149,9 @@ def remove_temporary(folder: str | os.PathLike) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write UTF-8 text in one piece, see `replacing`."""
+    """Write UTF-8 text in one piece, see `replacing`; file names in it become `readable`."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(readable(text), encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike, value: Any, *, indent: int = 2) -> None:

@@ -16,11 +16,17 @@ _UNFIT = re.compile(r'[,"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # line 
 NAMED_IDS = 5  # missing ids that a report names
 
 
-def write_submission(path: str | os.PathLike, ids: Sequence[str], labels: Sequence[int]) -> None:
+def write_submission(
+    path: str | os.PathLike,
+    ids: Sequence[str],
+    labels: Sequence[int],
+    names: Sequence[str] | None = None,
+) -> None:
     """Write `id,label` and a row for each image; an older file stays whole if writing fails.
 
-    `ids` are n distinct strings, `labels` n integers from 0 (NumPy's too). Raises ValueError, before
-    anything is written, for any others.
+    `ids` are n distinct strings, `labels` n class ids, integers from 0 (NumPy's too). With `names`, as
+    in `FlowerData.csv_labels`, the file holds the name of each class instead of its id. Raises
+    ValueError, before anything is written, for any others.
     """
     if len(ids) != len(labels):
         raise ValueError(f"{len(ids)} ids but {len(labels)} labels. Each image needs both.")
@@ -30,15 +36,21 @@ def write_submission(path: str | os.PathLike, ids: Sequence[str], labels: Sequen
     lines = [HEADER_LINE]
     for row, (name, label) in enumerate(zip(ids, labels, strict=True)):
         _check_id(name, row, row_of)
-        lines.append(f"{name},{_class_index(label, row)}")
+        lines.append(f"{name},{_write_label(label, row, names)}")
         row_of[name] = row
     write_text(path, "\n".join(lines) + "\n")
 
 
-def check_submission(path: str | os.PathLike, ids: Iterable[str], num_classes: int) -> list[str]:
+def check_submission(
+    path: str | os.PathLike,
+    ids: Iterable[str],
+    num_classes: int,
+    names: Sequence[str] | None = None,
+) -> list[str]:
     """Every problem of a submission as a sentence, in the order of its lines; [] if it is right.
 
-    `ids` are those of the test set, in any order; labels must be integers 0..num_classes-1. A byte
+    `ids` are those of the test set, in any order; labels must be integers 0..num_classes-1, or where
+    `names` are given, as in `FlowerData.csv_labels`, one of these. A byte
     order mark, Windows line ends, quoted values and empty lines at the end are no problems. If no row
     has an id of the test set, that is the one problem. Raises FileNotFoundError for a missing file.
     """
@@ -64,7 +76,7 @@ def check_submission(path: str | os.PathLike, ids: Iterable[str], num_classes: i
             "data, or other columns; the rows were not checked"
         )
         return problems
-    problems += _check_rows(rows, wanted, num_classes)
+    problems += _check_rows(rows, wanted, num_classes, names)
     if len(rows) != len(wanted):
         problems.append(f"{pluralize(len(rows), 'row')}, wanted {len(wanted):,}")
     if missing := [_short(name) for name in wanted if name not in found]:
@@ -73,17 +85,17 @@ def check_submission(path: str | os.PathLike, ids: Iterable[str], num_classes: i
     return problems
 
 
-def read_labels(path: str | os.PathLike) -> dict[str, int]:
-    """The label of each id in a csv as `write_submission` writes it.
+def read_labels(path: str | os.PathLike, names: Sequence[str] | None = None) -> dict[str, int]:
+    """The class id of each id in a csv as `write_submission` writes it, with the same `names`.
 
-    Raises what `read_ids` raises, and ValueError for a row that is not an id and a whole number.
+    Raises what `read_ids` raises, and ValueError for a row that is not an id and its label.
     """
-    labels = {}
-    for name, line in zip(read_ids(path), _read_lines(path)[1:], strict=True):
+    labels, id_of = {}, {name: id for id, name in enumerate(names or ())}
+    for image, line in zip(read_ids(path), _read_lines(path)[1:], strict=True):
         label = ",".join(_split(line)[1:])
-        if not label.isdecimal():
+        if label not in id_of if names else not label.isdecimal():
             raise ValueError(f"{path}: {_short(line)} is not an id and its label.")
-        labels[name] = int(label)
+        labels[image] = id_of[label] if names else int(label)
     return labels
 
 
@@ -147,6 +159,16 @@ def _check_id(name: str, row: int, row_of: dict[str, int]) -> None:
         )
 
 
+def _write_label(label: int, row: int, names: Sequence[str] | None) -> str:
+    number = _class_index(label, row)
+    if not names:
+        return str(number)
+    if number >= len(names):
+        raise ValueError(f"row {row}: label {number} is no class; there are {len(names)}.")
+    name = names[number]
+    return '"' + name.replace('"', '""') + '"' if any(mark in name for mark in ',"') else name
+
+
 def _class_index(label: int, row: int) -> int:
     try:
         number = index(label)
@@ -180,7 +202,10 @@ def _split(line: str) -> list[str]:
 
 
 def _check_rows(
-    rows: list[tuple[int, list[str]]], wanted: Collection[str], num_classes: int
+    rows: list[tuple[int, list[str]]],
+    wanted: Collection[str],
+    num_classes: int,
+    names: Sequence[str] | None,
 ) -> list[str]:
     problems: list[str] = []
     line_of: dict[str, int] = {}
@@ -199,12 +224,15 @@ def _check_rows(
             )
         elif name not in wanted:
             problems.append(f"line {number}: id {_short(name)} is not in the test set")
-        if len(fields) > 1 and (fault := _find_label_fault(fields[1], num_classes)):
+        if len(fields) > 1 and (fault := _find_label_fault(fields[1], num_classes, names)):
             problems.append(f"line {number}: label {fault}")
     return problems
 
 
-def _find_label_fault(label: str, num_classes: int) -> str | None:
+def _find_label_fault(label: str, num_classes: int, names: Sequence[str] | None) -> str | None:
+    if names:
+        known = f"{names[0]}, {names[1]}, ... {names[-1]}" if len(names) > 2 else ", ".join(names)
+        return None if label in names else f"{_short(label)} is none of the classes {known}"
     digits = label.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()):
         return f"{_short(label)} is not an integer"

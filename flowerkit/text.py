@@ -10,6 +10,10 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _FORMULA = re.compile(r"\s*[=+@\uff1d\uff0b\uff20-]")
 _NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?")
 _ANY_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Bytes of a file name that are not UTF-8 are half surrogate pairs in Python (PEP 383). With what may
+# belong to them: the second byte of a syllable in CP949 can be a letter, but no blank, slash or digit.
+_NOT_UTF8 = re.compile("[A-Za-z\x80-\U0010ffff]*[\udc80-\udcff][A-Za-z\x80-\U0010ffff]*")
+_HALF_PAIRS = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def pluralize(num: int, noun: str) -> str:
@@ -73,13 +77,42 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def readable(text: str) -> str:
+    """`text` as UTF-8 can hold it, for every path that is printed or written.
+
+    What is not UTF-8 in a file name is Korean from Windows (CP949), if it reads as Korean, and else its
+    bytes in hexadecimal digits.
+
+    >>> readable(b"\\xc0\\xe5\\xb9\\xcc 1/caf\\xe9.jpg".decode("utf-8", "surrogateescape"))
+    '장미 1/caf\\\\xe9.jpg'
+    """
+    if text.isascii():
+        return text
+    text = _HALF_PAIRS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return _NOT_UTF8.sub(_decode_name, text)
+
+
+def _decode_name(match: re.Match[str]) -> str:
+    raw = match[0].encode("utf-8", "surrogateescape")
+    try:
+        text = raw.decode("cp949")
+    except UnicodeDecodeError:
+        text = ""
+    letters = [letter for letter in text if letter > "\x7f"]
+    # Two accented letters of Europe can be a syllable too, but not one of the 2,350 that words have.
+    usual = [all(byte > 0xA0 for byte in letter.encode("cp949")) for letter in letters]
+    if all("가" <= letter <= "힣" for letter in letters) and 2 * sum(usual) > len(letters):
+        return text
+    return raw.decode("utf-8", "backslashreplace")
+
+
 def clean(text: str) -> str:
-    """`text` with a question mark for control characters and half surrogate pairs, which JSON allows.
+    """`text` that is `readable`, with a question mark for control characters.
 
     >>> clean("bell\\x07 half\\ud800")
-    'bell? half?'
+    'bell? half\\\\ud800'
     """
-    return _CONTROLS.sub("?", text.encode("utf-8", "replace").decode("utf-8"))
+    return _CONTROLS.sub("?", readable(text))
 
 
 def is_formula(text: str) -> bool:

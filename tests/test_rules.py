@@ -176,9 +176,9 @@ def test_only_pages_and_commands_draw():
 
 
 def test_names_reach_a_csv_by_the_one_function_that_makes_them_harmless():
-    """History writes numbers alone, and submissions ids that `to_id` or the test split gave."""
+    """Submissions hold ids that `to_id` or the test split gave."""
     writing = {name_of(path) for path in MODULES if "csv.writer" in path.read_text("utf-8")}
-    assert writing == {"text", "training.history"}
+    assert writing == {"text"}
 
 
 FORBIDDEN = (

@@ -7,6 +7,7 @@ Nothing here imports a framework before `connect`, and nothing knows of data, mo
     device      TPU detection and strategy: `connect` starts the device, once a process
     programs    what JAX compiles, ahead and in threads
     topology    what JAX compiles for a TPU that is not here, and what it would need there
+    hosts       several hosts that train one model: who this is, what host 0 tells the others
 """
 
 from flowerkit.lazy import lazy

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
+from flowerkit.accelerator import hosts
 from flowerkit.accelerator.detection import BACKENDS, WITHOUT_TPU, Detection, Kind, detect
 from flowerkit.accelerator.machine import CHOSEN_BACKEND, Evidence, collect_evidence
 from flowerkit.accelerator.programs import keep_compilations
@@ -46,6 +47,8 @@ def _set_backend(backend: str, evidence: Evidence) -> None:
 class Accelerator:
     """The device that was started: its kind, Keras backend, number of replicas, and the reason.
 
+    Replicas are those of all `hosts` that were joined.
+
     `precision` is what layers compute in, of `POLICIES`; weights and softmax are float32 in each.
     """
 
@@ -54,13 +57,14 @@ class Accelerator:
     replicas: int
     precision: str
     reason: str
+    hosts: int = 1
     strategy: Any = field(default=None, repr=False, compare=False)  # a tf.distribute.Strategy
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
         """Build and compile models inside: it sets dtype policy and strategy, then restores them.
 
-        With jax `connect` sets the distribution once, because fit needs it outside, too.
+        With jax `connect` and `hosts.together` set the distribution, because fit needs it outside, too.
         """
         import keras
 
@@ -73,7 +77,8 @@ class Accelerator:
             keras.config.set_dtype_policy(before)
 
     def __str__(self) -> str:
-        facts = f"{pluralize(self.replicas, 'replica')}, {self.backend}, {self.precision}"
+        on_hosts = f" on {self.hosts} hosts" if self.hosts > 1 else ""
+        facts = f"{pluralize(self.replicas, 'replica')}{on_hosts}, {self.backend}, {self.precision}"
         return f"{self.kind.upper()}: {facts} ({self.reason})"
 
 
@@ -86,6 +91,9 @@ def connect(
     precision: str = "auto",
     virtual_cpus: int | None = None,
     evidence: Evidence | None = None,
+    coordinator: str | None = None,
+    num_hosts: int | None = None,
+    host: int | None = None,
 ) -> Accelerator:
     """Start the device that is here, once; later calls return the same Accelerator.
 
@@ -95,8 +103,13 @@ def connect(
     replicas on the CPU, to test sharding (in the environment: FLOWERKIT_VIRTUAL_CPUS). `evidence`
     replaces what `collect_evidence` finds.
 
+    Several hosts, on jax: each calls it with the same `coordinator` (HOST:PORT of host 0) and
+    `num_hosts`, and its own number as `host`, from 0. What SLURM, Open MPI, GKE or Cloud TPU say need
+    not be passed; hosts that your own code has joined by `jax.distributed` are used.
+
     Raises RuntimeError for a device that did not start, a backend that cannot work, another device
-    than required, and a request after the start; ValueError for arguments that contradict each other.
+    than required, hosts that do not come, and a request after the start; ValueError for arguments that
+    contradict each other.
     """
     global _connected
     if require not in (None, *get_args(Kind)):
@@ -109,9 +122,17 @@ def connect(
         )
     num_virtual = _read_virtual_cpus(require, virtual_cpus)
     if _connected is None:
-        _connected = _start(require, num_virtual, evidence or collect_evidence(), precision)
+        evidence = evidence or collect_evidence()
+        setup = hosts.find_hosts(evidence.environ, coordinator, num_hosts, host)
+        _connected = _start(require, num_virtual, evidence, precision, setup)
+    if num_hosts not in (None, _connected.hosts):
+        raise RuntimeError(
+            f"already connected to {_connected}. Restart the session and pass num_hosts={num_hosts} to "
+            f"the first connect()."
+        )
     if require not in (None, _connected.kind) or (
-        virtual_cpus and ("cpu", virtual_cpus) != (_connected.kind, _connected.replicas)
+        virtual_cpus
+        and ("cpu", virtual_cpus * _connected.hosts) != (_connected.kind, _connected.replicas)
     ):
         raise RuntimeError(
             f"already connected to {_connected}. Restart the session and pass require={require!r}, "
@@ -136,7 +157,11 @@ def _read_virtual_cpus(require: Kind | None, virtual_cpus: int | None) -> int | 
 
 
 def _start(
-    require: Kind | None, virtual_cpus: int | None, evidence: Evidence, precision: str
+    require: Kind | None,
+    virtual_cpus: int | None,
+    evidence: Evidence,
+    precision: str,
+    setup: hosts.HostSetup | None,
 ) -> Accelerator:
     if require == "cpu" or virtual_cpus:
         evidence = replace(evidence, device_files=frozenset())
@@ -155,16 +180,28 @@ def _start(
     _set_backend(detection.backend, evidence)
     if detection.drop_worker_hostnames:  # libtpu does not start on text that is no address list
         os.environ.pop("TPU_WORKER_HOSTNAMES", None)
-    start = _start_jax if detection.backend == "jax" else _start_tensorflow
+    if setup and detection.backend != "jax":
+        raise RuntimeError(
+            f"{setup.count} hosts ({setup.found}) train one model on jax alone, and {detection.reason}. "
+            f"Set KERAS_BACKEND=jax, or start one process."
+        )
     try:
-        kind, replicas, strategy = start(detection.kind, virtual_cpus)
+        if detection.backend == "jax":
+            strategy = None
+            kind, replicas = _start_jax(detection.kind, virtual_cpus, setup)
+        else:
+            kind, replicas, strategy = _start_tensorflow(detection.kind, virtual_cpus)
+    except hosts.NotJoined:
+        raise
     except Exception as error:  # any failure needs the remedy beside it
         raise RuntimeError(_describe_failure(detection, error)) from error
     reason = _explain(detection, kind, require, virtual_cpus)
     if precision == "auto":
         capabilities = _find_capabilities(detection.backend) if kind == "gpu" else []
         precision = choose_precision(kind, capabilities)
-    return Accelerator(kind, detection.backend, replicas, precision, reason, strategy)
+    return Accelerator(
+        kind, detection.backend, replicas, precision, reason, hosts.count(), strategy
+    )
 
 
 def _describe_failure(detection: Detection, error: Exception) -> str:
@@ -195,7 +232,9 @@ def _explain(
     return fact
 
 
-def _start_jax(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, None]:
+def _start_jax(
+    kind: Kind, virtual_cpus: int | None, setup: hosts.HostSetup | None
+) -> tuple[Kind, int]:
     import jax
 
     if kind == "cpu":  # else jax would look for TPUs wherever libtpu is installed
@@ -203,12 +242,12 @@ def _start_jax(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, None]:
     if virtual_cpus:
         jax.config.update("jax_num_cpu_devices", virtual_cpus)
     keep_compilations()  # the next run reuses what this one compiles
+    if setup or hosts.has_joined():
+        hosts.join(setup)
     devices = jax.devices("tpu") if kind == "tpu" else jax.devices()
     found = devices[0].platform
     if found != kind and (kind, found) != ("gpu", "cpu"):
         raise RuntimeError(f"jax already runs on the {found.upper()}")
-
-    import keras
 
     with contextlib.suppress(ImportError, AttributeError):
         # Keras would import an installed TensorFlow, to seed it too and to look for its types in what
@@ -216,10 +255,8 @@ def _start_jax(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, None]:
         from keras.src.utils import module_utils
 
         module_utils.tensorflow._available = False
-    if len(devices) > 1:
-        names = keras.distribution.list_devices(found)
-        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=names))
-    return found, len(devices), None
+    hosts.divide_devices(devices)
+    return found, len(devices)
 
 
 def _start_tensorflow(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flowerkit.accelerator.hosts import HOST_VARIABLES
+
 # TPU v2 to v4 are /dev/accel0; other makers' chips are /dev/accel/accel0.
 TPU_FILE = r"/dev/accel\d+"
 # TPU v5e and later, and any device passed to a virtual machine; /dev/vfio/vfio is no device.
@@ -25,7 +27,7 @@ CHOSEN_BACKEND = "FLOWERKIT_CHOSEN_BACKEND"
 # Only these are recorded: the environment also holds tokens.
 RECORDED_VARIABLES = (
     *TPU_VARIABLES,
-    "TPU_WORKER_HOSTNAMES",
+    *HOST_VARIABLES,
     "JAX_PLATFORMS",
     "CUDA_VISIBLE_DEVICES",
     "KERAS_BACKEND",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from flowerkit.cli.options import add_number, add_path
+from flowerkit.cli.options import add_number, add_path, add_split_folders, open_data
 from flowerkit.cli.terminal import Echo, Progress
 from flowerkit.files import make_folder
 from flowerkit.text import pluralize
@@ -22,6 +22,7 @@ def add_convert_options(parser: argparse.ArgumentParser) -> None:
         help="the square in the middle; all of it with black bars; or all of it, distorted [crop]",
     )
     add_path(parser, "--labels", "CSV", "file names, classes and splits, instead of class folders")
+    add_split_folders(parser)
     add_number(parser, "--image-size", 224, "in px", int)
     add_number(parser, "--val-fraction", 0.2, "of each class, to choose the best epoch", float)
     add_number(parser, "--test-fraction", 0.1, "of each class, to measure the final result", float)
@@ -51,6 +52,9 @@ def run_convert(args, echo: Echo, progress: Progress) -> int:
             test_fraction=args.test_fraction,
             seed=args.seed,
             labels_csv=args.labels,
+            train=args.train,
+            val=args.val,
+            test=args.test,
             workers=args.workers,
             progress=progress,
             beam_options=None if args.beam is None else list(filter(None, args.beam)),
@@ -73,6 +77,7 @@ def add_check_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--external", metavar="DIR2", help="another such folder, to be trained on as well"
     )
+    add_split_folders(parser)
     add_number(parser, "--image-size", None, "in px, where there are several")
     parser.add_argument(
         "--no-near", action="store_true", help="compare ids and bytes only, which decodes nothing"
@@ -84,7 +89,7 @@ def run_check_data(args, echo: Echo, progress: Progress) -> int:
     from flowerkit.data import find_leaks, find_sizes
     from flowerkit.sources import find_data
 
-    data, external = find_data(args.data, image_size=args.image_size), None
+    data, external = open_data(args, image_size=args.image_size), None
     if args.external:  # bytes can be compared at the same size only
         is_same = data.image_size in find_sizes(args.external)
         external = find_data(args.external, image_size=data.image_size if is_same else None)

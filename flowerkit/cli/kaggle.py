@@ -82,7 +82,7 @@ def add_watch_options(parser: ArgumentParser) -> None:
 
 
 def run_watch(args, echo: Echo, progress: Progress) -> int:
-    run, client = kaggle.KernelRun.parse(args.run), kaggle.sign_in(echo)
+    run, client = _read_run(args.run, echo), kaggle.sign_in(echo)
     _watch(client, run, args.require)
     echo(f"fetch its outputs with: flowerkit pull {run} OUT")
     return 0
@@ -103,7 +103,7 @@ def add_pull_options(parser: ArgumentParser) -> None:
 
 
 def run_pull(args, echo: Echo, progress: Progress) -> int:
-    run, client = kaggle.KernelRun.parse(args.run), kaggle.sign_in(echo)
+    run, client = _read_run(args.run, echo), kaggle.sign_in(echo)
     data = _find_data(args)
     csv = kaggle.pull_outputs(client, run, args.out)
     _tell_of_compiled(args.out, echo)
@@ -136,7 +136,13 @@ def run_submit(args, echo: Echo, progress: Progress) -> int:
         raise ValueError(f"{path} is a folder. Pass its csv, for example {path}/submission.csv.")
     if path.is_file() or path.suffix == ".csv":
         return _check_and_submit(None, path, path, _find_data(args), args, echo)
-    run, data, client = kaggle.KernelRun.parse(args.source), _find_data(args), kaggle.sign_in(echo)
+    run = kaggle.KernelRun.parse(args.source)
+    if not run.version and (number := run.find_version_id(args.source)):
+        raise ValueError(
+            f"the address names a version by its id {number}, which Kaggle's API does not know. Pass "
+            f"{run}/VERSION with the number that the page shows, or {run} for the newest."
+        )
+    data, client = _find_data(args), kaggle.sign_in(echo)
     run = kaggle.resolve_version(client, run)
     with tempfile.TemporaryDirectory(prefix="flowerkit-") as folder:
         csv = kaggle.pull_outputs(client, run, folder, csv_only=True)
@@ -179,8 +185,18 @@ def _add_root(parser: ArgumentParser) -> None:
 
 def _add_run(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "run", metavar="RUN", help="OWNER/NAME of a notebook, or OWNER/NAME/VERSION"
+        "run", metavar="RUN", help="OWNER/NAME of a notebook, OWNER/NAME/VERSION, or its address"
     )
+
+
+def _read_run(text: str, echo: Echo) -> kaggle.KernelRun:
+    run = kaggle.KernelRun.parse(text)
+    if not run.version and (number := run.find_version_id(text)):
+        echo(
+            f"this is the newest version of {run}: Kaggle's API does not know the id {number}. "
+            f"{run}/VERSION names another, by the number that its page shows"
+        )
+    return run
 
 
 def _add_data(parser: ArgumentParser) -> None:

@@ -3,7 +3,15 @@
 import argparse
 from pathlib import Path
 
-from flowerkit.cli.options import add_compile_cache, add_data, add_number, add_path, add_require
+from flowerkit.cli.options import (
+    add_compile_cache,
+    add_data,
+    add_number,
+    add_path,
+    add_require,
+    add_split_folders,
+    open_data,
+)
 from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
 from flowerkit.files import check_room
 from flowerkit.submission import check_submission, read_labels, write_submission
@@ -47,7 +55,7 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
     trained_on = [run.environment().data for run in runs]
     data = {}
     for run, known in zip(runs, trained_on, strict=True):
-        data[known.image_size] = _find_data(run, known, args.data)
+        data[known.image_size] = _find_data(run, known, args)
     for data_of_size in data.values():
         check_test_split(data_of_size, on_corrupt=args.on_corrupt)
     accelerator = connect_device(args.require, echo, compile_cache=args.compile_cache)
@@ -97,12 +105,12 @@ def _check_outputs(args) -> None:
         check_room(file.parent)
 
 
-def _find_data(run, trained_on, source: str):
+def _find_data(run, trained_on, args):
     """The data at the size, and with the classes, that the run was trained on."""
     from flowerkit.data import find_sizes
-    from flowerkit.sources import find_data
     from flowerkit.training import describe_difference
 
+    source = args.data
     sizes = find_sizes(source)
     if sizes and trained_on.image_size not in sizes:
         raise ValueError(
@@ -110,7 +118,7 @@ def _find_data(run, trained_on, source: str):
             f"{len(trained_on.class_names)} classes; {source} holds {', '.join(map(str, sizes))} px. "
             f"Pass the data it was trained on (--data)."
         )
-    data = find_data(source, image_size=trained_on.image_size)
+    data = open_data(args, image_size=trained_on.image_size)
     if list(trained_on.class_names) != list(data.class_names):
         raise ValueError(
             f"{run} was trained on other classes than those of {source} "
@@ -122,7 +130,7 @@ def _find_data(run, trained_on, source: str):
 
 def submit(predictions, data, csv: Path, echo: Echo) -> list[str]:
     """Write the csv of `Predictions` and report its problems."""
-    write_submission(csv, predictions.ids, predictions.predicted)
+    write_submission(csv, predictions.ids, predictions.predicted, data.csv_labels)
     return report_problems(csv, data, echo)
 
 
@@ -136,9 +144,7 @@ def add_check_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_check(args, echo: Echo, progress: Progress) -> int:
-    from flowerkit.sources import find_data
-
-    data = find_data(args.data, image_size=args.image_size)
+    data = open_data(args, image_size=args.image_size)
     return int(bool(report_problems(args.csv, data, echo)))
 
 
@@ -149,7 +155,7 @@ def report_problems(csv: Path, data, echo: Echo) -> list[str]:
     """
     from flowerkit.sources import find_test_ids
 
-    problems = check_submission(csv, find_test_ids(data), data.num_classes)
+    problems = check_submission(csv, find_test_ids(data), data.num_classes, data.csv_labels)
     if problems:
         echo(f"{csv}: {pluralize(len(problems), 'problem')}")
         for problem in problems[:_SHOWN_PROBLEMS]:
@@ -158,7 +164,8 @@ def report_problems(csv: Path, data, echo: Echo) -> list[str]:
             echo(f"  ... and {len(problems) - _SHOWN_PROBLEMS:,} more")
         return problems
     rows = data.counts["test"]
-    echo(f"{csv}: {rows:,} rows, every id once, labels in 0..{data.num_classes - 1}: valid")
+    labels = "class names that are numbers" if data.csv_labels else f"0..{data.num_classes - 1}"
+    echo(f"{csv}: {rows:,} rows, every id once, labels in {labels}: valid")
     if score := find_score(csv, data):
         f1, share, num = score
         echo(
@@ -175,8 +182,8 @@ def find_score(csv: Path, data) -> tuple[float, float, int] | None:
     known = data.folder / TEST_LABELS
     if not known.is_file():
         return None
-    found = read_labels(csv)
-    labels = {name: label for name, label in read_labels(known).items() if name in found}
+    found, true = read_labels(csv, data.csv_labels), read_labels(known, data.csv_labels)
+    labels = {name: label for name, label in true.items() if name in found}
     if not labels:
         return None
     true, predicted = list(labels.values()), [found[name] for name in labels]
@@ -190,6 +197,7 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     add_path(parser, "run_folder", "RUN", "a run of `flowerkit train`")
     data = "its data, for the pictures of its mistakes [where it was in training]"
     parser.add_argument("--data", metavar="FOLDER", help=data)
+    add_split_folders(parser)
 
 
 def run_report(args, echo: Echo, progress: Progress) -> int:
@@ -201,7 +209,7 @@ def run_report(args, echo: Echo, progress: Progress) -> int:
     with quiet_frameworks():
         from flowerkit.reports import write_report
     try:
-        data, images = _load_val(run, plan, trained_on, args.data)
+        data, images = _load_val(run, plan, trained_on, args)
     except (FileNotFoundError, ValueError) as error:
         if args.data:
             raise
@@ -212,7 +220,9 @@ def run_report(args, echo: Echo, progress: Progress) -> int:
 
     problems = None
     if run.submission_file.is_file():
-        problems = check_submission(run.submission_file, find_test_ids(data), data.num_classes)
+        problems = check_submission(
+            run.submission_file, find_test_ids(data), data.num_classes, data.csv_labels
+        )
     report = write_report(
         run.path, val_images=images, submission_problems=problems, model=run.model()
     )
@@ -220,12 +230,12 @@ def run_report(args, echo: Echo, progress: Progress) -> int:
     return 0
 
 
-def _load_val(run, plan, trained_on, source: str | None) -> tuple:
+def _load_val(run, plan, trained_on, args) -> tuple:
     """The data of a run and its val images, (n, size, size, 3) uint8 in the order of its predictions."""
     from flowerkit.data import load_split
-    from flowerkit.sources import find_data
 
-    data = find_data(source or trained_on.folder, image_size=trained_on.image_size)
+    source = args.data or trained_on.folder
+    data = open_data(args, source, image_size=trained_on.image_size)
     val = load_split(data, "val", on_corrupt=plan.on_corrupt)
     if val.ids.tolist() != run.val_predictions().ids.tolist():
         raise ValueError(

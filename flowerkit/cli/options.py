@@ -10,9 +10,10 @@ from pathlib import Path
 
 from flowerkit.accelerator import POLICIES
 from flowerkit.cli.parser import WrongUsage
+from flowerkit.data import FlowerData
 from flowerkit.pipeline import Augmentation
 from flowerkit.text import format_value
-from flowerkit.training import PLANS, TrainingPlan, change_plan, load_plan
+from flowerkit.training import PLANS, RunFolder, TrainingPlan, change_plan, load_plan
 
 
 def at_least_one(text: str) -> int:
@@ -46,6 +47,26 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None
     if not required:
         help += " [auto]"
     parser.add_argument("--data", required=required, default="auto", help=help)
+    add_split_folders(parser)
+
+
+def add_split_folders(parser: argparse.ArgumentParser) -> None:
+    """--train, --val and --test, for a folder of photos whose splits their names do not tell."""
+    for split, purpose in (
+        ("train", "to train on; nothing else of the folder of photos is taken then"),
+        ("val", "to choose the best epoch"),
+        ("test", "to measure the final result; its photos may have no class folders"),
+    ):
+        help = f"a folder of photos {purpose}; repeat it for several"
+        add_path(parser, f"--{split}", "DIR", help, action="append")
+
+
+def open_data(args: argparse.Namespace, source: str | Path | None = None, **options) -> FlowerData:
+    """The data of `source`, by default of --data, with the folders that are splits; see `find_data`."""
+    from flowerkit.sources import find_data
+
+    source = args.data if source is None else source
+    return find_data(source, train=args.train, val=args.val, test=args.test, **options)
 
 
 def add_require(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +91,18 @@ def add_compile_cache(parser: argparse.ArgumentParser) -> None:
         "what JAX compiles is kept there and found again; it can be carried [in the cache folder]"
     )
     add_path(parser, "--compile-cache", "DIR", help)
+
+
+def add_hosts(parser: argparse.ArgumentParser) -> None:
+    """--coordinator, --num-hosts and --host."""
+    group = parser.add_argument_group(
+        "several hosts",
+        "Run the same command on each, on JAX. Where SLURM, Open MPI or GKE start them, nothing need be "
+        "given; on a Cloud TPU slice --num-hosts is enough.",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="host 0, and a port that is free")
+    add_number(group, "--num-hosts", None, "how many hosts train one model together")
+    group.add_argument("--host", type=int, metavar="I", help="which of them this is, from 0")
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +131,10 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
         added.help, added.default = f"{helps[name]} [{format_value(value)}]", argparse.SUPPRESS
 
 
+# The fields of a plan that say what network it is.
+_NETWORK = ("backbone", "head", "binary", "input_size")
+
+
 def find_changes(args: argparse.Namespace) -> dict:
     """The plan fields among the options that were given."""
     known = {field.name for field in fields(TrainingPlan)}
@@ -110,6 +147,11 @@ def read_plan(name: str | None, changes: dict) -> TrainingPlan:
         plan = load_plan(name or "fine-tune")
     except FileNotFoundError as error:  # a damaged plan file is no wrong usage
         raise WrongUsage(str(error)) from error
+    before = Path(str(changes.get("weights")))
+    if before.is_dir():  # a run that goes on keeps its network
+        network = RunFolder(before).plan()
+        kept = {name: getattr(network, name) for name in _NETWORK}
+        changes = kept | changes
     return apply_changes(plan, changes)
 
 

@@ -3,12 +3,13 @@
 import contextlib
 import logging
 import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flowerkit.accelerator import Accelerator, connect, keep_compilations
+from flowerkit.accelerator import Accelerator, connect, hosts, keep_compilations
 from flowerkit.text import clean
 
 Echo = Callable[[str], None]
@@ -19,7 +20,7 @@ def start_log() -> None:
     """Send the library's log lines to the terminal, also while `quiet_frameworks` is active."""
     if logging.getLogger().hasHandlers():
         return
-    stream = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 - open as long as the process
+    stream = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 - open as long as the process
     erase = "\r\x1b[K" if stream.isatty() else ""  # a progress bar may be on the line
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_CleanFormatter(f"{erase}%(message)s"))
@@ -91,16 +92,75 @@ class ProgressBar:
 def connect_device(
     require: str | None, echo: Echo, precision: str = "auto", compile_cache: Path | None = None
 ) -> Accelerator:
-    """Start the device, print its line, and use `compile_cache` for what JAX compiles."""
+    """Start the device, print its line, and use `compile_cache` for what JAX compiles.
+
+    Raises RuntimeError where SLURM or another launcher has started several processes.
+    """
+    if setup := hosts.find_hosts(os.environ):
+        raise RuntimeError(
+            f"{setup.found} says that there are {setup.count} processes, and of the commands only "
+            f"train runs in several. Start one (with SLURM: srun --ntasks=1)."
+        )
     with quiet_frameworks():
         accelerator = connect(require, precision=precision)
+    _introduce(accelerator, echo, compile_cache)
+    return accelerator
+
+
+def _introduce(accelerator: Accelerator, echo: Echo, compile_cache: Path | None) -> None:
     echo(str(accelerator))
     if compile_cache is not None:
         if accelerator.backend == "jax":
             keep_compilations(compile_cache)
         else:
             echo("--compile-cache has no effect: only JAX keeps what it compiles")
-    return accelerator
+
+
+@contextlib.contextmanager
+def connect_hosts(
+    args, echo: Echo, progress: Progress
+) -> Iterator[tuple[Accelerator, Echo, Progress | None]]:
+    """Start the device, join other hosts if there are any, and part from them at the end of the block.
+
+    (the device, echo, progress): host 0 alone speaks.
+    """
+    with quiet_frameworks():
+        accelerator = connect(
+            args.require,
+            precision=args.precision,
+            coordinator=args.coordinator,
+            num_hosts=args.num_hosts,
+            host=args.host,
+        )
+    if not hosts.is_first():
+        echo, progress = (lambda line: None), None
+        logging.getLogger("flowerkit").setLevel(logging.ERROR)
+    _introduce(accelerator, echo, args.compile_cache)
+    with _last_words() if hosts.count() > 1 else contextlib.nullcontext():
+        yield accelerator, echo, progress
+        hosts.leave()
+
+
+_SPEAK_AT_THE_END = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
+
+
+@contextlib.contextmanager
+def _last_words():
+    """Have another process say what happened if JAX aborts this one, as when a host is lost."""
+    sentence = (
+        f"flowerkit: host {hosts.index()} of {hosts.count()} was ended, because a host was lost; its "
+        f"own output may say why. Start all again with --resume and the same --out; their number may "
+        f"change."
+    )
+    watcher = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _SPEAK_AT_THE_END, sentence],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+    try:
+        yield
+    finally:
+        watcher.communicate(b"done")
 
 
 @contextlib.contextmanager

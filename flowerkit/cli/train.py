@@ -2,13 +2,17 @@
 
 import argparse
 import contextlib
+import functools
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from flowerkit.accelerator import hosts
 from flowerkit.cli.options import (
     add_compile_cache,
     add_data,
+    add_hosts,
     add_number,
     add_path,
     add_plan,
@@ -16,10 +20,11 @@ from flowerkit.cli.options import (
     add_require,
     apply_changes,
     find_changes,
+    open_data,
     read_plan,
 )
 from flowerkit.cli.parser import WrongUsage
-from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
+from flowerkit.cli.terminal import Echo, Progress, connect_device, connect_hosts, quiet_frameworks
 from flowerkit.files import check_room, find_free_folder, write_json
 from flowerkit.text import pluralize
 
@@ -33,19 +38,40 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     add_require(parser)
     add_precision(parser)
     add_compile_cache(parser)
+    add_hosts(parser)
     add_plan(parser)
 
 
 def run_train(args, echo: Echo, progress: Progress) -> int:
-    from flowerkit.sources import find_data
+    read = functools.partial(_read_resumed if args.resume else _read_new, args)
+    try:
+        setup = hosts.find_hosts(os.environ, args.coordinator, args.num_hosts, args.host)
+    except ValueError as error:
+        raise WrongUsage(str(error)) from error
+    # Host 0 alone need see the run folder; what is wrong there is said before a device is started.
+    requested = read() if setup is None or setup.index == 0 else None
+    with connect_hosts(args, echo, progress) as (accelerator, echo, progress):
+        if requested is None and hosts.is_first():
+            requested = read()
+        plan, source, out = _share(requested) if setup else requested
+        data = hosts.first_then_others(
+            functools.partial(
+                open_data, args, source, image_size=plan.image_size, progress=progress
+            )
+        )
+        echo(str(data))
+        return train_and_submit(
+            plan, data, out, accelerator, args.started, echo, progress, resume=args.resume
+        )
 
-    plan, source, out = _read_resumed(args) if args.resume else _read_new(args)
-    accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
-    data = find_data(source, image_size=plan.image_size, progress=progress)
-    echo(str(data))
-    return train_and_submit(
-        plan, data, out, accelerator, args.started, echo, progress, resume=args.resume
-    )
+
+def _share(requested: tuple | None) -> tuple:
+    """What host 0 has read, on every host."""
+    from flowerkit.training import TrainingPlan
+
+    values = requested and (requested[0].to_dict(), str(requested[1]), str(requested[2]))
+    plan, source, out = hosts.broadcast(values)
+    return TrainingPlan(**plan), source, Path(out)
 
 
 def _read_new(args) -> tuple:
@@ -60,11 +86,10 @@ def _read_resumed(args) -> tuple:
     if args.out is None:
         raise WrongUsage("--resume needs --out RUN, the folder of the run to continue.")
     fixed = sorted(set(changes) - {"epochs", "max_minutes"}) + ["plan"] * bool(args.plan)
-    fixed += ["precision"] * (args.precision != "auto")
     if fixed:
         options = ", ".join("--" + name.replace("_", "-") for name in fixed)
         raise WrongUsage(
-            f"a resumed run keeps its plan and precision; only --epochs and --max-minutes may change. "
+            f"a resumed run keeps its plan; only --epochs and --max-minutes may change. "
             f"Leave out {options}, or start a new run."
         )
     from flowerkit.training import RunFolder
@@ -73,7 +98,8 @@ def _read_resumed(args) -> tuple:
     # The time limit was for that session.
     plan = apply_changes(run.plan(), {"max_minutes": None} | changes)
     environment = run.environment()
-    args.precision = environment.accelerator.precision
+    if args.precision == "auto":
+        args.precision = environment.accelerator.precision
     source = environment.data.folder if args.data == "auto" else args.data
     return plan, source, args.out
 
@@ -103,6 +129,8 @@ def train_and_submit(
             started=started,
             progress=progress,
         )
+        if not hosts.is_first():
+            return int(run.summary.interrupted or run.summary.failed)
         echo(str(run))
         if run.summary.interrupted:
             folder, source = shlex.quote(str(out)), shlex.quote(str(data.folder))
@@ -182,12 +210,11 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     plan = read_plan(args.plan, find_changes(args))
     accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     from flowerkit.plots import off_screen, plot_lr_finder, save_figure
-    from flowerkit.sources import find_data
     from flowerkit.training import lr_find
 
     out = args.out or find_free_folder("runs", "lr-find")
     check_room(out)
-    data = find_data(args.data, image_size=plan.image_size, progress=progress)
+    data = open_data(args, image_size=plan.image_size, progress=progress)
     echo(str(data))
     search = lr_find(
         data,
@@ -228,9 +255,8 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
 def run_study(args, echo: Echo, progress: Progress) -> int:
     accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     from flowerkit.experiments import STUDIES, run_study
-    from flowerkit.sources import find_data
 
-    data = find_data(args.data)
+    data = open_data(args)
     echo(str(data))
     out = args.out or find_free_folder("runs", args.study)
     plans, seeds = (pluralize(len(STUDIES[args.study]), "plan"), pluralize(args.seeds, "seed"))

@@ -6,6 +6,7 @@ Nothing here knows where data comes from (`sources`, `photos`), how it is augmen
     records      the file format of a shard, byte by byte
     example      `tf.train.Example`, the message in a record, without TensorFlow
     tfrecords    the competition's format: parsing at 224x224, shards found, written and checked
+    class_names  the order of class names, names that look the same, and what a csv calls a class
     jpeg         JPEGs to pixels, by the fastest decoder that is installed
     images       the pixels of a split: decoded in the background, kept in RAM or decoded again
     splits       `load_split`: ids, labels, digests and images of a split, checked before training
@@ -18,10 +19,15 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
+        "find_alike": "class_names",
+        "find_csv_labels": "class_names",
+        "sort_class_names": "class_names",
         "CorruptRecord": "records",
         "Record": "tfrecords",
         "read_records": "tfrecords",
+        "complete_jpeg": "jpeg",
         "decode_jpeg": "jpeg",
+        "decode_strictly": "jpeg",
         "find_decoder": "jpeg",
         "SPLITS": "tfrecords",
         "FlowerData": "tfrecords",

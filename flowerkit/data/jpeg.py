@@ -1,18 +1,26 @@
 """JPEGs to pixels, by simplejpeg, else by OpenCV, else by Pillow: all three give the same.
 
 What the faster two refuse, or would decode to other pixels, Pillow decodes: CMYK, rare samplings,
-JPEGs with small damage. It refuses those that are cut off. TensorFlow's pixels differ from these, by 1
+JPEGs with damage inside. It refuses those that are cut off. TensorFlow's pixels differ from these, by 1
 of 255 on average.
 """
 
+import contextlib
 import functools
 import io
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
+# Warnings of libjpeg (jerror.h) about the picture itself; others are about what stands before it.
+_NO_END = "Premature end of JPEG file"
+_DAMAGE = re.compile(
+    r"Corrupt JPEG data: (premature|bad (?!ICC)|found|\d+ extraneous bytes before marker 0x(d|c4|da))"
+)
+_EXTRA = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
 class Decoder(NamedTuple):
@@ -33,7 +41,63 @@ def decode_jpeg(jpeg: bytes, out: np.ndarray | None = None) -> np.ndarray:
     try:
         return _decode(find_decoder(), jpeg, out)
     except ValueError:
-        return _decode(_load_pillow(), jpeg, out)
+        return _decode(_load_pillow(), complete_jpeg(jpeg), out)
+
+
+def complete_jpeg(jpeg: bytes) -> bytes:
+    """The JPEG, with its end mark where nothing else is missing, as far as simplejpeg can tell."""
+    if not jpeg.endswith(_END):
+        with contextlib.suppress(ValueError):
+            if decode_strictly(jpeg) is not None:
+                return _add_end(jpeg)
+    return jpeg
+
+
+def decode_strictly(
+    jpeg: bytes, mode: str = "RGB", size: tuple[int, int] = (0, 0)
+) -> np.ndarray | None:
+    """The pixels (h, w, 1 or 3) uint8 of a JPEG, if each of them is as it was saved; else ValueError.
+
+    Decoded in `mode`, "RGB" or "GRAY", at the smallest scale that gives at least `size`, (height,
+    width) in px, and at full size without it. An end mark may be missing. None where nothing can be
+    said: without simplejpeg, for kinds that it does not read, and for padding before the end.
+    """
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+
+    def decode(jpeg):
+        return simplejpeg.decode_jpeg(jpeg, mode, min_height=size[0], min_width=size[1])
+
+    try:
+        return decode(jpeg)
+    except ValueError as error:
+        message = str(error)
+    if message.startswith(_NO_END):
+        try:
+            return decode(_add_end(jpeg))
+        except ValueError:
+            raise ValueError(f"cut off ({len(jpeg):,} bytes are there)") from None
+    if _DAMAGE.match(message) and not _is_padded(jpeg, message):
+        raise ValueError(f"damaged ({message}), so that parts of the picture are wrong")
+    return None
+
+
+def _add_end(jpeg: bytes) -> bytes:
+    """With an end mark after the last byte; zeros there are what a disk or a download left empty."""
+    return jpeg.rstrip(b"\0").removesuffix(b"\xff") + _END
+
+
+def _is_padded(jpeg: bytes, message: str) -> bool:
+    """Whether the bytes that are too many are one byte again and again, as some cameras write them."""
+    if not (match := _EXTRA.search(message)):
+        return False
+    picture = jpeg[: jpeg.rfind(_END)]
+    padding = len(picture) - len(picture.rstrip(picture[-1:]))
+    return (
+        abs(padding - int(match[1])) <= 2
+    )  # zeros where the picture should be are more than these
 
 
 def check_jpeg(jpeg: bytes, image_size: int, *, decode: bool) -> None:

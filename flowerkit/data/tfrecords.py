@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from flowerkit.data.class_names import find_csv_labels
 from flowerkit.data.example import Example
 from flowerkit.data.records import CorruptRecord, find_frames, frame, read_frames
 from flowerkit.files import make_folder, writing_to
@@ -50,6 +51,11 @@ class FlowerData:
     def num_classes(self) -> int:
         """How many classes there are, and so how wide a model's head is."""
         return len(self.class_names)
+
+    @property
+    def csv_labels(self) -> tuple[str, ...] | None:
+        """What a csv holds for each class where it is not the class id, see `find_csv_labels`."""
+        return find_csv_labels(self.class_names)
 
     def __str__(self) -> str:
         counts = ", ".join(f"{split} {self.counts[split]:,}" for split in SPLITS)

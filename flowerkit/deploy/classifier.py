@@ -1,5 +1,6 @@
 """A trained classifier in use: photos in, names and probabilities out."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,12 @@ from PIL import Image
 
 from flowerkit.data import decode_jpeg
 from flowerkit.deploy.formats import LoadedModel, detect_format
-from flowerkit.photos import SUFFIXES, UnreadablePhoto, find_photos, read_photo
+from flowerkit.photos import SUFFIXES, UnreadablePhoto, read_photo, walk_photos
 
 _NUM_READERS = 4
+PROBABILITY_ERROR = 1e-3  # of the sum of a row, and below 0
+
+_log = logging.getLogger("flowerkit")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,23 @@ class Classifier(LoadedModel):
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.card.class_names
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """What `run` gives, if it is probabilities. Raises ValueError, with the remedy, if not."""
+        rows = np.asarray(self.run(pixels))
+        sums = rows.sum(axis=-1, dtype="float64")
+        # nan is neither
+        is_right = (rows >= -PROBABILITY_ERROR).all(axis=-1) & (abs(sums - 1) <= PROBABILITY_ERROR)
+        if not is_right.all():
+            row = int(np.argmin(is_right))
+            shown = ", ".join(f"{value:.4g}" for value in rows[row][:4])
+            raise ValueError(
+                f"{self.path} does not give probabilities: a row of its output is [{shown}"
+                f"{', ...' * (rows.shape[-1] > 4)}] with the sum {sums[row]:.4g}. A classifier ends in "
+                f"a softmax: for logits, save keras.Model(model.inputs, "
+                f"keras.layers.Softmax()(model.outputs[0])); several sigmoids name no single class."
+            )
+        return rows
 
     def __str__(self) -> str:
         score = "" if self.card.val_f1 is None else f", macro F1 {self.card.val_f1:.4f} on val"
@@ -139,7 +160,7 @@ class Classifier(LoadedModel):
         for row, square in enumerate(squares):
             if isinstance(square, np.ndarray):
                 pixels[row] = square
-        probabilities = self.run(pixels)[: len(names)].astype("float64")
+        probabilities = self.probabilities(pixels)[: len(names)].astype("float64")
         return [
             Prediction(name, self.class_names, None, square)
             if isinstance(square, str)
@@ -183,7 +204,10 @@ def _list_files(path: Path) -> list[Path]:
         raise FileNotFoundError(f"no photo {path}")
     if not path.is_dir():
         return [path]
-    if not (photos := [path / name for name in find_photos(path)]):
+    walk = walk_photos(path)
+    for note in walk.describe():
+        _log.warning(note)
+    if not (photos := [path / name for name in walk.paths]):
         raise ValueError(f"no photos in {path}. Photos end in {', '.join(SUFFIXES)}.")
     return photos
 

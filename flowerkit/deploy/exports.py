@@ -56,7 +56,8 @@ def export_model(
     of mixed precision is exported in float32, and compared with itself in float32; as "keras" it stays
     as it is.
 
-    Raises what `load_classifier` raises; ValueError for another format, FileExistsError if `out` is
+    Raises what `load_classifier` raises; ValueError for another format and for a model that does not
+    give probabilities, FileExistsError if `out` is
     something else, RuntimeError if the probabilities differ by more than `TOLERANCE`.
     """
     if format not in FORMATS:
@@ -82,7 +83,7 @@ def export_model(
         portable, written = Path(folder) / "portable.keras", Path(folder) / kind.file
         was_mixed = rewrite_keras(saved, portable, card=card, float32=kind.name != "keras")
         _convert(portable, written, kind)
-        expected = (load_classifier(portable) if was_mixed else original).run(images)
+        expected = (load_classifier(portable) if was_mixed else original).probabilities(images)
         difference = float(np.abs(load_classifier(written).run(images) - expected).max())
         if not difference <= TOLERANCE:  # also if it is nan
             raise RuntimeError(
@@ -139,10 +140,17 @@ def _convert(source: Path, target: Path, kind: Format) -> None:
 
 
 def _convert_in_child(source: Path, target: Path, kind: Format) -> None:
+    import keras
+
     code = (
-        "import sys, pathlib; from flowerkit.deploy import FORMATS; "
-        "FORMATS[sys.argv[1]].convert(*map(pathlib.Path, sys.argv[2:]))"
+        "import contextlib, importlib, pathlib, sys\nfrom flowerkit.deploy import FORMATS\n"
+        "for name in sys.argv[4:]:\n"
+        "    with contextlib.suppress(ImportError): importlib.import_module(name)\n"
+        "FORMATS[sys.argv[1]].convert(*map(pathlib.Path, sys.argv[2:4]))"
     )
+    # Where the layers of the user's own are registered.
+    owners = {each.__module__ for each in keras.saving.get_custom_objects().values()}
+
     # The accelerator belongs to this process; the conversion needs none.
     settings = {
         "KERAS_BACKEND": "tensorflow",
@@ -151,5 +159,5 @@ def _convert_in_child(source: Path, target: Path, kind: Format) -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    command = [sys.executable, "-c", code, kind.name, str(source), str(target)]
+    command = [sys.executable, "-c", code, kind.name, str(source), str(target), *sorted(owners)]
     subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)

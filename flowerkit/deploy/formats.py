@@ -45,11 +45,16 @@ class LoadedModel:
                 "file that `flowerkit export` wrote."
             )
         size, num_names = self.card.image_size, len(self.card.class_names)
-        if self.input_shape != (size, size, 3) or self.num_classes != num_names:
+        # A size that is None is free; a size that is another is none that the photos get.
+        fits = [
+            each in (None, side)
+            for each, side in zip(self.input_shape, (size, size, 3), strict=False)
+        ]
+        if fits != [True] * 3 or self.num_classes != num_names:
             raise ValueError(
                 f"{self.path} takes input of shape {self.input_shape} and has "
-                f"{self.num_classes} outputs, but its model card describes {size} px and {num_names} "
-                f"classes. Export the model again."
+                f"{self.num_classes} outputs, but its model card describes {size} x {size} px and "
+                f"{num_names} classes. Export its run again, or build it for such squares."
             )
 
 
@@ -279,13 +284,16 @@ def detect_format(path: str | os.PathLike) -> Format:
 
 
 def _load_for_export(source: Path) -> Any:
-    """The model with `training=False`: exporters leave it out, and Resizing then sets it to True."""
+    """The model with `training=False`, at the card's size where its own is free.
+
+    Exporters leave the argument out, and Resizing then sets it to True.
+    """
     import keras
 
     from flowerkit.models import load_model
 
-    model = load_model(source)
-    pixels = keras.Input(model.input_shape[1:], name="pixels")
+    model, size = load_model(source), read_keras_card(source).image_size
+    pixels = keras.Input((size, size, 3), name="pixels")
     return keras.Model(pixels, model(pixels, training=False), name="classifier")
 
 

@@ -37,9 +37,14 @@ _REMEDIES = {
 # lost. A log that is silent is read again when the run's status is known.
 _SENT_ONCE = re.compile(r"/(SaveKernel|CreateSubmission|CreateCodeSubmission|logs/stream/.*)$")
 # A path instead of an address has one slash fewer.
-_RUN = re.compile(
-    r"(?:(?:https?:/{1,2})?(?:www\.)?kaggle\.com/code/)?([\w-]+)/([\w-]+)(?:/v?(\d{1,9}))?/?"
+_HOST = re.compile(r"(https?:/{1,2})?(www\.)?kaggle\.com/+", re.IGNORECASE)
+# In kaggle.com/OWNER/NAME, as older addresses are, these are no owners and no names.
+_PAGES = (
+    "account api benchmarks c code competitions cohort datasets discussion discussions docs followers "
+    "following getting-started general host kernels learn me models notebooks organizations "
+    "product-feedback questions-and-answers rankings scripts search settings static work"
 )
+_BY_ID = re.compile(r"scriptVersionId=(\d+)|/run/(\d+)", re.IGNORECASE)
 
 Response = TypeVar("Response")
 
@@ -58,18 +63,35 @@ class KernelRun:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From OWNER/NAME, OWNER/NAME/VERSION or the notebook's address; else ValueError.
+        """From OWNER/NAME, OWNER/NAME/VERSION or any address of the notebook; else ValueError.
+
+        An address that names its version by an id, `find_version_id`, is one of the newest.
 
         >>> str(KernelRun.parse("https://www.kaggle.com/code/flora/petals/3"))
         'flora/petals/3'
+        >>> str(KernelRun.parse("www.kaggle.com/code/flora/petals/edit/run/7#Results"))
+        'flora/petals'
         """
-        found = _RUN.fullmatch(text)
-        if not found:
+        path = re.split("[?#]", text.strip().strip("<>'\""))[0]
+        host = _HOST.match(path)
+        first, *others = path[host.end() if host else 0 :].rstrip("/").split("/")
+        parts = others if first.lower() == "code" else [first, *others]
+        is_older = host and parts == [first, *others]
+        named = len(parts) > 1 and all(re.fullmatch(r"[\w-]+", part) for part in parts[:2])
+        version = re.fullmatch(r"v?(\d{1,9})", parts[2]) if len(parts) == 3 else None
+        known = version or host or len(parts) == 2
+        if not (named and known) or (is_older and not set(_PAGES.split()).isdisjoint(parts[:2])):
             raise ValueError(
                 f"{text!r} is no OWNER/NAME of a notebook. Take it from the end of the notebook's "
                 "address, kaggle.com/code/OWNER/NAME; a version may follow: OWNER/NAME/3."
             )
-        return cls(found[1], found[2], int(found[3]) if found[3] else None)
+        return cls(parts[0], parts[1], int(version[1]) if version else None)
+
+    @staticmethod
+    def find_version_id(text: str) -> str | None:
+        """The id by which an address names a version, and which Kaggle's API does not know."""
+        found = _BY_ID.search(text)
+        return found and (found[1] or found[2])
 
     @property
     def kernel(self) -> str:
@@ -103,11 +125,13 @@ class Client:
         request: Callable[[], Response],
         *,
         find_result: Callable[[], Response | None] | None = None,
+        suspects: str = "its names",
     ) -> Response:
         """What `request()` returns; `action` names it in errors. Raises KaggleError.
 
         A request that changes something on Kaggle may arrive and its response get lost: `find_result`
-        returns what that would have held, or None.
+        returns what that would have held, or None. Kaggle responds with status 500 to requests that it
+        does not expect, too: `suspects` are what to check in this one.
         """
         try:
             with hushed():
@@ -119,7 +143,7 @@ class Client:
                 cause = cause.__context__
             if find_result and _is_lost(cause) and (result := find_result()) is not None:
                 return result
-            raise KaggleError(self.scrub(f"{action}: {_describe(cause)}")) from None
+            raise KaggleError(self.scrub(f"{action}: {_describe(cause, suspects)}")) from None
 
     def scrub(self, text: str) -> str:
         """The text without the credentials, in case a server has repeated them."""
@@ -228,14 +252,19 @@ def _find_status(cause: Exception) -> int:
     return getattr(getattr(cause, "response", None), "status_code", 0)
 
 
-def _describe(cause: Exception) -> str:
+def _describe(cause: Exception, suspects: str) -> str:
     """Reason and remedy on one line, without addresses, because those of files are signed."""
     status, text = _find_status(cause), " ".join(str(cause).split())
     if status:
         text = text.split(" for url")[0].removeprefix(f"{status} ")
         remedy = "If the reason does not help, run `pip install --upgrade kaggle six`"
-        if status >= 500:
+        if status > 500:
             remedy = "Kaggle has trouble. Try again later"
+        if status == 500:
+            remedy = (
+                f"Kaggle fails so at a request that it does not expect: check {suspects}. If all is "
+                f"right, Kaggle has trouble: try again later"
+            )
         return f"{status}: {text[:300]}. {_REMEDIES.get(status, remedy)}."
     if _is_lost(cause):
         return (

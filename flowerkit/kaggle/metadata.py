@@ -29,6 +29,14 @@ MACHINE_SHAPES = {
     "cpu": ("",),
 }
 
+_DATASET = r"(?!datasets?/)[\w-]+/[\w-]+(/\d+)?"
+# Of each kind of source its form; `kaggle kernels pull` writes some with a part more in front.
+SOURCES = {
+    "competition_sources": (r"[\w-]+", "NAME"),
+    "dataset_sources": (_DATASET, "OWNER/NAME"),
+    "kernel_sources": (_DATASET.replace("datasets?", "(code|kernels?)"), "OWNER/NAME"),
+    "model_sources": (r"[\w-]+(/[\w.-]+){3}/\d+", "OWNER/MODEL/FRAMEWORK/VARIATION/VERSION"),
+}
 _KINDS = {str: "text", list: "list"}
 _FILL_IN = "run `flowerkit bundle --owner OWNER`, with your Kaggle user name."
 _RENEW = f"Delete {METADATA} if it is there, then {_FILL_IN}"
@@ -200,14 +208,20 @@ def _check_settings(metadata: KernelMetadata) -> Iterator[str]:
             yield f'{_format(metadata, name)}. Write "{name}": "{required}".'
     if "id_no" in metadata.values:
         yield f"{METADATA} has id_no, which replaces the id. Remove id_no."
-    if SLUG not in metadata.values.get("competition_sources", []):
+    if SLUG not in (metadata.values.get("competition_sources") or ()):
         yield (
             f"competition_sources lacks {SLUG!r}, so the run finds no data. "
             f'Write "competition_sources": ["{SLUG}"].'
         )
-    attached = ("dataset_sources", "kernel_sources", "model_sources")
+    for kind, (pattern, form) in SOURCES.items():
+        for source in metadata.values.get(kind) or ():
+            if not re.fullmatch(pattern, str(source)):
+                yield (
+                    f"{kind} in {METADATA} has {source!r}, which Kaggle does not take. Write "
+                    f'"{form}", as at the end of its address.'
+                )
     offline = not metadata.is_on("enable_internet", True)
-    if offline and not any(map(metadata.values.get, attached)):
+    if offline and not any(metadata.values.get(kind) for kind in list(SOURCES)[1:]):
         yield (
             "enable_internet is off, and no attached source can hold the pretrained weights. "
             'Write "enable_internet": true, or attach the weights under dataset_sources.'

@@ -70,6 +70,10 @@ def push_notebook(
             f"pushing {run}",
             lambda: _read_response(client, run, client.api.kernels_push(folder)),
             find_result=find_pushed,
+            suspects=(
+                f"in {METADATA} the title and that each source exists and is yours or public, and on "
+                f"kaggle.com/settings that your phone is verified, which internet and TPUs need"
+            ),
         )
 
 

@@ -84,7 +84,7 @@ def check_csv(csv: str | Path, data: FlowerData | None = None) -> list[str]:
     if data is not None:
         from flowerkit.sources import find_test_ids
 
-        return check_submission(csv, find_test_ids(data), data.num_classes)
+        return check_submission(csv, find_test_ids(data), data.num_classes, data.csv_labels)
     path = Path(csv)
     lines = path.read_text("utf-8-sig", errors="replace").splitlines() if path.is_file() else []
     ids = [line.split(",")[0].strip('" ') for line in lines[1:] if line.strip()]
@@ -137,7 +137,12 @@ def submit(client: Client, source: Path | KernelRun, *, message: str | None = No
         new = [entry for entry in _list_submissions(client) if entry.ref not in before]
         return next((entry for entry in new if entry.description == text), None)
 
-    response = client.call(f"submitting {source}", send, find_result=find_submitted)
+    response = client.call(
+        f"submitting {source}",
+        send,
+        find_result=find_submitted,
+        suspects=f"the csv, and that the rules are accepted ({RULES})",
+    )
     number = response.ref or getattr(find_submitted(), "ref", 0)
     if not number:  # Kaggle refuses with a message and status 200
         raise KaggleError(

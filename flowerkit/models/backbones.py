@@ -65,24 +65,51 @@ def default_input_size(name: str, image_size: int) -> int:
     return min(image_size, DENSE_INPUT_PX) if name.startswith("dense-") else image_size
 
 
-def build_backbone(name: str, weights, input_size: int, dropout: float) -> tuple:
-    """The keras.Model `name`, named "backbone", and the preprocess_input of its pixels, or None.
+def build_backbone(network, weights, input_size: int, dropout: float) -> tuple:
+    """The keras.Model `network`, named "backbone", and the preprocess_input of its pixels, or None.
 
-    `dropout` serves the dense networks, after each of their layers but the last.
+    `network`: a name of the list, a `.keras` file, or a keras.Model. `weights`: see
+    `build_classifier`. `dropout` serves the dense networks, after each of their layers but the last.
     """
     import keras
 
-    shape = (input_size, input_size, 3)
-    if name.endswith(".keras"):
-        return _load_backbone(Path(name), weights), None
-    if name == TINY or name.removesuffix("-bn") in DENSE:
-        if weights is not None:
+    from flowerkit.models.foreign import adopt, load_weights
+
+    shape, is_model = (input_size, input_size, 3), isinstance(network, keras.Model)
+    name = "" if is_model else os.fspath(network)
+    is_file = weights not in (None, "imagenet")
+    if is_file and not Path(weights).exists():
+        raise FileNotFoundError(
+            f"no weights {weights}. Pass a weights file, a run folder, weights='imagenet', or None "
+            f"(--weights none)."
+        )
+    preprocess = None
+    if is_model or name.endswith(".keras"):
+        body = adopt(network, input_size=input_size, with_weights=weights is not None)
+    elif name == TINY or name.removesuffix("-bn") in DENSE:
+        if weights == "imagenet":
             raise ValueError(
                 f"the {name} backbone has no pretrained weights; pass weights=None "
                 f"(--weights none). Received: weights={str(weights)!r}"
             )
         body = _build_tiny(shape) if name == TINY else _build_dense(name, shape, dropout)
-        return body, lambda x: x / 127.5 - 1
+        preprocess = _to_unit
+    else:
+        body, preprocess = _build_application(name, weights, shape)
+    if is_file:
+        load_weights(body, Path(weights))
+    return body, preprocess
+
+
+def _to_unit(pixels):
+    return pixels / 127.5 - 1
+
+
+def _build_application(name: str, weights, shape: tuple[int, int, int]) -> tuple:
+    import keras
+
+    from flowerkit.models.foreign import reason_of
+
     names = {row["name"].lower(): row["name"] for row in list_backbones()}
     build = getattr(keras.applications, names.get(name.lower(), ""), None)
     if build is None:
@@ -90,17 +117,19 @@ def build_backbone(name: str, weights, input_size: int, dropout: float) -> tuple
             f"backbone {name!r} is neither in the list of `flowerkit models` nor a .keras file."
             f"{did_you_mean(name, names.values())}"
         )
-    if weights not in (None, "imagenet") and not Path(weights).is_file():
-        raise FileNotFoundError(
-            f"no weights file {weights}. Pass a file, weights='imagenet', or None (--weights none)."
-        )
-    body = _build_application(build, weights, shape)
+    try:
+        body = _download(build, weights if weights == "imagenet" else None, shape)
+    except ValueError as error:
+        raise ValueError(
+            f"{build.__name__} does not take images of {shape[0]} x {shape[0]} px: {reason_of(error)} "
+            f"Pass a larger input_size (--input-size)."
+        ) from error
     body.name = "backbone"
     # Each family's module has its own; keras.applications names the modules, not the function.
     return body, sys.modules[build.__module__].preprocess_input
 
 
-def _build_application(build, weights, shape: tuple[int, int, int]):
+def _download(build, weights: str | None, shape: tuple[int, int, int]):
     try:
         return build(include_top=False, weights=weights, input_shape=shape)
     except Exception as error:  # Keras raises a bare Exception when a download fails
@@ -117,35 +146,6 @@ def _build_application(build, weights, shape: tuple[int, int, int]):
             ) from error
         _log.info(f"no internet: the weights come from {attached[0]}")
         return build(include_top=False, weights=attached[0], input_shape=shape)
-
-
-def _load_backbone(path: Path, weights):
-    import keras
-
-    from flowerkit.models.freezing import unfreeze
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no backbone file {path}. Pass a .keras file or a backbone name.")
-    body = keras.saving.load_model(path, compile=False)
-    if weights != "imagenet" or keras.config.dtype_policy() != body.layers[-1].dtype_policy:
-        # A file remembers the dtype policy that it was saved in.
-        policy = {"dtype": keras.config.dtype_policy().name}
-        remade = keras.models.clone_model(
-            body, clone_function=lambda old: type(old).from_config(old.get_config() | policy)
-        )
-        if weights is not None:
-            remade.set_weights(body.get_weights())
-        body = remade
-    if weights not in (None, "imagenet"):
-        body.load_weights(weights)
-    if len(body.output_shape) != 4:
-        raise ValueError(
-            f"{path.name} ends in shape {body.output_shape}; a backbone ends in a feature map "
-            f"(n, height, width, channels). Save it without its pooling and classifier."
-        )
-    body.name = "backbone"
-    unfreeze(body)  # a file remembers what was frozen when it was saved
-    return body
 
 
 def _build_tiny(shape: tuple[int, int, int]):

@@ -89,7 +89,8 @@ def _takes_map(layer: keras.Layer) -> bool:
 
 def _check(images, classes, classifier: keras.Model) -> None:
     wanted, num_classes = classifier.input_shape[1:], classifier.output_shape[-1]
-    if images.ndim != 4 or images.shape[1:] != tuple(wanted) or not len(images):
+    fits = [side in (None, given) for side, given in zip(wanted, images.shape[1:], strict=False)]
+    if images.ndim != 4 or fits != [True] * 3 or not len(images):
         raise ValueError(
             f"the model takes images (n, {', '.join(map(str, wanted))}), n at least 1. Received: "
             f"shape {images.shape}"

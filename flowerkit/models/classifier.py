@@ -1,8 +1,8 @@
 """Classifiers: backbone + head, with input scaling inside, so that a model takes plain pixels 0..255."""
 
+import inspect
 import os
 import weakref
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from flowerkit.files import replacing
 from flowerkit.models.backbones import build_backbone, default_input_size
-from flowerkit.models.freezing import find_backbone, unfreeze
+from flowerkit.models.foreign import read_keras
+from flowerkit.models.freezing import find_backbone, unfreeze, walk_layers
 from flowerkit.models.heads import DROPOUT, add_head, check_head
 
 _POOLING = (
@@ -29,7 +30,7 @@ def build_classifier(
     num_classes: int,
     *,
     image_size: int,
-    backbone: str = "DenseNet121",
+    backbone: str | os.PathLike | keras.Model = "DenseNet121",
     weights: str | os.PathLike | None = "imagenet",
     head: str = "notebook",
     dropout: float | None = None,
@@ -38,9 +39,11 @@ def build_classifier(
 ) -> keras.Model:
     """Images (n, image_size, image_size, 3), any dtype, 0..255 -> (n, num_classes) probabilities.
 
-    `backbone`: a name of `list_backbones` ("tiny" is a small network for CPUs) or a `.keras` file.
-    `weights`: "imagenet" (the pretrained weights: Keras' file, or those inside the `.keras` file),
-    None (random), or a weights file of that backbone.
+    `backbone`: a name of `list_backbones` ("tiny" is a small network for CPUs), or a network of your
+    own, a `.keras` file or a model, which is copied (docs/backbones.md says what it may be).
+    `weights`: "imagenet" (the pretrained weights: Keras' file, or those inside your network), None
+    (random), a weights file of that backbone, or a run folder or a classifier's `.keras` file, whose
+    backbone has them.
     `head`: see `heads.add_head`. `dropout`: its fraction, and a dense network's; None: see `DROPOUT`.
     `input_size` (px): what the backbone sees; images of another size are resized inside the model.
     None: `image_size`, for a dense network at most 64.
@@ -52,15 +55,24 @@ def build_classifier(
     check_head(head)  # before a backbone is downloaded
     input_size = input_size or default_input_size(str(backbone), image_size)
     dropout = DROPOUT[head] if dropout is None else dropout
-    body, preprocess = build_backbone(str(backbone), weights, input_size, dropout)
+    body, preprocess = build_backbone(backbone, weights, input_size, dropout)
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
     resized = pixels
+    if any(_trains_by_default(layer) for _, layer in walk_layers(body)):
+        # Keras's image layers, called without `training`, switch all that follows to training. This
+        # layer is called first, and by default switches it to inference.
+        resized = keras.layers.Dropout(0.0, dtype="float32", name="inference_by_default")(pixels)
     if input_size != image_size:
         # Not the layer Resizing: called without `training`, it switches all that follows to training.
-        resized = keras.ops.image.resize(pixels, (input_size, input_size))
+        resized = keras.ops.image.resize(resized, (input_size, input_size))
     features = body(_scale_pixels(resized, preprocess))
     probabilities = add_head(features, num_classes, head, dropout=dropout, binary=binary)
     return keras.Model(pixels, probabilities, name="flower_classifier")
+
+
+def _trains_by_default(layer: keras.Layer) -> bool:
+    training = inspect.signature(layer.call).parameters.get("training")
+    return training is not None and training.default is True
 
 
 def after_resizing(classifier: keras.Model) -> keras.Model:
@@ -125,22 +137,22 @@ def save_classifier(model: keras.Model, path: str | os.PathLike) -> None:
 def load_model(path: str | os.PathLike) -> keras.Model:
     """The classifier in a `.keras` file or in a run folder's model.keras, not compiled.
 
-    Raises FileNotFoundError, or ValueError when the file is damaged or from a newer Keras.
+    Raises FileNotFoundError, and ValueError when the file is damaged or from a newer Keras, or holds no
+    classifier of images.
     """
     path = Path(path)
     path = path / "model.keras" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no model {path}. Pass a run folder of `train`, or a .keras file.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # reads all; Keras would take what it finds
-                raise ValueError(f"{damaged} in it has changed since it was written.")
-        model = keras.saving.load_model(path, compile=False)
-    except Exception as error:  # h5py, zipfile and Keras each have their own
+    model = read_keras(path)
+    ends = [getattr(model, side, None) or () for side in ("inputs", "outputs")]
+    if [[len(tensor.shape) for tensor in side] for side in ends] != [[4], [2]]:
+        shapes = [" and ".join(str(tuple(tensor.shape)) for tensor in side) for side in ends]
         raise ValueError(
-            f"{path} does not load with Keras {keras.__version__}: {str(error).splitlines()[0]} "
-            f"It is damaged, or a newer Keras wrote it: install that version, or train again."
-        ) from error
+            f"{path} maps {shapes[0] or 'what its code says'} to {shapes[1] or 'what its code says'}; a "
+            f"classifier maps images (None, height, width, 3) to probabilities (None, classes). Choose "
+            f"one input and one output: keras.Model(model.inputs[0], model.outputs[0])."
+        )
     unfreeze(model)  # a file remembers what was frozen when it was saved
     # Keras 3.10 saves the input as a list of one and then warns at every call.
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)

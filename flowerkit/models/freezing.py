@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 
@@ -32,21 +32,24 @@ def choose_trainable(
     """Make the head and the end of the backbone trainable; the names of its trainable layers.
 
     `unfreeze_from`: None: the whole backbone; a fraction in (0, 1]: the last part of its layers that
-    have weights, rounded up; a layer's name ("block5_conv1") or the start of a stage's
-    ("conv5_block", "block5"): from the first such layer on. `freeze_norms`: no BatchNormalization of
-    the backbone learns or updates its statistics; frozen layers never do.
+    can learn, rounded up; a layer's name ("block5_conv1"), its path in nested parts ("stage2/conv") or
+    the start of a stage's ("conv5_block", "block5"): from the first such layer on. `freeze_norms`: no
+    normalisation layer of the backbone learns or updates its statistics; frozen layers never do.
 
-    Compile again before training. Raises ValueError for an unknown name, a fraction out of range, and
-    when no layer of the backbone would be trainable.
+    Compile again before training. Raises ValueError for a name that is unknown or stands in several
+    parts, a fraction out of range, and when no layer of the backbone would be trainable.
     """
     layers = list(walk_layers(find_backbone(classifier)))
     first = _find_first(layers, unfreeze_from)
-    chosen = {
-        path: layer
-        for path, layer in layers[first:]
-        if _can_learn(layer)
-        and not (freeze_norms and isinstance(layer, keras.layers.BatchNormalization))
-    }
+    frozen = [
+        place < first or (freeze_norms and _is_norm(layer))
+        for place, (_, layer) in enumerate(layers)
+    ]
+    chosen = [
+        path
+        for (path, layer), is_frozen in zip(layers, frozen, strict=True)
+        if own_learnable(layer) and not is_frozen
+    ]
     if not chosen:
         raise ValueError(
             f"unfreeze_from={unfreeze_from!r} would unfreeze nothing: no layer from there on has "
@@ -54,23 +57,29 @@ def choose_trainable(
             f"(--unfreeze-from), or leave the backbone frozen (epochs=0, --epochs 0)."
         )
     unfreeze(classifier)
-    learning = {id(layer) for layer in chosen.values()}
-    for _, layer in layers:
-        layer.trainable = id(layer) in learning
-    return list(chosen)
+    for (_, layer), is_frozen in zip(layers, frozen, strict=True):
+        if is_frozen and not _inside(layer):
+            layer.trainable = False
+        elif is_frozen:  # what is inside has its own turn
+            for variable in own_learnable(layer):
+                variable.trainable = False
+    return chosen
 
 
-def depth_of(classifier: keras.Model) -> dict[str, float]:
-    """The depth of each trainable variable, by its path: 0 in the backbone's first layer, 1 in the head.
+def depth_of(classifier: keras.Model) -> Callable[[keras.Variable], float]:
+    """The function that gives a variable's depth: 0 in the backbone's first layer, 1 in the head.
 
-    The backbone's layers that have weights, frozen ones too, are evenly spaced in between (for
-    learning rates by layer: Howard and Ruder 2018, arXiv:1801.06146).
+    The backbone's layers that can learn, frozen ones too, are evenly spaced in between (for learning
+    rates by layer: Howard and Ruder 2018, arXiv:1801.06146).
     """
-    layers = [layer for _, layer in walk_layers(find_backbone(classifier)) if _can_learn(layer)]
-    depths = dict.fromkeys((variable.path for variable in classifier.trainable_variables), 1.0)
-    for place, layer in enumerate(layers):
-        depths |= {variable.path: place / len(layers) for variable in layer.trainable_variables}
-    return depths
+    layers = [each for _, each in walk_layers(find_backbone(classifier)) if own_learnable(each)]
+    # By the variable itself: names repeat, in nested parts and in the head.
+    depths = {
+        id(variable): place / len(layers)
+        for place, layer in enumerate(layers)
+        for variable in own_learnable(layer)
+    }
+    return lambda variable: depths.get(id(variable), 1.0)
 
 
 def find_backbone(classifier: keras.Model) -> keras.Model:
@@ -84,18 +93,59 @@ def find_backbone(classifier: keras.Model) -> keras.Model:
     return classifier.get_layer("backbone")
 
 
-def walk_layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.Layer]]:
-    """(path, layer) in order, those of nested models included."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from walk_layers(layer, f"{prefix}{layer.name}/")
-        elif not isinstance(layer, keras.layers.InputLayer):
-            yield prefix + layer.name, layer
+def walk_layers(layer: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
+    """(path, layer) of every layer inside `layer`, in order, each once; one with parts before them.
+
+    Parts are the layers of nested models and those that a layer holds itself (Keras's wrappers and
+    attention, a user's block). Names that repeat within a part are counted: conv, conv_1.
+    """
+    yield from _walk(layer, "", {id(layer)})
 
 
-def _can_learn(layer: keras.Layer) -> bool:
-    # Normalization's weights are statistics, not learned.
-    return layer.count_params() > 0 and not isinstance(layer, keras.layers.Normalization)
+def _walk(parent: keras.Layer, prefix: str, seen: set[int]) -> Iterator[tuple[str, keras.Layer]]:
+    taken = set()
+    for layer in _inside(parent):
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        name, number = layer.name, 0
+        while name in taken:
+            number += 1
+            name = f"{layer.name}_{number}"
+        taken.add(name)
+        yield prefix + name, layer
+        yield from _walk(layer, f"{prefix}{name}/", seen)
+
+
+def _inside(layer: keras.Layer) -> list[keras.Layer]:
+    if isinstance(layer, keras.Model):
+        parts = layer.layers
+    else:  # the same of a layer, for which Keras has no public name
+        parts = layer._flatten_layers(include_self=False, recursive=False)
+    return [part for part in parts if not isinstance(part, keras.layers.InputLayer)]
+
+
+def random_layers(model: keras.Model) -> list[str]:
+    """The paths of the layers that draw random numbers in training: dropout, noise, augmentation."""
+    return [path for path, layer in walk_layers(model) if layer._seed_generators]
+
+
+def own_learnable(layer: keras.Layer) -> list[keras.Variable]:
+    """The variables that `layer` itself can learn, frozen or not: no statistics, none of its parts'."""
+    return layer._trainable_variables
+
+
+_NORMS = (
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+)
+
+
+def _is_norm(layer: keras.Layer) -> bool:
+    """A normalisation of Keras, or a layer that is called one and learns no more than vectors."""
+    are_vectors = all(len(variable.shape) < 2 for variable in own_learnable(layer))
+    return isinstance(layer, _NORMS) or ("norm" in type(layer).__name__.lower() and are_vectors)
 
 
 def _find_first(layers: list[tuple[str, keras.Layer]], unfreeze_from: str | float | None) -> int:
@@ -108,20 +158,33 @@ def _find_first(layers: list[tuple[str, keras.Layer]], unfreeze_from: str | floa
             f"unfreeze_from must be above 0 and at most 1, a layer's name, or None for the whole "
             f"backbone. Received: unfreeze_from={unfreeze_from:g}"
         )
-    places = [place for place, (_, layer) in enumerate(layers) if _can_learn(layer)]
-    return places[-max(1, math.ceil(round(unfreeze_from * len(places), 6)))]
+    places = [place for place, (_, layer) in enumerate(layers) if own_learnable(layer)]
+    last = places[-max(1, math.ceil(round(unfreeze_from * len(places), 6))) :]
+    return last[0] if last else 0
 
 
 def _find_named(paths: list[str], name: str) -> int:
-    """The index of the first path with a part `name`, else of the first with a part that starts so.
+    """The index of the path `name`, else of the first with a part `name`, else with one that starts so.
 
     Words and numbers count whole: "block1" does not match "block10_conv1".
     """
+    if name in paths:
+        return paths.index(name)
     same_kind = r"\d" if name[-1:].isdigit() else "[A-Za-z]" if name[-1:].isalpha() else r"\Z"
     for end in (r"(/|\Z)", f"(?!{same_kind})"):
+        found = {}  # the part that each stands in -> the first there
         for place, path in enumerate(paths):
-            if name and re.search(f"(^|/){re.escape(name)}{end}", path):
-                return place
+            if name and (match := re.search(f"(^|/){re.escape(name)}{end}", path)):
+                found.setdefault(path[: match.start()], place)
+        if len(found) > 1:
+            named = [paths[place] for place in found.values()]
+            raise ValueError(
+                f"unfreeze_from={name!r} stands in {len(named)} parts of the backbone: "
+                f"{', '.join(named[:8])}{' ...' * (len(named) > 8)}. Pass one of these "
+                f"(--unfreeze-from {named[-1]})."
+            )
+        if found:
+            return next(iter(found.values()))
     names = [part for path in paths for part in path.split("/")]
     stages = [name[: match.start()] for name in names for match in re.finditer("_", name)]
     raise ValueError(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import keras
 import numpy as np
 
-from flowerkit.accelerator import Program, batch_spec
+from flowerkit.accelerator import Program, batch_spec, hosts
 from flowerkit.models.classifier import load_model, split_classifier
 
 # The programs of a model, by shape and dtype of the batch. They refer to no model.
@@ -43,7 +43,8 @@ def stream_outputs(
 ) -> Iterator[np.ndarray]:
     """What a model, or several one after the other, give for each batch: (batch, ...) float32.
 
-    The replicas divide the length of a batch; all have the same. `changing`: variables that the models
+    The replicas divide the length of a batch; all have the same. Of hosts that train together each gives
+    its own rows of a batch, and gets the outputs for all. `changing`: variables that the models
     assign when they are called; each has its new value when the batch's outputs come. Two batches at a
     time are in memory, so that the device need not wait for the host.
     """
@@ -113,13 +114,13 @@ def _stream_with_jax(models, batches, changing) -> Iterator[np.ndarray]:
             for variable, value in zip(variables, assignments, strict=True):
                 variable.assign(value)
         if changing:
-            yield np.asarray(batch)
+            yield hosts.gather(batch)
             continue
         if waiting is not None:
-            yield np.asarray(waiting)
+            yield hosts.gather(waiting)
         waiting = batch
     if waiting is not None:
-        yield np.asarray(waiting)
+        yield hosts.gather(waiting)
 
 
 def forward_of(model: keras.Model, assigned: Sequence[keras.Variable] = ()) -> tuple:

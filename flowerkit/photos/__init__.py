@@ -1,6 +1,8 @@
 """A folder of photos becomes shards in the competition's layout; nothing here trains or predicts.
 
-listing          which files are photos, their classes (by folder or csv), ids and given splits
+walk             which files are photos, and what else lies around
+tree             whether sub folders are classes, or splits that hold class folders
+listing          the photos of a folder with their classes (by folder or csv), ids and given splits
 reader           a photo as a square JPEG: formats, orientation, colours, resizing
 cache            photos read by processes and kept on the disk until the shards are written
 assignment       which photo goes to which split; near duplicates
@@ -23,7 +25,9 @@ __getattr__, __dir__, __all__ = lazy(
         "check_resize": "conversion_file",
         "read_photo": "reader",
         "UnreadablePhoto": "reader",
-        "find_photos": "listing",
-        "SUFFIXES": "listing",
+        "Folders": "listing",
+        "find_photos": "walk",
+        "walk_photos": "walk",
+        "SUFFIXES": "walk",
     },
 )

@@ -12,9 +12,10 @@ from hashlib import sha256
 
 import numpy as np
 
-from flowerkit.data import SPLITS, find_near_pairs, group_rows
-from flowerkit.photos.listing import Listing, Photo, normalize_name
+from flowerkit.data import SPLITS, find_near_pairs, group_rows, sort_class_names
+from flowerkit.photos.listing import Listing
 from flowerkit.photos.reader import ReadPhoto
+from flowerkit.photos.walk import Photo, name_paths
 from flowerkit.text import join_some, pluralize
 
 
@@ -71,13 +72,14 @@ def assign_photos(
     Raises ValueError if fewer than two classes are left.
     """
     known = {path: result for path, result in results.items() if isinstance(result, ReadPhoto)}
-    unreadable = {normalize_name(path): results[path] for path in results if path not in known}
+    text = name_paths(results)
+    unreadable = {text[path]: results[path] for path in results if path not in known}
     photos = [photo for photo in listing.photos if photo.path in known]
     refused = resolve_duplicates([known[photo.path].digest for photo in photos], photos)
-    left_out = {normalize_name(photos[row].path): reason for row, reason in refused.items()}
+    left_out = {text[photos[row].path]: reason for row, reason in refused.items()}
     photos = [photo for row, photo in enumerate(photos) if row not in refused]
     read = [known[photo.path] for photo in photos]
-    names = tuple(sorted({photo.class_name for photo in photos} - {None}))
+    names = sort_class_names({photo.class_name for photo in photos} - {None})
     if len(names) < 2:
         first = ": ".join(next(iter((unreadable | left_out).items())))
         raise ValueError(
@@ -86,9 +88,9 @@ def assign_photos(
         )
     groups = _find_near_duplicates(read)
     splits = assign_splits(photos, groups, val_fraction, test_fraction, seed)
-    near = [[normalize_name(photos[row].path) for row in rows] for rows in groups]
+    near = [[text[photos[row].path] for row in rows] for rows in groups]
     notes = []
-    if lost := sorted(set(listing.class_names) - set(names)):
+    if lost := sort_class_names(set(listing.class_names) - set(names)):
         notes.append(f"no readable photo is left of {', '.join(lost)}")
     in_classes = [len({photos[row].class_name for row in rows}) for rows in groups]
     if crossing := [paths for paths, num in zip(near, in_classes, strict=True) if num > 1]:
@@ -123,7 +125,7 @@ def resolve_duplicates(digests: Sequence[str], photos: Sequence[Photo]) -> dict[
         copies_of[digest][row] = photo
     left_out = {}
     for copies in copies_of.values():
-        classes = sorted({photo.class_name for photo in copies.values()} - {None})
+        classes = sort_class_names({photo.class_name for photo in copies.values()} - {None})
         given = {photo.split for photo in copies.values()} - {None}
         last = max(given, key=SPLITS.index, default=None)
         names = " and ".join(map(repr, classes))

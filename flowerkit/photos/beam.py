@@ -19,8 +19,9 @@ from flowerkit.files import replacing
 from flowerkit.photos.assignment import SplitAssignment, assign_photos
 from flowerkit.photos.cache import read_or_explain
 from flowerkit.photos.conversion import Request
-from flowerkit.photos.listing import Listing, Photo
+from flowerkit.photos.listing import Listing
 from flowerkit.photos.reader import ReadPhoto
+from flowerkit.photos.walk import Photo
 
 # Beam's own choice may fetch another runner from the network; this one is in the package.
 _LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,8 +21,8 @@ import joblib
 from joblib.externals.loky import get_reusable_executor
 
 from flowerkit.files import find_marked, replacing
-from flowerkit.photos.listing import Photo
 from flowerkit.photos.reader import JPEG_QUALITY, ReadPhoto, read_photo
+from flowerkit.photos.walk import Photo
 
 Progress = Callable[[str, int, int], None]
 
@@ -117,7 +118,7 @@ def _end_with(parent: int) -> None:
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -12,18 +12,27 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from flowerkit.accelerator import num_cores
-from flowerkit.data import SPLITS, FlowerData, Record, choose_shard_size, find_shards, write_shards
+from flowerkit.data import (
+    SPLITS,
+    FlowerData,
+    Record,
+    choose_shard_size,
+    find_csv_labels,
+    find_shards,
+    write_shards,
+)
 from flowerkit.files import cache_folder, locked, make_folder, write_json, write_text
 from flowerkit.photos.assignment import SplitAssignment, assign_photos, check_fractions
 from flowerkit.photos.cache import PhotoCache, Progress
 from flowerkit.photos.conversion_file import Conversion, load_conversion
-from flowerkit.photos.listing import Listing, list_photos, normalize_name
+from flowerkit.photos.listing import Folders, Listing, list_photos
 from flowerkit.photos.reader import JPEG_QUALITY, can_read_heic, check_size
+from flowerkit.photos.walk import name_paths, normalize_name
 from flowerkit.submission import write_submission
 from flowerkit.text import format_csv, pluralize
 
@@ -31,6 +40,7 @@ UNFINISHED = ".converting"
 TEST_LABELS = "test_labels.csv"
 
 _PREFIX, _KEY_LENGTH = "photos-", 16  # of the folders in the cache
+_FORMAT = 2  # of what is in them; counted up when the same photos make other files
 
 _log = logging.getLogger("flowerkit")
 
@@ -77,6 +87,9 @@ def convert_photos(
     test_fraction: float = 0.1,
     seed: int = 0,
     labels_csv: str | os.PathLike | None = None,
+    train: Folders = None,
+    val: Folders = None,
+    test: Folders = None,
     workers: int | None = None,
     progress: Progress | None = None,
     beam_options: Sequence[str] | None = None,
@@ -85,7 +98,8 @@ def convert_photos(
 
     `image_size` in px and `resize` are those of `read_photo`. Val and test get their fraction of each
     class, drawn by `seed`; folders train/, val/ and test/ or a csv's column `split` take precedence.
-    `labels_csv` names the classes, see `list_photos`; `workers` are processes, by default one a core;
+    `labels_csv` names the classes, and `train`, `val` and `test` the folders that are splits, see
+    `list_photos`; `workers` are processes, by default one a core;
     with `beam_options` Apache Beam does it, see `photos.beam`, and makes the same files.
     `progress(title, done, total)` is called for each photo. `out` gets the shards, classes.json,
     sample_submission.csv, test_labels.csv (the test shards hold no labels, as in the competition), and
@@ -97,7 +111,9 @@ def convert_photos(
     """
     source, out = Path(photos).expanduser(), Path(out).expanduser()
     request = Request(source, out, image_size, resize, val_fraction, test_fraction, seed)
-    return _convert(request, list_photos(source, labels_csv), workers, progress, beam_options)
+    listing = list_photos(source, labels_csv, train=train, val=val, test=test)
+    request = replace(request, source=listing.folder)
+    return _convert(request, listing, workers, progress, beam_options)
 
 
 def _convert(
@@ -109,7 +125,7 @@ def _convert(
 ) -> tuple[FlowerData, Conversion]:
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be 1 or more, or None for one a core.")
-    _claim_folder(request)
+    _claim_folder(request, listing.roots)
     with locked(request.unfinished / "lock", f"converting into {request.out}"):
         start = time.monotonic()
         # What an interrupted run wrote was assigned by the photos of that time.
@@ -162,10 +178,11 @@ def _open_data(folder: Path, conversion: Conversion) -> FlowerData:
 # The folder ---------------------------------------------------------------------------------------
 
 
-def _claim_folder(request: Request) -> None:
+def _claim_folder(request: Request, roots: Sequence[Path]) -> None:
     """Make `request.out`; refuse a folder in use, and one that the next conversion would read."""
-    source, out = request.source, request.out
-    if source.resolve() in (out.resolve(), *out.resolve().parents):
+    out = request.out
+    inside = {out.resolve(), *out.resolve().parents}
+    if source := next((root for root in roots if root.resolve() in inside), None):
         raise ValueError(
             f"{out} is inside the photos ({source}), and the next conversion would take it for a class. "
             "Convert into a folder beside them."
@@ -193,20 +210,29 @@ def _write_beside(
     tests = [photo for photo, _ in assignment.shuffled("test")]
     labelled = [photo for photo in tests if photo.class_name is not None]
     write_json(out / "classes.json", list(names))
+    written = find_csv_labels(names)
     if tests:
-        write_submission(out / "sample_submission.csv", [p.id for p in tests], [0] * len(tests))
+        ids = [photo.id for photo in tests]
+        write_submission(out / "sample_submission.csv", ids, [0] * len(ids), written)
     if labelled:
         labels = [names.index(photo.class_name) for photo in labelled]
-        write_submission(out / TEST_LABELS, [photo.id for photo in labelled], labels)
+        write_submission(out / TEST_LABELS, [photo.id for photo in labelled], labels, written)
+    text = name_paths(photo.path for photo in listing.photos)
     rows = [["id", "path", "class", "split", "width", "height", "notes"]]
     for photo, split, read in zip(photos, splits, assignment.read, strict=True):
-        row = [photo.id, normalize_name(photo.path), photo.class_name, split]
+        row = [photo.id, text[photo.path], photo.class_name, split]
         rows.append([*row, read.width, read.height, "; ".join(read.notes)])
     write_text(out / "photos.csv", format_csv(rows))
     # A photo that is padded is as large as its longer side, another as its shorter.
     measure = max if request.resize == "pad" else min
     num = sum(measure(read.width, read.height) < request.image_size for read in assignment.read)
-    note = f"{pluralize(num, 'photo')} enlarged; a smaller --image-size (image_size=) avoids that"
+    own = [f"{pluralize(num, 'photo')} enlarged; a smaller --image-size (image_size=) avoids that"]
+    own = own if num else []
+    if written:
+        own.append(
+            f"the numbers that name classes are not their class ids ({names[0]!r} has the id 0): a "
+            "csv of predictions holds the names"
+        )
     counts = Counter(zip((photo.class_name for photo in photos), splits, strict=True))
     conversion = Conversion(
         source=normalize_name(str(request.source.resolve())),
@@ -222,7 +248,7 @@ def _write_beside(
         unreadable=assignment.unreadable,
         left_out=listing.left_out | assignment.left_out,
         near_duplicates=assignment.near_duplicates,
-        notes=[*listing.notes, *assignment.notes, *([note] if num else [])],
+        notes=[*listing.notes, *assignment.notes, *own],
         seconds=round(seconds, 3),
     )
     conversion.save(out)
@@ -241,6 +267,9 @@ def load_photos(
     test_fraction: float = 0.1,
     seed: int = 0,
     labels_csv: str | os.PathLike | None = None,
+    train: Folders = None,
+    val: Folders = None,
+    test: Folders = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> FlowerData:
@@ -249,11 +278,10 @@ def load_photos(
     The cache is used as long as the photos' paths, sizes and times of change, their labels and the
     arguments are the same. What is unreadable or left out is logged. Raises as `convert_photos`.
     """
-    source = Path(folder).expanduser()
     options = (image_size, resize, val_fraction, test_fraction, seed)
-    listing = list_photos(source, labels_csv)
-    out = cache_folder() / f"{_PREFIX}{_make_key(source, listing, options)}"
-    request = Request(source, out, *options)
+    listing = list_photos(folder, labels_csv, train=train, val=val, test=test)
+    out = cache_folder() / f"{_PREFIX}{_make_key(listing, options)}"
+    request = Request(listing.folder, out, *options)
     if not request.unfinished.exists() and (conversion := load_conversion(out)):
         _log.info(f"the photos of {folder} were converted before, into {out}")
         return _open_data(out, conversion)
@@ -264,9 +292,10 @@ def load_photos(
     return data
 
 
-def _make_key(source: Path, listing: Listing, options: tuple) -> str:
+def _make_key(listing: Listing, options: tuple) -> str:
     photos = [list(vars(photo).values()) for photo in listing.photos]
-    parts = [str(source.resolve()), options, JPEG_QUALITY, can_read_heic(), photos]
+    source, names = str(listing.folder.resolve()), listing.class_names
+    parts = [_FORMAT, source, names, options, JPEG_QUALITY, can_read_heic(), photos]
     return sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LENGTH]
 
 

@@ -1,38 +1,39 @@
 """What a folder of photos holds, by names alone: the photos, their classes, ids and given splits.
 
-A sub folder is a class, and what lies deeper in it belongs to it. Folders named train, val and test
-that hold class folders are splits; or a csv names the class of each photo. Names are compared and kept
-in Unicode's composed form (NFC), because a Mac writes Korean syllables in pieces.
+A sub folder is a class, and what lies deeper in it belongs to it. Folders that hold the same class
+folders are splits, see `tree`; or a csv names the class of each photo. Names are compared and kept in
+Unicode's composed form (NFC), because a Mac writes Korean syllables in pieces.
 """
 
 import csv
-import itertools
+import io
 import os
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from flowerkit.data import find_sizes
+from flowerkit.data import find_alike, find_sizes, sort_class_names
+from flowerkit.photos.tree import SPLIT_WORDS, Part, find_named_splits, find_parts, find_start
+from flowerkit.photos.walk import (
+    SUFFIXES,
+    Photo,
+    Walk,
+    format_counts,
+    name_paths,
+    normalize_name,
+    walk_photos,
+)
 from flowerkit.submission import to_id
 from flowerkit.text import join_some
 
-HEIC_SUFFIXES = (".heic", ".heif", ".hif")
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
-    *HEIC_SUFFIXES,
-)
+Folders = str | os.PathLike | Iterable[str | os.PathLike] | None
 
-_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
-_SYSTEM_FOLDERS = ("__macosx", "@eadir")
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+_SPLITS = {word: split for split in ("train", "val", "test") for word in SPLIT_WORDS[split].split()}
+# What pandas writes for a label that is missing.
+_MISSING = ("nan", "<na>", "none", "null", "nat")
 _NAME_COLUMNS = (
     *("file", "filename", "file_name", "path", "filepath", "image", "image_id", "image_name"),
     *("photo", "picture", "img", "id", "name"),
@@ -42,85 +43,71 @@ _SPLIT_COLUMNS = ("split", "set", "subset")
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A file that should be a photo.
-
-    `path` is as on the disk, relative to the folder, with slashes; `id` is the same as readable text,
-    unique and fit for a csv; `class_name` is None for an unlabelled photo of the test split; `split`
-    is None where none is given.
-    """
-
-    path: str
-    id: str
-    class_name: str | None
-    split: str | None
-    num_bytes: int
-    changed_ns: int
-
-
-@dataclass(frozen=True)
 class Listing:
     """The photos in order, the classes in the order of their ids, and notes to read.
 
+    `folder` is what the paths are relative to, `roots` are the folders that were walked through;
     `left_out` holds the paths that are photos but cannot be used, with the reason.
     """
 
+    folder: Path
+    roots: tuple[Path, ...]
     photos: tuple[Photo, ...]
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass
-class _Walk:
-    """What a walk through the folders meets beside photos; `others` counts files by suffix."""
-
-    others: Counter = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-
-
-def list_photos(folder: str | os.PathLike, labels_csv: str | os.PathLike | None = None) -> Listing:
+def list_photos(
+    folder: str | os.PathLike,
+    labels_csv: str | os.PathLike | None = None,
+    *,
+    train: Folders = None,
+    val: Folders = None,
+    test: Folders = None,
+) -> Listing:
     """The photos under `folder`, by their names alone; no file is opened but `labels_csv`.
+
+    `train`, `val` and `test` are folders, in `folder` or elsewhere, whose sub folders are classes; with
+    `train` nothing else of `folder` is taken. What the names of folders say of splits is found without.
 
     The csv's first line names the columns: one of file names (file, path, image, id ...), one of
     classes (label, class, species ...), and perhaps `split`. A file name is a path, or a name that
     occurs once, with or without its suffix. A photo without a row, or whose rows disagree, is left out.
 
     Raises FileNotFoundError or NotADirectoryError without folder or csv; ValueError if the folder holds
-    shards, no photos or fewer than two classes with clearly different names, or for an unclear csv.
+    shards, no photos or fewer than two classes with clearly different names, if its tree can be read in
+    two ways, or for an unclear csv.
     """
     folder = Path(folder).expanduser()
     _check_folder(folder)
-    walk = _Walk()
-    files = list(_find_photos(folder, walk))
-    if not files:
-        held = f"it holds {_format_counts(walk.others)}" if walk.others else "it is empty"
-        held = "; ".join([held, *walk.notes])
-        raise ValueError(f"no photos under {folder} ({held}). Photos end in {', '.join(SUFFIXES)}.")
+    given = _find_given(folder, {"train": train, "val": val, "test": test})
+    base, roots = _find_roots(folder, given)
+    walk, parts = _walk_roots(base, roots, given, find_named_splits if labels_csv else None)
     if labels_csv:
-        photos = _label_by_csv(files, Path(labels_csv).expanduser(), walk)
+        photos = _label_by_csv(walk.photos, Path(labels_csv).expanduser(), walk, parts)
     else:
-        photos = _label_by_folder(folder, files, walk)
-    names = _find_classes(folder, photos, walk)
-    if walk.others:
-        walk.notes.append(f"files that are no photos, passed over: {_format_counts(walk.others)}")
-    notes = tuple(map(normalize_name, walk.notes))
-    left_out = {normalize_name(path): reason for path, reason in walk.left_out.items()}
-    return Listing(tuple(_set_ids(photos)), names, notes, left_out)
+        photos = _label_by_folder(folder, walk, parts)
+    if any(part.split for part in parts.values()) and not any(p.split == "val" for p in photos):
+        # No val split is given, so the training photos give some to it.
+        photos = [replace(p, split=None) if p.split == "train" else p for p in photos]
+    names, photos = _find_classes(folder, photos, walk)
+    texts = name_paths(walk.left_out)
+    left_out = {texts[path]: reason for path, reason in walk.left_out.items()}
+    ids = name_paths((photo.path for photo in photos), to_id)
+    photos = tuple(replace(photo, id=ids[photo.path]) for photo in photos)
+    return Listing(base, roots, photos, names, tuple(walk.describe()), left_out)
 
 
-def find_photos(folder: str | os.PathLike) -> Iterator[str]:
-    """The paths of the photos in and under `folder`, relative to it, sorted."""
-    return (photo.path for photo in _find_photos(Path(folder), _Walk()))
+# Folders ------------------------------------------------------------------------------------------
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, option: str = "") -> None:
     remedy = "Pass the folder that holds the class folders (unpack an archive first)."
     if not folder.exists():
-        raise FileNotFoundError(f"no folder {folder}. {remedy}")
+        raise FileNotFoundError(f"no folder {folder}{option}. {remedy}")
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file. {remedy}")
+        raise NotADirectoryError(f"{folder} is a file{option}. {remedy}")
     if sizes := find_sizes(folder):
         raise ValueError(
             f"{folder} holds shards (tfrecords-jpeg-{sizes[0]}x{sizes[0]}/), not photos. "
@@ -128,91 +115,122 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _format_counts(counts: Counter) -> str:
-    return join_some([f"{count:,} {suffix}" for suffix, count in counts.most_common()])
+def _find_given(folder: Path, wanted: Mapping[str, Folders]) -> dict[Path, str]:
+    """The split of each folder that was given to one; a relative path may be one in `folder`."""
+    splits = {}
+    for split, paths in wanted.items():
+        if paths is None or isinstance(paths, str | os.PathLike):
+            paths = filter(None, [paths])
+        for path in map(Path, paths):
+            path = path.expanduser()
+            if not path.exists() and (folder / path).exists():
+                path = folder / path
+            _check_folder(path, f" ({split}=, --{split})")
+            for other in splits:
+                if other.samefile(path):
+                    raise ValueError(
+                        f"{path} is given as {splits[other]} and as {split}. Pass one."
+                    )
+            splits[path] = split
+    return splits
 
 
-def normalize_name(name: str) -> str:
-    """A file name as text: composed (NFC), bytes that are not UTF-8 as the replacement character.
-
-    >>> normalize_name("\\u1100\\u1161") == "\\uac00"
-    True
-    """
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
-
-
-# Walking ------------------------------------------------------------------------------------------
+def _find_roots(folder: Path, given: Mapping[Path, str]) -> tuple[Path, tuple[Path, ...]]:
+    """The folder that paths are relative to, and the folders to walk through."""
+    roots = (*([] if "train" in given.values() else [folder]), *given)
+    absolute = [os.path.abspath(root) for root in roots]
+    if os.path.commonpath([os.path.abspath(folder), *absolute]) == os.path.abspath(folder):
+        return folder, roots
+    return Path(os.path.commonpath(absolute)), roots
 
 
-def _find_photos(folder: Path, walk: _Walk, above: str = "", seen=()) -> Iterator[Photo]:
-    """Every photo in and under `folder`, by name; links are followed, but never in a circle."""
-    here = os.path.realpath(folder)
-    if here in seen:
-        walk.notes.append(f"{above} is a link to a folder above it, and is not followed")
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: normalize_name(entry.name))
-    except OSError as error:
-        walk.notes.append(f"{above or folder} cannot be opened ({error.strerror})")
-        return
-    for entry in entries:
-        path = f"{above}/{entry.name}" if above else entry.name
-        name, suffix = entry.name.lower(), os.path.splitext(entry.name)[1].lower()
-        if name[0] == ".":
+def _walk_roots(
+    base: Path, roots: Iterable[Path], given: Mapping[Path, str], find_splits: Callable | None
+) -> tuple[Walk, dict[str, Part]]:
+    """What is in `roots`, and the parts of it by their paths; raises ValueError for no photos."""
+    walk, parts = Walk(), {}
+    skip = [os.path.realpath(path) for path in given]
+    for root in roots:
+        above = _get_prefix(root, base)
+        found = walk_photos(root, above, skip)
+        walk.add(found)
+        paths = [photo.path for photo in found.photos]
+        if root in given:
+            parts[find_start(above, paths)] = Part(given[root])
             continue
-        if entry.is_dir():
-            if name not in _SYSTEM_FOLDERS:
-                yield from _find_photos(Path(entry.path), walk, path, (*seen, here))
-        elif suffix in SUFFIXES:
-            try:
-                status = entry.stat()
-            except OSError as error:  # a link to nothing
-                walk.left_out[path] = f"cannot be opened ({error.strerror})"
-            else:
-                yield Photo(path, path, None, None, status.st_size, status.st_mtime_ns)
-        elif name not in _SYSTEM_FILES:
-            walk.others[suffix or "without a suffix"] += 1
+        inside = [path[len(above) + 1 :] if above else path for path in paths]
+        inner = find_splits(inside) if find_splits else find_parts(root, inside)
+        parts |= {"/".join(filter(None, (above, start))): part for start, part in inner.items()}
+    if not walk.photos:
+        held = f"it holds {format_counts(walk.others)}" if walk.others else "it is empty"
+        held = "; ".join([held, *walk.notes])
+        shown = " and ".join(map(str, roots))
+        raise ValueError(f"no photos under {shown} ({held}). Photos end in {', '.join(SUFFIXES)}.")
+    return walk, parts
+
+
+def _get_prefix(root: Path, base: Path) -> str:
+    prefix = Path(os.path.relpath(root, base)).as_posix()
+    return "" if prefix == "." else prefix
 
 
 # Classes by folder --------------------------------------------------------------------------------
 
 
-def _label_by_folder(folder: Path, files: list[Photo], walk: _Walk) -> list[Photo]:
-    splits = _find_split_folders(files)
-    photos, loose = [], []
-    for photo in files:
-        *folders, _ = photo.path.split("/")
-        split = splits.get(folders.pop(0)) if splits and folders else None
+def _label_by_folder(folder: Path, walk: Walk, parts: Mapping[str, Part]) -> list[Photo]:
+    photos, loose, outside = [], [], []
+    origins = defaultdict(dict)
+    for photo in walk.photos:
+        start, part = _find_part(photo.path, parts)
+        if part is None:
+            outside.append(photo.path)
+            continue
+        folders = photo.path[len(start) :].strip("/").split("/")[:-1]
+        if part.class_name is not None:
+            folders.insert(0, part.class_name)
         if folders:
-            photos.append(replace(photo, class_name=normalize_name(folders[0]), split=split))
-        elif split == "test":
-            photos.append(replace(photo, split=split))  # as a competition gives its test photos
+            name = name_class(folders[0])
+            origins[name][unicodedata.normalize("NFC", folders[0])] = folders[0]
+            photos.append(replace(photo, class_name=name, split=part.split))
+        elif part.split == "test":
+            photos.append(replace(photo, split="test"))  # as a competition gives its test photos
         else:
             loose.append(photo.path)
         if len(folders) > 1:
-            top = normalize_name(folders[0])
-            walk.notes.append(f"photos in {'/'.join(folders)}/ count as {top}")
+            walk.notes.append(f"photos in {'/'.join(folders)}/ count as {name}")
     walk.notes[:] = dict.fromkeys(walk.notes)
-    walk.left_out.update(dict.fromkeys(loose, "it is in no class folder"))
+    walk.left_out |= dict.fromkeys(loose, "it is in no class folder")
+    starts = join_some([f"{start}/" for start in parts])
+    walk.left_out |= dict.fromkeys(outside, f"it is in none of the splits {starts}")
     if not photos:
         raise ValueError(
             f"{folder} holds {len(loose):,} photos, but none in a sub folder. Make a folder for each "
             "class, or pass a csv of file names and labels (labels_csv=, --labels)."
         )
-    if splits and not any(photo.split == "val" for photo in photos):
-        # No val split is given, so the training photos give some to it.
-        return [replace(p, split=None) if p.split == "train" else p for p in photos]
+    for name, written in origins.items():
+        if len(written) > 1:
+            first, second = (os.fsencode(each) for each in list(written.values())[:2])
+            raise ValueError(
+                f"the folders {first!r} and {second!r} differ, but both read {name!r}. Give both one "
+                "name in UTF-8 if they are one class, or clearer names."
+            )
     return photos
 
 
-def _find_split_folders(files: list[Photo]) -> dict[str, str]:
-    """The top folders as splits, if all of them are named so and train holds class folders."""
-    tops = {photo.path.split("/")[0] for photo in files if "/" in photo.path}
-    splits = {top: _SPLITS.get(top.lower()) for top in tops}
-    deep = {photo.path.split("/")[0] for photo in files if photo.path.count("/") > 1}
-    if None in splits.values() or "train" not in {splits[top] for top in deep}:
-        return {}
-    return splits
+def _find_part(path: str, parts: Mapping[str, Part]) -> tuple[str, Part | None]:
+    """The deepest of the parts that a photo is in."""
+    start = path
+    while start:
+        start = start.rpartition("/")[0]
+        if start in parts:
+            return start, parts[start]
+    return "", None
+
+
+def name_class(text: str) -> str:
+    """A class by what a folder or a csv calls it: as `normalize_name`, line ends and such as blanks."""
+    text = normalize_name(text)
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
 
 
 # Classes by csv -----------------------------------------------------------------------------------
@@ -225,14 +243,19 @@ class _Row(NamedTuple):
     split: str | None
 
 
-def _label_by_csv(files: list[Photo], labels_csv: Path, walk: _Walk) -> list[Photo]:
+def _label_by_csv(
+    files: list[Photo], labels_csv: Path, walk: Walk, parts: Mapping[str, Part]
+) -> list[Photo]:
+    split_of = {
+        photo.path: part.split for photo in files if (part := _find_part(photo.path, parts)[1])
+    }
     path_of = _index_paths(photo.path for photo in files)
     found, missing, unlabelled = {}, [], 0
     for row in _read_rows(labels_csv):
         path = path_of.get(_compose(row.name))
         if not path:
             missing.append(f"line {row.line}: {row.name}")
-        elif not row.class_name and row.split != "test":
+        elif not row.class_name and (row.split or split_of.get(path)) != "test":
             unlabelled += 1
         elif found.setdefault(path, row)[2:] != row[2:]:
             walk.left_out[path] = f"its rows disagree (line {row.line} says {row.class_name!r})"
@@ -245,11 +268,14 @@ def _label_by_csv(files: list[Photo], labels_csv: Path, walk: _Walk) -> list[Pho
         walk.notes.append(f"{labels_csv.name}: {unlabelled:,} rows have no label")
     photos = []
     for photo in files:
-        if photo.path not in found:
+        split = split_of.get(photo.path)
+        if photo.path not in found and split == "test":
+            photos.append(replace(photo, split=split))
+        elif photo.path not in found:
             walk.left_out[photo.path] = f"it has no label in {labels_csv.name}"
         elif photo.path not in walk.left_out:
             row = found[photo.path]
-            photos.append(replace(photo, class_name=row.class_name, split=row.split))
+            photos.append(replace(photo, class_name=row.class_name, split=row.split or split))
     if not photos:
         reason = join_some(missing, 3, "; ") or "it has no rows with a label"
         raise ValueError(
@@ -282,12 +308,13 @@ def _index_paths(paths: Iterable[str]) -> dict[str, str]:
 
 
 def _compose(name: str) -> str:
-    return unicodedata.normalize("NFC", name.strip()).replace("\\", "/").removeprefix("./")
+    return normalize_name(name.strip()).replace("\\", "/").removeprefix("./")
 
 
 def _read_rows(file: Path) -> Iterator[_Row]:
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines(), which ends a line at U+0085 and U+2028 too.
+        lines = list(io.StringIO(file.read_text(encoding="utf-8-sig")))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{file} is not UTF-8 text (byte {error.start}). Save it as csv in UTF-8."
@@ -315,24 +342,35 @@ def _read_rows(file: Path) -> Iterator[_Row]:
             raise ValueError(
                 f"{file}, line {line}: unknown split {text!r}. Write train, val or test."
             )
-        class_name = unicodedata.normalize("NFC", fields[label].strip())
+        class_name = name_class(fields[label].strip())
+        if class_name.casefold() in _MISSING:
+            class_name = None
         yield _Row(line, fields[name].strip(), class_name or None, _SPLITS.get(text.casefold()))
 
 
-# Checks and ids -----------------------------------------------------------------------------------
+# Checks -----------------------------------------------------------------------------------
 
 
-def _find_classes(folder: Path, photos: list[Photo], walk: _Walk) -> tuple[str, ...]:
-    counts = Counter(photo.class_name for photo in photos if photo.class_name is not None)
-    names = tuple(sorted(counts))
-    first = {}
-    for name in names:
-        earlier = first.setdefault(" ".join(name.casefold().split()), name)
-        if earlier != name:
-            raise ValueError(
-                f"the classes {earlier!r} and {name!r} differ in case or blanks only. "
-                "Give both one name if they are one class, or clearer names."
-            )
+def _find_classes(
+    folder: Path, photos: list[Photo], walk: Walk
+) -> tuple[tuple[str, ...], list[Photo]]:
+    """The class names in order, and the photos: those of a class in test alone have no label."""
+    found = sort_class_names({photo.class_name for photo in photos} - {None})
+    if alike := find_alike(found):
+        raise ValueError(
+            f"the classes {alike[0]!r} and {alike[1]!r} differ in case or blanks only, in marks that "
+            "do not show, or as one number is written. Give both one name if they are one class, or "
+            "clearer names."
+        )
+    counts = Counter(photo.class_name for photo in photos if photo.split != "test")
+    names = tuple(name for name in found if counts[name])
+    if names and (alone := [name for name in found if not counts[name]]):
+        num = sum(photo.class_name in alone for photo in photos)
+        walk.notes.append(
+            f"{num:,} photos of test have no label, because no photo to learn from is of "
+            f"{join_some(alone)}"
+        )
+        photos = [replace(p, class_name=None) if p.class_name in alone else p for p in photos]
     if len(names) < 2:
         fact = f"all {len(photos):,} photos under {folder} are of one class, {''.join(names)!r}"
         inner = {photo.path.split("/")[1] for photo in photos if photo.path.count("/") > 1}
@@ -340,19 +378,7 @@ def _find_classes(folder: Path, photos: list[Photo], walk: _Walk) -> tuple[str, 
             top = folder / photos[0].path.split("/")[0]
             raise ValueError(f"{fact}. Did you mean {top}, which holds {len(inner)} folders?")
         raise ValueError(f"{fact}. A classifier needs two classes: make a folder for each.")
+    counts = Counter(photo.class_name for photo in photos)
     if single := [name for name in names if counts[name] == 1]:
         walk.notes.append(f"classes with one photo, which can only train: {join_some(single)}")
-    return names
-
-
-def _set_ids(photos: list[Photo]) -> Iterator[Photo]:
-    """The photos with ids: their paths, composed, without what a csv cannot hold, none twice."""
-    used = set()
-    for photo in photos:
-        id = path = to_id(normalize_name(photo.path))
-        for number in itertools.count(2):
-            if id not in used:
-                break
-            id = f"-{number}".join(os.path.splitext(path))
-        used.add(id)
-        yield replace(photo, id=id)
+    return names, photos

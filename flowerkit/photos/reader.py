@@ -1,21 +1,26 @@
 """One photo, from any camera or phone, as a square JPEG that a network can take.
 
-Upright as its EXIF says, over white where it is transparent, from its colour profile to sRGB, resized
-with Pillow's bicubic filter, and written as JPEG of quality 92. A large JPEG is decoded at a half, a
-quarter or an eighth of its size, as long as 1.5 times the wanted size is left for the filter.
+Resized with Pillow's bicubic filter, from its colour profile to sRGB, over white where it is
+transparent, upright as its EXIF or XMP says, and written as JPEG of quality 92: whatever the container
+and its mode are, the same picture gives the same square. A large JPEG is decoded at a half, a quarter
+or an eighth of its size, as long as 1.5 times the wanted size is left for the filter. Metadata that is
+damaged is passed over; pixels that are damaged are not.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
 import os
+import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from flowerkit.data import picture_hash, thumbnail
+from flowerkit.data import complete_jpeg, decode_strictly, picture_hash, thumbnail
 from flowerkit.photos.conversion_file import check_resize
 
 JPEG_QUALITY = 92
@@ -24,6 +29,10 @@ SPARE_SCALE = 1.5  # decoding leaves this many times the wanted size for the fil
 # Pillow would also open PostScript, and start Ghostscript for it.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_DROPPED = "its metadata is damaged and was passed over"
+_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of colour profiles
+_UNSEEN = 2  # of 255: profiles that change no colour by more are sRGB, whatever they are called
 _FINGERPRINT_PX = 64
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -64,7 +73,8 @@ def read_photo(
     """Read a file, its bytes or a Pillow image as a JPEG of image_size x image_size px.
 
     `resize`: "crop" takes the square in the middle, "pad" keeps all and adds black, "squish" keeps all
-    and distorts. A JPEG that is already of that size, without EXIF or profile, is taken byte for byte.
+    and distorts. A JPEG that is already of that size, without EXIF, XMP or profile, is taken byte for
+    byte.
 
     Raises UnreadablePhoto, a ValueError, for a file that is empty, cut off, damaged, no picture,
     too large, or HEIC without pillow-heif; OSError if it cannot be opened; and as `check_size`.
@@ -74,6 +84,8 @@ def read_photo(
         return _convert(photo, None, image_size, resize)
     if isinstance(photo, bytes):
         return _read_file(io.BytesIO(photo), len(photo), image_size, resize)
+    if os.path.exists(photo) and not os.path.isfile(photo):  # a pipe would be waited for
+        raise UnreadablePhoto("it is no file of bytes")
     with open(photo, "rb") as file:
         return _read_file(file, os.fstat(file.fileno()).st_size, image_size, resize)
 
@@ -88,17 +100,54 @@ def check_size(image_size: int, resize: str) -> None:
 def _read_file(file, num_bytes: int, image_size: int, resize: str) -> ReadPhoto:
     if num_bytes == 0:
         raise UnreadablePhoto("0 bytes")
+    try:
+        return _open(file, image_size, resize)
+    except UnreadablePhoto:
+        raise
+    except Exception as error:  # decoders raise errors of any class, SyntaxError included
+        reason = _describe(error, file, num_bytes)
+    file.seek(0)
+    with contextlib.suppress(Exception):
+        return _open(io.BytesIO(_drop_metadata(file.read())), image_size, resize, [_DROPPED])
+    raise UnreadablePhoto(reason)
+
+
+def _open(file, image_size: int, resize: str, notes: Sequence[str] = ()) -> ReadPhoto:
     can_read_heic()
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of large and of slightly damaged pictures that it reads all the same.
-            warnings.simplefilter("ignore")
-            with Image.open(file, formats=formats) as image:
-                return _convert(image, file, image_size, resize)
-    except Exception as error:  # decoders raise errors of any class, SyntaxError included
-        raise UnreadablePhoto(_describe(error, file, num_bytes)) from None
+    with warnings.catch_warnings():
+        # Pillow warns of large and of slightly damaged pictures that it reads all the same.
+        warnings.simplefilter("ignore")
+        with Image.open(file, formats=formats) as image:
+            return _convert(image, file, image_size, resize, notes)
+
+
+def _drop_metadata(data: bytes) -> bytes:
+    """A PNG, a JPEG, an AVIF or a HEIC without what is no pixels; others as they are."""
+    if data.startswith(_PNG):
+        kept, rest = [_PNG], data[len(_PNG) :]
+        while rest:
+            chunk, rest = (
+                rest[: 12 + int.from_bytes(rest[:4])],
+                rest[12 + int.from_bytes(rest[:4]) :],
+            )
+            name = chunk[4:8]
+            kept += [chunk] * (name[:1].isupper() or name == b"tRNS")
+    elif data.startswith(b"\xff\xd8"):
+        kept, rest = [data[:2]], data[2:]
+        while rest[:1] == b"\xff" and rest[1:2] != b"\xda":  # the start of the picture
+            segment, rest = (
+                rest[: 2 + int.from_bytes(rest[2:4])],
+                rest[2 + int.from_bytes(rest[2:4]) :],
+            )
+            # APP0 to APP15 and comments; APP14 of its full length tells the colour space.
+            is_metadata = 0xE0 <= segment[1] <= 0xEF or segment[1] == 0xFE
+            kept += [segment] * (not is_metadata or (segment[1] == 0xEE and len(segment) >= 16))
+        kept.append(rest)
+    else:  # AVIF and HEIC: an item of another kind is no EXIF
+        kept = [re.sub(rb"(infe.{8})(Exif|mime)", rb"\1free", data, flags=re.DOTALL)]
+    return b"".join(kept)
 
 
 @functools.cache
@@ -135,24 +184,32 @@ def _describe(error: Exception, file, num_bytes: int) -> str:
 # Pixels -------------------------------------------------------------------------------------------
 
 
-def _convert(image: Image.Image, file, image_size: int, resize: str) -> ReadPhoto:
-    format, notes = image.format, []
-    if getattr(image, "is_animated", False) and format != "MPO":  # an MPO holds a preview
+def _convert(
+    image: Image.Image, file, image_size: int, resize: str, notes: Sequence[str] = ()
+) -> ReadPhoto:
+    notes = list(notes)
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # an MPO holds a preview
         notes.append(f"the first of {image.n_frames} frames")
-    is_ready = (
-        file
-        and format == "JPEG"
-        and image.mode == "RGB"
-        and image.size == (image_size, image_size)
-        and not {"exif", "icc_profile"} & image.info.keys()
-    )
+    # What PNG says of 16 bits is compared with what is left of them: the upper 8.
+    is_deep = image.format == "PNG" and image.tile and "16B" in str(image.tile[0][3])
     width, height = image.size  # before the decoder halves it
-    if file and format in ("JPEG", "MPO"):
-        image.draft(None, [round(SPARE_SCALE * image_size)] * 2)
+    jpeg = None
+    if file and image.format in ("JPEG", "MPO"):
+        file.seek(0)
+        jpeg = file.read()
+        image = _decode_jpeg(image, jpeg, round(SPARE_SCALE * image_size))
     image.load()
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    square = _resize(_simplify(image, notes), image_size, resize)
-    square = _to_srgb(square, image, notes)
+    orientation = _find_orientation(image)
+    is_ready = (
+        jpeg
+        and image.format == "JPEG"
+        and image.mode == "RGB"
+        and (width, height) == (image_size, image_size)
+        and orientation == 1
+        and not {"exif", "xmp", "icc_profile"} & image.info.keys()
+    )
+    square = _resize(_simplify(image, is_deep, notes), image_size, resize)
+    square = _to_srgb(square, image.info.get("icc_profile"), notes)
     # Turned after all else: a square has the fewest pixels to turn.
     if orientation in _TURNS:
         square = square.transpose(_TURNS[orientation])
@@ -162,8 +219,7 @@ def _convert(image: Image.Image, file, image_size: int, resize: str) -> ReadPhot
     if square.size != (image_size, image_size):
         square = ImageOps.pad(square, (image_size, image_size))
     if is_ready:
-        file.seek(0)
-        jpeg = file.read()
+        jpeg = complete_jpeg(jpeg)
     else:
         encoded = io.BytesIO()
         square.save(encoded, "JPEG", quality=JPEG_QUALITY)
@@ -181,6 +237,32 @@ def _convert(image: Image.Image, file, image_size: int, resize: str) -> ReadPhot
     )
 
 
+def _find_orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF counts; 1 where it is not said, or not readable."""
+    try:
+        return max({1, image.getexif().get(_ORIENTATION)} & {1, *_TURNS})
+    except Exception:  # as decoders
+        return 1
+
+
+def _decode_jpeg(image: Image.Image, jpeg: bytes, spare_px: int) -> Image.Image:
+    """A JPEG that Pillow opened, decoded at a smaller scale of at least `spare_px`.
+
+    Raises UnreadablePhoto for damage that Pillow does not see.
+    """
+    image.draft(None, (spare_px, spare_px))
+    mode = "GRAY" if image.mode == "L" else "RGB"
+    try:
+        pixels = decode_strictly(jpeg, mode, image.size[::-1])
+    except ValueError as error:
+        raise UnreadablePhoto(str(error)) from None
+    if pixels is None or image.mode not in ("L", "RGB"):  # CMYK is converted by its profile
+        return image
+    decoded = Image.fromarray(pixels.squeeze(2) if mode == "GRAY" else pixels)
+    decoded.format, decoded.info = image.format, image.info
+    return decoded
+
+
 def _resize(image: Image.Image, image_size: int, resize: str) -> Image.Image:
     """A square of `image_size` px, or for "pad" the picture whose longer side has `image_size` px."""
     width, height = image.size
@@ -195,56 +277,81 @@ def _resize(image: Image.Image, image_size: int, resize: str) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=SPARE_SCALE)
 
 
-def _simplify(image: Image.Image, notes: list[str]) -> Image.Image:
-    """In a mode that can be resized without harm and that `_to_srgb` takes: L, RGB or CMYK."""
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        notes.append("transparent, put over white")
-        pixels = image.convert("RGBA")
-        white = Image.new("RGBA", pixels.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, pixels).convert("RGB")
+def _simplify(image: Image.Image, is_deep: bool, notes: list[str]) -> Image.Image:
+    """In a mode that can be resized without harm and that `_to_srgb` takes: L, RGB, CMYK, La, RGBa.
+
+    `is_deep`: it was a PNG of 16 bits a channel.
+    """
+    clear = image.info.get("transparency")
     if image.mode[0] in "IF":  # I;16 of a 16-bit greyscale PNG, I and F of a TIFF
         notes.append("16 bits or more a pixel, reduced to 8")
-        return Image.fromarray(_reduce_depth(np.asarray(image)))
+        values = np.asarray(image)
+        image = Image.fromarray(_reduce_depth(values, is_deep or image.mode.startswith("I;16")))
+        if clear is not None:
+            image.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype("uint8")))
+    elif is_deep and isinstance(clear, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
+        if image.getchannel("A").getextrema()[0] == 255:
+            return image.convert(image.mode[:-1])
+        notes.append("transparent, put over white")
+        return image.convert(image.mode[:-1] + "a")  # so that what cannot be seen weighs nothing
     if image.mode in ("RGB", "L", "CMYK"):
         return image
-    return image.convert("RGB")  # palettes, black and white, YCbCr, LAB
+    return image.convert("L" if image.mode == "1" else "RGB")  # palettes, YCbCr
 
 
-def _reduce_depth(values: np.ndarray) -> np.ndarray:
+def _reduce_depth(values: np.ndarray, has_16_bits: bool) -> np.ndarray:
     """Grey levels of any depth (h, w) as uint8: 16-bit ones divided by 257, floats 0..1 times 255.
 
-    >>> _reduce_depth(np.array([[0, 32896, 65535]], "uint16"))
+    >>> _reduce_depth(np.array([[0, 32896, 65535]], "uint16"), True)
     array([[  0, 128, 255]], dtype=uint8)
     """
     values = np.nan_to_num(values.astype("float64"))
-    if values.max() <= 1 and values.min() >= 0 and (values % 1).any():
+    if has_16_bits:
+        values = values / 257
+    elif values.max() <= 1 and values.min() >= 0 and (values % 1).any():
         values = values * 255
     elif values.max() > 255:
         values = values / max(257, values.max() / 255)
     return np.clip(np.round(values), 0, 255).astype("uint8")
 
 
-def _to_srgb(image: Image.Image, source: Image.Image, notes: list[str]) -> Image.Image:
-    """From the profile of `source` to sRGB; done after resizing, where few pixels are left."""
-    if image.mode == source.mode and (profile := source.info.get("icc_profile")):
-        transform, name = _find_transform(profile, image.mode)
-        if transform:
-            notes.append(f"from the colour profile {name!r} to sRGB")
-            return transform.apply(image)
-    if image.mode == "CMYK":
+def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
+    """From its profile to sRGB, over white; done after resizing, where few pixels are left."""
+    alpha = None
+    if image.mode[-1] == "a":
+        image = image.convert(image.mode[:-1] + "A")
+        alpha = image.getchannel("A")
+        image = image.convert(image.mode[:-1])
+    transform, mode, name = _find_transform(profile) if profile else (None, "", "")
+    if image.mode == "L" and mode == "RGB":
+        image = image.convert("RGB")
+    if transform and image.mode == mode:
+        notes.append(f"from the colour profile {name!r} to sRGB")
+        image = transform.apply(image)
+    elif image.mode == "CMYK":
         notes.append("CMYK without a profile, converted plainly")
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    if alpha:
+        image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+    return image
 
 
 @functools.lru_cache(maxsize=16)
-def _find_transform(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform | None, str]:
-    """The transform from a profile to sRGB, None if none is needed or possible, and its name."""
+def _find_transform(profile: bytes) -> tuple[ImageCms.ImageCmsTransform | None, str, str]:
+    """The transform from a profile to sRGB, None if none is needed or possible; its mode; its name."""
     try:
         known = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         name = (known.profile.profile_description or "unnamed").strip()
-        if "srgb" in name.lower():
-            return None, name
-        srgb = ImageCms.createProfile("sRGB")
-        return ImageCms.buildTransform(known, srgb, mode, "RGB"), name
+        mode = _MODES.get(known.profile.xcolor_space.strip(), "")
+        transform = ImageCms.buildTransform(known, ImageCms.createProfile("sRGB"), mode, "RGB")
+        colours = Image.merge(
+            "RGB", [Image.linear_gradient("L").rotate(turn) for turn in (0, 90, 45)]
+        )
+        changed = np.asarray(transform.apply(colours.convert(mode)), "int16") - np.asarray(colours)
+        is_srgb = mode == "RGB" and np.abs(changed).max() <= _UNSEEN
+        return None if is_srgb else transform, mode, name
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return None, ""  # a damaged profile is no reason to lose the photo
+        return None, "", ""  # a damaged profile is no reason to lose the photo

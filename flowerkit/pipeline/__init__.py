@@ -27,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy(
         "epoch_permutation": "batches",
         "eval_batches": "batches",
         "feature_batches": "batches",
+        "own_first": "batches",
         "steps_per_epoch": "batches",
         "train_batches": "batches",
         "preview_batch": "previews",

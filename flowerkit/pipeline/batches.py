@@ -1,5 +1,7 @@
 """Splits to batches of NumPy arrays: every order drawn from (seed, epoch), evaluation batches padded.
 
+Where several hosts train together, each makes its own rows of every batch (`accelerator.hosts`), and
+shapes have its rows; together they are the batches of one host.
 Batches are made ahead by a few threads, in order. TensorFlow gets them through `pipeline.tensorflow`.
 """
 
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowerkit.accelerator import num_cores
+from flowerkit.accelerator import hosts, num_cores
 from flowerkit.data import Split
 from flowerkit.pipeline.augment_params import (
     PARAMS,
@@ -127,6 +129,14 @@ def epoch_permutation(num_images: int, *, seed: int, epoch: int) -> np.ndarray:
     return random_stream(seed, epoch, _ORDER).permutation(num_images)
 
 
+def own_first(order: np.ndarray, *, global_batch: int) -> np.ndarray:
+    """`order` (n,), with what this host takes of its batches before the rest."""
+    own = hosts.own_rows(global_batch)
+    place = np.arange(len(order)) % global_batch
+    is_own = (place >= own.start) & (place < own.stop)
+    return np.concatenate([order[is_own], order[~is_own]])
+
+
 def train_batches(
     split: Split,
     *,
@@ -153,12 +163,14 @@ def train_batches(
     size = size or stored_px
     if augmentation.mixes:
         check_pairs(global_batch)
+    own = hosts.own_rows(global_batch)
+    num_own = own.stop - own.start
     spec = (
         (
-            ArraySpec((global_batch, stored_px, stored_px, 3), "uint8"),
-            ArraySpec((global_batch, len(PARAMS)), "float32"),
+            ArraySpec((num_own, stored_px, stored_px, 3), "uint8"),
+            ArraySpec((num_own, len(PARAMS)), "float32"),
         ),
-        ArraySpec((global_batch, num_classes), "float32"),
+        ArraySpec((num_own, num_classes), "float32"),
     )
     memory = Memory()
 
@@ -174,7 +186,8 @@ def train_batches(
         labels = mix_labels(
             split.labels[rows], params[rows], augmentation, num_classes=num_classes, image_size=size
         )
-        return (_gather(split.images, rows, memory), params[rows]), labels
+        rows = rows[own]
+        return (_gather(split.images, rows, memory), params[rows]), labels[own]
 
     return Batches(make_batch, spec, first=first_step)
 
@@ -194,6 +207,7 @@ def feature_batches(
     with this seed and batch. Raises ValueError if a batch does not fit.
     """
     steps = steps_per_epoch(len(labels), global_batch)
+    own = hosts.own_rows(global_batch)
     memory = Memory()
 
     def one_hot(labels):  # of a batch: of all images it may not fit
@@ -205,12 +219,12 @@ def feature_batches(
 
     def make_batch(number):
         epoch, step = divmod(number, steps)
-        rows = order_of(epoch)[step * global_batch : (step + 1) * global_batch]
+        rows = order_of(epoch)[step * global_batch : (step + 1) * global_batch][own]
         return _gather(array, rows, memory), one_hot(labels[rows])
 
     spec = (
-        ArraySpec((global_batch, *array.shape[1:]), "float32"),
-        ArraySpec((global_batch, num_classes), "float32"),
+        ArraySpec((own.stop - own.start, *array.shape[1:]), "float32"),
+        ArraySpec((own.stop - own.start, num_classes), "float32"),
     )
     return Batches(make_batch, spec, first=first_step)
 
@@ -224,20 +238,23 @@ def eval_batches(split: Split, *, global_batch: int) -> Batches:
     """
     labels = np.zeros(len(split), "int32") if split.labels is None else split.labels
     weights = np.ones(len(split), "float32")
+    own = hosts.own_rows(global_batch)
+    num_own = own.stop - own.start
     spec = (
-        ArraySpec((global_batch, *split.images.shape[1:]), "uint8"),
-        ArraySpec((global_batch,), "int32"),
-        ArraySpec((global_batch,), "float32"),
+        ArraySpec((num_own, *split.images.shape[1:]), "uint8"),
+        ArraySpec((num_own,), "int32"),
+        ArraySpec((num_own,), "float32"),
     )
     memory = Memory()
 
     def make_batch(number):
-        rows = slice(number * global_batch, (number + 1) * global_batch)
+        start = number * global_batch
+        rows = slice(start + own.start, start + own.stop)
         num_images = len(weights[rows])
         images = memory.empty(spec[0].shape, "uint8")
         images[:num_images] = split.images[rows]
         images[num_images:] = 0
-        padding = (0, global_batch - num_images)
+        padding = (0, num_own - num_images)
         return images, np.pad(labels[rows], padding), np.pad(weights[rows], padding)
 
     return Batches(make_batch, spec, stop=-(-len(split) // global_batch), max_threads=1)

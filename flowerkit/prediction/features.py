@@ -9,8 +9,9 @@ import json
 import logging
 import os
 import time
+import types
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,10 +19,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from flowerkit.accelerator import free_memory_bytes
+from flowerkit.accelerator import free_memory_bytes, hosts
 from flowerkit.data import RAM_FRACTION, Split
 from flowerkit.files import cache_folder, check_room, writing_to
-from flowerkit.models import stream_outputs
+from flowerkit.models import stream_outputs, walk_layers
 from flowerkit.pipeline import eval_batches
 from flowerkit.prediction.predictions import Predictions
 from flowerkit.text import format_bytes
@@ -29,7 +30,7 @@ from flowerkit.text import format_bytes
 _log = logging.getLogger("flowerkit")
 
 # Part of every key: features computed in another way never meet the files of this one.
-_FORMAT = 2
+_FORMAT = 3
 _DTYPE = "float32"
 # Bytes of features that one call of the head is given: enough to hide the call, few enough to hold.
 _CHUNK_BYTES = 64 * 2**20
@@ -129,37 +130,67 @@ def _name_shape(shape: tuple) -> str:
 
 
 def _padded(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    """`array` in pieces of `rows`, the last filled up with its last row."""
+    """`array` in pieces of `rows`, of each this host's own; the last filled up with its last row."""
     for start in range(0, len(array), rows):
         piece = array[start : start + rows]
         missing = rows - len(piece)
+        own = hosts.own_rows(rows)
         rest = [(0, missing)] + [(0, 0)] * (piece.ndim - 1)
-        yield np.pad(piece, rest, mode="edge") if missing else piece
+        yield (np.pad(piece, rest, mode="edge") if missing else piece)[own]
 
 
 # Fingerprints -------------------------------------------------------------------------------------
 
 
 def fingerprint(body: keras.Model) -> str:
-    """A key that is the same for models of the same structure and weights, and no others.
+    """A key that is the same for models of the same structure, weights and code, and no others.
 
     Names that Keras counts up (input_layer_3) do not matter, nor what is trainable.
     """
-    config = json.dumps(_strip(body.get_config()), default=str, sort_keys=True)
-    for place, name in enumerate(_find_names(body)):
-        config = config.replace(json.dumps(name), f'"{place}"')
+    places = {name: f"#{place}" for place, name in enumerate(_find_names(body))}
+    config = json.dumps(_strip(body.get_config(), places), default=str, sort_keys=True)
     digest = sha256(config.encode())
+    for _, layer in walk_layers(body):  # a configuration names the class of a user's layer only
+        for kind in type(layer).__mro__:
+            if issubclass(kind, keras.Layer) and not kind.__module__.startswith("keras."):
+                digest.update(_describe_code(vars(kind)).encode())
     for weight in body.weights:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
     return digest.hexdigest()
 
 
-def _strip(node):
-    """A layer's configuration without what says nothing of its outputs."""
+def _strip(node, places: dict[str, str], inside_keras: bool = False):
+    """A layer's configuration without what says nothing of its outputs, names replaced by places."""
     if isinstance(node, dict):
-        dropped = ("trainable", "build_config", "seed", "rate", "registered_name", "module")
-        return {key: _strip(value) for key, value in node.items() if key not in dropped}
-    return [_strip(value) for value in node] if isinstance(node, list | tuple) else node
+        dropped = ["trainable", "build_config", "registered_name", "module"]
+        # Of Keras's own layers: what they do in training only.
+        dropped += ["seed", "rate"] * inside_keras
+        inside_keras = str(node.get("module")).startswith("keras")
+        stripped = {
+            key: _strip(value, places, inside_keras)
+            for key, value in node.items()
+            if key not in dropped
+        }
+        if isinstance(node.get("name"), str) and node["name"] in places:
+            stripped["name"] = places[node["name"]]
+        return stripped
+    if not isinstance(node, list | tuple):
+        return node
+    if [type(each) for each in node] == [str, int, int]:  # the output of a layer, as an input
+        return [places.get(node[0], node[0]), *node[1:]]
+    return [_strip(value, places) for value in node]
+
+
+def _describe_code(node) -> str:
+    """Functions as they are compiled, without the lines that they stand in."""
+    if isinstance(node, types.CodeType):
+        return f"{node.co_code} {node.co_names} {_describe_code(node.co_consts)}"
+    if isinstance(node, tuple):
+        return " ".join(map(_describe_code, node))
+    if isinstance(node, Mapping):
+        codes = ((name, getattr(value, "__code__", None)) for name, value in sorted(node.items()))
+        return " ".join(f"{name} {_describe_code(code)}" for name, code in codes if code)
+    return repr(node)
 
 
 def _find_names(model: keras.Model) -> list[str]:
@@ -199,7 +230,8 @@ def _find_kept(key: str, shape: tuple[int, ...], name: str) -> np.ndarray | None
 
 
 def _folder() -> Path:
-    return cache_folder() / "features"
+    # Hosts that train together must all compute, or none: what one of them finds, others may not.
+    return hosts.scratch() if hosts.are_together() else cache_folder() / "features"
 
 
 def _checksum(array: np.ndarray) -> int:

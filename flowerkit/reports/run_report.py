@@ -9,6 +9,7 @@ import numpy as np
 
 import flowerkit
 from flowerkit import metrics, plots
+from flowerkit.data import find_csv_labels
 from flowerkit.files import write_text
 from flowerkit.models import compute_cam
 from flowerkit.pipeline import Augmentation
@@ -214,7 +215,8 @@ def _check_submission(run: SavedRun, problems: Sequence[str] | None) -> dict | N
         ids = read_ids(file)
         num_rows = len(ids)
         if problems is None:
-            found = check_submission(file, ids, len(run.class_names))
+            names = run.class_names
+            found = check_submission(file, ids, len(names), find_csv_labels(names))
     except ValueError as error:
         found = problems or [str(error)]
     return {"problems": found, "num_rows": num_rows, "ids_checked": problems is not None}

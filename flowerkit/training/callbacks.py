@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 
-from flowerkit.accelerator import without_garbage_collection
+from flowerkit.accelerator import hosts, without_garbage_collection
 from flowerkit.text import join_some
 
 _log = logging.getLogger("flowerkit")
@@ -142,6 +142,7 @@ class StopFlag(keras.callbacks.Callback):
         self.cut_short = False  # inside an epoch
         self.ends_run = False  # not only the phase
         self.failed = False  # a fault, not a limit that was given, ended it
+        self.signal: str | None = None  # that this process has received
         self.interrupted = False
 
     def set_model(self, model):
@@ -151,6 +152,8 @@ class StopFlag(keras.callbacks.Callback):
 
     def on_step(self, done, logs):
         self.done = done
+        if hosts.count() > 1 and (name := hosts.broadcast(self.signal)):
+            self._interrupt(name)
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch > 0 and self.done < self.params["steps"] and self.reason is None:
@@ -181,8 +184,9 @@ class StopFlag(keras.callbacks.Callback):
             _log.warning(f"{name}: ending after this step (once more to end at once)")
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self.interrupted = True
-            self.request(f"it was interrupted ({name})", cut_short=True)
+            self.signal = name
+            if hosts.count() == 1:  # others are told after a step, by host 0
+                self._interrupt(name)
 
         before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
         try:
@@ -190,6 +194,10 @@ class StopFlag(keras.callbacks.Callback):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _interrupt(self, name: str) -> None:
+        self.interrupted = True
+        self.request(f"it was interrupted ({name})", cut_short=True)
 
 
 class ReseedDropout(keras.callbacks.Callback):
@@ -203,9 +211,9 @@ class ReseedDropout(keras.callbacks.Callback):
         self.seed = seed
 
     def on_epoch_begin(self, epoch, logs=None):
-        states = [
-            variable for variable in self.model.variables if "seed_generator" in variable.path
-        ]
+        # By what they are: a layer may bear any name. What is no weight is the state of a generator.
+        weights = {id(weight) for weight in self.model.weights}
+        states = [each for each in self.model.variables if id(each) not in weights]
         for number, state in enumerate(states):
             state.assign(np.random.SeedSequence((self.seed, epoch, number)).generate_state(2))
 
@@ -319,7 +327,7 @@ class TimeLimit(keras.callbacks.Callback):
         self.first = None
 
     def on_step(self, done, logs):
-        now, clock = time.monotonic(), self.run.clock
+        now, clock = hosts.now(), self.run.clock
         if self.first is None:
             self.first = done, now  # it may compile, and says nothing of the others
         self.step_seconds = (now - self.first[1]) / max(1, done - self.first[0])

@@ -14,7 +14,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from flowerkit.accelerator import Accelerator, wait_for_programs
+from flowerkit.accelerator import Accelerator, hosts, wait_for_programs
 from flowerkit.data import FlowerData
 from flowerkit.models import split_classifier, stream_outputs
 from flowerkit.pipeline import steps_per_epoch
@@ -61,9 +61,9 @@ def build_in_time(
     `is_open`, a smaller one is taken. Raises ValueError where the time is too short for the features and
     the csv.
     """
-    start, reasons = time.monotonic(), {}
+    start, reasons = hosts.now(), {}
     classifier = build_model(plan, data, accelerator)
-    clock.build_seconds = time.monotonic() - start
+    clock.build_seconds = hosts.now() - start
     parts = split_classifier(classifier)
     if not (clock.is_limited and needs_features):
         return plan, classifier, parts, reasons
@@ -101,14 +101,16 @@ def _choose_smaller(
 
 def _time_body(body, plan: TrainingPlan, data, accelerator, clock: Clock) -> None:
     size = data.image_size
-    batch = np.zeros((plan.batch * accelerator.replicas, size, size, 3), "uint8")
-    times = [time.monotonic()]
+    num_images = plan.batch * accelerator.replicas
+    rows = hosts.own_rows(num_images)
+    batch = np.zeros((rows.stop - rows.start, size, size, 3), "uint8")
+    times = [hosts.now()]
     for _ in stream_outputs(body, [batch] * 5):
-        times.append(time.monotonic())
+        times.append(hosts.now())
     first, *others = np.diff(times)
     steady = float(min(others))
     clock.compile_seconds = max(0.0, float(first) - steady)
-    clock.image_seconds = steady / len(batch)
+    clock.image_seconds = steady / num_images
 
 
 # When the head has learned ---------------------------------------------------------------------------
@@ -203,7 +205,8 @@ def _find_pace(run: RunContext, step: TrainStep) -> float:
     step.train(lambda epoch, done: 0.0, [watch], steps=PACE_STEPS)
     seconds = (watch.times[-1] - watch.times[1]) / (PACE_STEPS - 2)
     if not run.clock.image_seconds:
-        run.clock.compile_seconds = step.hooks.first_step_seconds / TRAINING_OVER_PREDICTING
+        first_seconds = hosts.broadcast(step.hooks.first_step_seconds)
+        run.clock.compile_seconds = first_seconds / TRAINING_OVER_PREDICTING
         run.clock.image_seconds = seconds / run.global_batch / TRAINING_OVER_PREDICTING
     return max(seconds, 1e-6)
 
@@ -214,7 +217,7 @@ class _StepWatch(keras.callbacks.Callback):
 
     def on_step(self, done, logs):
         float(logs["loss"])  # waits for the step
-        self.times.append(time.monotonic())
+        self.times.append(hosts.now())
 
 
 def _search_rate(run: RunContext, step: TrainStep, num_steps: float, progress) -> tuple[float, str]:
@@ -271,7 +274,7 @@ def _fit_epochs(run: RunContext, step_seconds: float, most: float) -> tuple[floa
 
 
 def _too_short(plan: TrainingPlan, clock: Clock, missing_seconds: float, found: str) -> str:
-    gone, finish = 60 * plan.max_minutes - clock.at + time.monotonic(), clock.finish_seconds
+    gone, finish = 60 * plan.max_minutes - clock.at + hosts.now(), clock.finish_seconds
     least = math.ceil(10 * (plan.max_minutes + 1.1 * missing_seconds / 60)) / 10
     return (
         f"max_minutes={plan.max_minutes:g} is too short for this machine: {gone:.0f} s are gone, "

@@ -23,6 +23,7 @@ from flowerkit.training.callbacks import STEPS_AHEAD, ReseedDropout
 from flowerkit.training.optimizers import copies_of
 from flowerkit.training.phases import find_phase
 from flowerkit.training.plan import FINE_TUNE, TrainingPlan, settle
+from flowerkit.training.run_folder import find_goes_on
 from flowerkit.training.step import Progress, RunContext, TrainStep, build_model
 
 _log = logging.getLogger("flowerkit")
@@ -102,6 +103,7 @@ def lr_find(
         stored_px=data.image_size,
         kind=accelerator.kind,
         replicas=accelerator.replicas,
+        before=find_goes_on(plan, data.class_names),
     )
     global_batch = plan.batch * accelerator.replicas
     is_frozen = find_phase(plan, phase, global_batch=global_batch).is_frozen

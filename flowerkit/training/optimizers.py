@@ -4,7 +4,7 @@ Keras's own Adam and SGD, with a factor for each variable's rate. Build them, li
 `Accelerator.scope()`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import keras
@@ -51,7 +51,7 @@ def build_optimizer(
     *,
     weight_decay: float | None = None,
     ema: float | None = None,
-    lr_factors: Mapping[str, float] | None = None,
+    lr_factor: Callable[[keras.Variable], float] | None = None,
 ) -> keras.Optimizer:
     """The optimizer `name` (of OPTIMIZERS), built for the variables of `model` that learn now.
 
@@ -60,9 +60,10 @@ def build_optimizer(
     gradient (Loshchilov and Hutter 2017, arXiv:1711.05101), but never off biases, the parameters of
     normalisation layers and other vectors (He et al. 2018, arXiv:1812.01187).
     `ema`: keep an exponential average of the weights that retains this part of itself each step (0.999).
-    `lr_factors`: variable path -> factor of its rate; others keep theirs.
+    `lr_factor(variable)`: what the rate of a variable is multiplied by.
 
-    Raises ValueError for an unknown name or path. Freezing or unfreezing layers needs a new optimizer.
+    Raises ValueError for an unknown name, or a factor below 0. Freezing or unfreezing layers needs a
+    new optimizer.
     """
     kinds = {"adam": Adam, "adamw": Adam, "sgd": SGD}
     if name not in kinds:
@@ -75,7 +76,7 @@ def build_optimizer(
         weight_decay=weight_decay,
         use_ema=ema is not None,
         ema_momentum=0.99 if ema is None else ema,
-        lr_factors=None if lr_factors is None else _order_factors(lr_factors, variables),
+        lr_factors=lr_factor and [_check_factor(lr_factor(each), each) for each in variables],
         **({"momentum": 0.9} if name == "sgd" else {}),
     )
     if weight_decay is not None:
@@ -86,17 +87,10 @@ def build_optimizer(
     return optimizer
 
 
-def _order_factors(lr_factors: Mapping[str, float], variables) -> list[float]:
-    paths = [variable.path for variable in variables]
-    for path, factor in lr_factors.items():
-        if path not in paths:
-            raise ValueError(
-                f"{path!r} is no trainable variable of the model, so its rate cannot be multiplied."
-                f"{did_you_mean(path, paths)}"
-            )
-        if not 0 <= factor < float("inf"):
-            raise ValueError(f"the factor of {path!r} is {factor:g}; it must be 0 or more.")
-    return [float(lr_factors.get(path, 1.0)) for path in paths]
+def _check_factor(factor: float, variable: keras.Variable) -> float:
+    if not 0 <= factor < float("inf"):
+        raise ValueError(f"the factor of {variable.path!r} is {factor:g}; it must be 0 or more.")
+    return float(factor)
 
 
 @contextmanager

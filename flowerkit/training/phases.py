@@ -1,10 +1,10 @@
 """The phases of a run, the head alone and then more of the network, and their time. Pure Python."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from flowerkit.accelerator import hosts
 from flowerkit.schedules import Schedule
 from flowerkit.text import did_you_mean, format_epochs
 from flowerkit.training.plan import TrainingPlan
@@ -226,7 +226,7 @@ LONGEST_EPOCH = 1.5  # of the images; the time of a second validation is better 
 class Clock:
     """When a run must be done, and how long its parts take, as far as they have been measured.
 
-    `at` is a `time.monotonic()`, infinite without a limit. `build_seconds` of the classifier,
+    `at` is a `hosts.now()`, infinite without a limit. `build_seconds` of the classifier,
     `compile_seconds` of a forward pass, `image_seconds` of the classifier for an image. A validation
     takes `val_seconds` where one was measured, and else as long as its `num_val` images (those of which
     statistics are computed included).
@@ -261,7 +261,7 @@ class Clock:
 
     def left(self) -> float:
         """Seconds left for training."""
-        return self.at - time.monotonic() - self.finish_seconds
+        return self.at - hosts.now() - self.finish_seconds
 
 
 def fit_steps(

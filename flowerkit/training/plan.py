@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import types
 import typing
 from dataclasses import asdict, dataclass, fields, replace
@@ -82,12 +83,19 @@ class TrainingPlan:
 
     With `ema` the averaged weights are validated and kept (`optimizers.averaged_weights`).
 
+    `backbone` may be a `keras.Model`, too; `train` keeps it in the run's folder. With a run folder as
+    `weights` the backbone of that run goes on, and so does its head where head and classes are the same;
+    then "auto" has no frozen epochs and the run's max_lr. Take the other fields from the run's plan:
+    replace(first.plan, weights=first.folder).
+
     >>> TrainingPlan(epochs=10, max_lr=1e-3).schedule_for(global_batch=32)(3)
     0.001
     """
 
     backbone: str = setting("DenseNet121", "a Keras Applications name, tiny, or a .keras file")
-    weights: str | None = setting("imagenet", "imagenet, a weights file, or none")
+    weights: str | None = setting(
+        "imagenet", "imagenet, a weights file, a run folder to go on from, or none"
+    )
     head: str = setting(
         "pooled",
         "pooled (the usual head), notebook (as in the competition's), plain, concat or flatten",
@@ -184,8 +192,12 @@ class TrainingPlan:
     tensorboard: bool = setting(False, "write logs for TensorBoard")
 
     def __post_init__(self) -> None:
+        for name in ("backbone", "weights"):
+            if isinstance(path := getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(path))
         for name, hint in typing.get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), hint)
+            if name != "backbone" or not self.has_own_backbone:
+                _check_type(name, getattr(self, name), hint)
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value not in (None, "auto") and value < least:
@@ -252,6 +264,12 @@ class TrainingPlan:
                 f"epoch, so plateau_patience={self.plateau_patience} would have no effect. Pass "
                 f"schedule='constant' with the plateau, or plateau_patience=None."
             )
+
+    @property
+    def has_own_backbone(self) -> bool:
+        """Whether `backbone` is a keras.Model, which no file can name."""
+        keras = sys.modules.get("keras")  # there is no model before it is imported
+        return keras is not None and isinstance(self.backbone, keras.Model)
 
     @property
     def network_epochs(self) -> float:
@@ -336,8 +354,8 @@ class TrainingPlan:
         )
 
     def to_dict(self) -> dict:
-        """Every field by name; ready for JSON."""
-        return asdict(self)
+        """Every field by name; ready for JSON, but for a `backbone` that is a model."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def _check_type(name: str, value, hint) -> None:
@@ -376,11 +394,13 @@ def settle(
     kind: str,
     replicas: int,
     is_timed: bool = False,
+    before: TrainingPlan | None = None,
 ) -> tuple[TrainingPlan, dict[str, str]]:
     """`plan` without "auto" but for max_lr and epochs, and the reason of each choice by field.
 
     For `num_train` images stored at `stored_px`, on a device of a `kind` (cpu, gpu, tpu) with so many
-    replicas; `is_timed`: there is a time limit, by which the size is chosen later. Raises ValueError for
+    replicas; `is_timed`: there is a time limit, by which the size is chosen later; `before`: the plan of
+    the run whose head goes on (plan.weights). Raises ValueError for
     fewer images than replicas.
     """
     if num_train < replicas:
@@ -392,7 +412,7 @@ def settle(
     chosen, reasons = {}, {}
 
     def choose(field: str, value, reason: str) -> None:
-        if getattr(plan, field) == "auto":
+        if getattr(plan, field) == "auto" and field not in chosen:
             chosen[field], reasons[field] = value, f"{value}: {reason}"
 
     batch = _choose_batch(num_train, kind, replicas)
@@ -402,6 +422,10 @@ def settle(
     choose("per_replica_batch", batch, f"on {device}, for {num_train:,} training images")
     steps = num_train // (replicas * chosen.get("per_replica_batch", plan.batch))
     backbone = "a pretrained backbone" if pretrained else "a backbone without weights"
+    if before is not None:
+        choose("freeze_epochs", 0, f"the head has learned in {plan.weights}")
+        if before.max_lr != "auto":
+            choose("max_lr", before.max_lr, f"that of {plan.weights}")
     choose("freeze_epochs", longer(plan.head_epochs, steps) if pretrained else 0, backbone)
     choose("freeze_norms", pretrained, backbone)
     choose("backbone_lr_factor", 0.2 if pretrained else None, backbone)

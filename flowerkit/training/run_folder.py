@@ -3,7 +3,7 @@
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from flowerkit.files import (
 )
 from flowerkit.photos import load_conversion
 from flowerkit.schedules import Schedule
+from flowerkit.text import join_some
 from flowerkit.training.history import History
 from flowerkit.training.phases import Phase
 from flowerkit.training.plan import TrainingPlan, change_plan
@@ -69,6 +70,7 @@ class Device:
     replicas: int
     precision: str
     reason: str
+    hosts: int = 1
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,13 @@ class Fitted:
     """How a run chose what its plan left open, in plan.json beside the plan.
 
     `reasons` by field, with what was measured ("max_minutes": how a given number of epochs was fitted
-    into the time); `rest`: the present phase since the last fitting.
+    into the time); `rest`: the present phase since the last fitting; `replicas` share a batch of the run
+    since its last start.
     """
 
     reasons: dict[str, str] = field(default_factory=dict)
     rest: Rest | None = None
+    replicas: int | None = None
 
     def asked(self, plan: TrainingPlan) -> TrainingPlan:
         """`plan` as it was asked for, with "auto" where the run has chosen."""
@@ -146,7 +150,7 @@ class Fitted:
     def with_rest(self, phase: Phase | None, reasons: dict[str, str]) -> "Fitted":
         """With what is left of `phase` and more reasons."""
         values = {each.name: getattr(phase, each.name) for each in fields(Rest)} if phase else None
-        return Fitted(self.reasons | reasons, values and Rest(**values))
+        return replace(self, reasons=self.reasons | reasons, rest=values and Rest(**values))
 
     def restore(self, phase: Phase, num_epochs: int) -> Phase:
         """`phase` as it was fitted, unless the plan has been given another length since.
@@ -268,9 +272,41 @@ class RunFolder:
         left_open = [name for name, value in plan.to_dict().items() if value == "auto"]
         return replace(plan, **{name: before[name] for name in left_open})
 
-    def with_its_precision(self, accelerator: Accelerator) -> Accelerator:
-        """`accelerator` with the precision that the run began with: its weights go with no other."""
-        return replace(accelerator, precision=self.environment().accelerator.precision)
+    def continue_with(self, plan: TrainingPlan, accelerator: Accelerator) -> TrainingPlan:
+        """`plan` with this run's batches on another number of replicas; what has changed is logged.
+
+        Raises ValueError where the replicas cannot share a batch.
+        """
+        before, own = self.environment().accelerator, self.plan().per_replica_batch
+        global_batch = own * (self.fitted().replicas or before.replicas)
+        batch, rest = divmod(global_batch, accelerator.replicas)
+        if rest:
+            possible = [str(n) for n in range(1, accelerator.replicas) if global_batch % n == 0]
+            raise ValueError(
+                f"the batches of the run in {self} have {global_batch} images, which "
+                f"{accelerator.replicas} replicas cannot share. Resume it on {join_some(possible, 9)} "
+                f"of them (GPUs: CUDA_VISIBLE_DEVICES), or train in a new folder."
+            )
+        if plan.per_replica_batch not in (own, batch):
+            raise ValueError(
+                f"per_replica_batch is {plan.per_replica_batch}, but the batches of the run in {self} "
+                f"have {global_batch} images, {batch} a replica. Leave it, or train in a new folder."
+            )
+        for name in ("kind", "backend", "replicas", "hosts", "precision"):
+            first, second = getattr(before, name), getattr(accelerator, name)
+            if first != second:
+                _log.info(
+                    f"resumed with another {name.removesuffix('s')}: {first} before, {second} now"
+                )
+        return replace(plan, per_replica_batch=batch)
+
+    def with_its_backbone(self, plan: TrainingPlan) -> TrainingPlan:
+        """`plan` with a backbone that is a model kept in a file of the run, whose path it then names."""
+        if not plan.has_own_backbone:
+            return plan
+        with replacing(self.path / "backbone.keras") as temporary:
+            plan.backbone.save(temporary)
+        return replace(plan, backbone=str((self.path / "backbone.keras").resolve()))
 
     def write_start(self, plan: TrainingPlan, fitted: Fitted, environment: Environment) -> None:
         """Write plan.json and environment.json before training.
@@ -434,6 +470,17 @@ class RunFolder:
         from flowerkit.prediction import Predictions
 
         return Predictions.load(self.val_predictions_file)
+
+
+def find_goes_on(plan: TrainingPlan, class_names: Sequence[str]) -> TrainingPlan | None:
+    """The plan of the run that `plan.weights` names, if its head goes on with these classes."""
+    if plan.weights in (None, "imagenet") or not os.path.isdir(plan.weights):
+        return None
+    run = RunFolder(plan.weights)
+    before = run.plan()
+    same_head = (before.head, before.binary) == (plan.head, plan.binary)
+    same_classes = run.environment().data.class_names == tuple(class_names)
+    return before if same_head and same_classes else None
 
 
 def describe_difference(first: tuple[str, ...], second: tuple[str, ...]) -> str:

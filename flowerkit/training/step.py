@@ -1,6 +1,7 @@
 """What a batch is, and what one training step does with it: the model and its batches side by side."""
 
 import abc
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,17 +11,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from flowerkit.accelerator import Accelerator, Program, batch_spec
+from flowerkit.accelerator import Accelerator, Program, batch_spec, hosts
 from flowerkit.data import FlowerData, Split
 from flowerkit.models import (
     after_resizing,
     build_classifier,
     choose_trainable,
+    copy_state,
     depth_of,
     find_chain,
     forward_of,
     freeze_backbone,
     prepare_outputs,
+    random_layers,
     split_classifier,
 )
 from flowerkit.pipeline import (
@@ -38,7 +41,9 @@ from flowerkit.training.losses import build_loss, class_weights_for
 from flowerkit.training.optimizers import build_optimizer
 from flowerkit.training.phases import Clock
 from flowerkit.training.plan import TrainingPlan
-from flowerkit.training.run_folder import RunFolder
+from flowerkit.training.run_folder import RunFolder, find_goes_on
+
+_log = logging.getLogger("flowerkit")
 
 Progress = Callable[[str, int, int], None]
 
@@ -79,10 +84,13 @@ class RunContext:
 
 
 def build_model(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) -> keras.Model:
-    """The classifier of `plan` for `data`, its fresh weights drawn from the plan's seed."""
+    """The classifier of `plan` for `data`, its fresh weights drawn from the plan's seed.
+
+    Where the plan goes on from a run with the same head and classes, it is that run's classifier.
+    """
     keras.utils.set_random_seed(plan.seed)
     with accelerator.scope():
-        return build_classifier(
+        classifier = build_classifier(
             data.num_classes,
             image_size=data.image_size,
             input_size=plan.input_size,
@@ -92,6 +100,10 @@ def build_model(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) 
             dropout=plan.dropout,
             binary=plan.binary,
         )
+        if find_goes_on(plan, data.class_names):
+            _, head = split_classifier(classifier)
+            copy_state(split_classifier(RunFolder(plan.weights).model())[1], head)
+    return classifier
 
 
 class TrainStep(abc.ABC):
@@ -222,9 +234,10 @@ class TrainStep(abc.ABC):
         return order[step * size : (step + 1) * size]
 
     def _statistics_rows(self) -> Iterator[np.ndarray]:
-        """The same rows at each epoch, and in a resumed run, in whole batches."""
-        num_images = min(STATISTICS_IMAGES, len(self.run.train))
-        return map(self.find_rows, range(max(1, num_images // self.run.global_batch)))
+        """The same rows at each epoch, and in a resumed run: this host's own of whole batches."""
+        size, num_images = self.run.global_batch, min(STATISTICS_IMAGES, len(self.run.train))
+        own = hosts.own_rows(size)
+        return (self.find_rows(batch)[own] for batch in range(max(1, num_images // size)))
 
 
 class _PixelStep(TrainStep):
@@ -273,6 +286,12 @@ class _FeatureStep(TrainStep):
     def __init__(self, run: RunContext):
         self.run = run
         self.body, self.head = run.parts or split_classifier(run.classifier)
+        if idle := random_layers(self.body):
+            shown = ", ".join(idle[:3]) + " ..." * (len(idle) > 3)
+            _log.info(
+                f"the head learns from features computed once: dropout and augmentation inside the "
+                f"backbone ({shown}) act only when the network learns (--freeze-epochs 0: at once)"
+            )
         inputs = keras.Input(self.head.input_shape[1:], dtype="float32", name="features")
         self.model = keras.Model(inputs, self.head(inputs), name="training")
 
@@ -383,12 +402,13 @@ def _compile(model: keras.Model, run: RunContext) -> None:
 
 
 def _build_optimizer(model: keras.Model, run: RunContext) -> keras.Optimizer:
-    plan, lr_factors = run.plan, None
+    plan, lr_factor = run.plan, None
     if plan.backbone_lr_factor is not None:
-        depths = depth_of(run.classifier)
-        lr_factors = {
-            path: plan.backbone_lr_factor ** (1 - depth) for path, depth in depths.items()
-        }
+        depth = depth_of(run.classifier)
+
+        def lr_factor(variable: keras.Variable) -> float:
+            return plan.backbone_lr_factor ** (1 - depth(variable))
+
     return build_optimizer(
-        plan.optimizer, model, weight_decay=plan.weight_decay, ema=plan.ema, lr_factors=lr_factors
+        plan.optimizer, model, weight_decay=plan.weight_decay, ema=plan.ema, lr_factor=lr_factor
     )

@@ -16,12 +16,12 @@ from typing import Literal
 import keras
 import numpy as np
 
-from flowerkit.accelerator import Accelerator, connect
+from flowerkit.accelerator import Accelerator, connect, hosts
 from flowerkit.data import FlowerData, Split, check_leak, load_split
 from flowerkit.files import check_room, find_free_folder
 from flowerkit.metrics import count_classes
 from flowerkit.models import check_reload, choose_trainable, save_classifier
-from flowerkit.pipeline import epoch_permutation, steps_per_epoch
+from flowerkit.pipeline import epoch_permutation, own_first, steps_per_epoch
 from flowerkit.prediction import Predictions, describe_data
 from flowerkit.schedules import Schedule
 from flowerkit.sources import check_test_split
@@ -38,7 +38,7 @@ from flowerkit.training.fitting import (
 from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
 from flowerkit.training.plan import EPOCHS, FINE_TUNE, TrainingPlan, name_plan, settle
-from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult
+from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult, find_goes_on
 from flowerkit.training.step import (
     STATISTICS_IMAGES,
     Progress,
@@ -46,7 +46,7 @@ from flowerkit.training.step import (
     TrainStep,
     compile_ahead,
 )
-from flowerkit.training.validation import ModelCheckpoint, Validation
+from flowerkit.training.validation import ModelCheckpoint, Validation, load_state
 
 _log = logging.getLogger("flowerkit")
 
@@ -93,7 +93,9 @@ def train(
 
     `out` None: the next free runs/PLAN-N. What the plan leaves "auto" is chosen and measured
     (`fitting`); the result's plan has the values. With `resume` an interrupted run in `out` continues
-    exactly where its last whole epoch ended, in the precision that it began with.
+    exactly where its last whole epoch ended; on another number of replicas or hosts, or in another
+    precision, with the same batches, and a log line says what has changed.
+    Of several hosts (`connect`) each calls it with the same arguments; host 0 alone writes `out`.
     `schedule`: your own for the last phase, such as `schedules.OfEpochAndRate(f, start_lr)`, used as it
     is; a plan is data and holds no function, so a resumed run needs it again. `callbacks` are yours,
     called after the run's own; their `self.model` trains the classifier, which is its layer
@@ -106,33 +108,64 @@ def train(
     ended before there was a model to keep.
     """
     started = time.monotonic() if started is None else started
-    out = find_free_folder("runs", name_plan(plan)) if out is None else out
-    folder = RunFolder.resume(out, schedule) if resume else RunFolder.start(out)
-    _check_callbacks(plan, callbacks)
     accelerator = accelerator or connect()
+    accelerator = replace(accelerator, precision=hosts.broadcast(accelerator.precision))
+    folder = _open_folder(out, plan, schedule, resume)
+    _check_callbacks(plan, callbacks)
     if resume:
-        plan, accelerator = folder.complete(plan), folder.with_its_precision(accelerator)
+        plan = folder.continue_with(folder.complete(plan), accelerator)
     with folder.locked():
-        run = _prepare(data, plan, accelerator, folder, schedule, started, resume)
+        with hosts.together():
+            run, *end = _train(
+                data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
+            )
+        return _finish(run, *end)
 
-        first_step_seconds = None
-        for phase in _plan_phases(run, schedule):
-            if run.history and phase.number < run.history.last["phase"]:
-                continue  # it was finished before the run was resumed
-            phase = replace(phase, first_epoch=_start_of(run.history, phase))
-            run = _choose_batch(run, phase)
-            with run.accelerator.scope():
-                step = TrainStep.for_phase(run, phase.is_frozen, progress=progress)
-            stop = own.StopFlag()
-            run, phase = _begin(run, phase, step, stop, schedule, progress)
-            if phase and stop.reason is None and (phase.number > 1 or phase.is_frozen):
-                _log.info(f"{phase}")
-            while phase and stop.reason is None:
-                phase = fit(run, phase, step, stop, callbacks, progress)
-            first_step_seconds = first_step_seconds or step.hooks.first_step_seconds
-            if stop.ends_run:
-                break
-        return _finish(run, stop, first_step_seconds)
+
+def _train(
+    data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
+) -> tuple[RunContext, own.StopFlag, float | None]:
+    """All of a run up to its last step: the part that several hosts do together."""
+    run = _prepare(data, plan, accelerator, folder, schedule, hosts.broadcast(started), resume)
+    first_step_seconds = None
+    for phase in _plan_phases(run, schedule):
+        if run.history and phase.number < run.history.last["phase"]:
+            continue  # it was finished before the run was resumed
+        phase = replace(phase, first_epoch=_start_of(run.history, phase))
+        run = _choose_batch(run, phase)
+        with run.accelerator.scope():
+            step = TrainStep.for_phase(run, phase.is_frozen, progress=progress)
+        stop = own.StopFlag()
+        run, phase = _begin(run, phase, step, stop, schedule, progress)
+        if phase and stop.reason is None and (phase.number > 1 or phase.is_frozen):
+            _log.info(f"{phase}")
+        while phase and stop.reason is None:
+            phase = fit(run, phase, step, stop, callbacks, progress)
+        first_step_seconds = first_step_seconds or step.hooks.first_step_seconds
+        if stop.ends_run:
+            break
+    return run, stop, first_step_seconds
+
+
+def _open_folder(
+    out: str | os.PathLike | None, plan: TrainingPlan, schedule: Schedule | None, resume: bool
+) -> RunFolder:
+    """The run's folder; of hosts that train together the others have one of their own for a while.
+
+    There they do all that host 0 does, beginning with copies of its files.
+    """
+
+    def open_first() -> str:
+        path = find_free_folder("runs", name_plan(plan)) if out is None else out
+        return str(RunFolder.resume(path, schedule) if resume else RunFolder.start(path))
+
+    path = Path(hosts.on_first(open_first))
+    if hosts.count() == 1:
+        return RunFolder(path)
+    scratch = hosts.scratch() / f"run-{time.time_ns()}"
+    if resume:
+        hosts.copy_from_first(path, scratch)
+    return RunFolder(path if hosts.is_first() else scratch)
 
 
 def fine_tune(
@@ -200,6 +233,7 @@ def _prepare(
     """The classifier and the splits; everything that can be refused is refused here."""
     check_room(folder.path)
     check_test_split(data, on_corrupt=plan.on_corrupt)
+    hosts.check_same([dict(data.counts), data.image_size, list(data.class_names)], "data")
     num_scored = data.counts["val"] + min(STATISTICS_IMAGES, data.counts["train"])
     clock = Clock(num_val=num_scored, num_test=data.counts["test"])
     if plan.max_minutes is not None:
@@ -214,6 +248,7 @@ def _prepare(
         kind=accelerator.kind,
         replicas=accelerator.replicas,
         is_timed=clock.is_limited,
+        before=find_goes_on(plan, data.class_names),
     )
     is_frozen = plan.freeze_epochs > len(history) and (not history or history.last["phase"] == 1)
     plan_phases(plan, global_batch=1, schedule=schedule)  # refuses two controllers of the rate
@@ -224,6 +259,7 @@ def _prepare(
     reasons |= smaller
     global_batch = plan.per_replica_batch * accelerator.replicas
     _check_layers(classifier, plan)
+    plan = folder.with_its_backbone(plan)
     report_choices(reasons)
     run = RunContext(
         plan,
@@ -244,7 +280,12 @@ def _prepare(
         sure.append(False)
     with ThreadPoolExecutor(1) as reader:  # beside tracing, and then compiling
         splits = reader.submit(
-            _load_splits, data, plan, first_epoch=len(history), is_frozen=is_frozen
+            _load_splits,
+            data,
+            plan,
+            global_batch=global_batch,
+            first_epoch=len(history),
+            is_frozen=is_frozen,
         )
         with accelerator.scope():
             compile_ahead(run, phases=sure)
@@ -264,11 +305,10 @@ def _prepare(
     last_phase = _plan_phases(run, schedule)[-1]
     for line in warn_about_rates(plan, last_phase, global_batch=run.global_batch):
         _log.info(line)
-    folder.write_start(
-        plan,
-        replace(fitted, reasons=fitted.reasons | reasons),
-        _describe_environment(run, data, schedule),
-    )
+    environment = _describe_environment(run, data, schedule)
+    hosts.check_same(environment.data.images, "images")
+    fitted = replace(fitted, reasons=fitted.reasons | reasons, replicas=accelerator.replicas)
+    folder.write_start(plan, fitted, environment)
     if history:
         history.save()  # without the epochs that are done again
     folder.prune(len(history))
@@ -308,21 +348,28 @@ def _check_layers(classifier: keras.Model, plan: TrainingPlan) -> None:
 
 
 def _load_splits(
-    data: FlowerData, plan: TrainingPlan, *, first_epoch: int, is_frozen: bool
+    data: FlowerData, plan: TrainingPlan, *, global_batch: int, first_epoch: int, is_frozen: bool
 ) -> tuple[Split, Split]:
-    # In the order of the first epoch, so that it can begin before all is decoded. Features are
+    # In the order of the first epoch, so that it can begin before all is decoded, and what other hosts
+    # take at last. Features are
     # computed row by row, and images that are needed once need not be kept.
-    order = functools.partial(epoch_permutation, seed=plan.seed, epoch=first_epoch)
+    def order(num_images: int, epoch: int | None = None) -> np.ndarray:
+        rows = np.arange(num_images)
+        if epoch is not None:
+            rows = epoch_permutation(num_images, seed=plan.seed, epoch=epoch)
+        return own_first(rows, global_batch=global_batch)
+
     cache = plan.cache if plan.epochs else "none"
+    train_order = order if is_frozen else functools.partial(order, epoch=first_epoch)
     train_split = load_split(
-        data, "train", on_corrupt=plan.on_corrupt, cache=cache, order=None if is_frozen else order
+        data, "train", on_corrupt=plan.on_corrupt, cache=cache, order=train_order
     )
     if len(set(train_split.labels.tolist())) < 2:
         raise ValueError(
             f"the train split of {data.folder} holds one class only "
             f"({data.class_names[train_split.labels[0]]!r}); there is nothing to distinguish."
         )
-    val_split = load_split(data, "val", on_corrupt=plan.on_corrupt, cache=cache)
+    val_split = load_split(data, "val", on_corrupt=plan.on_corrupt, cache=cache, order=order)
     check_leak(train_split, val_split)
     return train_split, val_split
 
@@ -391,7 +438,7 @@ def _begin(
     if not num_done:
         run.folder.write_plan(run.plan, fitted.with_rest(phase, {}))
         return run, phase
-    step.model.load_weights(run.folder.find_epoch("last", run.history.last["epoch"]))
+    load_state(step.model, run.folder.find_epoch("last", run.history.last["epoch"]))
     _log.info(f"resuming after epoch {run.history.last['epoch']}")
     phase = fitted.restore(phase, len(run.history))
     if is_stopping_due(run.history, phase, run.plan.patience):
@@ -554,6 +601,8 @@ def _finish(
             f"training ended before its first epoch was complete, because {reason}: there are no "
             f"weights to keep. Give it {_LOWER_RATE if stop.failed else 'more time'}."
         )
+    if hosts.count() > 1:  # the classifier's variables lie on the devices of all
+        run = replace(run, classifier=keras.models.clone_model(run.classifier))
     run.classifier.load_weights(_find_best(run))
     folder.reopen()
     save_classifier(run.classifier, folder.model_file)

@@ -6,14 +6,16 @@ from training images (PreciseBN: Wu and Johnson 2021, arXiv:2105.07576; SWA: Izm
 arXiv:1803.05407). The better of the two is kept.
 """
 
+import functools
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import keras
 import numpy as np
 
+from flowerkit.accelerator import hosts
 from flowerkit.models import find_chain, stream_outputs, walk_layers
 from flowerkit.prediction import Predictions
 from flowerkit.training.callbacks import StopFlag
@@ -33,30 +35,21 @@ class NormStatistics:
         parts = find_chain(model)
         self.norms = [norm for part in parts for norm in _find_learning(part)]
         self.batches = batches
-        # The same layers, of which the learning norms see each batch as in training, and dropout is off.
-        self.probes = [self._clone(part) if _find_learning(part) else part for part in parts]
-
-    def _clone(self, model: keras.Model) -> keras.Model:
-        return keras.models.clone_model(
-            model, clone_function=lambda layer: layer, call_function=self._call, recursive=True
-        )
-
-    def _call(self, layer, *args, **kwargs):
-        return _AsInTraining(layer)(*args) if layer in self.norms else layer(*args, **kwargs)
+        # The same layers, compiled apart: its norms see each batch as in training, dropout is off.
+        self.probes = [
+            keras.Model(part.inputs[0], part.outputs[0], name="probe")
+            if _find_learning(part)
+            else part
+            for part in parts
+        ]
 
     def recompute(self) -> None:
         """Set mean and variance to those of all batches under the present weights."""
         if not self.norms:
             return
-        momenta = [norm.momentum for norm in self.norms]
-        for norm in self.norms:
-            norm.momentum = 0.0  # after a batch, what is kept is the batch's own
-        try:
+        with _as_in_training(self.norms):
             outputs = stream_outputs(self.probes, self.batches(), changing=self._variables())
             found = [self._read() for _ in outputs]
-        finally:
-            for norm, momentum in zip(self.norms, momenta, strict=True):
-                norm.momentum = momentum
         for norm, moments in zip(self.norms, zip(*found, strict=True), strict=True):
             mean, square = np.mean(moments, axis=0, dtype="float64")
             norm.moving_mean.assign(mean.astype("float32"))
@@ -91,16 +84,21 @@ def _find_learning(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     return [each for each in layers if isinstance(each, keras.layers.BatchNormalization)]
 
 
-class _AsInTraining(keras.layers.Layer):
-    """Calls a norm as in training, also where the model around it predicts."""
-
-    def __init__(self, norm: keras.layers.BatchNormalization):
-        super().__init__()
-        self.norm = norm
-
-    def call(self, inputs):
-        """The normalised inputs, of whose moments the norm takes notice."""
-        return self.norm(inputs, training=True)
+@contextmanager
+def _as_in_training(norms: list[keras.layers.BatchNormalization]) -> Iterator[None]:
+    """What is traced inside calls the norms as in training, also in a user's layer, and keeps of the
+    statistics those of the last batch alone."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        call = functools.partial(type(norm).call, norm)
+        vars(norm)["call"] = lambda x, call=call, **given: call(x, **given | {"training": True})
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            del vars(norm)["call"]
+            norm.momentum = momentum
 
 
 class Validation(keras.callbacks.Callback):
@@ -126,11 +124,11 @@ class Validation(keras.callbacks.Callback):
         self.predictions = None
         if self.stop.cut_short:
             return
-        start = time.perf_counter()
+        start = hosts.now()
         averaged = self._score(averaged_weights(self.model)) if self._has_averages() else None
         self.averaged_statistics = self.statistics.get()
         raw = self._score(nullcontext())  # last: training continues with these
-        self.seconds = time.perf_counter() - start
+        self.seconds = hosts.now() - start
         kept, scores = raw
         self.averaged_is_better = averaged is not None and self._is_better(averaged[1], scores)
         if self.averaged_is_better:
@@ -152,9 +150,9 @@ class Validation(keras.callbacks.Callback):
     def _score(self, holding) -> tuple[Predictions, dict[str, float]]:
         with holding:
             self.statistics.recompute()
-            start = time.perf_counter()
+            start = hosts.now()
             predictions = self.step.predict_val()
-            self.predict_seconds = time.perf_counter() - start
+            self.predict_seconds = hosts.now() - start
         if not np.isfinite(predictions.probabilities).all():
             return predictions, {self.monitor: math.nan}
         return predictions, predictions.score()
@@ -205,3 +203,22 @@ class ModelCheckpoint(keras.callbacks.Callback):
             self.folder.save_epoch("last", epoch + 1, self.model.save_weights)
         self.history.save()
         self.folder.prune(len(self.history))
+
+
+def load_state(model: keras.Model, path: Path) -> None:
+    """Load weights and optimizer, also where only one of file and model has a loss scale (float16)."""
+    import h5py
+
+    with h5py.File(path) as file:
+        was_scaled = "inner_optimizer" in file.get("optimizer", ())
+    optimizer = model.optimizer
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if was_scaled and inner is None:
+        model.optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        model.optimizer.build(model.trainable_variables)
+    elif inner is not None and not was_scaled:
+        model.optimizer = inner
+    try:
+        model.load_weights(path)
+    finally:
+        model.optimizer = optimizer

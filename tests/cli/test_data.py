@@ -1,6 +1,7 @@
 """convert and check-data as they are typed."""
 
 import io
+import shutil
 import subprocess
 import sys
 
@@ -26,6 +27,19 @@ def test_convert_reports_the_splits_and_the_next_command(flowerkit, photos, tmp_
     assert out[0].startswith("16 photos of 2 classes: train 12, val 4, test 0 (")
     assert out[1] == "no photo in test of any class"
     assert out[-1].endswith(f"next: flowerkit train --data {tmp_path / 'out'}")
+
+
+def test_convert_asks_which_folders_are_splits_and_takes_the_answer(flowerkit, photos, tmp_path):
+    own = tmp_path / "own photos"
+    shutil.copytree(photos, own / "first")
+    draw_photos(own / "second", num_classes=2, photos_per_class=3, image_size=48, seed=9)
+    words = ("convert", own, tmp_path / "out", "--image-size", 32, "--workers", 1)
+    status, _, error = flowerkit(*words)
+    assert status == 1
+    assert f"--train '{own}'" in error
+    status, out, _ = flowerkit(*words, "--train", own / "first", "--test", "second")
+    assert status == 0
+    assert out[0].startswith("22 photos of 2 classes: train 12, val 4, test 6")
 
 
 def test_an_interrupted_convert_continues(flowerkit, photos, tmp_path):

@@ -106,6 +106,7 @@ def test_lint_s_problems_are_listed_and_nothing_is_pushed(command, fake, checkou
         (["bundle", "--check"], "--root FOLDER"),
         (["submit", "checkout"], "Pass its csv"),
         (["submit", "no-such-thing"], "OWNER/NAME"),
+        (["submit", f"kaggle.com/code/{KERNEL}?scriptVersionId=7"], f"{KERNEL}/VERSION"),
         (["watch", "no-such-thing"], "OWNER/NAME"),
     ],
 )
@@ -127,6 +128,18 @@ def test_pull_fetches_checks_and_tells_how_to_submit(command, fake, five_images,
     status, out, _ = command("pull", KERNEL, tmp_path / "out")
     assert status == 1  # five rows are not the competition's
     assert "5 rows" in out
+
+
+def test_an_address_that_names_a_version_by_its_id_is_said_to_be_the_newest(
+    command, fake, five_images, tmp_path
+):
+    address = f"https://www.kaggle.com/code/{KERNEL}/edit/run/7"
+    fake.version, fake.outputs, fake.statuses = 6, {"submission.csv": VALID_CSV}, ["COMPLETE"]
+    status, out, _ = command("pull", address, tmp_path / "out", "--data", five_images)
+    assert status == 0
+    assert out.startswith(
+        f"this is the newest version of {KERNEL}: Kaggle's API does not know the id 7"
+    )
 
 
 def test_an_invalid_csv_is_submitted_only_with_force(command, fake, five_images, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -201,6 +202,21 @@ def test_where_the_test_labels_are_known_the_score_is_printed(drawn, tmp_path):
     assert look.report_problems(csv, data, lines.append) == []
     # F1: 1 for class 0, 2/3 for class 1, 0 for class 2; the last image has no known label.
     assert lines[1].endswith("macro F1 0.5556, accuracy 0.7619 (21 images)")
+
+
+def test_a_csv_holds_the_numbers_that_name_the_classes_and_not_their_ids(drawn, tmp_path):
+    csv, lines, ids = tmp_path / "s.csv", [], find_test_ids(drawn)
+    data = dataclasses.replace(drawn, folder=tmp_path, class_names=("1", "2", "7", "10"))
+    shutil.copy(drawn.folder / "sample_submission.csv", tmp_path)
+    predictions = SimpleNamespace(ids=ids, predicted=[3] * 11 + [0] * 11)
+    write_submission(tmp_path / "test_labels.csv", ids, [3] * 22, data.csv_labels)
+    assert look.submit(predictions, data, csv, lines.append) == []
+    assert {line.split(",")[1] for line in csv.read_text().splitlines()[1:]} == {"10", "1"}
+    assert lines[0].endswith("labels in class names that are numbers: valid")
+    assert "accuracy 0.5000 (22 images)" in lines[1]
+    csv.write_text(csv.read_text().replace(",10\n", ",3\n"))
+    assert len(look.report_problems(csv, data, lines.append)) == 11
+    assert "label '3' is none of the classes 1, 2, ... 10" in lines[3]
 
 
 # report -------------------------------------------------------------------------------------------

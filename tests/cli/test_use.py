@@ -1,6 +1,7 @@
 """export, classify and serve as they are typed."""
 
 import csv
+import os
 
 import pytest
 from exported_run import CLASSES, draw_photo, train_on_photos
@@ -39,6 +40,22 @@ def test_photos_are_classified_a_line_each_and_as_a_table(flowerkit, photos, tmp
     assert list(rows[0]) == ["photo", *ranked, "problem"]
     assert [row["class_1"] for row in rows] == ["iris", "rose"]
     assert float(rows[0]["probability_1"]) >= float(rows[0]["probability_2"])
+
+
+def test_photos_with_names_that_are_not_utf8_are_classified_and_named(flowerkit, photos, tmp_path):
+    try:
+        os.rename(photos / "iris.png", os.fsencode(photos) + b"/" + "붓꽃.png".encode("cp949"))
+        os.rename(photos / "rose.png", os.fsencode(photos) + b"/ros\xe9.png")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    table = tmp_path / "predictions.csv"
+    words = ("classify", train_on_photos("pad"), photos, "--csv", table)
+    status, lines, _ = flowerkit(*words)
+    assert status == 0
+    assert lines[1].startswith(rf"{photos}/ros\xe9.png: rose ")
+    assert lines[2].startswith(f"{photos}/붓꽃.png: iris ")
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert [row["photo"] for row in rows] == [rf"{photos}/ros\xe9.png", f"{photos}/붓꽃.png"]
 
 
 def test_an_unreadable_photo_gets_a_line_and_status_1(flowerkit, photos, tmp_path):

@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 from flowerkit.data import jpeg as module
-from flowerkit.data.jpeg import check_jpeg, decode_jpeg, find_decoder
+from flowerkit.data.jpeg import (
+    check_jpeg,
+    complete_jpeg,
+    decode_jpeg,
+    decode_strictly,
+    find_decoder,
+)
 from flowerkit.sources import draw_flower
 
 NAMES = ("simplejpeg", "OpenCV", "Pillow")
@@ -75,7 +81,6 @@ DAMAGED = {
     "a PNG": (b"\x89PNG\r\n", r"not a JPEG \(6 bytes\)"),
     "cut in its head": (WHOLE[:100], r"undecodable JPEG \(100 bytes\)"),
     "cut in its pixels": (WHOLE[:-200], r"undecodable JPEG"),
-    "cut at its end": (WHOLE[:-2], r"undecodable JPEG"),
     "of another size": (encode(size=(48, 16)), r"wrong size \(got 16x48, expected 32x32\)"),
     "larger": (encode(size=(64, 64)), r"wrong size \(got 64x64, expected 32x32\)"),
 }
@@ -97,6 +102,65 @@ def test_only_decoding_finds_damage_between_size_and_end(decoder):
     with pytest.raises(ValueError, match="undecodable JPEG"):
         check_jpeg(damaged, 32, decode=True)
     check_jpeg(WHOLE, 32, decode=True)
+
+
+NO_END = {
+    "no end": WHOLE[:-2],
+    "half of the end": WHOLE[:-1],
+    "zeros for the end": WHOLE[:-2] + bytes(600),
+}
+
+
+@pytest.mark.parametrize("data", NO_END.values(), ids=NO_END)
+def test_a_jpeg_that_lacks_only_its_end_mark_is_whole(decoder, data):
+    check_jpeg(data, 32, decode=True)
+    np.testing.assert_array_equal(decode_jpeg(data), decode_jpeg(WHOLE))
+    assert complete_jpeg(data) == WHOLE
+    assert complete_jpeg(WHOLE) == WHOLE
+    assert complete_jpeg(WHOLE[:-30]) == WHOLE[:-30]
+
+
+def overwrite(data, content, start=0.5, end=1):
+    """`data` with other content between two fractions of it, and its end mark."""
+    start, end = int(start * len(data)), int(end * (len(data) - 2))
+    return data[:start] + content(end - start)[: end - start] + data[end:]
+
+
+CONTENTS = {
+    "zeros": bytes,
+    "ones": lambda num: b"\xff" * num,
+    "text": lambda num: b"a note about flowers, " * num,
+    "another picture": lambda num: encode(size=(300, 300), quality=80)[-num:],
+}
+KINDS = {
+    "baseline": encode(size=(200, 150)),
+    "progressive": encode(size=(200, 150), progressive=True),
+    "with restarts": encode(size=(200, 150), restart_marker_rows=1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_a_jpeg_that_was_overwritten_by_half_is_not_as_it_was_saved(kind, content):
+    data = KINDS[kind]
+    assert decode_strictly(data).shape == (150, 200, 3)
+    with pytest.raises(ValueError, match=r"^damaged \(Corrupt JPEG data: "):
+        decode_strictly(overwrite(data, content))
+    with pytest.raises(ValueError, match=r"^cut off \([\d,]+ bytes are there\)"):
+        decode_strictly(data[: len(data) // 2])
+
+
+def test_what_stands_outside_the_picture_is_no_damage():
+    padded = WHOLE[:-2] + bytes(300) + WHOLE[-2:]
+    for data in (padded, WHOLE + b"more", WHOLE[:2] + b"\xff\xfe\x00\x04\xff\xff" + WHOLE[2:]):
+        decode_strictly(data)  # None or pixels: no error
+        np.testing.assert_array_equal(decode_jpeg(data), decode_jpeg(WHOLE))
+
+
+def test_strict_decoding_takes_scale_and_mode():
+    large = encode(size=(400, 300))
+    assert decode_strictly(large, size=(70, 90)).shape == (75, 100, 3)
+    assert decode_strictly(large, "GRAY", (150, 200)).shape == (150, 200, 1)
 
 
 def test_the_first_decoder_that_is_installed_is_used(monkeypatch):

@@ -1,5 +1,7 @@
 """classifier: photos of every kind in, names and probabilities out; problems of unreadable files."""
 
+import os
+
 import numpy as np
 import pytest
 from exported_run import CLASSES, draw_photo, train_on_photos
@@ -10,6 +12,7 @@ from flowerkit.deploy.card import ModelCard
 from flowerkit.deploy.classifier import Prediction, _flatten
 from flowerkit.deploy.keras_file import rewrite_keras
 from flowerkit.models import load_model
+from flowerkit.photos.listing import list_photos
 
 GREY = np.full((20, 30), 128, "uint8")
 
@@ -129,6 +132,31 @@ def test_a_folder_is_its_photos_in_order_without_hidden_and_other_files(tmp_path
     a, b, c = (tmp_path / name for name in ("a.png", "b.JPG", "sub/c.webp"))
     assert _flatten(tmp_path) == [a, b, c]
     assert _flatten([b, str(tmp_path)]) == [b, a, b, c]
+
+
+def test_a_folder_is_the_photos_that_a_conversion_of_it_sees(tmp_path, caplog):
+    names = ("a/1.jpg", "b/1.jpg", "b/2.jpg", "$RECYCLE.BIN/3.jpg", "b/film.mp4", "thumbs/4.jpg")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a/gone.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    (tmp_path / "b/more").symlink_to(tmp_path / "a")
+    listing = list_photos(tmp_path)
+    seen = {*(photo.path for photo in listing.photos), *listing.left_out}
+    assert {path.relative_to(tmp_path).as_posix() for path in _flatten(tmp_path)} == seen
+    assert {"a/gone.jpg", "b/more/gone.jpg"} <= seen
+    assert set(listing.notes) - set(caplog.messages) == {"photos in b/more/ count as b"} | {
+        note for note in listing.notes if note.startswith("classes with one photo")
+    }
+
+
+def test_a_link_to_nothing_and_a_pipe_get_their_problem(classifier, tmp_path):
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    gone, pipe = classifier.predict(tmp_path)
+    assert gone.problem == "does not open (No such file or directory)"
+    assert pipe.problem == "it is no file of bytes"
 
 
 def test_an_empty_folder_a_missing_path_and_other_things_are_refused(tmp_path):

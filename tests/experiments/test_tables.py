@@ -35,7 +35,11 @@ def test_the_table_has_a_row_for_each_experiment(three):
 
 
 def test_epochs_of_several_seeds_are_a_range(make_run, tmp_path):
-    folders = [make_run(tmp_path / f"net-seed{seed}", seed=seed) for seed in (0, 1)]
+    ends = {"stopped_at_epoch": 1, "best_epoch": 1}
+    folders = [
+        make_run(tmp_path / f"net-seed{seed}", seed=seed, result=result)
+        for seed, result in enumerate(({}, ends))
+    ]
     history = RunFolder(folders[1]).history_file
     history.write_text("\n".join(history.read_text().splitlines()[:2]) + "\n")
     header, (cells,) = tabulate_figures(compare_runs(folders))

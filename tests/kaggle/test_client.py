@@ -72,7 +72,8 @@ def test_credentials_stay_hidden_where_server_and_client_repeat_them(
         (403, "a private notebook must be yours"),
         (404, "kaggle.com/code/OWNER/NAME"),
         (429, "Wait some minutes"),
-        (500, "Kaggle has trouble. Try again later"),
+        (500, "check its names. If all is right, Kaggle has trouble: try again later"),
+        (503, "Kaggle has trouble. Try again later"),
         ("drop", "Check the network, then try again"),
     ],
 )
@@ -82,7 +83,7 @@ def test_a_failure_names_the_action_the_reason_and_a_remedy(fake, client, fault,
         get_session(client, RUN)
     assert str(caught.value).startswith(f"the status of {KERNEL}: ")
     assert remedy in str(caught.value)
-    assert len(fake.calls) == (6 if fault in (429, 500, "drop") else 1)
+    assert len(fake.calls) == (6 if fault in (429, 500, 503, "drop") else 1)
 
 
 def test_a_request_is_repeated_after_faults_that_pass(fake, client):
@@ -97,14 +98,59 @@ def test_a_silent_connection_is_given_up(fake):
     assert get_session(client, RUN).status.name == "QUEUED"
 
 
-@pytest.mark.parametrize("text", [KERNEL, f"https://www.kaggle.com/code/{KERNEL}", f"{KERNEL}/"])
-def test_the_address_of_a_notebook_is_as_good_as_its_name(text):
-    assert KernelRun.parse(text) == RUN
+STARTS = ["http://kaggle.com/code/", "www.kaggle.com/code/", "HTTPS://WWW.Kaggle.com/code/"]
+STARTS += ["https:/www.kaggle.com/code/", "https://www.kaggle.com/", "kaggle.com/"]
+ENDS = ["", "/", "?scriptVersionId=7", "/edit/run/7", "/notebook", "/notebook?scriptVersionId=7"]
+ENDS += ["/output?select=submission.csv", "/log", "/comments#3", "#Results", "/edit", "/run/7"]
 
 
-def test_a_name_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"'flora/petals/latest' is no OWNER/NAME .* OWNER/NAME/3"):
-        KernelRun.parse("flora/petals/latest")
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(start, "/output") for start in STARTS] + [("https://www.kaggle.com/code/", x) for x in ENDS],
+)
+def test_the_address_of_a_notebook_is_as_good_as_its_name(start, end):
+    assert KernelRun.parse(f"{start}{KERNEL}{end}") == RUN
+    assert RUN.find_version_id(f"{start}{KERNEL}{end}") == ("7" if "7" in end else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (KERNEL, None),
+        (f" {KERNEL}/\n", None),
+        (f"<https://www.kaggle.com/code/{KERNEL}>", None),
+        (f"code/{KERNEL}", None),
+        (f"{KERNEL}/3", 3),
+        (f"{KERNEL}/v3", 3),
+        (f"https://www.kaggle.com/code/{KERNEL}/3", 3),
+        (f"kaggle.com/{KERNEL}/3?scriptVersionId=7", 3),
+    ],
+)
+def test_a_name_may_be_wrapped_and_have_a_version(text, version):
+    assert KernelRun.parse(text) == KernelRun(RUN.owner, RUN.name, version)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "flora/petals/latest",
+        "flora",
+        "",
+        "petals.csv",
+        "flora/petals/3/4",
+        "https://www.kaggle.com/code/flora",
+        "https://www.kaggle.com/flora",
+        "https://www.kaggle.com/flora/code",
+        "https://www.kaggle.com/competitions/tpu-getting-started",
+        "https://www.kaggle.com/c/tpu-getting-started/overview",
+        "https://www.kaggle.com/datasets/flora/petals",
+        "https://www.kaggle.com/models/flora/petals",
+        "https://example.org/code/flora/petals",
+    ],
+)
+def test_what_names_no_notebook_is_refused(text):
+    with pytest.raises(ValueError, match=r"is no OWNER/NAME .* OWNER/NAME/3"):
+        KernelRun.parse(text)
 
 
 @pytest.mark.parametrize("version", ["2.2.4", None])

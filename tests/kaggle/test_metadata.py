@@ -114,6 +114,21 @@ def test_a_missing_owner_is_a_problem_unless_the_credentials_fill_it_in(checkout
         ({"docker_image_pinning_type": "original"}, "gets a CPU", "Remove docker_image_pinning"),
         ({"competition_sources": ["digit"]}, f"lacks '{SLUG}'", f'["{SLUG}"]'),
         ({"enable_internet": False}, "pretrained weights", '"enable_internet": true'),
+        ({"dataset_sources": ["weights"]}, "has 'weights'", '"OWNER/NAME"'),
+        (
+            {"dataset_sources": ["datasets/flora/weights"]},
+            "has 'datasets/flora/weights'",
+            "OWNER/NAME",
+        ),
+        ({"dataset_sources": [None]}, "dataset_sources in", '"OWNER/NAME"'),
+        (
+            {"dataset_sources": ["flora/weights", "https://kaggle.com/x/y"]},
+            "has 'https",
+            "OWNER/NAME",
+        ),
+        ({"kernel_sources": ["code/flora/petals"]}, "has 'code/flora/petals'", '"OWNER/NAME"'),
+        ({"model_sources": ["google/x/keras/y"]}, "has 'google/x/keras/y'", "/VARIATION/VERSION"),
+        ({"competition_sources": [SLUG, "c/digit"]}, "has 'c/digit'", '"NAME"'),
     ],
 )
 def test_metadata_that_would_fail_or_run_wrong_is_named_with_its_remedy(
@@ -178,8 +193,11 @@ def test_a_gpu_that_kaggle_does_not_have_is_a_problem(ready, shape):
 
 
 def test_without_internet_attached_weights_will_do(ready):
-    change(ready, enable_internet=False, model_sources=["google/x/keras/y/1"])
-    assert lint(ready) == []
+    sources = {"dataset_sources": ["flora/weights", "flora/weights/2"]}
+    sources |= {"kernel_sources": ["flora/petals"], "model_sources": ["google/x.5/keras/y_1/1"]}
+    for kind, names in sources.items():
+        change(ready, enable_internet=False, **{key: [] for key in sources} | {kind: names})
+        assert lint(ready) == []
 
 
 def test_every_problem_is_listed_at_once(ready):

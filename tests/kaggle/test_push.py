@@ -61,6 +61,13 @@ def test_what_the_server_refuses_is_an_error_although_the_client_exits_with_0(
         push_notebook(client, checkout)
 
 
+def test_a_500_may_be_the_fault_of_the_metadata_and_is_not_sent_again(fake, client, checkout):
+    fake.faults["SaveKernel"] = [500] * 3
+    with pytest.raises(KaggleError, match=r"500: .*check in kernel-metadata.json the title"):
+        push_notebook(client, checkout)
+    assert fake.calls.count("SaveKernel") == 1
+
+
 def test_a_push_whose_response_is_lost_is_not_repeated(fake, client, checkout):
     fake.faults["SaveKernel"] = ["lose"]
     assert push_notebook(client, checkout).version == 1

@@ -1,8 +1,12 @@
 """freezing: what is trainable, and how deep it is."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flowerkit.models import freezing
 from flowerkit.models.classifier import build_classifier
@@ -91,6 +95,10 @@ def test_layers_of_nested_models_are_unfrozen_one_by_one(tmp_path):
     assert len(model.trainable_variables) == 4 + 4
     assert freezing.choose_trainable(model, "stage1/norm", freeze_norms=True) == ["stage2/conv"]
     assert len(model.trainable_variables) == 2 + 4
+    with pytest.raises(
+        ValueError, match="'conv' stands in 2 parts of the backbone: stage1/conv, stage2/conv. Pass"
+    ):
+        freezing.choose_trainable(model, "conv")
 
 
 def test_an_unknown_layer_names_the_nearest_and_changes_nothing():
@@ -146,20 +154,199 @@ def test_what_is_frozen_stays_bit_for_bit_in_training():
     assert changed_by_a_step(model) == head
 
 
+def depths_by_path(model):
+    depth = freezing.depth_of(model)
+    return {variable.path: depth(variable) for variable in model.trainable_variables}
+
+
 def test_depth_grows_from_the_first_layer_to_the_head():
     model = build(head="plain")
-    depths = freezing.depth_of(model)
+    depths = depths_by_path(model)
     assert depths["block1_conv/kernel"] == 0
     assert depths["block3_norm/gamma"] == depths["block3_norm/beta"] == 5 / 8
     assert depths["probabilities/kernel"] == 1
-    assert len(depths) == len(model.trainable_variables)
 
 
 def test_depth_is_that_in_the_whole_backbone_and_only_of_what_learns():
     model = build(head="plain")
     freezing.choose_trainable(model, "block4", freeze_norms=True)
-    assert freezing.depth_of(model) == {
+    assert depths_by_path(model) == {
         "block4_conv/kernel": 6 / 8,
         "probabilities/kernel": 1.0,
         "probabilities/bias": 1.0,
     }
+
+
+# Networks that users bring: nested parts and layers of layers, whose names repeat -------------------
+
+NAMES = ["conv", "norm", "head_norm", "probabilities", "backbone", "seed_generator"]
+
+
+@keras.saving.register_keras_serializable("test_freezing")
+class Block(keras.layers.Layer):
+    """A layer that holds layers."""
+
+    def __init__(self, parts, **options):
+        super().__init__(**options)
+        self.parts = parts
+
+    def call(self, inputs):
+        for part in self.parts:
+            inputs = part(inputs)
+        return inputs
+
+    def get_config(self):
+        parts = [keras.saving.serialize_keras_object(part) for part in self.parts]
+        return super().get_config() | {"parts": parts}
+
+    @classmethod
+    def from_config(cls, config):
+        parts = [keras.saving.deserialize_keras_object(part) for part in config.pop("parts")]
+        return cls(parts, **config)
+
+
+leaves = st.tuples(st.sampled_from(NAMES), st.sampled_from(["dense", "batch", "layer", "drop"]))
+trees = st.recursive(
+    st.lists(leaves, min_size=1, max_size=3),
+    lambda inside: st.lists(
+        leaves | st.tuples(st.sampled_from(NAMES), st.sampled_from(["model", "block"]), inside),
+        min_size=1,
+        max_size=3,
+    ),
+    max_leaves=6,
+)
+LEAVES = {
+    "dense": lambda name: keras.layers.Dense(2, name=name),
+    "batch": lambda name: keras.layers.BatchNormalization(name=name),
+    "layer": lambda name: keras.layers.LayerNormalization(name=name),
+    "drop": lambda name: keras.layers.Dropout(0.5, name=name),
+}
+
+
+def grow(tree):
+    """(the layers of a tree, those that can learn), both in order."""
+    layers, learners = [], []
+    for number, (name, kind, *inside) in enumerate(tree):
+        if not inside:
+            layers.append(LEAVES[kind](name))
+            learners += [layers[-1]] * (kind != "drop")
+            continue
+        parts, below = grow(inside[0])
+        learners += below
+        layers.append(Block(parts, name=name) if kind == "block" else chain(parts, name, number))
+    return layers, learners
+
+
+def chain(layers, name, number=0):
+    inputs = x = keras.Input((4, 4, 2))
+    for place, layer in enumerate(layers):
+        # A model refuses two layers of a name; a model of each has the same names inside.
+        x = (
+            keras.Sequential([layer], name=f"part{place}")(x)
+            if [one.name for one in layers].count(layer.name) > 1
+            else layer(x)
+        )
+    return keras.Model(inputs, x, name=name)
+
+
+def brought(tree):
+    """A classifier around the network of a tree, with the layers that can learn, in order."""
+    layers, learners = grow(tree)
+    body = chain(layers, "backbone")
+    pixels = keras.Input((4, 4, 2))
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(body(pixels))
+    x = keras.layers.BatchNormalization(name="head_norm")(x)
+    x = keras.layers.Dense(3, activation="softmax", name="probabilities")(x)
+    return keras.Model(pixels, x), learners
+
+
+def own(layers):
+    return [variable for layer in layers for variable in layer.trainable_variables]
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(tree=trees)
+def test_depth_is_the_variables_place_whatever_its_name(tree):
+    model, learners = brought(tree)
+    depth = freezing.depth_of(model)
+    for place, layer in enumerate(learners):
+        assert {depth(variable) for variable in layer.trainable_variables} == {
+            place / len(learners)
+        }
+    inside = {id(variable) for variable in own(learners)}
+    head = [one for one in model.trainable_variables if id(one) not in inside]
+    assert [depth(variable) for variable in head] == [1.0] * 4
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(tree=trees, part=st.floats(0.01, 1), freeze_norms=st.booleans())
+def test_what_learns_is_the_end_of_the_network_whatever_its_names(tree, part, freeze_norms):
+    model, learners = brought(tree)
+    expected = learners[-max(1, math.ceil(round(part * len(learners), 6))) :]
+    if freeze_norms:
+        expected = [one for one in expected if isinstance(one, keras.layers.Dense)]
+    if not expected:
+        with pytest.raises(ValueError, match="would unfreeze nothing"):
+            freezing.choose_trainable(model, part, freeze_norms=freeze_norms)
+        return
+    wanted = own(expected)
+    names = freezing.choose_trainable(model, part, freeze_norms=freeze_norms)
+    assert [name.split("/")[-1].rstrip("_0123456789") for name in names] == [
+        one.name.rstrip("_0123456789") for one in expected
+    ]
+    assert len(set(names)) == len(names)
+    learning = {id(one) for one in model.trainable_variables}
+    assert learning == {id(one) for one in (*wanted, *model.trainable_variables[-4:])}
+    # Each of these names says one place.
+    freezing.choose_trainable(model, names[-1], freeze_norms=freeze_norms)
+    assert {id(one) for one in own([expected[-1]])} <= {
+        id(one) for one in model.trainable_variables
+    }
+    assert len(model.trainable_variables) == len(own([expected[-1]])) + 4
+
+
+def test_a_name_that_several_parts_share_is_refused_with_their_paths():
+    paths = ["stem", "a/conv", "a/norm", "b/conv", "b/inner/conv"]
+    with pytest.raises(
+        ValueError, match="'conv' stands in 3 parts .*: a/conv, b/conv, b/inner/conv"
+    ):
+        freezing._find_named(paths, "conv")
+    assert freezing._find_named(paths, "b/conv") == 3
+    assert freezing._find_named(paths, "inner/conv") == 4
+    assert freezing._find_named([*paths, "conv"], "conv") == 5  # the path itself
+
+
+def norm_of_its_own(name):
+    class InstanceNorm(keras.layers.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+        def call(self, inputs):
+            return inputs * self.scale
+
+    return InstanceNorm(name=name)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.layers.LayerNormalization(name="n"),
+        lambda: keras.layers.GroupNormalization(1, name="n"),
+        lambda: keras.layers.BatchNormalization(center=False, scale=False, name="n"),
+        lambda: Block([keras.layers.BatchNormalization(name="n")]),
+        lambda: Block([Block([keras.layers.LayerNormalization(name="n")])]),
+        lambda: keras.layers.TimeDistributed(keras.layers.BatchNormalization(name="n")),
+        lambda: chain([keras.layers.BatchNormalization(name="n")], "inner"),
+        lambda: norm_of_its_own("n"),
+    ],
+)
+def test_freeze_norms_finds_norms_of_all_kinds_wherever_they_are(make):
+    norm = make()
+    pixels = keras.Input((4, 4, 3))
+    body = keras.Model(pixels, norm(keras.layers.Conv2D(2, 1, name="c")(pixels)), name="backbone")
+    model = keras.Model(pixels, keras.layers.Dense(2)(body(pixels)))
+    assert freezing.choose_trainable(model, freeze_norms=True) == ["c"]
+    assert [one.path.split("/")[-2] for one in body.trainable_variables] == ["c", "c"]
+    assert not [
+        layer for _, layer in freezing.walk_layers(body) if layer.name == "n" and layer.trainable
+    ]

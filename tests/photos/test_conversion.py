@@ -161,6 +161,39 @@ def test_unlabelled_test_photos_get_ids_and_no_labels(draw, tmp_path):
     assert conversion.num_unlabelled == 1
 
 
+def test_folders_in_two_places_are_the_splits_that_they_are_given_to(draw, tmp_path):
+    for place in ("A", "disk/B"):
+        draw(tmp_path / place, "ab", 3, seed=len(place) * 100)
+    folders = {"train": tmp_path / "A", "test": tmp_path / "disk/B"}
+    out = tmp_path / "out"
+    data, conversion = convert_photos(tmp_path / "A", out, **folders, **ONE_PROCESS)
+    assert data.counts == {"train": 4, "val": 2, "test": 6}
+    assert conversion.source == str(tmp_path)
+    ids = {record.id for record in read_split(data, "test")}
+    assert ids == {f"disk/B/{name}/0{k}.png" for name in "ab" for k in range(3)}
+    with pytest.raises(ValueError, match=r"shards is inside the photos \(.*disk/B\)"):
+        convert_photos(tmp_path / "A", tmp_path / "disk/B/shards", **folders, **ONE_PROCESS)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_classes_that_are_numbers_keep_them_from_the_folders_to_the_csv(draw, tmp_path, width):
+    names = [f"{number:0{width}}" for number in range(1, 13)]
+    draw(tmp_path / "own", names, 3)
+    data, conversion = convert_photos(
+        tmp_path / "own", tmp_path / "out", image_size=16, test_fraction=0.34, workers=1
+    )
+    assert data.class_names == tuple(names)
+    for split in ("train", "val"):
+        for record in read_split(data, split):
+            assert record.id.split("/")[0] == names[record.label]
+    lines = (data.folder / "test_labels.csv").read_text().splitlines()[1:]
+    assert len(lines) == 12
+    assert all(line.split("/")[0] == line.split(",")[1] for line in lines)
+    assert sum("numbers that name classes" in note for note in conversion.notes) == 1
+    sample = data.folder / "sample_submission.csv"
+    assert check_submission(sample, read_ids(sample), 12, data.csv_labels) == []
+
+
 def test_a_csv_gives_labels_and_splits(draw, tmp_path):
     draw(tmp_path / "own", "ab", 4)
     rows = [f"{name}/0{k},{name},{'val' if k else 'train'}" for name in "ab" for k in range(4)]
@@ -189,8 +222,8 @@ def test_a_path_that_is_not_utf8_is_converted_and_reported(draw, tmp_path):
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
     _, conversion = convert_photos(own, tmp_path / "out", **ONE_PROCESS)
-    assert conversion.near_duplicates == [["a/00.png", "a/\ufffd.png"]]
-    assert conversion.unreadable == {"a/\ufffd.png": "0 bytes"}
+    assert conversion.near_duplicates == [["a/00.png", "a/\\xb2.png"]]
+    assert conversion.unreadable == {"a/\\xb3.png": "0 bytes"}
     assert load_conversion(tmp_path / "out") == conversion
 
 

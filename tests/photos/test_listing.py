@@ -1,10 +1,11 @@
 """Folders of photos as people have them: classes, splits, ids, and what else lies around."""
 
-import os
+import re
 
 import pytest
 
-from flowerkit.photos.listing import find_photos, list_photos
+from flowerkit.photos.listing import list_photos
+from flowerkit.photos.walk import find_photos
 
 PIECES = "\u1103\u1166\u110b\u1175\u110c\u1175"  # 데이지 as a Mac writes it
 
@@ -46,11 +47,13 @@ def test_folders_that_differ_in_their_unicode_form_are_one_class(make):
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [("Rose", "rose"), ("rose", "rose "), ("a  b", "a b")]
+    ("first", "second"),
+    [("Rose", "rose"), ("rose", "rose "), ("a  b", "a b"), ("rose", "rose\u200b"), ("01", "1")],
 )
 def test_classes_that_differ_in_case_or_blanks_are_refused(make, first, second):
     folder = make(f"{first}/1.jpg", f"{second}/2.jpg")
-    with pytest.raises(ValueError, match=f"'{first}' and '{second}' differ in case or blanks only"):
+    said = re.escape(f"{first!r} and {second!r} differ in case or blanks only")
+    with pytest.raises(ValueError, match=said):
         list_photos(folder)
 
 
@@ -119,6 +122,7 @@ def test_what_is_no_photo_is_counted_and_what_systems_leave_is_not(make):
         "rose/2.jpg",
     ]
     assert listing.notes == (
+        "folders that systems leave, passed over: __MACOSX, @eaDir",
         "files that are no photos, passed over: 2 .mp4, 1 without a suffix, 1 .txt",
     )
 
@@ -172,21 +176,6 @@ def test_an_id_holds_no_control_character_and_is_no_formula(make):
         "daisy/b_.jpg",
         "daisy/c_.jpg",
     ]
-
-
-def test_names_that_are_no_utf8_can_be_listed(make):
-    folder = make("rose/1.jpg", "daisy/1.jpg", "daisy/2.jpg")
-    try:
-        with open(os.fsencode(folder / "rose") + b"/\xb2\xc9.jpg", "wb"):
-            pass
-    except OSError:
-        pytest.skip("this file system takes UTF-8 only")
-    ids = [photo.id for photo in list_photos(folder).photos]
-    assert "rose/\ufffd\ufffd.jpg" in ids
-    assert "".join(ids).encode()
-
-
-# Bad input ----------------------------------------------------------------------------------------
 
 
 def test_an_empty_folder_says_what_it_holds(make):
@@ -310,6 +299,22 @@ def test_rows_without_a_photo_are_noted_and_photos_without_a_row_left_out(label)
     )
     reason = "it has no label in labels.csv"
     assert listing.left_out == {"b/x.jpg": reason, "b/z.jpg": reason}
+
+
+def test_what_pandas_writes_for_a_missing_label_is_none(label):
+    listing = label("file,label\ny,lily\na/x,rose\nb/x,nan\nz,<NA>\n")
+    assert listing.class_names == ("lily", "rose")
+    assert "labels.csv: 2 rows have no label" in listing.notes
+    assert list_photos(listing.folder).class_names == ("a", "b")
+
+
+def test_a_folder_may_be_called_nan(make):
+    assert list_photos(make("nan/1.jpg", "pita/1.jpg")).class_names == ("nan", "pita")
+
+
+def test_marks_that_end_a_line_elsewhere_are_blanks_in_a_label(label):
+    listing = label("file,label\ny,lily\x85white\nz,rose\u2028red\na/x,rose\x0bred\n")
+    assert listing.class_names == ("lily white", "rose red")
 
 
 def test_a_photo_whose_rows_disagree_is_left_out(label):

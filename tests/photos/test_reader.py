@@ -2,9 +2,13 @@
 
 import hashlib
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from flowerkit.photos import reader as photo_reader
@@ -125,11 +129,8 @@ def test_an_animation_gives_its_first_frame(halves):
 def test_every_exif_orientation_stands_upright(orientation, resize):
     rng = np.random.default_rng(0)
     scene = Image.fromarray(rng.integers(0, 255, (3, 4, 3), "uint8")).resize((320, 240), 0)
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose by its number
-    stored = scene.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else scene
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encode(stored, "JPEG", quality=98, subsampling=0, exif=exif)
+    stored = undo_turn(scene, orientation)
+    data = encode(stored, "JPEG", quality=98, subsampling=0, exif=make_exif(orientation))
     wanted = read_pixels(encode(scene), size=64, resize=resize)
     assert np.abs(read_pixels(data, size=64, resize=resize) - wanted).mean() < 4
     photo = read_photo(data, 64, resize)
@@ -164,6 +165,270 @@ def test_srgb_and_damaged_profiles_change_nothing(halves, profile):
     data = encode(halves, icc_profile=profile)
     assert are_near(edge_colours(read_pixels(data)), [RED, GREEN])
     assert read_photo(data, 32).notes == ()
+
+
+# One picture, one square --------------------------------------------------------------------------
+
+
+def encode_deep(image, **chunks):
+    """A PNG of 16 bits a channel, which Pillow does not write."""
+    pixels = np.asarray(image)
+    rows = (pixels.astype(">u2") * 257).view("u1").reshape(len(pixels), -1)
+    data = np.pad(rows, ((0, 0), (1, 0))).tobytes()  # a byte a row says: no filter
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[pixels.shape[2] if pixels.ndim == 3 else 1]
+    head = struct.pack(">IIBBBBB", *image.size, 16, colour, 0, 0, 0)
+    parts = [(b"IHDR", head), *((name.encode(), data) for name, data in chunks.items())]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        make_chunk(name, data)
+        for name, data in [*parts, (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    )
+
+
+def make_chunk(name, data, checksum=None):
+    checksum = zlib.crc32(name + data) if checksum is None else checksum
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+
+
+def encode_deep_with_profile(image, icc_profile=None, exif=None):
+    chunks = {"iCCP": b"icc\0\0" + zlib.compress(icc_profile)} if icc_profile else {}
+    if exif:
+        chunks["eXIf"] = exif.removeprefix(b"Exif\0\0")
+    return encode_deep(image, **chunks)
+
+
+# Each: how a picture (RGB) is saved, and whether all of its pixels come back.
+SAVED = {
+    "PNG": (lambda p, **m: encode(p, "PNG", **m), True),
+    "PNG, palette": (lambda p, **m: encode(p.quantize(256), "PNG", **m), True),
+    "PNG, alpha": (lambda p, **m: encode(p.convert("RGBA"), "PNG", **m), True),
+    "PNG, 16 bits": (encode_deep_with_profile, True),
+    "PNG, 16 bits, alpha": (lambda p, **m: encode_deep_with_profile(p.convert("RGBA"), **m), True),
+    "TIFF": (lambda p, **m: encode(p, "TIFF", **m), True),
+    "TIFF, LZW": (lambda p, **m: encode(p, "TIFF", compression="tiff_lzw", **m), True),
+    "TIFF, alpha": (lambda p, **m: encode(p.convert("RGBA"), "TIFF", **m), True),
+    "WebP": (lambda p, **m: encode(p, "WEBP", lossless=True, **m), True),
+    "WebP, alpha": (lambda p, **m: encode(p.convert("RGBA"), "WEBP", lossless=True, **m), True),
+    "WebP, lossy": (lambda p, **m: encode(p, "WEBP", quality=100, **m), False),
+    "JPEG": (lambda p, **m: encode(p, "JPEG", quality=98, subsampling=0, **m), False),
+    "JPEG, progressive": (
+        lambda p, **m: encode(p, "JPEG", quality=98, progressive=True, **m),
+        False,
+    ),
+}
+GREYS = {
+    "PNG": (lambda p, **m: encode(p, "PNG", **m), True),
+    "PNG, alpha": (lambda p, **m: encode(p.convert("LA"), "PNG", **m), True),
+    "PNG, 16 bits": (encode_deep_with_profile, True),
+    "PNG, 16 bits, alpha": (lambda p, **m: encode_deep_with_profile(p.convert("LA"), **m), True),
+    "TIFF": (lambda p, **m: encode(p, "TIFF", **m), True),
+    "JPEG": (lambda p, **m: encode(p, "JPEG", quality=98, **m), False),
+}
+
+
+def undo_turn(image, orientation):
+    """The picture as a camera stores it that writes this orientation."""
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose by its number
+    return image.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else image
+
+
+def make_exif(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
+@st.composite
+def pictures(draw, channels=3):
+    """Few colours (a palette holds them), large cells (JPEG does, too)."""
+    seed = draw(st.integers(0, 999))
+    cells = np.random.default_rng(seed).integers(0, 256, (4, 5, channels), "uint8").squeeze()
+    width, height = draw(st.sampled_from([(50, 40), (40, 50), (64, 64), (400, 300), (33, 90)]))
+    return Image.fromarray(cells).resize((width, height), Image.Resampling.NEAREST)
+
+
+def check_same(data, wanted, is_exact, size, resize):
+    difference = np.abs(read_pixels(data, size=size, resize=resize) - wanted)
+    assert difference.mean() < (
+        0.5 if is_exact else 12
+    )  # of the codec, on colours without any order
+    assert not is_exact or difference.max() <= 12
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    data=st.data(),
+    orientation=st.integers(1, 8),
+    profile=st.sampled_from([None, "sRGB", "swapped", b"no profile at all"]),
+    size=st.sampled_from([32, 64]),
+    resize=st.sampled_from(["crop", "pad", "squish"]),
+)
+def test_one_picture_is_one_square_in_every_container_and_mode(
+    data, orientation, profile, size, resize
+):
+    is_grey = data.draw(st.booleans(), "grey")
+    picture = data.draw(pictures(1 if is_grey else 3), "picture")
+    shown = picture
+    if isinstance(profile, str):
+        profile = make_profile(swapped=profile == "swapped")
+    if profile and not is_grey and profile == make_profile(swapped=True):
+        shown = Image.fromarray(np.asarray(picture)[..., ::-1].copy())
+    wanted = read_pixels(encode(shown.convert("RGB")), size=size, resize=resize)
+    metadata = {"icc_profile": profile} if profile else {}
+    if orientation > 1:
+        metadata["exif"] = make_exif(orientation)
+    for name, (save, is_exact) in (GREYS if is_grey else SAVED).items():
+        saved = save(undo_turn(picture, orientation), **metadata)
+        try:
+            check_same(saved, wanted, is_exact and orientation == 1, size, resize)
+        except AssertionError as error:
+            raise AssertionError(name) from error
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(picture=pictures(), seed=st.integers(0, 99), is_soft=st.booleans(), swapped=st.booleans())
+def test_what_is_transparent_is_white_whatever_holds_it(picture, seed, is_soft, swapped):
+    levels = np.random.default_rng(seed).integers(0, 256, (3, 4), "uint8")
+    levels = levels if is_soft else np.where(levels > 127, 255, 0).astype("uint8")
+    alpha = Image.fromarray(levels).resize(picture.size, Image.Resampling.NEAREST)
+    shown = np.asarray(picture)[..., :: -1 if swapped else 1]
+    weight = np.asarray(alpha)[..., None] / 255
+    over_white = Image.fromarray(np.round(shown * weight + 255 * (1 - weight)).astype("uint8"))
+    wanted = read_pixels(encode(over_white), size=64)
+    see_through = picture.copy()
+    see_through.putalpha(alpha)
+    metadata = {"icc_profile": make_profile(swapped)}
+    saved = [
+        encode(see_through, "PNG", **metadata),
+        encode(see_through, "WEBP", lossless=True, exact=True, **metadata),
+        encode(see_through, "TIFF", **metadata),
+        encode_deep_with_profile(see_through, **metadata),
+    ]
+    if not is_soft:
+        colours = np.where(np.asarray(alpha)[..., None] > 0, np.asarray(picture) // 2, 255)
+        wanted_of_key = read_pixels(
+            encode(Image.fromarray(colours[..., :: -1 if swapped else 1].astype("uint8"))), size=64
+        )
+        keyed = Image.fromarray(np.where(colours == 255, (3, 2, 1), colours).astype("uint8"))
+        for data in (
+            encode(keyed, transparency=(3, 2, 1), **metadata),
+            encode_deep(
+                keyed,
+                iCCP=b"icc\0\0" + zlib.compress(metadata["icc_profile"]),
+                tRNS=struct.pack(">HHH", 3 * 257, 2 * 257, 257),
+            ),
+        ):
+            assert np.abs(read_pixels(data, size=64) - wanted_of_key).mean() < 3
+    for data in saved:
+        assert np.abs(read_pixels(data, size=64) - wanted).mean() < 3
+
+
+def test_a_transparent_level_of_16_bit_grey_is_white_and_the_others_stay():
+    grey = Image.fromarray(np.repeat([[10] * 40 + [200] * 40], 60, axis=0).astype("uint8"))
+    data = encode_deep(grey, tRNS=struct.pack(">H", 10 * 257))
+    assert are_near(edge_colours(read_pixels(data)), [(255,) * 3, (200,) * 3])
+    dark = encode_deep(Image.fromarray(np.zeros((60, 80), "uint8") + 1))
+    assert read_pixels(dark).max() <= 2  # and not as bright as the brightest can be
+
+
+def test_a_grey_picture_is_read_through_a_profile_of_colours():
+    """A profile of gamma 1 brightens: the levels are of light, not of what is seen."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    curve = profile.index(b"para")
+    linear = profile[:curve] + b"curv" + bytes(8) + profile[curve + 12 :]
+    grey = Image.new("L", (40, 40), 55)
+    plain, coloured = (encode(image, icc_profile=linear) for image in (grey, grey.convert("RGB")))
+    assert are_near(read_pixels(plain)[16, 16], read_pixels(coloured)[16, 16], 2)
+    assert read_pixels(plain)[16, 16, 0] > 110
+    assert read_photo(plain, 32).notes[0].startswith("from the colour profile")
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def test_a_jpeg_of_the_right_size_is_turned_as_its_xmp_says(halves):
+    square = halves.resize((32, 32))
+    photo = read_photo(encode(square, "JPEG", quality=98, xmp=XMP), 32)
+    assert photo.notes == ("turned as its EXIF says",)
+    pixels = np.asarray(Image.open(io.BytesIO(photo.jpeg))).astype(int)
+    assert are_near([pixels[4, 16], pixels[27, 16]], [RED, GREEN], 20)
+
+
+EXIFS = {
+    "garbage": b"garbage!!",
+    "ones": b"\xff" * 20,
+    "half a head": b"MM\0*\0\0",
+    "points nowhere": b"II*\0\xff\xff\xff\x7f",
+    "an unknown type": b"II*\0\x08\0\0\0\x01\0\x12\x01\xff\x00\x01\0\0\0\x06\0\0\0\0\0\0\0",
+    "a word": b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\x00\x02\0\0\x006\0\0\0\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "HEIF"])
+@pytest.mark.parametrize("exif", EXIFS.values(), ids=EXIFS)
+def test_damaged_exif_costs_no_pixels(halves, format, exif):
+    if format == "HEIF" and not can_read_heic():
+        pytest.skip("pillow-heif is not installed")
+    if format == "PNG":
+        data = encode(halves)
+        data = data[:33] + make_chunk(b"eXIf", exif) + data[33:]
+    else:  # written whole, damaged then
+        if format not in Image.SAVE:
+            pytest.skip(f"this Pillow writes no {format}")
+        exif = exif.ljust(40, b"\0")
+        valid = b"II*\0\x08\0\0\0".ljust(40, b"\0")
+        data = encode(halves, format, exif=b"Exif\0\0" + valid)
+        assert data.count(valid) == 1
+        data = data.replace(valid, exif)
+    assert are_near(edge_colours(read_pixels(data)), [RED, GREEN], 16)
+
+
+def bomb(num=3 << 20):
+    return zlib.compress(bytes(num))
+
+
+CHUNKS = {
+    "a checksum": make_chunk(b"tEXt", b"a\0b", checksum=1),
+    "a text that is too long": make_chunk(b"zTXt", b"a\0\0" + bomb()),
+    "an unknown compression": make_chunk(b"zTXt", b"a\0\7xx"),
+    "EXIF as text": make_chunk(
+        b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\n1\n2\nxyz\n")
+    ),
+    "a short size": make_chunk(b"pHYs", b"\1"),
+    "a short gamma": make_chunk(b"gAMA", b"\1"),
+    "an empty intent": make_chunk(b"sRGB", b""),
+    "a short white point": make_chunk(b"cHRM", b"123"),
+    "an empty profile": make_chunk(b"iCCP", b""),
+    "a profile that is no profile": make_chunk(b"iCCP", b"icc\0\0junk"),
+    "a profile that is too long": make_chunk(b"iCCP", b"icc\0\0" + bomb()),
+    "a name that is none": make_chunk(b"a\0b1", b"123"),
+    "an animation without frames": make_chunk(b"acTL", b"123"),
+}
+
+
+@pytest.mark.parametrize("chunk", CHUNKS.values(), ids=CHUNKS)
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_damaged_chunk_of_a_png_costs_no_pixels(halves, chunk, place):
+    data = encode(halves)
+    at = 33 if place == "before" else data.index(b"IEND") - 4
+    data = data[:at] + chunk + data[at:]
+    assert are_near(edge_colours(read_pixels(data)), [RED, GREEN])
+
+
+@pytest.mark.parametrize("marker", [0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff" * 30, b"JFIF\0", b"Adobe\0", b"MPF\0II*\0", b"Photoshop 3.0\x008BIM\xff"],
+)
+def test_a_damaged_segment_of_a_jpeg_costs_no_pixels(halves, marker, content):
+    data = encode(halves, "JPEG", quality=98)
+    head = bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+    assert are_near(edge_colours(read_pixels(data[:2] + head + data[2:])), [RED, GREEN])
+
+
+def test_metadata_that_had_to_be_dropped_is_noted(halves):
+    data = encode(halves)
+    data = data[:33] + CHUNKS["a checksum"] + data[33:]
+    assert read_photo(data, 32).notes == ("its metadata is damaged and was passed over",)
 
 
 # Fit and size -------------------------------------------------------------------------------------
@@ -207,7 +472,7 @@ def test_a_large_jpeg_decoded_at_an_eighth_looks_as_if_decoded_whole():
     jpeg, png = (encode(large, "JPEG", quality=95), encode(large, "PNG"))
     for resize in ("crop", "pad", "squish"):
         error = read_pixels(jpeg, size=64, resize=resize) - read_pixels(png, size=64, resize=resize)
-        assert np.abs(error).mean() < 1.5
+        assert np.abs(error).mean() < 3
 
 
 def test_a_jpeg_of_the_right_size_is_taken_byte_for_byte(halves):
@@ -259,6 +524,17 @@ def test_what_is_no_photo_says_what_it_is(halves):
     for data, reason in cases.items():
         with pytest.raises(UnreadablePhoto, match=reason):
             read_photo(data, 32)
+
+
+def test_a_jpeg_without_its_end_mark_is_read_and_one_overwritten_by_half_is_not(halves):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), "uint8")
+    jpeg = encode(Image.fromarray(noise), "JPEG")
+    assert read_photo(jpeg[:-2], 32).jpeg == jpeg
+    assert read_photo(jpeg[:-2], 64).jpeg == read_photo(jpeg, 64).jpeg
+    half = len(jpeg) // 2
+    for content in (bytes(half), b"flower" * half):
+        with pytest.raises(UnreadablePhoto, match=r"^damaged \(Corrupt JPEG data: .* are wrong$"):
+            read_photo(jpeg[:half] + content[: half - 2] + jpeg[-2:], 32)
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded():

@@ -48,10 +48,11 @@ def test_predictions_that_cannot_be_scored_name_the_file(run_copy, change):
         SavedRun.load(run_copy)
 
 
-def test_a_run_without_a_whole_epoch_is_an_error(run_copy):
+@pytest.mark.parametrize("num_rows", [0, 1])
+def test_a_history_without_the_last_epochs_is_damaged(run_copy, num_rows):
     file = RunFolder(run_copy).history_file
-    file.write_text(file.read_text().splitlines()[0] + "\n")
-    with pytest.raises(ValueError, match=f"{file} has no epoch with a val_f1"):
+    file.write_text("\n".join(file.read_text().splitlines()[: 1 + num_rows]) + "\n")
+    with pytest.raises(ValueError, match=f"{file} is damaged: it has {num_rows} epochs .* had 2"):
         SavedRun.load(run_copy)
 
 

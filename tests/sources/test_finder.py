@@ -169,6 +169,16 @@ def test_a_folder_of_photos_is_converted_once_and_the_log_says_where(machine, ph
     assert find_data(data.folder, image_size=32) == data
 
 
+def test_folders_that_are_splits_are_for_photos_alone(machine, photos, tmp_path):
+    test = tmp_path / "test"
+    draw_photos(test, num_classes=2, photos_per_class=3, image_size=40, seed=9)
+    data = find_data(photos, image_size=32, test=test)
+    assert data.counts == {"train": 16, "val": 4, "test": 6}
+    for source in ("auto", "drawn"):
+        with pytest.raises(ValueError, match=rf"are for a folder of photos\. Received: '{source}'"):
+            find_data(source, test=test)
+
+
 def test_photos_become_224_px_and_smaller_ones_are_enlarged_with_a_note(photos, caplog):
     caplog.set_level(logging.INFO, "flowerkit")
     assert find_data(photos).image_size == 224

@@ -1,0 +1,475 @@
+"""Several hosts that train one model: which of them this process is, and what host 0 tells the others.
+
+JAX's own runtime joins them. All do the same in the same order, each for its own rows of a batch; what
+could differ between them, the time and what is on disk, is host 0's. A host that is lost ends all.
+"""
+
+import atexit
+import collections
+import contextlib
+import functools
+import itertools
+import json
+import re
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowerkit.text import join_some, pluralize
+
+# Those who start a process on each host, by the variables with the number of all and of this one.
+LAUNCHERS = {
+    "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+}
+TPU_WORKERS = ("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID")
+HOST_VARIABLES = (*itertools.chain(*LAUNCHERS.values()), *TPU_WORKERS, "TF_CONFIG")
+
+JOIN_SECONDS = 300
+_REMEDY = (
+    "Start all at about the same time, each with the same --coordinator (an address of host 0 that the "
+    "others reach, and a free port) and --num-hosts, and with a --host of its own"
+)
+LOST_SECONDS = 30  # without a heartbeat
+_ONE_DAY_MS = 24 * 3600 * 1000  # host 0 may be busy for long, and JAX ends all if it is lost
+_PIECE_BYTES = 2**20
+_KEPT_MESSAGES = 1000  # steps keep hosts closer together than that
+
+
+@dataclass(frozen=True)
+class HostSetup:
+    """How this process joins the others; None is for JAX to find out (SLURM, Cloud TPU, GKE, MPI)."""
+
+    coordinator: str | None = None  # HOST:PORT of host 0
+    count: int | None = None
+    index: int | None = None
+    found: str = ""  # what says that there are several
+
+
+def find_hosts(
+    environ: Mapping[str, str],
+    coordinator: str | None = None,
+    num_hosts: int | None = None,
+    host: int | None = None,
+) -> HostSetup | None:
+    """How to join, from the options or what a launcher has set; None: this host is alone.
+
+    Raises ValueError for options that contradict each other, and for a TF_CONFIG with several tasks.
+
+    >>> find_hosts({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}).index
+    2
+    """
+    found = _find_launcher(environ)
+    if coordinator is num_hosts is host is None:
+        if found is None and (num_tasks := _count_tf_tasks(environ)) > 1:
+            raise ValueError(
+                f"TF_CONFIG tells of {num_tasks} tasks, but several hosts train on jax alone. Set "
+                f"KERAS_BACKEND=jax and pass --coordinator HOST:PORT --num-hosts {num_tasks} --host I "
+                f"on each, or unset TF_CONFIG."
+            )
+        return found
+    where = f"coordinator={coordinator}, num_hosts={num_hosts}, host={host}"
+    remedy = "Pass --coordinator HOST:PORT --num-hosts N --host I, with I from 0 to N - 1"
+    if num_hosts == 1 and host in (None, 0):
+        return None
+    if coordinator and not re.fullmatch(r"(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}", coordinator):
+        raise ValueError(f"the coordinator is host 0, HOST:PORT. Received: {where}. {remedy}.")
+    if (num_hosts or 2) < 1 or not 0 <= (host or 0) < (num_hosts or (host or 0) + 1):
+        raise ValueError(f"there is no such host. Received: {where}. {remedy}.")
+    if num_hosts is None or (found and num_hosts != found.count):
+        known = f"{found.found} started {found.count}" if found else "nothing else says how many"
+        raise ValueError(f"{known}. Received: {where}. {remedy}.")
+    if coordinator and host is None and found is None:
+        raise ValueError(f"nothing says which host this is. Received: {where}. {remedy}.")
+    index = host if host is not None or found is None else found.index
+    return HostSetup(coordinator, num_hosts, index, "--num-hosts")
+
+
+def _find_launcher(environ: Mapping[str, str]) -> HostSetup | None:
+    for launcher, (count, index) in LAUNCHERS.items():
+        if _read_number(environ, count) > 1 and index in environ:
+            num_hosts = _read_number(environ, count)
+            return HostSetup(None, num_hosts, _read_number(environ, index), launcher)
+    names, index = (environ.get(name, "") for name in TPU_WORKERS)
+    workers = [name for name in names.split(",") if re.fullmatch(r"[\w.:-]+", name.strip())]
+    if len(workers) > 1 and len(workers) == names.count(",") + 1 and index.isdecimal():
+        return HostSetup(None, len(workers), int(index), TPU_WORKERS[0])
+    return None
+
+
+def _read_number(environ: Mapping[str, str], name: str) -> int:
+    value = environ.get(name, "")
+    return int(value) if value.isdecimal() else 0
+
+
+def _count_tf_tasks(environ: Mapping[str, str]) -> int:
+    try:
+        cluster = json.loads(environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        return sum(len(tasks) for tasks in cluster.values())
+    except (AttributeError, TypeError, ValueError):  # not for TensorFlow
+        return 0
+
+
+# Joined -------------------------------------------------------------------------------------------
+
+
+class NotJoined(RuntimeError):
+    """Hosts did not all come, or do not fit each other; says what to do."""
+
+
+class _Job:
+    """The hosts that this process has joined. `together`: they train now, with one mesh for all."""
+
+    def __init__(self, client, count: int, index: int):
+        self.client, self.count, self.index = client, count, index
+        self.numbers = itertools.count()
+        self.names: collections.deque[str] = collections.deque()
+        self.together = False
+        self.joint = self.alone = (
+            None  # Keras's distributions over all devices and over this host's
+        )
+
+
+_job: _Job | None = None
+
+
+def has_joined() -> bool:
+    """Whether JAX has been joined to other processes, by flowerkit or by the user's own code."""
+    import jax
+
+    return jax.distributed.is_initialized()
+
+
+def join(setup: HostSetup | None, *, timeout_seconds: int = JOIN_SECONDS) -> None:
+    """Join the other hosts, before JAX starts a device; None: JAX has joined them already.
+
+    Raises NotJoined where they do not all come, or were started with another number of hosts.
+    """
+    import jax
+
+    # What hosts with CPUs alone compute together; it is the default of newer versions only.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if not has_joined():
+        if setup.coordinator:
+            _meet(setup, timeout_seconds)
+        try:
+            jax.distributed.initialize(
+                setup.coordinator,
+                setup.count,
+                setup.index,
+                initialization_timeout=timeout_seconds,
+                heartbeat_timeout_seconds=LOST_SECONDS,
+            )
+        except Exception as error:  # of many kinds
+            raise NotJoined(_describe_failure(setup, error, timeout_seconds)) from error
+    _use_joined(setup.count if setup else None)
+
+
+def _use_joined(num_hosts: int | None) -> None:
+    global _job
+    from jax._src.distributed import global_state as state
+
+    if state.num_processes == 1:
+        return
+    _job = _Job(state.client, state.num_processes, state.process_id)
+    first_count = broadcast(num_hosts or _job.count)
+    if first_count != (num_hosts or _job.count):
+        raise NotJoined(
+            f"host 0 was started for {pluralize(first_count, 'host')}, host {_job.index} for "
+            f"{num_hosts}. Start all with the same --num-hosts."
+        )
+
+
+def _meet(setup: HostSetup, timeout_seconds: float) -> None:
+    """Return when all have met at the coordinator's address and fit: where they do not, JAX aborts."""
+    end = time.monotonic() + timeout_seconds
+    try:
+        problem = (_await_others if setup.index == 0 else _visit_first)(setup, end)
+    except OSError as error:
+        raise NotJoined(_describe_failure(setup, error, timeout_seconds)) from error
+    if problem:
+        raise NotJoined(problem)
+
+
+def _await_others(setup: HostSetup, end: float) -> str:
+    """Wait for all others, and answer each with the problem, if there is one."""
+    address = ("", int(setup.coordinator.rpartition(":")[2]))
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    here, problem = {}, ""
+    with socket.create_server(address, family=family, dualstack_ipv6=both) as server:
+        while len(here) < setup.count - 1 and not problem:
+            server.settimeout(max(0.01, end - time.monotonic()))
+            try:
+                visitor, _ = server.accept()
+                visitor.settimeout(max(0.01, end - time.monotonic()))
+                count, index = json.loads(visitor.makefile().readline())
+            except TimeoutError:
+                missing = [str(i) for i in range(1, setup.count) if i not in here]
+                problem = f"host {join_some(missing)} of {setup.count} did not come. {_REMEDY}."
+                break
+            except (OSError, TypeError, ValueError):  # somebody else's connection
+                continue
+            if count != setup.count:
+                problem = (
+                    f"host {index} was started for {pluralize(count, 'host')}, host 0 for "
+                    f"{setup.count}. {_REMEDY}."
+                )
+            elif index in here or not 0 < index < count:
+                problem = f"two hosts have the number {index} (--host). {_REMEDY}."
+            here[index if index not in here else -1] = visitor
+        for visitor in here.values():
+            with contextlib.suppress(OSError), visitor:
+                visitor.sendall(json.dumps(problem).encode() + b"\n")
+    return problem
+
+
+def _visit_first(setup: HostSetup, end: float) -> str:
+    """Say who this is, and return what host 0 answers when all have come."""
+    name, _, port = setup.coordinator.rpartition(":")
+    while True:
+        try:
+            connection = socket.create_connection((name.strip("[]"), int(port)), timeout=10)
+            break
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+    with connection:
+        connection.sendall(json.dumps([setup.count, setup.index]).encode() + b"\n")
+        connection.settimeout(max(1.0, end + 5 - time.monotonic()))
+        answer = connection.makefile().readline()
+    if not answer:
+        raise OSError("host 0 ended before all had come")
+    return json.loads(answer)
+
+
+def _describe_failure(setup: HostSetup, error: Exception, timeout_seconds: float) -> str:
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .")
+    where = setup.coordinator or f"the address that {setup.found} gives"
+    return (
+        f"host {setup.index} of {setup.count} did not join the others at {where} within "
+        f"{timeout_seconds} s: {cause[:200]}. {_REMEDY}."
+    )
+
+
+def count() -> int:
+    """How many hosts were joined; 1 without others."""
+    return _job.count if _job else 1
+
+
+def index() -> int:
+    """Which of them this process is, from 0."""
+    return _job.index if _job else 0
+
+
+def is_first() -> bool:
+    """Whether this is host 0, which alone writes and speaks."""
+    return index() == 0
+
+
+def are_together() -> bool:
+    """Whether this process is one of several hosts that train one model now."""
+    return bool(_job and _job.together)
+
+
+@functools.cache
+def scratch() -> Path:
+    """A folder of this process, for what host 0 keeps and others need for a while; gone at the end."""
+    folder = tempfile.mkdtemp(prefix="flowerkit-host-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def own_rows(num_rows: int) -> slice:
+    """The rows of a batch of `num_rows` that this host makes: all, unless hosts train together."""
+    if not are_together():
+        return slice(0, num_rows)
+    return slice(num_rows * _job.index // _job.count, num_rows * (_job.index + 1) // _job.count)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Train one model on all hosts: variables lie on all devices, and `broadcast` reaches everybody.
+
+    Outside, each host has its own devices alone.
+    """
+    if _job is None or _job.together:
+        yield
+        return
+    import keras
+
+    keras.distribution.set_distribution(_job.joint)
+    _job.together = True
+    try:
+        yield
+    finally:
+        _job.together = False
+        keras.distribution.set_distribution(_job.alone)
+
+
+def broadcast(value: Any) -> Any:
+    """Host 0's `value`, of what JSON can hold, on every host: all must ask for it, in the same order."""
+    if _job is None:
+        return value
+    name = f"flowerkit/{next(_job.numbers)}"
+    if _job.index:
+        return json.loads(_job.client.blocking_key_value_get(name, _ONE_DAY_MS))
+    _job.client.key_value_set(name, json.dumps(value))
+    _job.names.append(name)
+    if len(_job.names) > _KEPT_MESSAGES:
+        _job.client.key_value_delete(_job.names.popleft())
+    return value
+
+
+def now() -> float:
+    """Host 0's `time.monotonic()`: what is decided by time is decided alike on every host."""
+    return broadcast(time.monotonic())
+
+
+def on_first(function: Callable[[], Any]) -> Any:
+    """What `function()` gives on host 0, the only one that calls it; its error is raised on all."""
+    value = message = error = None
+    if is_first():
+        try:
+            value = function()
+        except (OSError, ValueError, RuntimeError) as caught:
+            error, message = caught, str(caught)
+    if message := broadcast(message):
+        raise error or RuntimeError(f"host 0: {message}")
+    return broadcast(value)
+
+
+def check_same(value: Any, what: str) -> None:
+    """Raise ValueError on a host where `value`, of what JSON can hold, is not as on host 0."""
+    first = broadcast(value)
+    if first != json.loads(json.dumps(value)):
+        raise ValueError(
+            f"host {index()} has other {what} than host 0: {value}, host 0: {first}. Give all hosts "
+            f"the same."
+        )
+
+
+def copy_from_first(source: Path, target: Path) -> None:
+    """Write the files of host 0's folder `source` and of the folders in it to `target` on the others."""
+    files = sorted(source.glob("*")) + sorted(source.glob("*/*")) if is_first() else []
+    names = broadcast([str(file.relative_to(source)) for file in files if file.is_file()])
+    for name in names:
+        _copy_from_first(source / name, target / name)
+
+
+def _copy_from_first(source: Path, target: Path) -> None:
+    size = broadcast(source.stat().st_size if is_first() else None)
+    keys = [f"flowerkit/{next(_job.numbers)}" for _ in range(0, size, _PIECE_BYTES)]
+    if is_first():
+        with source.open("rb") as file:
+            for key in keys:
+                _job.client.key_value_set_bytes(key, file.read(_PIECE_BYTES))
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            for key in keys:
+                file.write(_job.client.blocking_key_value_get_bytes(key, _ONE_DAY_MS))
+    wait_for_all()
+    if is_first():
+        for key in keys:
+            _job.client.key_value_delete(key)
+
+
+def gather(array) -> Any:
+    """All rows of what JAX computed of a batch, a NumPy array on every host."""
+    import numpy as np
+
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental.multihost_utils import process_allgather
+
+    return process_allgather(array, tiled=True)
+
+
+def wait_for_all() -> None:
+    """Return when every host has come here; at once where there are no others."""
+    if _job:
+        _job.client.wait_at_barrier(f"flowerkit/{next(_job.numbers)}", _ONE_DAY_MS)
+
+
+def leave() -> None:
+    """Part from the others when every host has come here; what follows is done alone."""
+    global _job
+    if _job:
+        import jax
+
+        wait_for_all()
+        jax.distributed.shutdown()
+        _job = None
+
+
+def first_then_others(function: Callable[[], Any]) -> Any:
+    """What `function()` gives, called on host 0, and then on the others: they find what it left."""
+    if not is_first():
+        wait_for_all()
+    value = function()
+    if is_first():
+        wait_for_all()
+    return value
+
+
+# Devices ------------------------------------------------------------------------------------------
+
+
+def divide_devices(devices: list) -> None:
+    """Have Keras use this host's devices, and all of them while hosts train `together`.
+
+    `devices` are JAX's, of all hosts. Raises NotJoined where hosts have different numbers of them.
+    """
+    import keras
+
+    def name(device) -> str:
+        return f"{device.platform}:{device.id}"
+
+    # A host's rows are beside each other in a batch, so its devices must be in the mesh.
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    own = [name(each) for each in devices if each.process_index == index()]
+    if _job is None:
+        if len(own) > 1:
+            keras.distribution.set_distribution(keras.distribution.DataParallel(devices=own))
+        return
+    numbers = collections.Counter(device.process_index for device in devices)
+    if len(set(numbers.values())) > 1 or len(numbers) != _job.count:
+        listed = ", ".join(str(numbers[host]) for host in range(_job.count))
+        raise NotJoined(f"all hosts need as many devices as the others. Received: {listed}")
+    _place_without_asking()
+    _job.joint = keras.distribution.DataParallel(devices=[name(each) for each in devices])
+    _job.joint._is_multi_process = (
+        False  # Keras would divide the batches, which are divided already
+    )
+    _job.alone = keras.distribution.DataParallel(devices=own) if len(own) > 1 else None
+    keras.distribution.set_distribution(_job.alone)
+
+
+def _place_without_asking() -> None:
+    """Let a host put a value on its devices alone, where Keras has JAX compare it with all others'.
+
+    All hosts assign the same values. Host 0 may be asked for one, and a comparison for each variable
+    would cost a message.
+    """
+    import jax
+    import numpy as np
+    from keras.src.backend.jax import distribution_lib
+
+    place = distribution_lib.distribute_tensor
+
+    def distribute_tensor(tensor, layout):
+        sharding = getattr(layout, "backend_layout", layout)
+        if isinstance(tensor, jax.core.Tracer) or sharding.is_fully_addressable:
+            return place(tensor, layout)
+        if isinstance(tensor, jax.Array) and not tensor.is_fully_addressable:
+            return tensor
+        return jax.make_array_from_process_local_data(sharding, np.asarray(tensor))
+
+    distribution_lib.distribute_tensor = distribute_tensor

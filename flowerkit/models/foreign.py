@@ -1,0 +1,205 @@
+"""Networks that a user brings: looked at, and made anew in the present precision.
+
+What cannot be a backbone is refused in words, before any data is read. docs/backbones.md has the
+contract.
+"""
+
+import re
+import zipfile
+from pathlib import Path
+
+import keras
+
+from flowerkit.models.freezing import own_learnable, unfreeze, walk_layers
+
+
+def read_keras(path: Path) -> keras.Model:
+    """The model in a `.keras` file, not compiled. Raises ValueError if it does not load."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # reads all; Keras would take what it finds
+                raise ValueError(f"{damaged} in it has changed since it was written.")
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # h5py, zipfile and Keras each have their own
+        reason = f"{reason_of(error)} " if zipfile.is_zipfile(path) else "it is no zip file. "
+        damaged = (
+            f"{path} does not load with Keras {keras.__version__}: {reason}It is damaged, or a newer "
+            f"Keras wrote it: install that version, or save it again."
+        )
+        raise ValueError(_explain_code(path, error) or damaged) from error
+
+
+def reason_of(error: Exception) -> str:
+    """The line of an error that says what is wrong; Keras prints it bold, below another."""
+    bold = re.search(r"\x1b\[1m(.+?)\x1b", str(error), re.DOTALL)
+    return ((bold[1] if bold else str(error)).strip() or type(error).__name__).splitlines()[0]
+
+
+def _explain_code(name: str | Path, error: Exception) -> str | None:
+    """The message where a user's own code is missing, which no file holds."""
+    unknown = re.search(r"Could not locate (class|function) '([^']+)'", str(error))
+    if unknown:
+        return (
+            f"{name} needs your {unknown[1]} {unknown[2]}, which Keras does not know here. Decorate it "
+            f"with @keras.saving.register_keras_serializable(), and import its module before."
+        )
+    if "Lambda" in str(error):
+        return (
+            f"{name} holds a Lambda layer, whose code is not run from a file. Write it with keras.ops, "
+            f"or as a registered layer."
+        )
+    return None
+
+
+def adopt(network: str | keras.Model, *, input_size: int, with_weights: bool = True) -> keras.Model:
+    """`network` (a `.keras` file or a model) as a backbone in the present dtype policy, all trainable.
+
+    It shares nothing with a model that is given. `with_weights`: those inside; without them they are
+    fresh, but for what is not learned (an adapted Normalization).
+
+    Raises FileNotFoundError, and ValueError for what is no backbone of images of `input_size` px.
+    """
+    is_file = not isinstance(network, keras.Model)
+    name = Path(network).name if is_file else "the backbone"
+    if is_file and not Path(network).is_file():
+        raise FileNotFoundError(
+            f"no backbone file {network}. Pass a .keras file or a backbone name."
+        )
+    source = read_keras(Path(network)) if is_file else network
+    if not isinstance(source, keras.Model):
+        raise ValueError(f"{name} holds a {type(source).__name__}. Pass a keras.Model.")
+    if with_weights and not source.built:
+        raise ValueError(
+            f"{name} has no weights yet, because it has not been built. Begin it with "
+            f"keras.Input((None, None, 3)), or pass weights=None (--weights none)."
+        )
+    _check_input(source, name, input_size)
+    policy = keras.config.dtype_policy().name
+    is_as_wanted = all(layer.dtype_policy.name == policy for _, layer in walk_layers(source))
+    is_kept = is_file and with_weights and is_as_wanted
+    body = source if is_kept else _make_anew(source, name, policy)
+    output = _find_output(body, name, input_size)  # and builds what has not been
+    if not is_kept and source.built:
+        copy_state(source, body, learned=with_weights)
+    if isinstance(getattr(body, "input", None), dict | list) or isinstance(output, dict | list):
+        body = keras.Model(body.inputs[0], body.outputs[0])
+    body.name = "backbone"
+    unfreeze(body)  # a file remembers what was frozen when it was saved
+    return body
+
+
+def _check_input(network: keras.Model, name: str, size: int) -> None:
+    shapes = [tuple(each.shape) for each in getattr(network, "inputs", None) or ()]
+    if not shapes:  # a subclassed model is asked by calling it
+        return
+    if len(shapes) > 1 or len(shapes[0]) != 4 or shapes[0][3] not in (3, None):
+        raise ValueError(
+            f"{name} takes {' and '.join(map(str, shapes))}; a backbone takes RGB images (None, height, "
+            f"width, 3). Put before it what makes its input of them: images = keras.Input((None, None, "
+            f"3)), then keras.Model(images, network(...))."
+        )
+    height, width = shapes[0][1:3]
+    if height not in (None, size) or width not in (None, size):
+        remedy = f"Pass input_size={height} (--input-size {height})."
+        if height != width:
+            remedy = "Images are squares here: build it on keras.Input((None, None, 3))."
+        raise ValueError(
+            f"{name} takes images of {height} x {width} px only, and would get {size} x {size}. {remedy}"
+        )
+
+
+def _make_anew(network: keras.Model, name: str, policy: str) -> keras.Model:
+    """A copy with fresh weights, from the configuration: of all kinds of layers and operations."""
+    try:
+        config = keras.saving.serialize_keras_object(network)
+        return keras.saving.deserialize_keras_object(_set_policy(config, policy))
+    except Exception as error:  # of any layer, also a user's
+        raise ValueError(
+            _explain_code(name, error)
+            or f"{name} cannot be built again from its configuration: {reason_of(error)} A layer of "
+            f"your own needs a get_config() with all that its __init__ takes."
+        ) from error
+
+
+def _set_policy(node, policy: str):
+    """A configuration in which all layers, nested ones too, compute in `policy`; without a loss."""
+    if isinstance(node, dict):
+        if node.get("class_name") == "DTypePolicy":
+            return node | {"config": {"name": policy}}
+        return {k: _set_policy(v, policy) for k, v in node.items() if k != "compile_config"}
+    return [_set_policy(each, policy) for each in node] if isinstance(node, list) else node
+
+
+def _find_output(body: keras.Model, name: str, size: int):
+    """What `body` gives for images of `size` px, symbolic: refused unless it is one feature map."""
+    try:
+        output = body(keras.Input((size, size, 3)))
+    except Exception as error:  # of any layer
+        raise ValueError(
+            f"{name} does not take images of {size} x {size} px: {reason_of(error)} Pass a larger "
+            f"input_size (--input-size), or another backbone."
+        ) from error
+    shapes = [tuple(each.shape) for each in keras.tree.flatten(output)]
+    if len(shapes) != 1:
+        raise ValueError(
+            f"{name} has {len(shapes)} outputs, {' and '.join(map(str, shapes))}; a backbone ends in "
+            f"one feature map. Choose one: keras.Model(network.inputs, network.outputs[0])."
+        )
+    if len(shapes[0]) != 4 or 0 in shapes[0]:
+        raise ValueError(
+            f"{name} ends in shape {shapes[0]}; a backbone ends in a feature map (n, height, width, "
+            f"channels). Save it without its pooling and classifier."
+        )
+    return output
+
+
+def copy_state(source: keras.Model, target: keras.Model, *, learned: bool = True) -> None:
+    """Copy what the layers of `source` hold to those of `target`, in order; both are built.
+
+    Without `learned` only what layers without weights to learn hold: an adapted Normalization, tables.
+    Raises ValueError where the two are not alike.
+    """
+    pairs = zip(_all_layers(source), _all_layers(target), strict=True)
+    for old, new in pairs:
+        given = not own_learnable(old) and not isinstance(old, keras.layers.BatchNormalization)
+        if learned or given:
+            held = {}  # as in a file: a layer may hold more than its weights say
+            old.save_own_variables(held)
+            new.load_own_variables(held)
+
+
+def _all_layers(model: keras.Model) -> list[keras.Layer]:
+    return [model, *(layer for _, layer in walk_layers(model))]
+
+
+def load_weights(body: keras.Model, path: Path) -> None:
+    """Set the weights of a backbone from a run folder, a `.keras` file or a weights file.
+
+    Of a classifier (a run) those of its backbone. Raises FileNotFoundError, and ValueError for the
+    weights of another network.
+    """
+    file = path / "model.keras" if path.is_dir() else path
+    if not file.is_file():
+        what = "finished run" if path.is_dir() else "weights file"
+        raise FileNotFoundError(
+            f"no {what} {path}. Pass a weights file, a run folder, weights='imagenet', or None "
+            f"(--weights none)."
+        )
+    try:
+        if file.suffix == ".keras":
+            copy_state(find_part(read_keras(file)), body)
+        else:
+            body.load_weights(file)
+    except Exception as error:  # shapes, names, counts: each has its own
+        if _explain_code(file, error):
+            raise
+        raise ValueError(
+            f"{path} holds the weights of another network: {reason_of(error)} Pass the backbone that "
+            f"they were trained in (--backbone)."
+        ) from error
+
+
+def find_part(model: keras.Model) -> keras.Model:
+    """The backbone of a classifier; any other model as it is."""
+    names = [layer.name for layer in model.layers]
+    return model.get_layer("backbone") if "backbone" in names else model
