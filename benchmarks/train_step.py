@@ -7,6 +7,9 @@ keras-fit   the notebooks' network, plain `fit` on float32 images in memory
 ours        `train` on uint8 images in memory: the augmentation of the plan `ramp` and the
             step, without validation
 ours-plain  the same without augmentation
+timm        where PyTorch and timm are installed: timm's network of that name in eager mode, channels
+            last, under autocast; Adam on uint8 images in memory, without augmentation
+timm-compiled  the same through `torch.compile`
 
 The first epoch, which compiles, is in no figure; the others' median is. The arithmetic of a step is
 what JAX counts in the unoptimised program, forward and backward: with TensorFlow it is unknown.
@@ -14,6 +17,7 @@ what JAX counts in the unoptimised program, forward and backward: with TensorFlo
 
 import argparse
 import csv
+import importlib.util
 import statistics
 import tempfile
 from dataclasses import replace
@@ -41,14 +45,23 @@ PEAKS = {
 }
 
 
+SIDES = ("keras-fit", "ours", "ours-plain")
+TIMM = {"tiny": "test_resnet"}  # else the same name in small letters
+if importlib.util.find_spec("torch") and importlib.util.find_spec("timm"):
+    SIDES += ("timm", "timm-compiled")
+
+
 def measure(args: argparse.Namespace) -> dict:
     """The rate of one side in images a second, all replicas together."""
     import flowerkit
 
     if args.epochs < 2:
         raise SystemExit("--epochs must be 2 or more: the first is not counted")
-    accelerator = flowerkit.connect()
     data = harness.find_data(args.data)
+    if args.side.startswith("timm"):  # before JAX takes the memory of the GPU
+        rates = fit_timm(args, data)
+        return {"images_per_second": statistics.median(rates[1:]), "percent_of_peak": None}
+    accelerator = flowerkit.connect(precision=args.precision)
     fit = fit_plainly if args.side == "keras-fit" else fit_ours
     rate = statistics.median(fit(args, data, accelerator)[1:])
     peak, flops = find_peak_flops(accelerator), None
@@ -110,6 +123,49 @@ def fit_ours(args, data, accelerator) -> list[float]:
             return [float(row["images_per_second"]) for row in csv.DictReader(file)]
 
 
+def fit_timm(args, data) -> list[float]:
+    """The rate of each epoch of PyTorch's usual loop; the last step of each is waited for."""
+    import timm
+    import torch
+
+    import flowerkit
+
+    train = flowerkit.load_split(data, "train")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = TIMM.get(args.backbone, args.backbone.lower())
+    model = timm.create_model(name, num_classes=data.num_classes)
+    model = model.to(device, memory_format=torch.channels_last).train()
+    forward = torch.compile(model) if args.side == "timm-compiled" else model
+    torch.set_float32_matmul_precision("high")  # TF32, as JAX computes float32 on GPUs
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    optimizer = torch.optim.Adam(model.parameters())
+    num_steps = len(train) // args.batch
+    images = torch.from_numpy(train.images[: num_steps * args.batch]).permute(0, 3, 1, 2)
+    labels = torch.as_tensor(train.labels[: num_steps * args.batch], dtype=torch.int64)
+    mean = torch.tensor(timm.data.IMAGENET_DEFAULT_MEAN, device=device).view(3, 1, 1)
+    std = torch.tensor(timm.data.IMAGENET_DEFAULT_STD, device=device).view(3, 1, 1)
+    low = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(args.precision)
+    rates = []
+    for _ in range(args.epochs):
+        start, order = perf_counter(), torch.randperm(len(images)).split(args.batch)
+        for rows in order:
+            batch = (
+                images[rows].to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)
+            )
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, dtype=low, enabled=low is not None):
+                logits = forward(batch)
+            target = labels[rows].to(device, non_blocking=True)
+            loss = torch.nn.functional.cross_entropy(logits.float(), target)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        loss.item()  # waits
+        rates.append(len(images) / (perf_counter() - start))
+    return rates
+
+
 def find_peak_flops(accelerator) -> float | None:
     """FLOP/s of all devices together; None where it is not known."""
     if accelerator.backend != "jax":
@@ -151,11 +207,12 @@ if __name__ == "__main__":
     harness.main(
         __doc__,
         measure,
-        sides=("keras-fit", "ours", "ours-plain"),
+        sides=SIDES,
         columns={"images_per_second": "images/s", "percent_of_peak": "% of peak"},
         images=2048,
         size=64,
         backbone=("tiny", "tiny or a Keras Applications name, without weights"),
         epochs=(4, "epochs, of which the first is not counted"),
         batch=(16, "images a step on each device"),
+        precision=("auto", "float32, bfloat16 or float16 [by the device]"),
     )

@@ -12,9 +12,11 @@ import os
 import platform
 import re
 import reprlib
+import shlex
 import shutil
 import tempfile
 import types
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -322,7 +324,8 @@ def _explain(error: Exception, folder: Path) -> OSError | None:
         return None
     remedy = _another(folder)
     remedy = remedy[0].upper() + remedy[1:]
-    return OSError(f"{folder} cannot be written to ({os.strerror(number)}). {remedy}.")
+    kind = type(error) if isinstance(error, OSError) else OSError
+    return kind(f"{folder} cannot be written to ({os.strerror(number)}). {remedy}.")
 
 
 def _no_room(folder: Path, needed: str = "") -> OSError:
@@ -378,3 +381,54 @@ def find_free_folder(parent: str | os.PathLike, name: str) -> Path:
     """
     numbered = (Path(parent) / f"{name}-{number}" for number in itertools.count(1))
     return next(folder for folder in numbered if not folder.exists())
+
+
+_URL = re.compile(r"(?i)(https?|ftp|gs|s3):/+(.+)")
+_TARS = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+def explain_unpacking(path: str | os.PathLike) -> str | None:
+    """The sentence with the command that unpacks an archive, or fetches an address; None for others.
+
+    >>> explain_unpacking("my photos.tar.gz")
+    "Unpack it first: mkdir 'my photos' && tar -xf 'my photos.tar.gz' -C 'my photos'"
+    """
+    path = os.fspath(path)
+    if match := _URL.match(path):  # of which pathlib keeps one slash
+        url = f"{match[1]}://{match[2]}"
+        name = match[2].partition("?")[0].rstrip("/").rpartition("/")[2] or "photos.zip"
+        if dataset := re.search(r"kaggle\.com/datasets/([\w-]+/[\w-]+)", url):
+            return f"Download it first: kaggle datasets download {dataset[1]} --unzip -p photos"
+        then = explain_unpacking(name)
+        then = f" && {then.partition(': ')[2]}" if then else ""
+        return f"Download it first: curl -L -o {shlex.quote(name)} {shlex.quote(url)}{then}"
+    name = os.path.basename(path)
+    suffix = next((s for s in sorted(_TARS, key=len)[::-1] if name.lower().endswith(s)), None)
+    suffix = suffix or os.path.splitext(name)[1]
+    archive, folder = (
+        shlex.quote(path),
+        shlex.quote(name.removesuffix(name[-len(suffix) :]) or "photos"),
+    )
+    if suffix.lower() in _TARS:
+        command = f"mkdir {folder} && tar -xf {archive} -C {folder}"
+    elif suffix.lower() == ".zip":
+        encoding = " --metadata-encoding cp949" if _has_korean_names(path) else ""
+        command = f"python -m zipfile{encoding} -e {archive} {folder}"
+    elif suffix.lower() in (".7z", ".rar"):
+        command = f"7z x {archive} -o{folder}"
+    else:
+        return None
+    return f"Unpack it first: {command}"
+
+
+def _has_korean_names(path: str) -> bool:
+    """Whether a zip has names that it does not say are UTF-8, and that read as Korean."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [
+                info.orig_filename for info in archive.infolist() if not info.flag_bits & 0x800
+            ]
+        names = [name.encode("cp437").decode("cp949") for name in names if not name.isascii()]
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+    return any("가" <= letter <= "힣" for name in names for letter in name)

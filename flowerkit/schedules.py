@@ -1,11 +1,14 @@
 """Every learning-rate schedule: epoch -> rate; frozen, validated, printable. Pure Python.
 
+`as_schedule` makes one of what Keras users have: a function, a Keras schedule, a number.
+
 The first epoch is 0, as in Keras; fractions are allowed, so that a schedule can set the rate every
 epoch or every step. A schedule takes exactly one argument: Keras' `LearningRateScheduler` first
 tries `schedule(epoch, current_rate)`, and a schedule with a second parameter would silently train
 at another rate than it plots.
 """
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable
@@ -16,6 +19,7 @@ from typing import ClassVar, Self
 from flowerkit.text import format_epochs
 
 _DIV_FINAL = 1e5  # fastai's, of a cycle's last rate
+_COUNTS_OF_STEPS = ("step", "steps", "global_step", "count", "iteration", "iterations")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class Schedule:
     def scaled(self, factor: float) -> Self:
         """The same shape with every rate multiplied by `factor`."""
         return replace(self, **{name: rate * factor for name, rate in self._rates().items()})
+
+    def at(self, steps_an_epoch: int) -> Self:
+        """The schedule where so many steps are an epoch: only Keras's own count steps."""
+        return self
 
     def _rates(self) -> dict[str, float]:
         return {name: rate for name, rate in vars(self).items() if name[-3:] in ("lr", "_lr")}
@@ -227,13 +235,64 @@ class Constant(Schedule):
         return f"{self.lr:.3g} throughout"
 
 
+class _Own(Schedule):
+    """Your own code as a schedule. A run's files name it (module:name); the code is in none of them."""
+
+    def _call(self, moment: str, *args) -> float:
+        """What the function returns. Raises ValueError for what is no rate and where it fails."""
+        name = _name(self.function)
+        try:
+            result = self.function(*args)
+        except Exception as error:
+            raise ValueError(f"{name} failed for {moment}: {error!r}") from error
+        try:
+            number = float(result)  # a tensor of one number is a number
+        except (TypeError, ValueError):
+            number = math.nan
+        if isinstance(result, (bool, str)) or not 0 <= number < math.inf:
+            raise ValueError(
+                f"{name} returned {result!r} for {moment}; a learning rate is a finite number, 0 or "
+                f"more."
+            )
+        return number
+
+
 @dataclass(frozen=True)
-class OfEpochAndRate(Schedule):
+class OfEpoch(_Own):
+    """Your own function `f(epoch) -> lr` of whole epochs, 0 being the first.
+
+    It is called once an epoch, in order, so the schedule gives the same rate whenever it is called.
+
+    >>> schedule = OfEpoch(lambda epoch: 0.01 / (epoch + 1))
+    >>> [schedule(epoch) for epoch in (0, 1, 1.5)]
+    [0.01, 0.005, 0.005]
+    """
+
+    function: Callable
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_epoch_function(self.function)
+        object.__setattr__(self, "_known", [])  # the rates of the first epochs; not a field
+
+    def _rate(self, epoch: float) -> float:
+        while len(self._known) <= epoch:
+            self._known.append(self._next(len(self._known)))
+        return self._known[int(epoch)]
+
+    def _next(self, epoch: int) -> float:
+        return self._call(f"epoch {epoch}", epoch)
+
+    def __str__(self) -> str:
+        return f"{_name(self.function)} of the epoch"
+
+
+@dataclass(frozen=True)
+class OfEpochAndRate(OfEpoch):
     """Your own step function `f(epoch, lr) -> lr`, from the rate `start_lr` before the first epoch.
 
     The rates are those of Keras' LearningRateScheduler: f(0, start_lr), then f(1, ...) of it, and so
-    on. The function is called once an epoch, in order, so the schedule gives the same rate whenever
-    it is called. A run's files name the function (module:name); its code is in none of them.
+    on. The function is called once an epoch, in order.
 
     >>> def halve(epoch, lr):
     ...     return lr if epoch < 2 else lr / 2
@@ -242,32 +301,73 @@ class OfEpochAndRate(Schedule):
     [0.01, 0.01, 0.005, 0.0025]
     """
 
-    function: Callable
     start_lr: float
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        Schedule.__post_init__(self)
         _check_step_function(self.function)
-        object.__setattr__(self, "_known", [])  # the rates of the first epochs; not a field
+        object.__setattr__(self, "_known", [])
 
-    def _rate(self, epoch: float) -> float:
-        while len(self._known) <= epoch:
-            rate = self._known[-1] if self._known else float(self.start_lr)
-            result = self.function(len(self._known), rate)
-            try:
-                number = float(result)  # a tensor of one number is a number
-            except (TypeError, ValueError):
-                number = math.nan
-            if not 0 <= number < math.inf:
-                raise ValueError(
-                    f"{_name(self.function)} returned {result!r} for epoch {len(self._known)} and rate "
-                    f"{rate:g}; a learning rate is a finite number, 0 or more."
-                )
-            self._known.append(number)
-        return self._known[int(epoch)]
+    def _next(self, epoch: int) -> float:
+        rate = self._known[-1] if self._known else float(self.start_lr)
+        return self._call(f"epoch {epoch} and rate {rate:g}", epoch, rate)
 
     def __str__(self) -> str:
         return f"{self.start_lr:.3g}, then {_name(self.function)} every epoch"
+
+
+@dataclass(frozen=True)
+class OfStep(_Own):
+    """A schedule of Keras (`keras.optimizers.schedules`), which counts steps: `function(step) -> lr`.
+
+    A training run fills in `steps_an_epoch`. Step 0 is the first of the phase.
+
+    >>> schedule = OfStep(lambda step: 0.01 * 0.5 ** int(step), steps_an_epoch=4)
+    >>> [schedule(epoch) for epoch in (0, 0.25, 0.5)]
+    [0.01, 0.005, 0.0025]
+    """
+
+    function: Callable
+    steps_an_epoch: int = 1
+    per_step: ClassVar[bool] = True
+
+    def at(self, steps_an_epoch: int) -> Self:
+        return replace(self, steps_an_epoch=steps_an_epoch)
+
+    def _rate(self, epoch: float) -> float:
+        step = round(epoch * self.steps_an_epoch)
+        with _host(self.function):
+            return self._call(f"step {step}", step)
+
+    def __str__(self) -> str:
+        values = {}
+        with contextlib.suppress(AttributeError, NotImplementedError):  # your own may have none
+            values = self.function.get_config()
+        listed = [f"{k}={v!r}" for k, v in values.items() if isinstance(v, (Real, list, tuple))]
+        return f"{type(self.function).__name__}({', '.join(listed)}) of the step"
+
+
+def as_schedule(schedule, *, start_lr: float) -> Schedule:
+    """A schedule of: a Schedule, f(epoch), f(epoch, lr), a Keras schedule (of the step), or a number.
+
+    f(epoch, lr) gets `start_lr` before the first epoch and then its own last rate. A second parameter
+    that has a default keeps it. Raises ValueError for anything else.
+    """
+    if isinstance(schedule, Schedule):
+        return schedule
+    if _is_of_keras(schedule):
+        return OfStep(schedule)
+    if isinstance(schedule, Real) and not isinstance(schedule, bool):
+        return Constant(float(schedule))
+    if isinstance(schedule, type) or not callable(schedule):
+        raise ValueError(
+            f"schedule is {schedule!r}. Pass a function of the epoch, such as lambda epoch: 1e-3 * "
+            f"0.9**epoch, one of (epoch, rate), or an object of keras.optimizers.schedules; a name such "
+            f"as 'cosine' goes into the plan."
+        )
+    if _can_take(schedule, 0):
+        return OfEpoch(schedule)
+    return OfEpochAndRate(schedule, start_lr)
 
 
 def _ramp(schedule: RampSustainDecay | CosineWarmup, epoch: float) -> float:
@@ -303,6 +403,40 @@ def _name(function: Callable) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
+def _is_of_keras(schedule) -> bool:
+    """By the name of its class, because importing Keras here would be dear; tf_keras has the same."""
+    return any(kind.__name__ == "LearningRateSchedule" for kind in type(schedule).__mro__)
+
+
+def _host(function: Callable):
+    """On an accelerator, the rate would be computed behind the steps that wait there."""
+    if not _is_of_keras(function):
+        return contextlib.nullcontext()
+    import keras  # the schedule has loaded it
+
+    return keras.device("cpu")
+
+
+def _can_take(function: Callable, *args) -> bool:
+    try:
+        inspect.signature(function).bind(*args)
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return False
+    return True
+
+
+def _check_epoch_function(function: Callable) -> None:
+    if not _can_take(function, 0):
+        raise ValueError(f"{function!r} cannot be called with (epoch). Pass a function of it.")
+    name = next(iter(inspect.signature(function).parameters))
+    if name in _COUNTS_OF_STEPS:
+        raise ValueError(
+            f"{_name(function)} is a function of {name!r}, but it gets the epoch, 0 being the first. "
+            f"Pass lambda epoch: f(epoch * STEPS), or an object of keras.optimizers.schedules, which "
+            f"gets the step."
+        )
+
+
 def _check_step_function(function: Callable) -> None:
     try:
         signature = inspect.signature(function)
@@ -319,7 +453,7 @@ def _check_step_function(function: Callable) -> None:
         raise ValueError(
             f"the second parameter of {_name(function)}{signature} has a default, but it gets the "
             f"current rate every epoch, not {name}. If the function is of the epoch alone, pass "
-            f"lambda epoch, lr: f(epoch)."
+            f"OfEpoch(f)."
         )
 
 

@@ -142,7 +142,7 @@ def format_csv(rows: Iterable[Iterable]) -> str:
 def _as_text(cell):
     if not isinstance(cell, str):
         return cell
-    text = _ANY_CONTROL.sub(lambda found: repr(found[0])[1:-1], cell)
+    text = _ANY_CONTROL.sub(lambda found: repr(found[0])[1:-1], readable(cell))
     return f"'{text}" if is_formula(text) else text
 
 

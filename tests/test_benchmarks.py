@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,28 @@ def test_a_script_prints_its_table_and_the_machine(name, tmp_path):
     for line, side in zip(done.stdout.splitlines()[1:], record["samples"], strict=False):
         assert line.startswith(side)
     assert record["machine"]["versions"] in done.stdout
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_writes_a_line_for_each_part_as_it_is_done(tmp_path):
+    small = {"BACKBONE": "tiny", "SIZE": "32", "BATCH": "8", "IMAGES": "32", "EPOCHS": "2"}
+    command = ["bash", FOLDER / "on_a_gpu.sh", tmp_path / "results"]
+    python = {"PYTHON": sys.executable, "BUDGET": "2000"}
+    subprocess.run(command, env=os.environ | small | python, check=True)
+    lines = (tmp_path / "results" / "results.md").read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")][2:]
+    steps = [f"{side}-{kind}" for kind in ("bfloat16", "float32") for side in ("ours", "keras-fit")]
+    assert [row[0] for row in rows[:6]] == [*steps[:2], "csv-cold", "csv-warm", *steps[2:]]
+    for name, seconds, result in rows[:6]:
+        assert float(seconds) > 0
+        assert result.endswith("csv valid" if name.startswith("csv") else " images/s")
+    assert lines[-1].endswith(f"is in {tmp_path}/results")
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_says_what_failed_and_what_had_no_time(tmp_path):
+    environ = {"PYTHON": sys.executable, "BUDGET": "1"}
+    command = ["bash", FOLDER / "on_a_gpu.sh", tmp_path]
+    done = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "| draw | - | no time was left |" in done.stdout

@@ -2,9 +2,11 @@ import errno
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from flowerkit.files import (
     cache_folder,
     check_room,
+    explain_unpacking,
     find_free_folder,
     find_marked,
     locked,
@@ -311,3 +314,48 @@ def test_a_user_without_a_home_has_a_cache_too(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", fail)
     assert cache_folder() == Path(tempfile.gettempdir()) / "flowerkit"
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("data/photos.tar", "mkdir photos && tar -xf data/photos.tar -C photos"),
+        ("Photos.TGZ", "mkdir Photos && tar -xf Photos.TGZ -C Photos"),
+        ("my photos.zip", "python -m zipfile -e 'my photos.zip' 'my photos'"),
+        ("a.7z", "7z x a.7z -oa"),
+        (
+            Path("https://example.org/a b/102flowers.tgz?raw=1"),
+            "curl -L -o 102flowers.tgz 'https://example.org/a b/102flowers.tgz?raw=1' && mkdir "
+            "102flowers && tar -xf 102flowers.tgz -C 102flowers",
+        ),
+        (
+            "https://www.kaggle.com/datasets/alxmamaev/flowers-recognition?select=x",
+            "kaggle datasets download alxmamaev/flowers-recognition --unzip -p photos",
+        ),
+    ],
+)
+def test_an_archive_and_an_address_are_answered_with_a_command(path, command):
+    assert explain_unpacking(path).partition(": ")[2] == command
+
+
+def test_the_command_unpacks_and_a_korean_zip_gets_its_encoding(tmp_path):
+    plain, korean = tmp_path / "plain.zip", tmp_path / "꽃 사진.zip"
+    with zipfile.ZipFile(plain, "w") as archive:
+        archive.writestr("장미/1.jpg", b"1")
+    name = "장미/1.jpg".encode("cp949")
+    placeholder = "a" * len(name)
+    with zipfile.ZipFile(korean, "w") as archive:
+        archive.writestr(placeholder, b"1")
+    korean.write_bytes(korean.read_bytes().replace(placeholder.encode(), name))
+    for file in (plain, korean):
+        command = explain_unpacking(file).partition(": ")[2]
+        assert ("--metadata-encoding cp949" in command) == (file == korean)
+        python, *words = shlex.split(command)
+        assert python == "python"
+        subprocess.run([sys.executable, *words], cwd=tmp_path, check=True)
+        assert (tmp_path / file.stem / "장미" / "1.jpg").read_bytes() == b"1"
+
+
+def test_what_is_no_archive_has_no_command():
+    assert explain_unpacking("photos") is None
+    assert explain_unpacking("photos/rose.jpg") is None

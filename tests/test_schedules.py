@@ -14,6 +14,7 @@ from flowerkit.schedules import (
     OneCycle,
     RampSustainDecay,
     Staircase,
+    as_schedule,
 )
 
 SHORT = RampSustainDecay(
@@ -219,7 +220,7 @@ def test_a_function_that_would_not_get_what_it_was_written_for_is_refused():
 
     with pytest.raises(ValueError, match=r"second parameter .*tutorial.* not start_lr"):
         OfEpochAndRate(tutorial, 0.001)
-    with pytest.raises(ValueError, match=r"pass lambda epoch, lr: f\(epoch\)"):
+    with pytest.raises(ValueError, match=r"pass OfEpoch\(f\)"):
         OfEpochAndRate(tutorial, 0.001)
     with pytest.raises(ValueError, match=r"cannot be called with \(epoch, lr\): too many"):
         OfEpochAndRate(lambda epoch: 0.1, 0.001)
@@ -227,6 +228,75 @@ def test_a_function_that_would_not_get_what_it_was_written_for_is_refused():
         OfEpochAndRate(functools.partial(tutorial, start_lr=0.1), 0.001)
     with pytest.raises(ValueError, match="0.1 cannot be called"):
         OfEpochAndRate(0.1, 0.001)
+
+
+def falling(epoch):
+    return 0.1 / (epoch + 1)
+
+
+def notebook(epoch, start_lr=0.5, decay=0.5):
+    return start_lr * decay**epoch
+
+
+class Linear:
+    def __call__(self, epoch):
+        return 0.1 * epoch
+
+
+class LearningRateSchedule:
+    """By this name Keras's are known, and those of tf_keras."""
+
+
+class Doubling(LearningRateSchedule):
+    def __call__(self, step):
+        return 0.1 * 2**step
+
+    def get_config(self):
+        return {"initial": 0.1, "name": None}
+
+
+@pytest.mark.parametrize(
+    ("given", "rates", "text"),
+    [
+        (Constant(0.2), [0.2, 0.2, 0.2], "0.2 throughout"),
+        (0.3, [0.3, 0.3, 0.3], "0.3 throughout"),
+        (falling, [0.1, 0.05, 0.1 / 3], "test_schedules:falling of the epoch"),
+        (notebook, [0.5, 0.25, 0.125], "test_schedules:notebook of the epoch"),
+        (functools.partial(notebook, decay=1), [0.5, 0.5, 0.5], "functools:partial of the epoch"),
+        (Linear(), [0.0, 0.1, 0.2], "test_schedules:Linear of the epoch"),
+        (keep_two_then_halve, [0.7, 0.7, 0.35], "test_schedules:keep_two_then_halve every epoch"),
+        (Doubling(), [0.1, 0.4, 1.6], "Doubling(initial=0.1) of the step"),
+    ],
+)
+def test_what_keras_users_have_becomes_a_schedule(given, rates, text):
+    schedule = as_schedule(given, start_lr=0.7).at(2)
+    assert [schedule(epoch) for epoch in range(3)] == pytest.approx(rates)
+    assert text in str(schedule)
+
+
+@pytest.mark.parametrize("given", ["cosine", True, None, [0.1, 0.2], {"lr": 0.1}, Doubling])
+def test_what_is_no_schedule_is_refused(given):
+    with pytest.raises(ValueError, match=r"schedule is .*lambda epoch.*goes into the plan"):
+        as_schedule(given, start_lr=0.7)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda step: 0.1, r"a function of 'step', but it gets the epoch"),
+        (lambda: 0.1, r"cannot be called with \(epoch, lr\)"),
+        (lambda epoch, rate, model: 0.1, r"cannot be called with \(epoch, lr\)"),
+    ],
+)
+def test_a_function_of_something_else_than_the_epoch_is_refused(function, message):
+    with pytest.raises(ValueError, match=message):
+        as_schedule(function, start_lr=0.7)
+
+
+def test_a_function_that_fails_names_the_epoch():
+    schedule = as_schedule(lambda epoch: [0.1, 0.2][epoch], start_lr=0.7)
+    with pytest.raises(ValueError, match=r"lambda> failed for epoch 2: IndexError"):
+        schedule(2)
 
 
 def test_a_schedule_says_whether_its_rate_moves_within_an_epoch():

@@ -13,9 +13,15 @@ from typing import Any, get_args
 
 from flowerkit.accelerator import hosts
 from flowerkit.accelerator.detection import BACKENDS, WITHOUT_TPU, Detection, Kind, detect
-from flowerkit.accelerator.machine import CHOSEN_BACKEND, Evidence, collect_evidence
+from flowerkit.accelerator.machine import (
+    CHOSEN_BACKEND,
+    CUDA_PLUGINS,
+    Evidence,
+    collect_evidence,
+    versions,
+)
 from flowerkit.accelerator.programs import keep_compilations
-from flowerkit.text import did_you_mean, pluralize
+from flowerkit.text import did_you_mean, join_some, pluralize
 
 VIRTUAL_CPUS = "FLOWERKIT_VIRTUAL_CPUS"
 # What layers compute in, and Keras's name for it; weights, statistics and softmax are float32 in each.
@@ -222,7 +228,7 @@ def _explain(
     if kind == detection.kind:
         return detection.reason
     package = {"jax": "jax[cuda12]", "tensorflow": "tensorflow[and-cuda]"}[detection.backend]
-    fact = f"{detection.reason}, which sees no GPU"
+    fact = f"{detection.reason}, which sees no GPU{_find_plugin_gap()}"
     remedy = f'For an NVIDIA GPU run pip install "{package}" and restart the session'
     if require == "gpu":
         raise RuntimeError(
@@ -230,6 +236,14 @@ def _explain(
         )
     logger.warning("%s: the CPU is used. %s.", fact, remedy)
     return fact
+
+
+def _find_plugin_gap() -> str:
+    """The versions of jaxlib and its CUDA plugin, in brackets, where they differ: JAX leaves it out."""
+    found = versions()
+    others = [f"{name} {found[name]}" for name in CUDA_PLUGINS if found[name]]
+    gaps = [each for each in others if each.split()[1] != found["jaxlib"]]
+    return f" ({join_some(gaps)} does not fit jaxlib {found['jaxlib']})" if gaps else ""
 
 
 def _start_jax(

@@ -35,10 +35,12 @@ RECORDED_VARIABLES = (
     "KAGGLE_KERNEL_RUN_TYPE",
 )
 MODULES = ("keras", "tensorflow", "jax", "libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
+CUDA_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 TENSORFLOW_BUILDS = ("tensorflow-cpu", "tensorflow-tpu")
 PACKAGES = (
     *("keras", "tensorflow", "jax", "jaxlib", "libtpu", "numpy", "pillow", "matplotlib"),
     *("protobuf", "google-crc32c", "simplejpeg"),
+    *CUDA_PLUGINS,
     *("scikit-learn", "psutil", "kaggle", "kagglehub"),
 )
 

@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from hashlib import sha256
 from pathlib import Path
 
+from flowerkit.accelerator import hosts
 from flowerkit.accelerator.machine import num_cores
 from flowerkit.files import cache_folder, make_folder
 
@@ -47,9 +48,19 @@ class Program:
                 *args
             )
         self._compilation = _compiler.begin(name, lowered)
+        self._was_called = False
 
     def __call__(self, *args):
-        return self._compilation.result()(*args)
+        execute = self._compilation.result()
+        if not self._was_called and hosts.are_together():
+            hosts.wait_for_all()  # what they compute together waits for no host that still compiles
+        self._was_called = True
+        return execute(*args)
+
+    @property
+    def seconds(self) -> float:
+        """How long compiling took; 0 while it goes on."""
+        return self._compilation.seconds
 
 
 def keep_compilations(folder: Path | None = None) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from flowerkit.cli.options import add_number, add_path, add_split_folders, open_data
+from flowerkit.cli.options import add_number, add_path, add_photo_options, open_data, read_labels
 from flowerkit.cli.terminal import Echo, Progress
 from flowerkit.files import make_folder
 from flowerkit.text import pluralize
@@ -21,8 +21,7 @@ def add_convert_options(parser: argparse.ArgumentParser) -> None:
         default="crop",
         help="the square in the middle; all of it with black bars; or all of it, distorted [crop]",
     )
-    add_path(parser, "--labels", "CSV", "file names, classes and splits, instead of class folders")
-    add_split_folders(parser)
+    add_photo_options(parser)
     add_number(parser, "--image-size", 224, "in px", int)
     add_number(parser, "--val-fraction", 0.2, "of each class, to choose the best epoch", float)
     add_number(parser, "--test-fraction", 0.1, "of each class, to measure the final result", float)
@@ -51,7 +50,8 @@ def run_convert(args, echo: Echo, progress: Progress) -> int:
             val_fraction=args.val_fraction,
             test_fraction=args.test_fraction,
             seed=args.seed,
-            labels_csv=args.labels,
+            labels_csv=read_labels(args),
+            label_pattern=args.label_pattern,
             train=args.train,
             val=args.val,
             test=args.test,
@@ -77,7 +77,7 @@ def add_check_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--external", metavar="DIR2", help="another such folder, to be trained on as well"
     )
-    add_split_folders(parser)
+    add_photo_options(parser)
     add_number(parser, "--image-size", None, "in px, where there are several")
     parser.add_argument(
         "--no-near", action="store_true", help="compare ids and bytes only, which decodes nothing"
@@ -99,6 +99,12 @@ def run_check_data(args, echo: Echo, progress: Progress) -> int:
         echo(f"and {external}")
     for line in report.notes:
         echo(line)
+    if args.no_near:
+        echo("not looked for: copies that were saved anew, resized, mirrored, turned or cropped")
+    else:
+        echo(
+            "not found: copies cropped by more than about 5 % of a side, or turned by other than 90°"
+        )
     if args.out:
         _write_pairs(args.out, report, echo)
     for line in report.problems[:_SHOWN_PROBLEMS]:

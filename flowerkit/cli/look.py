@@ -8,8 +8,8 @@ from flowerkit.cli.options import (
     add_data,
     add_number,
     add_path,
+    add_photo_options,
     add_require,
-    add_split_folders,
     open_data,
 )
 from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
@@ -197,7 +197,7 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     add_path(parser, "run_folder", "RUN", "a run of `flowerkit train`")
     data = "its data, for the pictures of its mistakes [where it was in training]"
     parser.add_argument("--data", metavar="FOLDER", help=data)
-    add_split_folders(parser)
+    add_photo_options(parser)
 
 
 def run_report(args, echo: Echo, progress: Progress) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from flowerkit.accelerator import POLICIES
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.data import FlowerData
+from flowerkit.photos import LabelsCsv
 from flowerkit.pipeline import Augmentation
 from flowerkit.text import format_value
 from flowerkit.training import PLANS, RunFolder, TrainingPlan, change_plan, load_plan
@@ -47,11 +48,36 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None
     if not required:
         help += " [auto]"
     parser.add_argument("--data", required=required, default="auto", help=help)
-    add_split_folders(parser)
+    add_photo_options(parser)
 
 
-def add_split_folders(parser: argparse.ArgumentParser) -> None:
-    """--train, --val and --test, for a folder of photos whose splits their names do not tell."""
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    """--labels with its columns, and --label-pattern, for a folder of photos without class folders."""
+    add_path(parser, "--labels", "CSV", "file names, classes and splits, instead of class folders")
+    for role, text in (("image", "file names"), ("label", "classes"), ("split", "splits")):
+        help = f"the column of {text} in --labels, where it is not found by itself"
+        parser.add_argument(f"--csv-{role}", metavar="COLUMN", help=help)
+    parser.add_argument(
+        "--label-pattern",
+        metavar="REGEX",
+        help=r"the class in the file name, in brackets: '(.+)_\d+' for rose_12.jpg; a pattern with a "
+        "slash is of the whole path",
+    )
+
+
+def read_labels(args: argparse.Namespace) -> LabelsCsv | None:
+    """The csv of --labels with its columns, or None."""
+    columns = (args.csv_image, args.csv_label, args.csv_split)
+    if args.labels is None:
+        if any(columns):
+            raise WrongUsage("--csv-image, --csv-label and --csv-split need --labels CSV.")
+        return None
+    return LabelsCsv(args.labels, *columns)
+
+
+def add_photo_options(parser: argparse.ArgumentParser) -> None:
+    """Labels and splits of a folder of photos, which its folders do not tell."""
+    _add_labels(parser)
     for split, purpose in (
         ("train", "to train on; nothing else of the folder of photos is taken then"),
         ("val", "to choose the best epoch"),
@@ -66,7 +92,15 @@ def open_data(args: argparse.Namespace, source: str | Path | None = None, **opti
     from flowerkit.sources import find_data
 
     source = args.data if source is None else source
-    return find_data(source, train=args.train, val=args.val, test=args.test, **options)
+    return find_data(
+        source,
+        labels_csv=read_labels(args),
+        label_pattern=args.label_pattern,
+        train=args.train,
+        val=args.val,
+        test=args.test,
+        **options,
+    )
 
 
 def add_require(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,10 @@
 Near duplicates are found in two steps. A hash of 64 bits, as pHash computes it (C. Zauner,
 "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, 3.2.1), names the few
 pairs that may be copies; thumbnails of them, compared pixel by pixel, tell copies from lookalikes.
-Mirrored pictures are different pictures here.
+Mirrored pictures, and those turned by 90 degrees, have hashes of their own.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,12 @@ from PIL import Image
 MAX_DISTANCE = 10
 MIN_SIMILARITY = 0.92
 THUMBNAIL_PX = 16
+# Counterclockwise, and mirrored first where it says so.
+TURNS = (
+    *("", "turned by 90 degrees", "turned by 180 degrees", "turned by 270 degrees"),
+    *("mirrored", "mirrored and turned by 90 degrees", "mirrored and turned by 180 degrees"),
+    "mirrored and turned by 270 degrees",
+)
 
 _HASHED_PX = 32
 _WAVES = 8
@@ -51,10 +58,43 @@ def picture_hash(image: np.ndarray) -> np.uint64:
     >>> int(picture_hash(ramp) ^ picture_hash(ramp + 9)).bit_count()
     0
     """
+    return _hash_waves(_find_waves(image))
+
+
+def turned_hashes(image: np.ndarray) -> np.ndarray:
+    """The hashes of the picture as it is turned by each of TURNS, (8,) uint64; refuses as above."""
+    waves = _find_waves(image)
+    # A mirror changes the sign of every other wave: no picture has to be turned.
+    waves[:, 1::2] *= -1
+    mirrored = waves.copy()
+    waves[:, 1::2] *= -1
+    return np.array(
+        [_hash_waves(each) for first in (waves, mirrored) for each in _turn_waves(first)]
+    )
+
+
+def _turn_waves(waves: np.ndarray) -> Iterator[np.ndarray]:
+    for _ in range(4):
+        yield waves
+        waves = waves.T.copy()
+        waves[1::2] *= -1
+
+
+def turn_picture(image: np.ndarray, turn: int) -> np.ndarray:
+    """A picture (h, w, ...), or pictures (n, h, w, ...), turned by TURNS[turn]."""
+    height, width = image.ndim - 3, image.ndim - 2
+    return np.rot90(np.flip(image, width) if turn >= 4 else image, turn, (height, width))
+
+
+def _find_waves(image: np.ndarray) -> np.ndarray:
     from scipy.fft import dctn
 
     small = _shrink(image, _HASHED_PX, "L").astype("float64")
-    waves = dctn(small, norm="ortho")[:_WAVES, :_WAVES].ravel()[1:]  # the first is the mean light
+    return dctn(small, norm="ortho")[:_WAVES, :_WAVES]
+
+
+def _hash_waves(waves: np.ndarray) -> np.uint64:
+    waves = waves.ravel()[1:]  # the first is the mean light
     # Rounded, so that what is 0 in a flat picture is 0 on every machine.
     bits = np.round(waves, 3) > np.round(np.median(waves), 3)
     return np.packbits(np.append(bits, False)).view(">u8")[0].astype(np.uint64)
@@ -77,17 +117,25 @@ def _shrink(image: np.ndarray, side: int, mode: str) -> np.ndarray:
 # Many pictures ------------------------------------------------------------------------------------
 
 
-def find_near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> Pairs:
+def find_near_pairs(
+    hashes: np.ndarray, thumbnails: np.ndarray, seconds: tuple[np.ndarray, np.ndarray] | None = None
+) -> Pairs:
     """All pairs of rows within MAX_DISTANCE and MIN_SIMILARITY.
 
     `hashes` (n,) uint64 and `thumbnails` (n, 16, 16, 3) uint8, as `picture_hash` and `thumbnail`
-    give them. A picture without any contrast is no copy of another. All hashes are compared with all,
-    in some seconds for 50,000 pictures; twice as many take four times as long.
+    give them; `seconds` are those of the second row of a pair where they differ, as of turned pictures.
+    A picture without any contrast is no copy of another. All hashes are compared with all, in some
+    seconds for 50,000 pictures; twice as many take four times as long.
     """
-    rows, distances = _find_close_hashes(hashes)
+    second_hashes, second_thumbnails = seconds or (hashes, thumbnails)
+    rows, distances = _find_close_hashes(hashes, second_hashes)
     similarity = np.concatenate(
         [
-            np.einsum("khwc,khwc->k", *(_standardize(thumbnails[side]) for side in part.T))
+            np.einsum(
+                "khwc,khwc->k",
+                _standardize(thumbnails[part[:, 0]]),
+                _standardize(second_thumbnails[part[:, 1]]),
+            )
             for part in np.array_split(rows, len(rows) // 2**14 + 1)
         ]
     )
@@ -113,12 +161,12 @@ def group_rows(pairs: np.ndarray) -> list[list[int]]:
     return list(groups.values())
 
 
-def _find_close_hashes(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_close_hashes(hashes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of rows (k, 2) int64, sorted, and the bits in which their hashes differ, (k,) int64."""
     rows, distances = [np.empty((0, 2), "int64")], [np.empty(0, "int64")]
     step = max(1, _PAIRS_AT_ONCE // max(1, len(hashes)))
     for start in range(0, len(hashes), step):
-        differing = _count_bits(hashes[start : start + step, None] ^ hashes[start:])
+        differing = _count_bits(hashes[start : start + step, None] ^ others[start:])
         first, second = np.nonzero(differing <= MAX_DISTANCE)
         is_later = second > first
         first, second = first[is_later], second[is_later]

@@ -5,6 +5,7 @@ the same JPEG bytes, or only look the same (`duplicates`). An external set, as t
 added it to the training shards, leaks where it holds pictures of val or test.
 """
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,15 +15,32 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from flowerkit.data.duplicates import THUMBNAIL_PX, find_near_pairs, picture_hash, thumbnail
-from flowerkit.data.jpeg import decode_jpeg
+from flowerkit.data.duplicates import (
+    THUMBNAIL_PX,
+    TURNS,
+    find_near_pairs,
+    thumbnail,
+    turn_picture,
+    turned_hashes,
+)
+from flowerkit.data.images import map_ahead
+from flowerkit.data.jpeg import decode_jpeg, decode_strictly
 from flowerkit.data.splits import load_split
-from flowerkit.data.tfrecords import SPLITS, FlowerData, check_counts, count_in_name, read_record
+from flowerkit.data.tfrecords import (
+    SPLITS,
+    FlowerData,
+    check_counts,
+    count_in_name,
+    find_gaps,
+    read_record,
+    read_records,
+)
 from flowerkit.files import replacing, write_text
 from flowerkit.text import format_csv
 
 EXTERNAL = "external"
-KINDS = ("same id", "near duplicate", "same bytes")  # what is found twice gets the last
+# What is found twice gets the last.
+KINDS = ("same id", "turned copy", "near duplicate", "same bytes")
 
 _BLOCK = 64
 _MAX_DRAWN = 60
@@ -56,7 +74,8 @@ class Place:
 class DuplicatePair:
     """Two records of the same picture; `kind` is one of KINDS.
 
-    `distance` and `similarity` are those of `duplicates.Pairs`; None for a shared id.
+    `distance` and `similarity` are those of `duplicates.Pairs`; None for a shared id. `turn`, one of
+    `duplicates.TURNS`, is what was done to the second.
     """
 
     kind: str
@@ -64,6 +83,7 @@ class DuplicatePair:
     second: Place
     distance: int | None
     similarity: float | None
+    turn: str = ""
 
     @property
     def crosses(self) -> bool:
@@ -85,9 +105,10 @@ class DuplicatePair:
     @property
     def likeness(self) -> str:
         """How alike two near duplicates look, in words after a comma; else nothing."""
-        if self.kind != "near duplicate":
+        if self.kind not in ("near duplicate", "turned copy"):
             return ""
-        return f", {self.distance} bits apart, similarity {self.similarity:.3f}"
+        turn = f", {self.turn}" if self.turn else ""
+        return f"{turn}, {self.distance} bits apart, similarity {self.similarity:.3f}"
 
     def __str__(self) -> str:
         return f"{self.kind}{self.likeness}: {self.first} and {self.second}"
@@ -122,8 +143,10 @@ def find_leaks(
     """Look for pictures on two sides of `data`, and of `external`, which would be trained on as well.
 
     Problems are: shards that are cut off or hold another number than their names say (then nothing
-    is compared), pictures in two splits or under two labels, classes without a training picture. With
-    near=False nothing is decoded, and only ids and bytes are compared.
+    is compared), numbers of shards that are missing, pictures in two splits or under two labels,
+    damaged pictures, classes without a training picture. Copies are found that were saved anew, resized,
+    mirrored or turned by 90 degrees; not those that were cut by more than 5 % of a side. With near=False
+    nothing is decoded, and only ids and bytes are compared.
     `progress(text, done, total)` is called after each block.
 
     Raises ValueError for a damaged record, with its file and number, or if there is no picture.
@@ -149,7 +172,9 @@ def find_leaks(
     pairs = tuple(_find_pairs(pictures, near))
     problems, notes = _judge_classes(pictures.places, data.class_names)
     of_pairs = tuple(_explain_problem(pair) for pair in pairs if pair.is_problem)
-    return LeakReport(dict(counts), of_pairs + problems, _count_pairs(pairs) + notes, pairs)
+    gaps = [gap for _, source, split in sources for gap in find_gaps(source.files[split])]
+    problems = (*of_pairs, *problems, *gaps, *pictures.damage)
+    return LeakReport(dict(counts), problems, _count_pairs(pairs) + notes, pairs)
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -157,18 +182,19 @@ def find_leaks(
 
 @dataclass(frozen=True, eq=False)
 class _Pictures:
-    """A row a picture, split after split: `ids` (n,) str, `digests` (n,) int64, `hashes` and
-    `thumbnails` as in `duplicates`, or empty."""
+    """A row a picture, split after split: `ids` (n,) str, `digests` (n,) int64, `hashes` (n, 8) and
+    `thumbnails` as in `duplicates`, or empty; `damage` names those that are not as they were saved."""
 
     places: list[Place]
     ids: np.ndarray
     digests: np.ndarray
     hashes: np.ndarray
     thumbnails: np.ndarray
+    damage: list[str]
 
 
 def _read_pictures(sources, near: bool, total: int, progress: Progress | None) -> _Pictures:
-    places, columns = [], []
+    places, columns, damage = [], [], []
     for name, data, split in sources:
         if not data.counts[split]:
             continue
@@ -180,15 +206,30 @@ def _read_pictures(sources, near: bool, total: int, progress: Progress | None) -
         columns_of_places = zip(records, pictures.ids.tolist(), labels, strict=True)
         places += [Place(name, *record, *facts) for record, *facts in columns_of_places]
         num = len(pictures) if near else 0
-        hashes = np.empty(num, "uint64")
+        hashes = np.empty((num, len(TURNS)), "uint64")
         thumbnails = np.empty((num, THUMBNAIL_PX, THUMBNAIL_PX, 3), "uint8")
         for start in range(0, num, _BLOCK):
             for row, image in enumerate(pictures.images[start : start + _BLOCK], start):
-                hashes[row], thumbnails[row] = picture_hash(image), thumbnail(image)
+                hashes[row], thumbnails[row] = turned_hashes(image), thumbnail(image)
             if progress:
                 progress("pictures", done + min(start + _BLOCK, num), total)
         columns.append((pictures.ids, pictures.digests, hashes, thumbnails))
-    return _Pictures(places, *map(np.concatenate, zip(*columns, strict=True)))
+        if near:
+            damage += itertools.chain(*map_ahead(_find_damage, data.files[split]))
+    return _Pictures(places, *map(np.concatenate, zip(*columns, strict=True)), damage)
+
+
+def _find_damage(file: Path) -> list[str]:
+    """The pictures of a shard that decoders show, but not as they were saved."""
+    found = []
+    for number, record in read_records(file):
+        try:
+            decode_strictly(record.image)
+        except ValueError as error:
+            found.append(
+                f"{file.parent.name}/{file.name}, record {number} (id {record.id}): {error}"
+            )
+    return found
 
 
 # Comparing ----------------------------------------------------------------------------------------
@@ -201,16 +242,20 @@ def _find_pairs(pictures: _Pictures, near: bool) -> list[DuplicatePair]:
     own = np.array([row for row, p in enumerate(pictures.places) if p.split != EXTERNAL], int)
     for rows in own[_find_repeats(pictures.ids[own])].tolist():
         found[tuple(rows)] = "same id", None, None
-    if near:
-        pairs = find_near_pairs(pictures.hashes, pictures.thumbnails)
+    # From the last to the first: a picture that is symmetric is no turned copy, but a near duplicate.
+    for number in reversed(range(len(TURNS) if near else 0)):
+        turn = TURNS[-number % 4 if number < 4 else number]  # back from what was compared
+        seconds = pictures.hashes[:, number], turn_picture(pictures.thumbnails, number)
+        pairs = find_near_pairs(pictures.hashes[:, 0], pictures.thumbnails, seconds)
         for rows, distance, similarity in zip(*map(np.ndarray.tolist, pairs), strict=True):
             if pictures.digests[rows[0]] != pictures.digests[rows[1]]:
-                found[tuple(rows)] = "near duplicate", distance, similarity
+                kind = "turned copy" if turn else "near duplicate"
+                found[tuple(rows)] = kind, distance, similarity, turn
     for rows in _find_repeats(pictures.digests).tolist():
         found[tuple(rows)] = "same bytes", 0, 1.0
     return [
-        DuplicatePair(kind, *(pictures.places[row] for row in rows), distance, similarity)
-        for rows, (kind, distance, similarity) in sorted(found.items())
+        DuplicatePair(kind, *(pictures.places[row] for row in rows), *likeness)
+        for rows, (kind, *likeness) in sorted(found.items())
     ]
 
 

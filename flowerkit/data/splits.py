@@ -14,7 +14,7 @@ import numpy as np
 from flowerkit.accelerator import free_memory_bytes
 from flowerkit.data.images import DecodedImages, ShardReader, map_ahead, reserved_bytes
 from flowerkit.data.records import CorruptRecord
-from flowerkit.data.tfrecords import FlowerData, scan_shard
+from flowerkit.data.tfrecords import FlowerData, find_gaps, scan_shard
 from flowerkit.text import format_bytes
 
 CACHES = ("auto", "ram", "none")
@@ -67,6 +67,8 @@ def load_split(
     if not files or not data.counts[name]:
         raise ValueError(f"the {name} split of {data.folder} is empty. Attach or draw its shards.")
     start = time.perf_counter()
+    for gap in find_gaps(files):
+        _log.warning(gap)
     scan = _scan(data, name, on_corrupt)
     images = _open_images(scan.reader, name, cache, order)
     if on_corrupt == "skip":

@@ -7,8 +7,10 @@ record is a `tf.train.Example` with `image` (JPEG bytes), `id` (bytes) and, if l
 import itertools
 import os
 import re
+import shlex
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -19,14 +21,20 @@ from google.protobuf.message import DecodeError
 from flowerkit.data.class_names import find_csv_labels
 from flowerkit.data.example import Example
 from flowerkit.data.records import CorruptRecord, find_frames, frame, read_frames
-from flowerkit.files import make_folder, writing_to
+from flowerkit.files import explain_unpacking, make_folder, writing_to
 from flowerkit.submission import find_id_fault
 from flowerkit.text import join_some
 
 SPLITS = ("train", "val", "test")
 
 _FOLDER_NAME = re.compile(r"tfrecords-jpeg-(\d+)x\1")
-_SHARD_NAME = re.compile(r"(?P<number>\d{2,})-(?P<size>\d+)x(?P=size)-(?P<count>\d+)\.tfrec")
+_SHARD_NAME = re.compile(
+    r"(?P<number>\d{2,})-(?P<size>\d+)x(?P=size)-(?P<count>\d+)\.tfrec", re.IGNORECASE
+)
+_UNFINISHED = re.compile(
+    r"(.+\.tfrec\w*)\W.*", re.IGNORECASE
+)  # what a browser or gzip calls a shard
+_UNPACK = {".gz": "gzip -d", ".zip": "unzip", ".zst": "zstd -d", ".bz2": "bzip2 -d", ".xz": "xz -d"}
 _USUAL_SIZE_PX = 224
 _FEATURES = {"image": "bytes_list", "id": "bytes_list", "class": "int64_list"}
 
@@ -245,11 +253,12 @@ def find_shards(
 
     Without `image_size` it is 224 if that is there, else the only size there is. Raises
     FileNotFoundError if there are no shards, or none of that size; ValueError if the size must be
-    chosen, or if a file is not named NN-SxS-COUNT.tfrec.
+    chosen, if a file is not named NN-SxS-COUNT.tfrec, or if a split seems to have another name.
     """
     folder = Path(folder)
     size = _choose_size(folder, image_size)
     files = {split: _list_shards(folder / _folder_name(size) / split, size) for split in SPLITS}
+    _check_folders(folder / _folder_name(size), [split for split in SPLITS if not files[split]])
     counts = {split: sum(map(count_in_name, files[split])) for split in SPLITS}
     return FlowerData(folder, files, counts, tuple(class_names), size, origin)
 
@@ -282,10 +291,11 @@ def _choose_size(folder: Path, image_size: int | None) -> int:
 def _describe_absence(folder: Path) -> str:
     if not folder.is_dir():
         found = f"{folder} is a file" if folder.exists() else f"no folder {folder}"
-        return (
-            f"{found}. Pass the folder that holds tfrecords-jpeg-SxS/, or a folder of photos with a "
-            f"sub folder for each class."
+        remedy = explain_unpacking(folder) or (
+            "Pass the folder that holds tfrecords-jpeg-SxS/, or a folder of photos with a sub folder "
+            "for each class."
         )
+        return f"{found}. {remedy}"
     if _FOLDER_NAME.fullmatch(folder.name):
         return f"{folder} is the folder of an image size. Pass its parent, {folder.parent}."
     for near in (folder.parent.parent, *sorted(folder.iterdir())):
@@ -302,17 +312,55 @@ def _describe_absence(folder: Path) -> str:
 def _list_shards(split_folder: Path, image_size: int) -> tuple[Path, ...]:
     if not split_folder.is_dir():
         return ()
+    # Hidden files are what a copy from a Mac or an unfinished write leaves behind.
+    names = {path.name for path in split_folder.iterdir() if not path.name.startswith(".")}
     shards = {}
-    for path in split_folder.iterdir():
-        # Hidden files are what a copy from a Mac or an unfinished write leaves behind.
-        if path.suffix.startswith(".tfrec") and not path.name.startswith("."):
+    for name in names:
+        path = split_folder / name
+        if path.suffix.lower().startswith(".tfrec"):
             match = _match_name(path)
             if int(match["size"]) != image_size:
                 raise ValueError(
                     f"{path} says {match['size']} px in the folder of {image_size} px. Move it."
                 )
-            shards[path] = int(match["number"]), path.name
+            shards[path] = int(match["number"]), name
+        elif (found := _UNFINISHED.match(name)) and found[1] not in names:
+            # In its place: without it the split would be smaller, and nothing would say so.
+            remedy = "Finish the download, or rename or remove the file."
+            if command := _UNPACK.get(path.suffix.lower()):
+                remedy = f"Unpack it: {command} {shlex.quote(str(path))}"
+            raise ValueError(f"{path} stands where {found[1]} should be. {remedy}")
     return tuple(sorted(shards, key=shards.__getitem__))
+
+
+def _check_folders(size_folder: Path, missing: list[str]) -> None:
+    """Refuse valid/ or Train/ beside splits that are not there: they would be empty, silently."""
+    for entry in sorted(size_folder.iterdir()) if missing else ():
+        if entry.name[0] == "." or entry.name in SPLITS or not entry.is_dir():
+            continue
+        if any(path.suffix.lower().startswith(".tfrec") for path in entry.iterdir()):
+            raise ValueError(
+                f"{entry} holds shards, but is none of {', '.join(SPLITS)}, of which there is "
+                f"no {' and no '.join(missing)}. Rename it, or move it away."
+            )
+
+
+def find_gaps(files: Sequence[Path]) -> list[str]:
+    """What the numbers of a split's shards leave out or have twice, a sentence a split.
+
+    >>> find_gaps([Path(f"val/{name}-8x8-5.tfrec") for name in ("00", "03", "03", "04")])
+    ['val: no shard has the number 01, 02; two have 03. Download the shards again.']
+    """
+    numbers = Counter(int(_match_name(path)["number"]) for path in files)
+    if not numbers:
+        return []
+    first = 1 if min(numbers) == 1 else 0
+    missing = [n for n in range(first, max(numbers)) if n not in numbers]
+    facts = [("no shard has the number", missing)]
+    facts += [("two have", [n for n, count in sorted(numbers.items()) if count > 1])]
+    texts = [f"{text} {join_some([f'{n:02d}' for n in found])}" for text, found in facts if found]
+    split = files[0].parent.name
+    return [f"{split}: {'; '.join(texts)}. Download the shards again."] if texts else []
 
 
 def _folder_name(image_size: int) -> str:

@@ -50,21 +50,28 @@ def rewrite_keras(
     """
     source, was_mixed = Path(source), False
 
-    def rewrite(config: dict) -> dict:
+    def rewrite(node, of_keras: bool = True):
         nonlocal was_mixed
-        if float32 and config.get("class_name") == "DTypePolicy":
-            was_mixed |= config["config"]["name"] != "float32"
-            config["config"]["name"] = "float32"
-        if str(config.get("module")).startswith("keras.src.ops"):
+        if isinstance(node, list):
+            return [rewrite(each, of_keras) for each in node]
+        if not isinstance(node, dict):
+            return node
+        if "class_name" in node:  # a user's class may give these names another meaning
+            of_keras = str(node.get("module")).startswith("keras")
+        if float32 and node.get("class_name") == "DTypePolicy":
+            was_mixed |= node["config"]["name"] != "float32"
+            node["config"]["name"] = "float32"
+        if str(node.get("module")).startswith("keras.src.ops"):
             # Keras 3.10 gives operations such as a resize no name; the layer's entry repeats it.
-            config["config"].pop("name", None)
+            node["config"].pop("name", None)
         return {
-            key: value
-            for key, value in config.items()
-            if key != "compile_config" and repr(value) != repr(_NEUTRAL.get(key, _NO_VALUE))
+            key: rewrite(value, of_keras)
+            for key, value in node.items()
+            if key != "compile_config"
+            and not (of_keras and repr(value) == repr(_NEUTRAL.get(key, _NO_VALUE)))
         }
 
-    config = json.loads(json.dumps(_read_json(source, _CONFIG)), object_hook=rewrite)
+    config = rewrite(_read_json(source, _CONFIG))
     metadata = _read_json(source, _METADATA)
     # Not a member of its own: Keras takes a fourth member for a sign of assets.
     metadata[_CARD_KEY] = card.to_json()

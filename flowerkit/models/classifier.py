@@ -58,7 +58,7 @@ def build_classifier(
     body, preprocess = build_backbone(backbone, weights, input_size, dropout)
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
     resized = pixels
-    if any(_trains_by_default(layer) for _, layer in walk_layers(body)):
+    if _trains_by_default(body) or any(_trains_by_default(each) for _, each in walk_layers(body)):
         # Keras's image layers, called without `training`, switch all that follows to training. This
         # layer is called first, and by default switches it to inference.
         resized = keras.layers.Dropout(0.0, dtype="float32", name="inference_by_default")(pixels)

@@ -6,6 +6,8 @@ contract.
 
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -14,12 +16,16 @@ from flowerkit.models.freezing import own_learnable, unfreeze, walk_layers
 
 
 def read_keras(path: Path) -> keras.Model:
-    """The model in a `.keras` file, not compiled. Raises ValueError if it does not load."""
+    """The model in a `.keras` file, not compiled, in the precision that it was saved in.
+
+    Raises ValueError if it does not load.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # reads all; Keras would take what it finds
                 raise ValueError(f"{damaged} in it has changed since it was written.")
-        return keras.saving.load_model(path, compile=False)
+        with _policy_of(path):
+            return keras.saving.load_model(path, compile=False)
     except Exception as error:  # h5py, zipfile and Keras each have their own
         reason = f"{reason_of(error)} " if zipfile.is_zipfile(path) else "it is no zip file. "
         damaged = (
@@ -27,6 +33,21 @@ def read_keras(path: Path) -> keras.Model:
             f"Keras wrote it: install that version, or save it again."
         )
         raise ValueError(_explain_code(path, error) or damaged) from error
+
+
+@contextmanager
+def _policy_of(path: Path) -> Iterator[None]:
+    """The dtype policy of a file, which the layers that a user's layer makes for itself follow."""
+    mixed = None
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            mixed = re.search(rb'"(mixed_b?float16)"', archive.read("config.json"))
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(mixed[1].decode() if mixed else "float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def reason_of(error: Exception) -> str:
@@ -66,8 +87,6 @@ def adopt(network: str | keras.Model, *, input_size: int, with_weights: bool = T
             f"no backbone file {network}. Pass a .keras file or a backbone name."
         )
     source = read_keras(Path(network)) if is_file else network
-    if not isinstance(source, keras.Model):
-        raise ValueError(f"{name} holds a {type(source).__name__}. Pass a keras.Model.")
     if with_weights and not source.built:
         raise ValueError(
             f"{name} has no weights yet, because it has not been built. Begin it with "
@@ -159,13 +178,18 @@ def copy_state(source: keras.Model, target: keras.Model, *, learned: bool = True
     Without `learned` only what layers without weights to learn hold: an adapted Normalization, tables.
     Raises ValueError where the two are not alike.
     """
-    pairs = zip(_all_layers(source), _all_layers(target), strict=True)
-    for old, new in pairs:
+    sources, targets = _all_layers(source), _all_layers(target)
+    if len(sources) != len(targets):
+        raise ValueError(f"it has {len(targets)} layers, and they are of {len(sources)}.")
+    for old, new in zip(sources, targets, strict=True):
         given = not own_learnable(old) and not isinstance(old, keras.layers.BatchNormalization)
         if learned or given:
             held = {}  # as in a file: a layer may hold more than its weights say
             old.save_own_variables(held)
-            new.load_own_variables(held)
+            # By way of the host: on JAX training gives up the memory that the two would share.
+            new.load_own_variables(
+                {k: keras.ops.convert_to_numpy(v).copy() for k, v in held.items()}
+            )
 
 
 def _all_layers(model: keras.Model) -> list[keras.Layer]:
@@ -185,16 +209,12 @@ def load_weights(body: keras.Model, path: Path) -> None:
             f"no {what} {path}. Pass a weights file, a run folder, weights='imagenet', or None "
             f"(--weights none)."
         )
+    donor = find_part(read_keras(file)) if file.suffix == ".keras" else None
     try:
-        if file.suffix == ".keras":
-            copy_state(find_part(read_keras(file)), body)
-        else:
-            body.load_weights(file)
+        body.load_weights(file) if donor is None else copy_state(donor, body)
     except Exception as error:  # shapes, names, counts: each has its own
-        if _explain_code(file, error):
-            raise
         raise ValueError(
-            f"{path} holds the weights of another network: {reason_of(error)} Pass the backbone that "
+            f"{path} does not hold weights of this network: {reason_of(error)} Pass the backbone that "
             f"they were trained in (--backbone)."
         ) from error
 

@@ -26,12 +26,18 @@ def find_chain(model: keras.Model) -> Sequence[keras.Model]:
     return split_classifier(model) if _on_jax() and has_parts else (model,)
 
 
-def prepare_outputs(classifier: keras.Model, *, global_batch: int) -> None:
-    """Begin to compile what predicting uint8 images in such batches needs; on TensorFlow nothing."""
+def prepare_outputs(
+    models: Sequence[keras.Model],
+    *,
+    global_batch: int,
+    dtype: str = "uint8",
+    changing: Sequence[keras.Variable] = (),
+) -> None:
+    """Begin to compile what `stream_outputs` will run on such batches; on TensorFlow nothing."""
     if _on_jax():
-        dtype = "uint8"
-        for model in find_chain(classifier):
-            _find_program(model, (global_batch, *model.input_shape[1:]), dtype, ())
+        for model in models:
+            shape = (global_batch, *model.input_shape[1:])
+            _find_program(model, shape, dtype, _find_assigned(model, changing))
             dtype = "float32"
 
 
@@ -100,10 +106,9 @@ def _on_jax() -> bool:
 
 def _stream_with_jax(models, batches, changing) -> Iterator[np.ndarray]:
     distribution, waiting = keras.distribution.distribution(), None
-    ids = {id(variable) for variable in changing}
     # Weights are arguments of the programs: as constants they would be compiled in.
     values = [_values_of(model) for model in models]
-    assigned = [[v for v in model.weights if id(v) in ids] for model in models]
+    assigned = [_find_assigned(model, changing) for model in models]
     for batch in batches:
         if distribution is not None:
             layout = distribution.get_data_layout(batch.shape)
@@ -141,6 +146,11 @@ def forward_of(model: keras.Model, assigned: Sequence[keras.Variable] = ()) -> t
 
 def _values_of(model: keras.Model) -> list:
     return [variable.value for variable in model.weights]
+
+
+def _find_assigned(model: keras.Model, changing: Sequence) -> list[keras.Variable]:
+    ids = {id(variable) for variable in changing}
+    return [variable for variable in model.weights if id(variable) in ids]
 
 
 def _find_program(model: keras.Model, shape: tuple, dtype: str, assigned: Sequence) -> Program:

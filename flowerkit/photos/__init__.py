@@ -2,6 +2,7 @@
 
 walk             which files are photos, and what else lies around
 tree             whether sub folders are classes, or splits that hold class folders
+labels           labels in a csv, or in the file names
 listing          the photos of a folder with their classes (by folder or csv), ids and given splits
 reader           a photo as a square JPEG: formats, orientation, colours, resizing
 cache            photos read by processes and kept on the disk until the shards are written
@@ -25,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy(
         "check_resize": "conversion_file",
         "read_photo": "reader",
         "UnreadablePhoto": "reader",
+        "LabelsCsv": "labels",
         "Folders": "listing",
         "find_photos": "walk",
         "walk_photos": "walk",

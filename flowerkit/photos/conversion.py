@@ -30,6 +30,7 @@ from flowerkit.files import cache_folder, locked, make_folder, write_json, write
 from flowerkit.photos.assignment import SplitAssignment, assign_photos, check_fractions
 from flowerkit.photos.cache import PhotoCache, Progress
 from flowerkit.photos.conversion_file import Conversion, load_conversion
+from flowerkit.photos.labels import LabelsCsv
 from flowerkit.photos.listing import Folders, Listing, list_photos
 from flowerkit.photos.reader import JPEG_QUALITY, can_read_heic, check_size
 from flowerkit.photos.walk import name_paths, normalize_name
@@ -86,7 +87,8 @@ def convert_photos(
     val_fraction: float = 0.2,
     test_fraction: float = 0.1,
     seed: int = 0,
-    labels_csv: str | os.PathLike | None = None,
+    labels_csv: str | os.PathLike | LabelsCsv | None = None,
+    label_pattern: str | None = None,
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,
@@ -98,8 +100,8 @@ def convert_photos(
 
     `image_size` in px and `resize` are those of `read_photo`. Val and test get their fraction of each
     class, drawn by `seed`; folders train/, val/ and test/ or a csv's column `split` take precedence.
-    `labels_csv` names the classes, and `train`, `val` and `test` the folders that are splits, see
-    `list_photos`; `workers` are processes, by default one a core;
+    `labels_csv` or `label_pattern` names the classes, and `train`, `val` and `test` the folders that are
+    splits, see `list_photos`; `workers` are processes, by default one a core;
     with `beam_options` Apache Beam does it, see `photos.beam`, and makes the same files.
     `progress(title, done, total)` is called for each photo. `out` gets the shards, classes.json,
     sample_submission.csv, test_labels.csv (the test shards hold no labels, as in the competition), and
@@ -111,7 +113,9 @@ def convert_photos(
     """
     source, out = Path(photos).expanduser(), Path(out).expanduser()
     request = Request(source, out, image_size, resize, val_fraction, test_fraction, seed)
-    listing = list_photos(source, labels_csv, train=train, val=val, test=test)
+    listing = list_photos(
+        source, labels_csv, label_pattern=label_pattern, train=train, val=val, test=test
+    )
     request = replace(request, source=listing.folder)
     return _convert(request, listing, workers, progress, beam_options)
 
@@ -266,7 +270,8 @@ def load_photos(
     val_fraction: float = 0.2,
     test_fraction: float = 0.1,
     seed: int = 0,
-    labels_csv: str | os.PathLike | None = None,
+    labels_csv: str | os.PathLike | LabelsCsv | None = None,
+    label_pattern: str | None = None,
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,
@@ -279,7 +284,9 @@ def load_photos(
     arguments are the same. What is unreadable or left out is logged. Raises as `convert_photos`.
     """
     options = (image_size, resize, val_fraction, test_fraction, seed)
-    listing = list_photos(folder, labels_csv, train=train, val=val, test=test)
+    listing = list_photos(
+        folder, labels_csv, label_pattern=label_pattern, train=train, val=val, test=test
+    )
     out = cache_folder() / f"{_PREFIX}{_make_key(listing, options)}"
     request = Request(listing.folder, out, *options)
     if not request.unfinished.exists() and (conversion := load_conversion(out)):

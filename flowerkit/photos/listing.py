@@ -5,18 +5,25 @@ folders are splits, see `tree`; or a csv names the class of each photo. Names ar
 Unicode's composed form (NFC), because a Mac writes Korean syllables in pieces.
 """
 
-import csv
-import io
 import os
+import shlex
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path
 
 from flowerkit.data import find_alike, find_sizes, sort_class_names
-from flowerkit.photos.tree import SPLIT_WORDS, Part, find_named_splits, find_parts, find_start
+from flowerkit.files import explain_unpacking
+from flowerkit.photos.labels import (
+    LabelsCsv,
+    describe_several,
+    find_label,
+    name_class,
+    read_labels,
+    read_pattern,
+)
+from flowerkit.photos.tree import Part, find_named_splits, find_parts, find_start
 from flowerkit.photos.walk import (
     SUFFIXES,
     Photo,
@@ -30,16 +37,6 @@ from flowerkit.submission import to_id
 from flowerkit.text import join_some
 
 Folders = str | os.PathLike | Iterable[str | os.PathLike] | None
-
-_SPLITS = {word: split for split in ("train", "val", "test") for word in SPLIT_WORDS[split].split()}
-# What pandas writes for a label that is missing.
-_MISSING = ("nan", "<na>", "none", "null", "nat")
-_NAME_COLUMNS = (
-    *("file", "filename", "file_name", "path", "filepath", "image", "image_id", "image_name"),
-    *("photo", "picture", "img", "id", "name"),
-)
-_LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "species", "target")
-_SPLIT_COLUMNS = ("split", "set", "subset")
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,9 @@ class Listing:
 
 def list_photos(
     folder: str | os.PathLike,
-    labels_csv: str | os.PathLike | None = None,
+    labels_csv: str | os.PathLike | LabelsCsv | None = None,
     *,
+    label_pattern: str | None = None,
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,
@@ -71,9 +69,11 @@ def list_photos(
     `train`, `val` and `test` are folders, in `folder` or elsewhere, whose sub folders are classes; with
     `train` nothing else of `folder` is taken. What the names of folders say of splits is found without.
 
-    The csv's first line names the columns: one of file names (file, path, image, id ...), one of
-    classes (label, class, species ...), and perhaps `split`. A file name is a path, or a name that
-    occurs once, with or without its suffix. A photo without a row, or whose rows disagree, is left out.
+    The csv's first line names the columns: one of file names, which is seen by what it holds, one of
+    classes (label, class, species ...) or one for each class with 0 and 1, and perhaps one of splits
+    (split, is_valid, fold); a `LabelsCsv` names them where they are called otherwise. A file name is a
+    path, or a name that occurs once, with or without its suffix. A photo without a row, or whose rows
+    disagree, is left out. `label_pattern` takes the class from the file name instead: its first group.
 
     Raises FileNotFoundError or NotADirectoryError without folder or csv; ValueError if the folder holds
     shards, no photos or fewer than two classes with clearly different names, if its tree can be read in
@@ -83,11 +83,21 @@ def list_photos(
     _check_folder(folder)
     given = _find_given(folder, {"train": train, "val": val, "test": test})
     base, roots = _find_roots(folder, given)
-    walk, parts = _walk_roots(base, roots, given, find_named_splits if labels_csv else None)
+    if labels_csv and label_pattern:
+        raise ValueError(
+            "labels come from a csv (--labels) or a pattern (--label-pattern). Pass one."
+        )
+    by_folder = not (labels_csv or label_pattern)
+    walk, parts = _walk_roots(base, roots, given, None if by_folder else find_named_splits)
     if labels_csv:
-        photos = _label_by_csv(walk.photos, Path(labels_csv).expanduser(), walk, parts)
+        labels = labels_csv if isinstance(labels_csv, LabelsCsv) else LabelsCsv(labels_csv)
+        photos = _label_by_csv(walk.photos, labels, walk, parts)
+    elif label_pattern:
+        photos = _label_by_pattern(label_pattern, walk, parts)
     else:
         photos = _label_by_folder(folder, walk, parts)
+        if list(parts) == [""]:
+            _check_copies(folder, photos)
     if any(part.split for part in parts.values()) and not any(p.split == "val" for p in photos):
         # No val split is given, so the training photos give some to it.
         photos = [replace(p, split=None) if p.split == "train" else p for p in photos]
@@ -103,7 +113,7 @@ def list_photos(
 
 
 def _check_folder(folder: Path, option: str = "") -> None:
-    remedy = "Pass the folder that holds the class folders (unpack an archive first)."
+    remedy = explain_unpacking(folder) or "Pass the folder that holds the class folders."
     if not folder.exists():
         raise FileNotFoundError(f"no folder {folder}{option}. {remedy}")
     if not folder.is_dir():
@@ -205,7 +215,8 @@ def _label_by_folder(folder: Path, walk: Walk, parts: Mapping[str, Part]) -> lis
     if not photos:
         raise ValueError(
             f"{folder} holds {len(loose):,} photos, but none in a sub folder. Make a folder for each "
-            "class, or pass a csv of file names and labels (labels_csv=, --labels)."
+            "class, pass a csv of file names and labels (labels_csv=, --labels), or a pattern of the "
+            "names (label_pattern=, --label-pattern)."
         )
     for name, written in origins.items():
         if len(written) > 1:
@@ -227,128 +238,94 @@ def _find_part(path: str, parts: Mapping[str, Part]) -> tuple[str, Part | None]:
     return "", None
 
 
-def name_class(text: str) -> str:
-    """A class by what a folder or a csv calls it: as `normalize_name`, line ends and such as blanks."""
-    text = normalize_name(text)
-    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
+def _check_copies(folder: Path, photos: Iterable[Photo]) -> None:
+    """Refuse a class that holds folders named as the other classes: the whole, in a folder once more."""
+    inside = defaultdict(set)
+    for photo in photos:
+        top, *deeper = photo.path.split("/")[:-1]
+        inside[top] |= set(deeper[:1])
+    for top, inner in inside.items():
+        others = set(inside) - {top}
+        if len(inner & others) > 1:
+            shown = join_some([normalize_name(f"{name}/") for name in sorted(inner & others)], 3)
+            whole = shlex.quote(normalize_name(str(folder / top)))
+            raise ValueError(
+                f"{folder} and {normalize_name(top)}/ in it both hold {shown}: one may be a copy of the "
+                f"other. Pass {whole}, or move it out of {folder}."
+            )
 
 
 # Classes by csv -----------------------------------------------------------------------------------
 
 
-class _Row(NamedTuple):
-    line: int
-    name: str
-    class_name: str | None
-    split: str | None
-
-
 def _label_by_csv(
-    files: list[Photo], labels_csv: Path, walk: Walk, parts: Mapping[str, Part]
+    files: list[Photo], labels: LabelsCsv, walk: Walk, parts: Mapping[str, Part]
 ) -> list[Photo]:
+    file_name = Path(labels.file).name
     split_of = {
         photo.path: part.split for photo in files if (part := _find_part(photo.path, parts)[1])
     }
-    path_of = _index_paths(photo.path for photo in files)
-    found, missing, unlabelled = {}, [], 0
-    for row in _read_rows(labels_csv):
-        path = path_of.get(_compose(row.name))
-        if not path:
+    found, missing, several, unlabelled = {}, [], [], 0
+    for row in read_labels(labels, [photo.path for photo in files], walk.notes):
+        if not row.paths:
             missing.append(f"line {row.line}: {row.name}")
-        elif not row.class_name and (row.split or split_of.get(path)) != "test":
+        elif len(row.paths) > 1:
+            several.append(describe_several(row))
+        elif not row.class_name and (row.split or split_of.get(row.paths[0])) != "test":
             unlabelled += 1
-        elif found.setdefault(path, row)[2:] != row[2:]:
-            walk.left_out[path] = f"its rows disagree (line {row.line} says {row.class_name!r})"
-    if missing:
-        walk.notes.append(
-            f"{labels_csv.name}: {len(missing):,} rows name no photo that is there "
-            f"({join_some(missing, 3, '; ')})"
-        )
-    if unlabelled:
-        walk.notes.append(f"{labels_csv.name}: {unlabelled:,} rows have no label")
+        elif found.setdefault(row.paths[0], row)[3:] != row[3:]:
+            reason = f"its rows disagree (line {row.line} says {row.class_name!r})"
+            walk.left_out[row.paths[0]] = reason
+    for num, fact, rows in (
+        (len(missing), "name no photo that is there", missing),
+        (len(several), "name several photos, and need their folders", several),
+        (unlabelled, "have no label", []),
+    ):
+        if num:
+            some = f" ({join_some(rows, 3, '; ')})" if rows else ""
+            walk.notes.append(f"{file_name}: {num:,} rows {fact}{some}")
     photos = []
     for photo in files:
         split = split_of.get(photo.path)
         if photo.path not in found and split == "test":
             photos.append(replace(photo, split=split))
         elif photo.path not in found:
-            walk.left_out[photo.path] = f"it has no label in {labels_csv.name}"
+            walk.left_out[photo.path] = f"it has no label in {file_name}"
         elif photo.path not in walk.left_out:
             row = found[photo.path]
             photos.append(replace(photo, class_name=row.class_name, split=row.split or split))
     if not photos:
-        reason = join_some(missing, 3, "; ") or "it has no rows with a label"
+        reason = join_some([*missing, *several], 3, "; ") or "it has no rows with a label"
         raise ValueError(
-            f"{labels_csv} labels none of the photos ({reason}). Its file names are relative to the "
+            f"{labels.file} labels none of the photos ({reason}). Its file names are relative to the "
             "folder of photos."
         )
     return photos
 
 
-def _index_paths(paths: Iterable[str]) -> dict[str, str]:
-    """Every spelling that means one path: whole, without its suffix, or the name alone.
-
-    A spelling that several paths share means none of them, and is kept as "".
-
-    >>> _index_paths(["a/x.jpg", "b/x.jpg"])["x"]
-    ''
-    """
-    index = {_compose(path): path for path in paths}
-    for shorten in (
-        lambda path: str(path.with_suffix("")),
-        lambda path: path.name,
-        lambda path: path.stem,
-    ):
-        shorter = {}
-        for path in {path for path in index.values() if path}:
-            key = shorten(PurePosixPath(_compose(path)))
-            shorter[key] = "" if key in shorter else path
-        index = shorter | index
-    return index
+# Classes by a pattern -----------------------------------------------------------------------------
 
 
-def _compose(name: str) -> str:
-    return normalize_name(name.strip()).replace("\\", "/").removeprefix("./")
-
-
-def _read_rows(file: Path) -> Iterator[_Row]:
-    try:
-        # Not splitlines(), which ends a line at U+0085 and U+2028 too.
-        lines = list(io.StringIO(file.read_text(encoding="utf-8-sig")))
-    except UnicodeDecodeError as error:
+def _label_by_pattern(pattern: str, walk: Walk, parts: Mapping[str, Part]) -> list[Photo]:
+    compiled = read_pattern(pattern)
+    photos = []
+    for photo in walk.photos:
+        part = _find_part(photo.path, parts)[1]
+        split, name = part.split if part else None, find_label(compiled, photo.path)
+        if name or split == "test":
+            photos.append(replace(photo, class_name=name, split=split))
+        else:
+            walk.left_out[photo.path] = f"its name does not match {pattern!r}"
+    if not any(photo.class_name for photo in photos):
         raise ValueError(
-            f"{file} is not UTF-8 text (byte {error.start}). Save it as csv in UTF-8."
-        ) from None
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no {file}. Pass a csv of names and labels.") from None
-    head = lines[0] if lines else ""
-    mark = max(",;\t", key=head.count)
-    columns = [column.strip().casefold() for column in next(csv.reader([head], delimiter=mark), [])]
-    name, label, split = (
-        next((column for column in known if column in columns), None)
-        for known in (_NAME_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
-    )
-    if name is None or label is None:
-        raise ValueError(
-            f"{file} has the columns {', '.join(columns) or '(none)'}; it needs one of file names, "
-            "such as 'file', and one of classes, such as 'label', named in its first line."
+            f"label_pattern={pattern!r} (--label-pattern) matches no photo, such as "
+            f"{walk.photos[0].path!r}. It is searched for in the file name, or in the path if it holds "
+            "a slash."
         )
-    reader = csv.DictReader(lines[1:], columns, delimiter=mark, restval="")
-    for fields in reader:
-        if not fields[name].strip() and not fields[label].strip():
-            continue
-        text, line = fields[split].strip() if split else "", reader.line_num + 1
-        if text and text.casefold() not in _SPLITS:
-            raise ValueError(
-                f"{file}, line {line}: unknown split {text!r}. Write train, val or test."
-            )
-        class_name = name_class(fields[label].strip())
-        if class_name.casefold() in _MISSING:
-            class_name = None
-        yield _Row(line, fields[name].strip(), class_name or None, _SPLITS.get(text.casefold()))
+    return photos
 
 
-# Checks -----------------------------------------------------------------------------------
+# Checks -------------------------------------------------------------------------------------------
 
 
 def _find_classes(
@@ -373,9 +350,10 @@ def _find_classes(
         photos = [replace(p, class_name=None) if p.class_name in alone else p for p in photos]
     if len(names) < 2:
         fact = f"all {len(photos):,} photos under {folder} are of one class, {''.join(names)!r}"
-        inner = {photo.path.split("/")[1] for photo in photos if photo.path.count("/") > 1}
-        if len(inner) > 1:
-            top = folder / photos[0].path.split("/")[0]
+        shared = os.path.commonpath([os.path.dirname(photo.path) for photo in photos])
+        inner = {photo.path[len(shared) :].strip("/").split("/")[0] for photo in photos}
+        if shared and all("/" in photo.path[len(shared) + 1 :] for photo in photos):
+            top = folder / normalize_name(shared)
             raise ValueError(f"{fact}. Did you mean {top}, which holds {len(inner)} folders?")
         raise ValueError(f"{fact}. A classifier needs two classes: make a folder for each.")
     counts = Counter(photo.class_name for photo in photos)

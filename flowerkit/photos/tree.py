@@ -227,7 +227,8 @@ def _describe_flat(folder: Path, classes: Mapping[str, set[str]], splits: Mappin
     names = join_some([f"{normalize_name(name)}/" for name in splits], _SHOWN)
     return (
         f"{folder} holds {_show(classes)}: {names} are splits by name, but the photos to train on are "
-        "in no class folders. Pass a csv of file names and labels (labels_csv=, --labels), or name all "
+        "in no class folders. Pass a csv of file names and labels (labels_csv=, --labels), a pattern of "
+        "the names (label_pattern=, --label-pattern), or name all "
         f"of them as classes: --train {shlex.quote(str(folder))} (train=)."
     )
 

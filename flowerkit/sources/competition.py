@@ -1,5 +1,7 @@
 """Petals to the Metal on Kaggle: where its files are, and the names of its 104 flowers."""
 
+import contextlib
+import logging
 import os
 from pathlib import Path
 
@@ -11,9 +13,9 @@ TWIN_SLUG = "flower-classification-with-tpus"
 KAGGLE = Path(os.environ.get("FLOWERKIT_KAGGLE_ROOT") or "/kaggle")
 WORKING = KAGGLE / "working"
 # Sessions of 2026 mount under competitions/, older and hand-attached ones beside it.
-MOUNTS = tuple(
-    KAGGLE / "input" / place / slug for slug in (SLUG, TWIN_SLUG) for place in ("competitions", "")
-)
+INPUT = KAGGLE / "input"
+MOUNTS = tuple(INPUT / place / slug for slug in (SLUG, TWIN_SLUG) for place in ("competitions", ""))
+COUNTS = {"train": 12_753, "val": 3_712, "test": 7_382}
 # In the order of the class ids. Two names end in a blank (87 and 90), as in the competition's own
 # notebooks; the list is compared by a checksum, so it stays.
 # fmt: off
@@ -39,17 +41,28 @@ CLASS_NAMES = (
 )
 # fmt: on
 
+_log = logging.getLogger("flowerkit")
+
 
 def find_competition(*, image_size: int | None = 224) -> FlowerData:
     """The competition's shards of `image_size` px (192, 224, 331 or 512), from the first of MOUNTS.
 
-    Raises FileNotFoundError if no mount holds shards or the first that does lacks that size.
+    Where there is none, it may be mounted under another name: its shards hold as many images as the
+    competition's. Raises FileNotFoundError if no mount holds shards or the first that does lacks that
+    size.
     """
     if folder := next(filter(find_sizes, MOUNTS), None):
         return _find_in(folder, image_size)
+    others = [path.parent for path in sorted(INPUT.glob("**/tfrecords-jpeg-*/")) if path.is_dir()]
+    for folder in dict.fromkeys(others):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            if (data := _find_in(folder, image_size)).counts == COUNTS:
+                _log.info(f"the competition's data is mounted as {folder}")
+                return data
+    found = f"; {others[0]} holds others, for which pass --data {others[0]}" if others else ""
     raise FileNotFoundError(
-        f"no competition data (looked in {', '.join(map(str, MOUNTS))}). On Kaggle: Add Input, search "
-        f"for {SLUG!r} under Competitions, add it, and accept the rules on the competition's page."
+        f"no competition data (looked in {', '.join(map(str, MOUNTS))}{found}). On Kaggle: Add Input, "
+        f"search for {SLUG!r} under Competitions, add it, and accept the rules on its page."
     )
 
 

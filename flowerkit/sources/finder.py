@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flowerkit.data import FlowerData, find_ids, find_shards, find_sizes
 from flowerkit.files import cache_folder, make_folder, parse_json, writing_to
-from flowerkit.photos import Folders, find_photos, load_conversion
+from flowerkit.photos import Folders, LabelsCsv, find_photos, load_conversion
 from flowerkit.sources import competition
 from flowerkit.submission import read_ids, read_labels
 from flowerkit.text import join_some, pluralize
@@ -32,6 +32,8 @@ def find_data(
     source: str | os.PathLike = "auto",
     *,
     image_size: int | None = None,
+    labels_csv: str | os.PathLike | LabelsCsv | None = None,
+    label_pattern: str | None = None,
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,
@@ -44,28 +46,31 @@ def find_data(
     warning in the log. "drawn": drawn flowers, kept in the user's cache. Anything else is a folder.
     A folder of tfrecords-jpeg-SxS/ has its class names in its classes.json; without that file they are
     the competition's. A folder of photos, a sub folder a class, is converted into the user's cache
-    once, see `load_photos`, also for `train`, `val` and `test`, its folders that are splits;
+    once, see `load_photos`, with `labels_csv`, `label_pattern`, `train`, `val` and `test`;
     `progress(title, done, total)` is called meanwhile.
 
     Raises FileNotFoundError if the data or the size is not there, ValueError for a bad classes.json or
     photos that are not of two classes, RuntimeError if a download fails.
     """
-    is_split = train or val or test
+    is_described = train or val or test or labels_csv or label_pattern
     folder = Path(source).expanduser()
-    if source not in ("auto", "drawn") and (is_split or is_of_photos(folder)):
+    if source not in ("auto", "drawn") and (is_described or is_of_photos(folder)):
         from flowerkit.photos import load_photos
 
         return load_photos(
             folder,
             image_size=image_size or PHOTO_SIZE_PX,
+            labels_csv=labels_csv,
+            label_pattern=label_pattern,
             train=train,
             val=val,
             test=test,
             progress=progress,
         )
-    if is_split:
+    if is_described:
         raise ValueError(
-            f"train=, val= and test= (--train, --val, --test) are for a folder of photos. Received: "
+            "labels and splits (--labels, --label-pattern, --train, --val, --test) are for a folder of "
+            f"photos. Received: "
             f"{str(source)!r}. Pass that folder (--data PHOTOS)."
         )
     if source == "auto":

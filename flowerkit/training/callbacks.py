@@ -2,8 +2,7 @@
 
 Keras hands the logs of each step to `on_train_batch_end` as Python numbers; a number must be fetched,
 and while the host waits for it the accelerator has nothing to do. `StepHooks` therefore calls
-`on_step(done, logs)` of those callbacks that have one: `done` steps of the epoch have been started,
-and `logs` holds the running means as arrays that may still be being computed.
+`on_step` of every `StepListener`.
 """
 
 import logging
@@ -32,6 +31,16 @@ ESTIMATED_STEPS = 9
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
+class StepListener(keras.callbacks.Callback):
+    """A callback of the run that is called after each step, which Keras's are not without waiting."""
+
+    def on_step(self, done: int, logs: dict) -> None:
+        """`done` steps of the epoch have been started.
+
+        `logs` holds the running means as arrays that may still be being computed.
+        """
+
+
 class StepHooks(keras.callbacks.Callback):
     """Set the learning rate before every step, and call `on_step` of every listener after it.
 
@@ -46,6 +55,9 @@ class StepHooks(keras.callbacks.Callback):
         self.execute: Callable | None = None  # Keras's own step, while it is wrapped
         self.epoch = self.done = self.steps = 0
         self.rate: Callable[[int, int], float] | None = None
+        self.is_constant = False  # the rate, which a callback of yours may set then
+        self.planned: float | None = None  # the last rate that was set here
+        self.warned = False
         self.trained_at: float | None = None
         self.first_step_seconds: float | None = None
 
@@ -55,16 +67,21 @@ class StepHooks(keras.callbacks.Callback):
         self.trained = model
 
     @contextmanager
-    def around(self, rate: Callable[[int, int], float], callbacks: Sequence) -> Iterator[None]:
-        """For one `fit`: rates from `rate(epoch, done)`; listeners are callbacks with `on_step`."""
-        self.rate, self.latest = rate, None
-        self.listeners = [callback for callback in callbacks if hasattr(callback, "on_step")]
+    def around(
+        self, rate: Callable[[int, int], float], callbacks: Sequence, first_epoch: int = 0
+    ) -> Iterator[None]:
+        """For one `fit`: rates from `rate(epoch, done)`; `callbacks` that are listeners listen."""
+        self.rate, self.epoch = rate, first_epoch
+        self.listeners = [each for each in callbacks if isinstance(each, StepListener)]
         try:
             yield
         finally:
             self.release()
 
     def on_train_begin(self, logs=None):
+        rate = self.rate(self.epoch, 0)
+        if rate != self.planned:  # before your callbacks, which may set another
+            self.planned = self.model.optimizer.learning_rate = rate
         # Keras has made the compiled step by now, and looks it up on the model before each call.
         self.execute, self.steps = self.model.train_function, self.params["steps"]
         self.model.train_function = self._step
@@ -85,18 +102,40 @@ class StepHooks(keras.callbacks.Callback):
         of them out of the training loop and back.
         """
         rate = self.rate(self.epoch, self.done)
-        if rate == self.latest:
+        is_checked = self.done < 2 and not self.is_constant  # the host may wait then
+        if rate == self.planned and not is_checked:
             return state
-        self.latest, optimizer = rate, self.trained.optimizer
-        if keras.backend.backend() != "jax":
+        optimizer, place = self.trained.optimizer, None
+        if keras.backend.backend() == "jax":
+            variables = enumerate(optimizer.variables)
+            place = next(i for i, v in variables if v is optimizer.learning_rate)
+        if is_checked:
+            self._check_rate(optimizer.learning_rate if place is None else state[0][2][place], rate)
+        self.planned = rate
+        if place is None:
             optimizer.learning_rate = rate
             return state
         (trainable, others, slots, *metrics), *rest = state
-        place = next(i for i, v in enumerate(optimizer.variables) if v is optimizer.learning_rate)
         slots = list(slots)
         # Made of the value before it, and so where that is: elsewhere, the step would be compiled anew.
         slots[place] = 0.0 * slots[place] + rate
         return (trainable, others, slots, *metrics), *rest
+
+    def _check_rate(self, present, rate: float) -> None:
+        """Whether a callback of yours has set the rate, which the schedule's `rate` replaces."""
+        present = float(keras.ops.convert_to_numpy(present))
+        if math.isclose(present, self.planned, rel_tol=1e-5):
+            return
+        message = (
+            f"two controllers of the learning rate: one of your callbacks has set it to {present:g}, "
+            f"the schedule to {rate:g}. Pass schedule='constant' without plateau_patience, or leave "
+            f"your callback out"
+        )
+        if self.epoch == 0:
+            raise ValueError(f"{message}.")
+        if not self.warned:
+            _log.warning(f"{message}: the schedule's rates are used")
+        self.warned = True
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.done = epoch, 0
@@ -127,7 +166,7 @@ def _logs_of(outputs) -> dict:
     return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
-class StopFlag(keras.callbacks.Callback):
+class StopFlag(StepListener):
     """Ends training, and keeps the first reason that was given.
 
     An epoch that was left before its last step is dropped, unless it is the first, being all there is,
@@ -157,7 +196,7 @@ class StopFlag(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch > 0 and self.done < self.params["steps"] and self.reason is None:
-            self.request("one of your callbacks stopped it inside an epoch")
+            self.request("one of your callbacks stopped it inside an epoch", ends_run=False)
             self.cut_short = True
 
     def request(
@@ -218,7 +257,7 @@ class ReseedDropout(keras.callbacks.Callback):
             state.assign(np.random.SeedSequence((self.seed, epoch, number)).generate_state(2))
 
 
-class TerminateOnNaN(keras.callbacks.Callback):
+class TerminateOnNaN(StepListener):
     """Stop soon after a loss that is not a number, before anything of its epoch is kept.
 
     It reads the loss of `STEPS_AHEAD` steps ago, which is computed by now. (Keras's would fetch each
@@ -308,7 +347,7 @@ class EpochLogger(keras.callbacks.Callback):
         )
 
 
-class TimeLimit(keras.callbacks.Callback):
+class TimeLimit(StepListener):
     """Keep the rest of a phase within the run's `Clock`.
 
     At an epoch's end the epochs that are left are fitted anew where they have become too many or too
@@ -361,7 +400,7 @@ class TimeLimit(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-class TimeEstimate(keras.callbacks.Callback):
+class TimeEstimate(StepListener):
     """Say after ten steps, of one epoch or of several, how long the rest of a phase will take."""
 
     def __init__(self, phase):
@@ -389,7 +428,7 @@ class TimeEstimate(keras.callbacks.Callback):
             )
 
 
-class StepProgress(keras.callbacks.Callback):
+class StepProgress(StepListener):
     """Call `progress(description, done, total)` after each step of the epoch."""
 
     def __init__(self, progress: Callable[[str, int, int], None]):

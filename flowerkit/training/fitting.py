@@ -19,6 +19,7 @@ from flowerkit.data import FlowerData
 from flowerkit.models import split_classifier, stream_outputs
 from flowerkit.pipeline import steps_per_epoch
 from flowerkit.schedules import Schedule
+from flowerkit.training.callbacks import StepListener
 from flowerkit.training.lr_finder import (
     FEWEST_STEPS,
     find_rate,
@@ -180,6 +181,7 @@ def fit_network(
                 num_steps = min(num_steps, clock.left() / step_seconds)
             rate, reasons["max_lr"] = _search_rate(run, step, num_steps, progress)
             plan = replace(plan, max_lr=rate)
+    step.hooks.planned = None  # the rate, too, is what it was
     if clock.is_limited:
         field = "epochs" if plan.epochs == "auto" else "max_minutes"
         epochs, reasons[field] = _fit_epochs(run, step_seconds, most)
@@ -205,13 +207,13 @@ def _find_pace(run: RunContext, step: TrainStep) -> float:
     step.train(lambda epoch, done: 0.0, [watch], steps=PACE_STEPS)
     seconds = (watch.times[-1] - watch.times[1]) / (PACE_STEPS - 2)
     if not run.clock.image_seconds:
-        first_seconds = hosts.broadcast(step.hooks.first_step_seconds)
-        run.clock.compile_seconds = first_seconds / TRAINING_OVER_PREDICTING
+        compiling = step.program.seconds if step.program else step.hooks.first_step_seconds
+        run.clock.compile_seconds = hosts.broadcast(compiling) / TRAINING_OVER_PREDICTING
         run.clock.image_seconds = seconds / run.global_batch / TRAINING_OVER_PREDICTING
     return max(seconds, 1e-6)
 
 
-class _StepWatch(keras.callbacks.Callback):
+class _StepWatch(StepListener):
     def on_train_begin(self, logs=None):
         self.times = []
 

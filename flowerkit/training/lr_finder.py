@@ -19,7 +19,7 @@ import numpy as np
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data import FlowerData, load_split
 from flowerkit.pipeline import epoch_permutation, steps_per_epoch
-from flowerkit.training.callbacks import STEPS_AHEAD, ReseedDropout
+from flowerkit.training.callbacks import STEPS_AHEAD, ReseedDropout, StepListener
 from flowerkit.training.optimizers import copies_of
 from flowerkit.training.phases import find_phase
 from flowerkit.training.plan import FINE_TUNE, TrainingPlan, settle
@@ -254,7 +254,7 @@ def sweep(
     return reader
 
 
-class _LossReader(keras.callbacks.Callback):
+class _LossReader(StepListener):
     """Each batch's own loss, out of Keras's running means, `lag` steps late; stops when it diverges.
 
     Batches are equally long, so the mean of k, times k, less the mean of k - 1, times k - 1, is the

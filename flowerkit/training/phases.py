@@ -116,9 +116,12 @@ def plan_phases(
     """The phases of `plan` in order: with `freeze_epochs` and `epochs` there are two, else one.
 
     `steps_an_epoch` show all images once. `schedule`: given in Python, used as it is for the last
-    phase. Raises ValueError where the plan has another controller of the rate.
+    phase. Raises ValueError where the plan has another controller of the rate, or the schedule gives no
+    rate for an epoch.
     """
-    _check_own_schedule(plan, schedule)
+    if schedule is not None:
+        schedule = schedule.at(steps_an_epoch)
+        _check_own_schedule(plan, schedule)
     phases = []
     if plan.head_epochs and plan.epochs:
         of_head = plan.freeze_schedule_for(global_batch=global_batch)
@@ -201,9 +204,7 @@ def find_phase(plan: TrainingPlan, name: str | None, *, global_batch: int) -> Ph
     return plan_phases(plan, global_batch=global_batch)[-1 if name == "whole" else 0]
 
 
-def _check_own_schedule(plan: TrainingPlan, schedule: Schedule | None) -> None:
-    if schedule is None:
-        return
+def _check_own_schedule(plan: TrainingPlan, schedule: Schedule) -> None:
     others = []
     if plan.schedule != "constant":
         others.append(f"schedule={plan.schedule!r}")
@@ -212,9 +213,11 @@ def _check_own_schedule(plan: TrainingPlan, schedule: Schedule | None) -> None:
     if others:
         raise ValueError(
             f"two controllers of the learning rate: the plan's {' and '.join(others)}, and your "
-            f"schedule ({schedule}). With a schedule of your own the plan needs schedule='constant' and "
-            f"plateau_patience=None."
+            f"schedule ({schedule}). With a schedule of your own call train with a plan that has "
+            f"schedule='constant' and plateau_patience=None."
         )
+    for epoch in range(math.ceil(plan.network_epochs or plan.head_epochs)):
+        schedule(epoch)
 
 
 # The time ------------------------------------------------------------------------------------------

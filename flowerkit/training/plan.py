@@ -34,6 +34,12 @@ _CHOICES = {
     "cache": ("auto", "ram", "none"),
     "on_corrupt": ("raise", "skip"),
 }
+# For what Keras takes and a plan, which is data, does not.
+_OTHER_WAYS = {
+    "schedule": " A function or an object of Keras goes into train(..., schedule=).",
+    "optimizer": " Its rate is max_lr, its decay weight_decay.",
+    "class_weights": " 'balanced' gives each class the weight 1 / its number of images, 1 on average.",
+}
 Auto = Literal["auto"]
 # What "auto" is where nothing can be measured; `fitting` measures and replaces it.
 HEAD_EPOCHS = 10  # on features an epoch takes a second or less
@@ -195,15 +201,18 @@ class TrainingPlan:
         for name in ("backbone", "weights"):
             if isinstance(path := getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(path))
+        for name, choices in _CHOICES.items():
+            _check_choice(name, getattr(self, name), choices)
         for name, hint in typing.get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if getattr(value, "shape", None) == () and hasattr(value, "item"):
+                object.__setattr__(self, name, value.item())  # a number of NumPy, for JSON
             if name != "backbone" or not self.has_own_backbone:
                 _check_type(name, getattr(self, name), hint)
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value not in (None, "auto") and value < least:
                 raise ValueError(f"{name} must be {least} or more. Received: {name}={value}")
-        for name, choices in _CHOICES.items():
-            _check_choice(name, getattr(self, name), choices)
         if self.backbone_lr_factor not in (None, "auto"):
             check_between("backbone_lr_factor", self.backbone_lr_factor, 1e-6, 1)
         for name in ("label_smoothing", "dropout", "weight_decay", "ema"):
@@ -371,10 +380,11 @@ def _check_type(name: str, value, hint) -> None:
 
 
 def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str | None) or value not in choices:
+        hint = did_you_mean(str(value), filter(None, choices))
         raise ValueError(
             f"{name} must be one of {', '.join(map(str, choices))}. Received: {name}={value!r}."
-            f"{did_you_mean(value, filter(None, choices))}"
+            f"{_OTHER_WAYS.get(name, '') if not isinstance(value, str) else hint}"
         )
 
 

@@ -292,12 +292,13 @@ class RunFolder:
                 f"per_replica_batch is {plan.per_replica_batch}, but the batches of the run in {self} "
                 f"have {global_batch} images, {batch} a replica. Leave it, or train in a new folder."
             )
-        for name in ("kind", "backend", "replicas", "hosts", "precision"):
-            first, second = getattr(before, name), getattr(accelerator, name)
-            if first != second:
-                _log.info(
-                    f"resumed with another {name.removesuffix('s')}: {first} before, {second} now"
-                )
+        names = ("kind", "backend", "replicas", "hosts", "precision")
+        pairs = ((name, getattr(before, name), getattr(accelerator, name)) for name in names)
+        if changes := [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]:
+            _log.info(
+                f"the run goes on with another device: {join_some(changes)}; a batch stays "
+                f"{global_batch:,} images"
+            )
         return replace(plan, per_replica_batch=batch)
 
     def with_its_backbone(self, plan: TrainingPlan) -> TrainingPlan:
@@ -477,8 +478,12 @@ def find_goes_on(plan: TrainingPlan, class_names: Sequence[str]) -> TrainingPlan
     if plan.weights in (None, "imagenet") or not os.path.isdir(plan.weights):
         return None
     run = RunFolder(plan.weights)
+    if not run.environment_file.is_file():
+        return None
     before = run.plan()
     same_head = (before.head, before.binary) == (plan.head, plan.binary)
+    if plan.head == "flatten":  # its weights fit one size of the map
+        same_head &= before.input_size == plan.input_size
     same_classes = run.environment().data.class_names == tuple(class_names)
     return before if same_head and same_classes else None
 

@@ -103,6 +103,7 @@ def build_model(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) 
         if find_goes_on(plan, data.class_names):
             _, head = split_classifier(classifier)
             copy_state(split_classifier(RunFolder(plan.weights).model())[1], head)
+            _log.info(f"backbone and head go on from {plan.weights}")
     return classifier
 
 
@@ -118,6 +119,8 @@ class TrainStep(abc.ABC):
     model: keras.Model
     hooks: StepHooks
     progress: Progress | None = None
+    statistics: Any = None  # of its norms, see `validation.statistics_of`
+    program: Program | None = None  # on JAX
     name: str  # in the log
 
     @classmethod
@@ -175,7 +178,7 @@ class TrainStep(abc.ABC):
         """Trace the training step and begin to compile it; what is compiled is what `fit` runs."""
         function, state, data = self.for_jax()
         divided = data[1].sharding and (None, tuple([v.sharding for v in each] for each in state))
-        program = Program(
+        self.program = program = Program(
             self.name, function, state, data, donate=(0,), out_shardings=divided or None
         )
         # Keras makes none where there is one. The lists are tuples after some optimizers.
@@ -198,7 +201,7 @@ class TrainStep(abc.ABC):
         `rate(epoch, done)` is the learning rate of the step after `done` steps of `epoch`. The batches
         are those from `first_step` on, see `batches`.
         """
-        with self.hooks.around(rate, callbacks):
+        with self.hooks.around(rate, callbacks, first_epoch):
             self.model.fit(
                 self.batches(first_step).for_keras(),
                 epochs=last_epoch,
@@ -340,11 +343,11 @@ def compile_ahead(run: RunContext, *, phases: Sequence[bool]) -> None:
     if keras.backend.backend() != "jax":
         return
     if True in phases:  # the features come first
-        prepare_outputs(run.classifier, global_batch=run.global_batch)
+        prepare_outputs(find_chain(run.classifier), global_batch=run.global_batch)
     if run.plan.class_weights != "balanced":  # which are constants of the step, and need the labels
         for is_frozen in phases:
             run.steps[is_frozen] = TrainStep.for_phase(run, is_frozen)
-    prepare_outputs(run.classifier, global_batch=run.global_batch)
+    prepare_outputs(find_chain(run.classifier), global_batch=run.global_batch)
 
 
 def list_programs(

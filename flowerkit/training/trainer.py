@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -23,8 +23,9 @@ from flowerkit.metrics import count_classes
 from flowerkit.models import check_reload, choose_trainable, save_classifier
 from flowerkit.pipeline import epoch_permutation, own_first, steps_per_epoch
 from flowerkit.prediction import Predictions, describe_data
-from flowerkit.schedules import Schedule
+from flowerkit.schedules import Constant, Schedule, as_schedule
 from flowerkit.sources import check_test_split
+from flowerkit.text import did_you_mean, pluralize
 from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
 from flowerkit.training.fitting import (
@@ -37,7 +38,7 @@ from flowerkit.training.fitting import (
 )
 from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
-from flowerkit.training.plan import EPOCHS, FINE_TUNE, TrainingPlan, name_plan, settle
+from flowerkit.training.plan import EPOCHS, FINE_TUNE, MONITORS, TrainingPlan, name_plan, settle
 from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult, find_goes_on
 from flowerkit.training.step import (
     STATISTICS_IMAGES,
@@ -46,12 +47,13 @@ from flowerkit.training.step import (
     TrainStep,
     compile_ahead,
 )
-from flowerkit.training.validation import ModelCheckpoint, Validation, load_state
+from flowerkit.training.validation import ModelCheckpoint, Validation, load_state, statistics_of
 
 _log = logging.getLogger("flowerkit")
 
 FEW_STEPS = 20
 _LOWER_RATE = "a lower learning rate (max_lr, --max-lr), or leave these images out"
+_RATE_SETTERS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +85,8 @@ def train(
     *,
     out: str | os.PathLike | None = None,
     accelerator: Accelerator | None = None,
-    schedule: Schedule | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    schedule: Schedule | Callable | float | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback | None = (),
     resume: bool = False,
     started: float | None = None,
     progress: Progress | None = None,
@@ -96,22 +98,39 @@ def train(
     exactly where its last whole epoch ended; on another number of replicas or hosts, or in another
     precision, with the same batches, and a log line says what has changed.
     Of several hosts (`connect`) each calls it with the same arguments; host 0 alone writes `out`.
-    `schedule`: your own for the last phase, such as `schedules.OfEpochAndRate(f, start_lr)`, used as it
-    is; a plan is data and holds no function, so a resumed run needs it again. `callbacks` are yours,
-    called after the run's own; their `self.model` trains the classifier, which is its layer
-    "flower_classifier", or on features its layer "head". `started` (`time.monotonic()`) is when the
-    clock of `max_minutes` began. `progress(description, done, total)` is called after every step.
+    `schedule`: your own for the last phase, used as it is: a `schedules.Schedule`, a function of the
+    epoch (from 0) or of (epoch, rate), which begins with the plan's max_lr, an object of
+    keras.optimizers.schedules, which counts the phase's steps, or a rate. A plan is data and holds no
+    function, so a resumed run needs it again. `callbacks`, or one of them, are yours, called after the
+    run's own; their `self.model` trains the classifier, which is its layer "flower_classifier", or on
+    features its layer "head". One that sets `stop_training` ends the phase, one that sets the learning
+    rate needs a constant rate. `started` (`time.monotonic()`) is when the clock of `max_minutes` began.
+    `progress(description, done, total)` is called after every step.
 
     Raises ValueError for data that cannot be trained on (an empty split, one class, a batch larger
-    than the split, validation that shares images with training), a time that is too short and two
-    controllers of the learning rate; FileExistsError when `out` holds a run; RuntimeError when training
-    ended before there was a model to keep.
+    than the split, validation that shares images with training), a time that is too short, two
+    controllers of the learning rate and what is no schedule or no callback; FileExistsError when `out`
+    holds a run; RuntimeError when training ended before there was a model to keep. After an error in the
+    first epoch `out` is free for another run.
     """
     started = time.monotonic() if started is None else started
-    accelerator = accelerator or connect()
-    accelerator = replace(accelerator, precision=hosts.broadcast(accelerator.precision))
+    if not isinstance(plan, TrainingPlan):
+        raise ValueError(
+            f"plan must be a TrainingPlan, such as load_plan('fine-tune') or TrainingPlan(epochs=5). "
+            f"Received: plan={plan!r}"
+        )
+    callbacks = _read_callbacks(plan, callbacks)
+    if schedule is not None:
+        schedule = as_schedule(schedule, start_lr=plan.highest_lr)
+        plan_phases(plan, global_batch=1, schedule=schedule)  # refuses two controllers of the rate
+    if not isinstance(data, FlowerData):
+        raise ValueError(f"data must be what find_data(FOLDER) returns. Received: data={data!r}")
+    given, accelerator = accelerator, accelerator or connect()
     folder = _open_folder(out, plan, schedule, resume)
-    _check_callbacks(plan, callbacks)
+    precision = accelerator.precision
+    if resume and given is None:
+        precision = folder.environment().accelerator.precision
+    accelerator = replace(accelerator, precision=hosts.broadcast(precision))
     if resume:
         plan = folder.continue_with(folder.complete(plan), accelerator)
     with folder.locked():
@@ -126,6 +145,11 @@ def _train(
     data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
 ) -> tuple[RunContext, own.StopFlag, float | None]:
     """All of a run up to its last step: the part that several hosts do together."""
+    if hosts.count() > 1 and plan.has_own_backbone:
+        raise ValueError(
+            "several hosts need the backbone as a file that each of them has: save the model, and pass "
+            "backbone='FILE.keras' (--backbone FILE.keras)."
+        )
     run = _prepare(data, plan, accelerator, folder, schedule, hosts.broadcast(started), resume)
     first_step_seconds = None
     for phase in _plan_phases(run, schedule):
@@ -251,7 +275,6 @@ def _prepare(
         before=find_goes_on(plan, data.class_names),
     )
     is_frozen = plan.freeze_epochs > len(history) and (not history or history.last["phase"] == 1)
-    plan_phases(plan, global_batch=1, schedule=schedule)  # refuses two controllers of the rate
     # Before the data: a missing backbone or missing weights are reported at once.
     plan, classifier, parts, smaller = build_in_time(
         plan, data, accelerator, clock, is_open=is_open, needs_features=is_frozen
@@ -289,6 +312,8 @@ def _prepare(
         )
         with accelerator.scope():
             compile_ahead(run, phases=sure)
+            for step in run.steps.values():
+                statistics_of(step).prepare(run.global_batch, step.model.inputs[0].dtype)
         train_split, val_split = splits.result()
     run = replace(
         run,
@@ -321,13 +346,38 @@ def _plan_phases(run: RunContext, schedule: Schedule | None) -> list[Phase]:
     )
 
 
-def _check_callbacks(plan: TrainingPlan, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    kinds = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
+def _read_callbacks(plan: TrainingPlan, callbacks) -> list[keras.callbacks.Callback]:
+    """Yours as a list. Refuses what Keras would not call, and what the run does itself."""
+    if callbacks is None:
+        callbacks = ()
+    is_list = isinstance(callbacks, Iterable) and not isinstance(callbacks, str)
+    callbacks = list(callbacks) if is_list else [callbacks]
     for callback in callbacks:
-        if isinstance(callback, kinds):
+        name = getattr(callback, "__name__", type(callback).__name__)
+        if not isinstance(callback, keras.callbacks.Callback):
+            made = f"{name}()" if isinstance(callback, type) else "a keras.callbacks.LambdaCallback"
+            raise ValueError(
+                f"callbacks must be objects of keras.callbacks.Callback, such as {made}. "
+                f"Received: {callback!r}"
+            )
+        if isinstance(callback, _RATE_SETTERS):
             raise ValueError(
                 f"two controllers of the learning rate: the plan's schedule={plan.schedule!r} and "
-                f"your {type(callback).__name__}. Leave it out, and put the rate into the plan."
+                f"your {name}. Leave it out, and put the rate into the plan; a function of the epoch "
+                f"is train(..., schedule=f)."
+            )
+        if isinstance(callback, (keras.callbacks.EarlyStopping, keras.callbacks.ModelCheckpoint)):
+            if callback.monitor not in MONITORS:  # of which Keras only warns, each epoch
+                raise ValueError(
+                    f"your {name} monitors {callback.monitor!r}, which is not logged by this run; it "
+                    f"logs {', '.join(MONITORS)}.{did_you_mean(str(callback.monitor), MONITORS)}"
+                )
+            if callback.mode == "auto":  # Keras knows the directions of its own metrics alone
+                callback.mode = MONITORS[callback.monitor]
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise ValueError(
+                f"{name} would begin where another run ended: every run is kept for this. Leave it "
+                f"out, and continue a run by train(..., out=RUN, resume=True)."
             )
     packages = ("tensorboard", "tensorflow") if plan.tensorboard else ()  # Keras writes with both
     for package in packages:
@@ -335,6 +385,7 @@ def _check_callbacks(plan: TrainingPlan, callbacks: Sequence[keras.callbacks.Cal
             raise ModuleNotFoundError(
                 f"tensorboard=True needs a missing package: pip install {package}, or leave it out"
             )
+    return callbacks
 
 
 def _check_layers(classifier: keras.Model, plan: TrainingPlan) -> None:
@@ -344,7 +395,11 @@ def _check_layers(classifier: keras.Model, plan: TrainingPlan) -> None:
             f"freeze_epochs={plan.freeze_epochs}, but {plan.backbone} has no weights to freeze."
         )
     if plan.epochs:
-        choose_trainable(classifier, plan.unfreeze_from, freeze_norms=plan.freeze_norms)
+        chosen = choose_trainable(classifier, plan.unfreeze_from, freeze_norms=plan.freeze_norms)
+        if plan.unfreeze_from is not None:  # several layers may be meant
+            _log.info(
+                f"the backbone learns from {chosen[0]!r} on: {pluralize(len(chosen), 'layer')}"
+            )
 
 
 def _load_splits(
@@ -482,22 +537,30 @@ def fit(
         validation = next(each for each in watching if isinstance(each, Validation))
         limit = own.TimeLimit(run, phase, validation, stop)
         watching.append(limit)
-    with stop.on_interrupt():
-        step.train(
-            _find_rate(run, phase),
-            watching,
-            steps=phase.steps,
-            first_step=_count_steps(run, phase),
-            first_epoch=first_epoch,
-            last_epoch=phase.first_epoch + phase.epochs,
-        )
+    step.hooks.is_constant = isinstance(phase.schedule, Constant)
+    try:
+        with stop.on_interrupt():
+            step.train(
+                _find_rate(run, phase),
+                watching,
+                steps=phase.steps,
+                first_step=_count_steps(run, phase),
+                first_epoch=first_epoch,
+                last_epoch=phase.first_epoch + phase.epochs,
+            )
+    except Exception:  # of a callback of yours, most often
+        if not first_epoch and len(run.history) <= 1:
+            run.folder.history_file.unlink(missing_ok=True)  # so the same call starts anew
+        raise
     if stop.reason is None and limit and limit.refitted:
         rest = limit.refitted
         _log.info(f"fitted anew: {rest.epochs} epochs of {rest.steps:,} steps are left")
         run.folder.write_plan(run.plan, run.folder.fitted().with_rest(rest, {}))
         return limit.refitted
     if stop.reason is None and len(run.history) < phase.first_epoch + phase.epochs:
-        stop.reason, stop.ends_run = "one of your callbacks stopped it", True
+        stop.reason = "one of your callbacks stopped it"
+    if stop.reason is not None and not stop.ends_run:
+        _log.info(f"phase {phase.number} ended: {stop.reason}")
     return None
 
 

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import hosts
-from flowerkit.models import find_chain, stream_outputs, walk_layers
+from flowerkit.models import find_chain, prepare_outputs, stream_outputs, walk_layers
 from flowerkit.prediction import Predictions
 from flowerkit.training.callbacks import StopFlag
 from flowerkit.training.optimizers import averaged_weights, copies_of
@@ -42,6 +42,14 @@ class NormStatistics:
             else part
             for part in parts
         ]
+
+    def prepare(self, global_batch: int, dtype: str) -> None:
+        """Begin to compile what `recompute` runs on batches of so many images or features, on JAX."""
+        if self.norms:
+            with _as_in_training(self.norms):
+                prepare_outputs(
+                    self.probes, global_batch=global_batch, dtype=dtype, changing=self._variables()
+                )
 
     def recompute(self) -> None:
         """Set mean and variance to those of all batches under the present weights."""
@@ -77,6 +85,13 @@ class NormStatistics:
 
     def _variables(self) -> list:
         return [v for norm in self.norms for v in (norm.moving_mean, norm.moving_variance)]
+
+
+def statistics_of(step: TrainStep) -> NormStatistics:
+    """The statistics of the norms that learn in a phase, made once, with its layers trainable."""
+    if step.statistics is None:
+        step.statistics = NormStatistics(step.judged, step.statistics_batches)
+    return step.statistics
 
 
 def _find_learning(model: keras.Model) -> list[keras.layers.BatchNormalization]:
@@ -115,7 +130,7 @@ class Validation(keras.callbacks.Callback):
         self.step, self.stop = step, stop
         self.ema = run.plan.ema
         self.monitor = run.plan.monitor if run.plan.monitor.startswith("val_") else "val_loss"
-        self.statistics = NormStatistics(step.judged, step.statistics_batches)
+        self.statistics = statistics_of(step)
         self.predictions: Predictions | None = None
         self.averaged_is_better = False
         self.seconds = self.predict_seconds = 0.0

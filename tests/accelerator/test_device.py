@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 
+from flowerkit.accelerator import device
 from flowerkit.accelerator.device import choose_precision, connect
 from flowerkit.accelerator.machine import CHOSEN_BACKEND, RECORDED_VARIABLES
 
@@ -223,6 +224,24 @@ def test_jax_used_before_connect_is_an_error_with_the_remedy():
     )
     assert found.startswith("RuntimeError: jax did not start on the CPU: jax_num_cpu_devices")
     assert found.endswith("Restart the session and call connect() before anything else uses jax.")
+
+
+def test_a_cuda_plugin_of_another_version_than_jaxlib_is_named(monkeypatch):
+    found = {"jaxlib": "0.10.2", "jax-cuda12-plugin": "0.9.1", "jax-cuda13-plugin": None}
+    monkeypatch.setattr(device, "versions", lambda: found)
+    assert device._find_plugin_gap() == " (jax-cuda12-plugin 0.9.1 does not fit jaxlib 0.10.2)"
+    found["jax-cuda12-plugin"] = "0.10.2"
+    assert device._find_plugin_gap() == ""
+
+
+def test_several_tasks_are_refused_where_only_tensorflow_is_there():
+    found = run_fresh("""
+        tasks = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}
+        modules = frozenset({"keras", "tensorflow"})
+        found = error(evidence=Evidence(environ=tasks, modules=modules))
+    """)
+    assert found.startswith("RuntimeError: 2 hosts (SLURM) train one model on jax alone")
+    assert "KERAS_BACKEND=jax" in found
 
 
 def test_an_unknown_requirement_is_refused():

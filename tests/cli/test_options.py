@@ -3,7 +3,7 @@ import typing
 
 import pytest
 
-from flowerkit.cli.options import find_changes
+from flowerkit.cli.options import find_changes, read_plan
 from flowerkit.cli.parser import parse
 from flowerkit.training.plan import FINE_TUNE, PLANS, TrainingPlan
 
@@ -55,3 +55,11 @@ def test_the_help_of_train_explains_every_field_and_names_the_plans(flowerkit):
     assert re.search(r"--freeze-epochs N [^\[]*\[auto\]", text)
     assert re.search(r"--dropout X [^\[]*\[0\.2\]", text)
     assert re.search(r"--patience N [^\[]*\[\d+\]", text)
+
+
+def test_a_run_that_goes_on_keeps_its_network_unless_the_options_say_another(finished_run):
+    weights = {"weights": str(finished_run.folder)}
+    plan = read_plan(None, weights | {"epochs": 3})
+    assert (plan.backbone, plan.head, plan.epochs) == ("tiny", "notebook", 3)
+    assert plan.weights == str(finished_run.folder)
+    assert read_plan(None, weights | {"head": "plain"}).head == "plain"

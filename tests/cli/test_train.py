@@ -54,6 +54,20 @@ def test_with_photos_the_labels_of_test_are_known_and_so_is_the_score(
     assert "F1 on test" in (run / "report.html").read_text(encoding="utf-8")
 
 
+def test_in_several_tasks_a_command_other_than_train_is_refused(flowerkit, drawn, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    status, _, err = flowerkit("lr-find", "--data", drawn.folder)
+    assert (status, "2 processes" in err, "srun --ntasks=1" in err) == (1, True, True)
+
+
+def test_a_host_that_cannot_be_is_wrong_usage(flowerkit):
+    status, _, err = flowerkit(
+        "train", "--coordinator", "10.0.0.1:9000", "--num-hosts", 2, "--host", 2
+    )
+    assert (status, "--host I" in err) == (2, True)
+
+
 class _CtrlC(logging.Handler):
     """Presses Ctrl-C when the first epoch is logged."""
 

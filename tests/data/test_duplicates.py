@@ -10,10 +10,13 @@ from flowerkit.data import duplicates
 from flowerkit.data.duplicates import (
     MAX_DISTANCE,
     MIN_SIMILARITY,
+    TURNS,
     find_near_pairs,
     group_rows,
     picture_hash,
     thumbnail,
+    turn_picture,
+    turned_hashes,
 )
 from flowerkit.sources import draw_flower
 
@@ -70,10 +73,21 @@ def test_what_is_no_picture_is_refused_with_its_shape(shape):
         picture_hash(np.zeros((8, 8, 3), "float32"))
 
 
-def test_a_mirrored_picture_is_another_one(flowers):
+def test_a_mirrored_picture_has_another_hash_and_the_turned_hashes_have_it(flowers):
     for image in flowers:
         mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         assert count_bits(*look([image, mirrored])[0]) > 2 * MAX_DISTANCE
+        pixels = np.asarray(image)
+        hashes = turned_hashes(pixels)
+        assert hashes[0] == picture_hash(pixels)
+        for turn in range(len(TURNS)):
+            turned = np.ascontiguousarray(turn_picture(pixels, turn))
+            assert count_bits(picture_hash(turned), hashes[turn]) <= 2
+    left, right = np.split(np.asarray(flowers[0]), 2, axis=1)
+    expected = np.concatenate([right[:, ::-1], left[:, ::-1]], axis=1)
+    np.testing.assert_array_equal(turn_picture(np.asarray(flowers[0]), 4), expected)
+    np.testing.assert_array_equal(turn_picture(pixels[None], 1)[0], np.rot90(pixels))
+    assert (TURNS[1], TURNS[4]) == ("turned by 90 degrees", "mirrored")
 
 
 def test_a_thumbnail_has_the_colours_of_the_picture():

@@ -90,6 +90,44 @@ def test_a_near_copy_in_test_is_found_by_looking_only(tmp_path):
     assert report.problems[0].endswith("test/00-48x48-1.tfrec, record 0 (id anew)")
 
 
+@pytest.mark.parametrize(
+    ("turn", "text"),
+    [
+        (lambda pixels: pixels[:, ::-1], "mirrored"),
+        (lambda pixels: np.rot90(pixels), "turned by 90 degrees"),
+        (lambda pixels: pixels[::-1, ::-1], "turned by 180 degrees"),
+        (lambda pixels: np.rot90(pixels, 3), "turned by 270 degrees"),
+    ],
+)
+def test_a_mirrored_and_a_turned_copy_is_found(tmp_path, turn, text):
+    pixels = np.ascontiguousarray(turn(draw_flower(8, size=48, seed=1)))
+    data = write(tmp_path, clean_train(), [*clean_val(), Record(encode(pixels, 80), "copy", 2)])
+    report = find_leaks(data)
+    assert describe(report) == [("turned copy", "2-1", "copy")]
+    assert report.pairs[0].turn == text
+    assert report.problems[0].startswith(f"in train and val, turned copy, {text}, ")
+    assert report.notes == ("pairs of the same picture between train and val: 1 turned copy",)
+
+
+def test_a_damaged_picture_that_decoders_show_is_a_problem(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), "uint8")
+    jpeg = encode(noise)
+    half = len(jpeg) // 2
+    jpeg = jpeg[:half] + (b"flowers" * half)[: half - 2] + jpeg[-2:]
+    report = find_leaks(write(tmp_path, [*clean_train(), Record(jpeg, "half", 0)], clean_val()))
+    assert report.problems[0].startswith(
+        "train/01-48x48-5.tfrec, record 4 (id half): damaged (Corrupt JPEG data: "
+    )
+
+
+def test_a_shard_that_is_missing_between_others_is_a_problem(tmp_path):
+    data = write(tmp_path, [*clean_train(), *clean_train()[:3]], clean_val())
+    data.files["train"][1].unlink()
+    assert find_leaks(find_shards(tmp_path, class_names=NAMES, origin="folder")).problems == (
+        "train: no shard has the number 01. Download the shards again.",
+    )
+
+
 def test_a_shared_id_is_a_leak_whatever_it_shows(tmp_path):
     data = write(tmp_path, clean_train(), [*clean_val(), draw(0, 77, id="0-1")])
     assert describe(find_leaks(data)) == [("same id", "0-1", "0-1")]

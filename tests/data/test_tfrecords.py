@@ -1,6 +1,7 @@
 """tfrecords: records parsed and written; shards in folders, found by name and checked."""
 
 import io
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from flowerkit.data.tfrecords import (
     check_example,
     check_shard,
     count_in_name,
+    find_gaps,
     find_shards,
     find_sizes,
     parse_example,
@@ -322,6 +324,62 @@ def test_a_shard_with_another_name_is_refused(tmp_path, name):
     touch(tmp_path, 64, name)
     with pytest.raises(ValueError, match=f"{name} is not named NN-SxS-COUNT.tfrec"):
         find(tmp_path)
+
+
+def test_the_ending_of_a_shard_may_be_in_capitals(tmp_path):
+    touch(tmp_path, 64, "00-64x64-5.TFREC")
+    touch(tmp_path, 64, "01-64x64-4.tfrec")
+    assert find(tmp_path).counts["train"] == 9
+
+
+@pytest.mark.parametrize(
+    ("ending", "remedy"),
+    [
+        (".part", "Finish the download"),
+        (".crdownload", "Finish the download"),
+        (".tmp", "Finish the download"),
+        (".gz", "Unpack it: gzip -d "),
+        (".zst", "Unpack it: zstd -d "),
+    ],
+)
+def test_what_stands_where_a_shard_should_be_is_refused(tmp_path, ending, remedy):
+    touch(tmp_path, 64, "00-64x64-5.tfrec")
+    touch(tmp_path, 64, f"01-64x64-5.tfrec{ending}")
+    with pytest.raises(ValueError, match=rf"where 01-64x64-5\.tfrec should be\. {remedy}"):
+        find(tmp_path)
+    touch(tmp_path, 64, "01-64x64-5.tfrec")  # beside which it may be a checksum, or an index
+    assert find(tmp_path).counts["train"] == 10
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "Val", "VAL"])
+def test_a_split_of_another_name_is_refused(tmp_path, name):
+    touch(tmp_path, 64, "00-64x64-5.tfrec")
+    folder = tmp_path / "tfrecords-jpeg-64x64"
+    (folder / name).mkdir()
+    assert find(tmp_path).counts["val"] == 0
+    (folder / name / "00-64x64-3.tfrec").touch()
+    with pytest.raises(
+        ValueError, match=rf"{name} holds shards, but .* no val and no test\. Rename"
+    ):
+        find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "gaps"),
+    [
+        ("00 01 02", []),
+        ("01 02 03", []),
+        ("", []),
+        ("00 02", ["train: no shard has the number 01. Download the shards again."]),
+        ("02 03", ["train: no shard has the number 00, 01. Download the shards again."]),
+        ("00 01 01", ["train: two have 01. Download the shards again."]),
+    ],
+)
+def test_gaps_in_the_numbers_of_shards_are_found(numbers, gaps):
+    files = [
+        Path(f"train/{number}-8x8-{count}.tfrec") for count, number in enumerate(numbers.split())
+    ]
+    assert find_gaps(files) == gaps
 
 
 def test_a_shard_in_the_folder_of_another_size_is_refused(tmp_path):

@@ -176,3 +176,134 @@ def test_an_export_prints_as_a_line():
     assert text.endswith(
         "classifier.keras: keras, 1.6 MB, 4 classes, 32 px, probabilities within 2e-07 of the run's"
     )
+
+
+# Models of other origin ---------------------------------------------------------------------------
+
+
+def end(layer=None, *, width=3, shape=(32, 32, 3)):
+    """A classifier whose last layer is `layer`."""
+    pixels = keras.Input(shape)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(pixels))
+    x = keras.layers.Dense(width)(x)
+    return keras.Model(pixels, layer(x) if layer else x)
+
+
+def save_for(model, folder, names=("a", "b", "c")):
+    model.save(folder / "bare.keras")
+    card = ModelCard(names, 32, "crop")
+    rewrite_keras(folder / "bare.keras", folder / "m.keras", card=card)
+    return folder / "m.keras"
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize(
+    "layer",
+    [
+        None,
+        keras.layers.Activation("sigmoid"),
+        keras.layers.Activation("relu"),
+        keras.layers.Activation("log_softmax"),
+        keras.layers.Rescaling(float("nan")),
+        keras.layers.Softmax(axis=0),
+    ],
+)
+def test_what_is_not_probabilities_is_neither_exported_nor_used(layer, tmp_path):
+    path = save_for(end(layer), tmp_path)
+    message = r"m\.keras does not give probabilities: a row of its output is \[.*layers.Softmax\(\)"
+    for format in ("keras",) if ON_JAX else FORMATS:
+        with pytest.raises(ValueError, match=message):
+            export_model(path, tmp_path / FORMATS[format].file, format)
+    with pytest.raises(ValueError, match=message):
+        load_classifier(path).predict(draw_photo("rose"))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["bare.keras", "m.keras"]
+
+
+def test_logits_do_not_name_a_class(tmp_path):
+    """-2, -1 and -4, each over their sum, would make c the most probable."""
+    model = end()
+    model.layers[-1].set_weights([np.zeros((4, 3)), np.array([-2.0, -1.0, -4.0])])
+    path = save_for(model, tmp_path)
+    with pytest.raises(ValueError, match=r"\[-2, -1, -4\] with the sum -7"):
+        load_classifier(path).predict(draw_photo("rose"))
+    softmax = keras.Model(model.inputs, keras.layers.Softmax()(model.outputs[0]))
+    prediction = load_classifier(save_for(softmax, tmp_path)).predict(draw_photo("rose"))[0]
+    assert prediction.name == "b"
+
+
+@pytest.mark.backends
+def test_a_model_of_free_sizes_is_exported_at_the_size_of_its_card(tmp_path):
+    path = save_for(end(keras.layers.Softmax(), shape=(None, None, 3)), tmp_path)
+    expected = load_classifier(path).predict(draw_photo("rose"))[0].probabilities
+    for format in ("keras", "onnx") if ON_JAX else FORMATS:
+        skip_without(format)
+        export = export_model(path, tmp_path / FORMATS[format].file, format)
+        found = load_classifier(export.path).predict(draw_photo("rose"))[0].probabilities
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            lambda: end(keras.layers.Softmax(), shape=(32, 48, 3)),
+            r"shape \(32, 48, 3\) and has 3 outputs, but its model card describes 32 x 32 px and 3",
+        ),
+        (
+            lambda: end(keras.layers.Softmax(), shape=(32, 32, 1)),
+            r"shape \(32, 32, 1\) and has 3 outputs",
+        ),
+        (lambda: end(keras.layers.Softmax(), width=4), "has 4 outputs, but .* 3 classes"),
+        (
+            lambda: end(keras.layers.Activation("sigmoid"), width=1),
+            "has 1 outputs, but .* 3 classes",
+        ),
+        (
+            lambda: keras.Model((one := end(keras.layers.Softmax())).inputs, one.outputs * 2),
+            r"to \(None, 3\) and \(None, 3\); a classifier maps images .* Choose one input",
+        ),
+        (
+            lambda: keras.Model(pixels := keras.Input((32, 32, 3)), keras.layers.Softmax()(pixels)),
+            r"to \(None, 32, 32, 3\); a classifier maps images",
+        ),
+    ],
+)
+def test_what_is_no_classifier_of_such_images_is_refused_by_all_formats_alike(
+    model, message, tmp_path
+):
+    path = save_for(model(), tmp_path)
+    for format in FORMATS:
+        skip_without(format)
+        with pytest.raises(ValueError, match=message):
+            export_model(path, tmp_path / FORMATS[format].file, format)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["bare.keras", "m.keras"]
+
+
+def test_a_layer_that_is_not_registered_is_refused_by_all_formats_alike(tmp_path):
+    class Unregistered(keras.layers.Softmax):
+        pass
+
+    path = save_for(end(Unregistered()), tmp_path)
+    for format in FORMATS:
+        with pytest.raises(
+            ValueError, match="needs your class Unregistered.*register_keras_serial"
+        ):
+            export_model(path, tmp_path / FORMATS[format].file, format)
+
+
+@pytest.mark.backends
+def test_a_layer_of_a_users_own_module_is_exported_on_both_backends(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow")
+    (tmp_path / "my_layers.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('mine')\n"
+        "class Halved(keras.layers.Layer):\n"
+        "    def call(self, inputs): return inputs / 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import my_layers
+
+    inner = end(my_layers.Halved())
+    model = keras.Model(inner.inputs, keras.layers.Softmax()(inner.outputs[0]))
+    export = export_model(save_for(model, tmp_path), format="savedmodel")
+    assert export.difference < 1e-5

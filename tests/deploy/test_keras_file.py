@@ -129,3 +129,22 @@ def test_a_zip_of_something_else_is_refused(tmp_path):
         archive.writestr("readme.txt", "no model")
     with pytest.raises(ValueError, match="There is no item named 'metadata.json'"):
         read_keras_card(tmp_path / "m.keras")
+
+
+def test_an_argument_of_a_users_layer_stays_whatever_keras_calls_so(tmp_path):
+    @keras.saving.register_keras_serializable("test_keras_file")
+    class Gate(keras.layers.Layer):
+        def __init__(self, use_gate=True, **options):
+            super().__init__(**options)
+            self.use_gate = use_gate
+
+        def call(self, inputs):
+            return inputs * (0.0 if self.use_gate else 1.0)
+
+        def get_config(self):
+            return super().get_config() | {"use_gate": self.use_gate}
+
+    inputs = keras.Input((2,))
+    keras.Model(inputs, Gate(use_gate=False)(inputs)).save(tmp_path / "a.keras")
+    rewrite_keras(tmp_path / "a.keras", tmp_path / "b.keras", card=ModelCard(("a", "b"), 2, "crop"))
+    assert keras.saving.load_model(tmp_path / "b.keras").layers[1].use_gate is False

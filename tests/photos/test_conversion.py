@@ -254,9 +254,9 @@ def test_an_out_that_is_in_use_is_refused(converted, flowers, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="already holds file"):
         convert_photos(flowers, tmp_path)
-    with pytest.raises(FileExistsError, match="file cannot be made"):
+    with pytest.raises(FileExistsError, match="file cannot be written to"):
         convert_photos(flowers, tmp_path / "file")
-    with pytest.raises(NotADirectoryError, match=r"file/out cannot be made \(Not a dir"):
+    with pytest.raises(NotADirectoryError, match=r"file/out cannot be written to \(Not a dir"):
         convert_photos(flowers, tmp_path / "file" / "out")
 
 

@@ -207,17 +207,35 @@ def _one_label(folder):
     return labels
 
 
+@pytest.mark.parametrize("above", ["a", "a/b", "a/b/c"])
+def test_the_right_path_is_named_however_deep_it_is(make, above):
+    folder = make(f"{above}/rose/1.jpg", f"{above}/rose/2.jpg", f"{above}/daisy/1.jpg")
+    with pytest.raises(ValueError, match=rf"Did you mean .*photos/{above}, which holds 2 folders"):
+        list_photos(folder)
+    assert list_photos(folder / above).class_names == ("daisy", "rose")
+
+
+def test_a_whole_copy_inside_is_no_class(make):
+    names = ["rose/1.jpg", "rose/2.jpg", "daisy/1.jpg", "daisy/2.jpg"]
+    folder = make(*names, *(f"my flowers/{name}" for name in names))
+    with pytest.raises(
+        ValueError, match=r"my flowers/ in it both hold daisy/, rose/.* Pass '.*/photos/my flowers'"
+    ):
+        list_photos(folder)
+    assert list_photos(folder / "my flowers").class_names == ("daisy", "rose")
+
+
 def test_photos_without_class_folders_are_refused(make):
     with pytest.raises(
         ValueError,
-        match=r"holds 2 photos, but none in a sub folder\. Make a folder for each class, or pass a csv",
+        match=r"holds 2 photos, but none in a sub folder\. Make a folder for each class, pass a csv",
     ):
         list_photos(make("1.jpg", "2.jpg"))
 
 
 def test_a_file_and_no_folder_are_refused(tmp_path):
     (tmp_path / "photos.zip").touch()
-    with pytest.raises(NotADirectoryError, match=r"photos\.zip is a file\. .*unpack an archive"):
+    with pytest.raises(NotADirectoryError, match=r"zip is a file\. Unpack it first: python -m zip"):
         list_photos(tmp_path / "photos.zip")
     with pytest.raises(FileNotFoundError, match=r"no folder .*none\. Pass the folder"):
         list_photos(tmp_path / "none")
@@ -293,9 +311,11 @@ def test_a_column_of_splits_is_taken(label):
 def test_rows_without_a_photo_are_noted_and_photos_without_a_row_left_out(label):
     listing = label("file,label\ny,lily\na/x,rose\nq.jpg,rose\nx,rose\nz,\n")
     assert set(describe(listing)) == {"a/x.jpg", "a/y.png"}
+    assert listing.notes[2] == "labels.csv: 1 rows have no label"
     assert listing.notes[:2] == (
-        "labels.csv: 2 rows name no photo that is there (line 4: q.jpg; line 5: x)",
-        "labels.csv: 1 rows have no label",
+        "labels.csv: 1 rows name no photo that is there (line 4: q.jpg)",
+        "labels.csv: 1 rows name several photos, and need their folders "
+        "(line 5: x may be a/x.jpg and b/x.jpg)",
     )
     reason = "it has no label in labels.csv"
     assert listing.left_out == {"b/x.jpg": reason, "b/z.jpg": reason}
@@ -337,8 +357,48 @@ def test_a_csv_that_labels_no_photo_is_refused(label, text, reason):
         label(text)
 
 
-def test_a_csv_in_another_encoding_and_one_that_is_missing_are_refused(label, make, tmp_path):
-    with pytest.raises(ValueError, match=r"labels\.csv is not UTF-8 text \(byte 11\)\. Save it"):
-        label("file,label\n장미.jpg,장미\n", encoding="cp949")
+def test_a_csv_in_an_unknown_encoding_and_one_that_is_missing_are_refused(label, make, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"labels\.csv is text neither in UTF-8 .* \(byte 14\)\. Save"
+    ):
+        label("file,label\ncaf\xe9.jpg,caf\xe9\n", encoding="latin-1")
     with pytest.raises(FileNotFoundError, match=r"there is no .*none\.csv"):
         list_photos(make(*PATHS), tmp_path / "none.csv")
+
+
+def test_a_pattern_takes_classes_from_names_and_splits_from_folders(make):
+    folder = make("train/cat.0.jpg", "train/dog.0.jpg", "train/dog.1.jpg", "test/17.jpg")
+    listing = list_photos(folder, label_pattern=r"^([a-z]+)\.")
+    assert describe(listing) == {
+        "test/17.jpg": (None, "test"),
+        "train/cat.0.jpg": ("cat", None),
+        "train/dog.0.jpg": ("dog", None),
+        "train/dog.1.jpg": ("dog", None),
+    }
+    pets = (
+        make("images/great_dane_1.jpg", "images/Abyssinian_12.jpg", "images/9.jpg").parent
+        / "photos"
+    )
+    listing = list_photos(pets / "images", label_pattern=r"(.+)_\d+")
+    assert listing.class_names == ("Abyssinian", "great_dane")
+    assert listing.left_out == {"9.jpg": r"its name does not match '(.+)_\\d+'"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("(rose", "is no pattern of Python"),
+        ("rose", r"has no group\. Put the class in brackets"),
+        ("(iris)", r"matches no photo, such as '1\.jpg'\. It is searched for in the file name"),
+    ],
+)
+def test_a_pattern_that_finds_no_class_is_refused(make, pattern, reason):
+    with pytest.raises(ValueError, match=reason):
+        list_photos(make("1.jpg", "2.jpg"), label_pattern=pattern)
+
+
+def test_a_csv_and_a_pattern_are_one_too_many(make):
+    with pytest.raises(
+        ValueError, match=r"a csv \(--labels\) or a pattern \(--label-pattern\)\. Pass"
+    ):
+        list_photos(make("1.jpg"), "labels.csv", label_pattern="(.)")

@@ -204,3 +204,38 @@ def test_a_body_is_known_by_structure_and_weights_not_by_names_that_keras_counts
 def test_a_resizing_that_keras_counts_up_does_not_matter_either(accelerator):
     bodies = [build(accelerator, input_size=size)[1] for size in (48, 48, 40)]
     assert fingerprint(bodies[0]) == fingerprint(bodies[1]) != fingerprint(bodies[2])
+
+
+def layer_of_a_user(change, rate=1.0):
+    class Layer(keras.layers.Layer):
+        def __init__(self, rate, **options):
+            super().__init__(**options)
+            self.rate = rate
+
+        def call(self, inputs):
+            return change(self, inputs)
+
+        def get_config(self):
+            return super().get_config() | {"rate": self.rate}
+
+    Layer.call = change
+    return Layer(rate, name="mine")
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        # Names that are values elsewhere in the configuration.
+        [keras.layers.Activation(kind, name=kind) for kind in ("relu", "tanh")],
+        [keras.layers.Rescaling(scale, name="scale") for scale in (1.0, 2.0)],
+        # Two classes of one name, with other code; one class with another setting.
+        [layer_of_a_user(lambda self, x: x * 2), layer_of_a_user(lambda self, x: x * 3)],
+        [layer_of_a_user(lambda self, x: x * self.rate, rate) for rate in (1.0, 2.0)],
+    ],
+)
+def test_layers_that_compute_something_else_are_known_apart(layers):
+    keys = []
+    for layer in layers:
+        inputs = keras.Input((4, 4, 3))
+        keys.append(fingerprint(keras.Model(inputs, layer(inputs))))
+    assert keys[0] != keys[1]

@@ -13,7 +13,7 @@ PAGE = "page.html.j2"
 
 def test_every_value_is_escaped_and_cleaned():
     page = render(PAGE, title="<script>장미</script> \ud83c\x00", version='"1"')
-    assert "<title>&lt;script&gt;장미&lt;/script&gt; ??</title>" in page
+    assert "<title>&lt;script&gt;장미&lt;/script&gt; \\ud83c?</title>" in page
     assert "flowerkit &#34;1&#34;." in page
 
 

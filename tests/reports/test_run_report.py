@@ -185,7 +185,7 @@ def test_class_names_are_text_whatever_they_hold(make_run, tmp_path):
     path = write_report(folder, val_images=IMAGES)
     page = Page(path)
     assert "<script>alert(1)</script> 1.00" in page.text
-    assert '장미 "&" $x$ taken for half ??' in page.text
+    assert '장미 "&" $x$ taken for half \\ud800?' in page.text
     assert page.text.startswith("<b>: flowerkit report Training report: <b>")
     assert "<script" not in path.read_text(encoding="utf-8")
 

@@ -61,6 +61,18 @@ def test_no_mount_is_an_error_with_the_places_and_the_remedy(tmp_path, monkeypat
         find_competition()
 
 
+def test_a_mount_under_another_name_is_known_by_its_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(competition, "MOUNTS", [tmp_path / "here"])
+    monkeypatch.setattr(competition, "INPUT", tmp_path)
+    mount(tmp_path / "datasets" / "someone" / "flowers")
+    with pytest.raises(FileNotFoundError, match=r"someone/flowers holds others, .* --data "):
+        find_competition()
+    monkeypatch.setattr(competition, "COUNTS", {"train": 13, "val": 4, "test": 8})
+    petals = mount(tmp_path / "petals-to-the-metal", num_train=13)
+    assert find_competition().folder == petals
+    assert find_competition().origin == "competition"
+
+
 def test_a_mount_without_the_size_says_which_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr(competition, "MOUNTS", [tmp_path])
     mount(tmp_path, image_size=512)

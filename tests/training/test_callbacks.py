@@ -12,6 +12,7 @@ import pytest
 from flowerkit.training import callbacks, phases
 from flowerkit.training.callbacks import (
     StepHooks,
+    StepListener,
     StopFlag,
     TerminateOnNaN,
     TimeEstimate,
@@ -38,7 +39,7 @@ def fit_small(hooks, *others, num_epochs=2, num_steps=3):
     return model
 
 
-class Listener(keras.callbacks.Callback):
+class Listener(StepListener):
     def __init__(self):
         super().__init__()
         self.seen, self.collects = [], []
@@ -96,7 +97,7 @@ def test_every_step_is_taken_at_its_own_rate(accelerator):
 
     hooks, ones = StepHooks(), np.ones((32, 1), "float32")
     for num_epochs in (2, 3):  # in two calls of `fit`, as where the time is divided anew
-        with hooks.around(lambda epoch, done: rates[epoch][done], []):
+        with hooks.around(lambda epoch, done: rates[epoch][done], [], len(seen)):
             model.fit(
                 ones,
                 ones[:, 0],

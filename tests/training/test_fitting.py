@@ -13,7 +13,7 @@ from flowerkit.prediction import compute_features, predict
 from flowerkit.schedules import OneCycle
 from flowerkit.training import callbacks, fitting, phases, trainer, validation
 from flowerkit.training import step as steps
-from flowerkit.training.fitting import build_in_time, fit_network, shrink_batch
+from flowerkit.training.fitting import build_in_time, fit_network, has_time_for_batch, shrink_batch
 from flowerkit.training.history import History
 from flowerkit.training.optimizers import copies_of
 from flowerkit.training.phases import Clock, plan_phases
@@ -225,6 +225,20 @@ def test_a_network_that_has_time_for_few_steps_takes_smaller_batches(
         assert reasons["per_replica_batch"].startswith(
             f"{run.plan.per_replica_batch}, of the network: "
         )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_sure"),
+    [
+        (2000, False),  # it would stay, but not by far: 250 steps take 1200 s
+        (3000, True),
+        (np.inf, True),
+    ],
+)
+def test_a_step_is_compiled_ahead_where_its_batch_is_sure_to_stay(
+    make_run, drawn, seconds, is_sure
+):
+    assert has_time_for_batch(make_run(seconds), drawn) == is_sure
 
 
 def test_the_smaller_batches_of_images_that_are_mixed_are_pairs(make_run, accelerator):

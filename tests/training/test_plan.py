@@ -2,6 +2,7 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 
 from flowerkit.schedules import OneCycle
@@ -102,6 +103,17 @@ def test_where_a_field_is_auto_there_is_a_number_to_count_with():
         ("ema", 1.0, "ema must be in 0 <= ema < 1"),
         ("optimizer", "adamw", "--weight-decay 0.01"),
         ("optimizer", "lamb", "optimizer must be one of adam, adamw, sgd. Received"),
+        ("optimizer", object(), "of adam, adamw, sgd. Received: optimizer=<object"),
+        ("optimizer", object(), "Its rate is max_lr, its decay weight_decay."),
+        ("schedule", print, "goes into train(..., schedule=)"),
+        (
+            "class_weights",
+            {0: 1.0, 1: 5.0},
+            "None, balanced. Received: class_weights={0: 1.0, 1: 5.0}",
+        ),
+        ("class_weights", np.ones(3), "'balanced' gives each class the weight 1 / its number"),
+        ("class_weights", "auto", "class_weights must be one of None, balanced. Received"),
+        ("cache", None, "cache must be one of auto, ram, none. Received: cache=None"),
         ("cache", "disk", "cache must be one of auto, ram, none. Received: cache='disk'"),
         ("freeze_epochs", -1, "freeze_epochs must be 0 or more. Received: freeze_epochs=-1"),
         ("binary", 1, "binary must be bool. Received: binary=1"),
@@ -144,6 +156,16 @@ def test_a_plan_in_which_nothing_is_trained_is_refused(without_head):
     with pytest.raises(ValueError, match="epochs must be 1 or more. Received: epochs=0"):
         TrainingPlan(epochs=0, **without_head)
     assert TrainingPlan(epochs=0).head_epochs == 10  # a linear probe
+
+
+def test_numbers_of_numpy_are_numbers_and_can_be_written():
+    plan = TrainingPlan(
+        epochs=np.int64(3), max_lr=np.float32(0.5), flip=np.bool_(False), seed=np.array(7)
+    )
+    assert plan == TrainingPlan(epochs=3, max_lr=0.5, flip=False, seed=7)
+    assert json.loads(json.dumps(plan.to_dict()))["epochs"] == 3
+    with pytest.raises(ValueError, match=r"freeze_epochs must be int or 'auto'. Received"):
+        TrainingPlan(freeze_epochs=np.float64(2.5))
 
 
 def test_an_int_serves_as_a_float():

@@ -339,3 +339,23 @@ def test_a_second_run_in_the_same_folder_is_refused(broken, train_phases):
         pytest.raises(FileExistsError, match=rf"process {os.getpid()} on .* is training into"),
     ):
         train_phases(broken.path.name)
+
+
+@pytest.mark.parametrize(("replicas", "per_replica"), [(8, 2), (1, 16), (4, 4)])
+def test_on_other_replicas_a_run_goes_on_with_the_same_batches(
+    finished_run, accelerator, replicas, per_replica, caplog
+):
+    caplog.set_level("INFO", "flowerkit")
+    other = dataclasses.replace(accelerator, replicas=replicas)
+    folder = RunFolder(finished_run.folder)
+    assert folder.continue_with(folder.plan(), other).per_replica_batch == per_replica
+    said = f"replicas {accelerator.replicas} -> {replicas}; a batch stays 16 images"
+    assert (said in caplog.text) == (replicas != accelerator.replicas)
+
+
+def test_batches_that_the_replicas_cannot_share_are_refused(finished_run, accelerator):
+    folder = RunFolder(finished_run.folder)
+    with pytest.raises(ValueError, match="16 images, which 3 replicas.*on 1, 2 of them"):
+        folder.continue_with(folder.plan(), dataclasses.replace(accelerator, replicas=3))
+    with pytest.raises(ValueError, match="per_replica_batch is 5, but.*16 images"):
+        folder.continue_with(dataclasses.replace(folder.plan(), per_replica_batch=5), accelerator)

@@ -135,9 +135,13 @@ def compiled(caplog, monkeypatch):
     jax.config.update("jax_log_compiles", False)
 
 
+on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="what JAX compiles")
+PROGRAMS = ["body", "head", "train_step", "train_step"]
+
+
 @pytest.mark.backends
 @pytest.mark.replicas
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="what JAX compiles")
+@on_jax
 def test_two_phases_predictions_and_the_check_of_the_file_compile_four_programs(
     quick_plan, drawn, accelerator, tmp_path, compiled, caplog
 ):
@@ -148,11 +152,40 @@ def test_two_phases_predictions_and_the_check_of_the_file_compile_four_programs(
     result = train(drawn, plan, out=tmp_path / "run", accelerator=accelerator)
     predict(result.model, load_split(drawn, "test"), global_batch=result.global_batch)
     assert [row["phase"] for row in result.history] == [1, 2, 2]
-    assert compiled() == ["body", "head", "train_step", "train_step"]
+    assert compiled() == PROGRAMS
     lines = [line for line in caplog.messages if line.startswith("compiled: ")]
     for part in ("body", "head", "the head's step", "the network's step"):
         assert sum(f" {part} " in line for line in lines) == 1
     assert result.summary.first_step_seconds > 0
+
+
+@pytest.mark.backends
+@on_jax
+@pytest.mark.parametrize(
+    ("more", "others"),
+    [
+        # What recomputes the statistics of learning norms.
+        ({"head": "pooled"}, ["body", "head"]),
+        # Class weights are constants of the steps, and need the labels.
+        ({"head": "plain", "freeze_norms": True, "class_weights": "balanced"}, []),
+    ],
+)
+def test_all_is_begun_before_training_but_what_needs_the_labels(
+    run, compiled, monkeypatch, more, others
+):
+    begun, begin = [], programs._compiler.begin
+    monkeypatch.setattr(
+        programs._compiler, "begin", lambda *args: begun.append(begin(*args)) or begun[-1]
+    )
+
+    class Count(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.at_first = getattr(self, "at_first", len(set(begun)))
+
+    count = Count()
+    run(epochs=1, max_lr=1e-3, freeze_epochs=1, input_size=20, callbacks=[count], **more)
+    assert compiled() == sorted(PROGRAMS + others)
+    assert count.at_first == len(set(begun)) - ("class_weights" in more)  # the network's step
 
 
 @pytest.fixture

@@ -1,18 +1,23 @@
 """trainer: real runs of a tiny network, on the backend and devices of the environment."""
 
 import dataclasses
+import logging
 import signal
+from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from flowerkit.data import find_shards, load_split, read_records, write_shards
+from flowerkit.models import depth_of
 from flowerkit.pipeline import epoch_permutation
 from flowerkit.prediction.predictions import predict
 from flowerkit.schedules import OfEpochAndRate, OneCycle
 from flowerkit.sources import draw_competition
 from flowerkit.submission import check_submission, write_submission
+from flowerkit.training import trainer
 from flowerkit.training.history import COLUMNS
 from flowerkit.training.plan import TrainingPlan
 from flowerkit.training.run_folder import RunFolder
@@ -46,6 +51,18 @@ def run(quick_plan, drawn, accelerator, tmp_path):
         )
 
     return train_plan
+
+
+class PressCtrlC(keras.callbacks.Callback):
+    """Interrupt after so many epochs."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epochs:
+            signal.raise_signal(signal.SIGINT)
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -272,6 +289,76 @@ def test_fine_tune_and_fit_one_cycle_are_plans_in_one_call(
     assert cycle.history[-1]["learning_rate"] < 3e-3 / 5  # six steps: the last is not quite the end
 
 
+@keras.saving.register_keras_serializable("test_trainer")
+class Block(keras.layers.Layer):
+    """A layer of a user's, whose layers have the same names as those of all others."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.conv = keras.layers.Conv2D(8, 3, padding="same", name="conv")
+        self.norm = keras.layers.BatchNormalization(name="norm")
+
+    def call(self, inputs, training=None):
+        return keras.ops.relu(self.norm(self.conv(inputs), training=training))
+
+
+def bring_network():
+    pixels = keras.Input((None, None, 3))
+    x = keras.layers.RandomFlip("horizontal", name="flip")(pixels / 127.5 - 1)
+    for name in ("head_norm", "probabilities"):
+        x = keras.layers.MaxPooling2D()(Block(name=name)(x))
+    return keras.Model(pixels, x)
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_network_of_your_own_learns_at_its_rates_and_a_run_goes_on(
+    quick_plan, drawn, accelerator, tmp_path, caplog, precision
+):
+    network, device = bring_network(), replace(accelerator, precision=precision)
+    before = [np.array(keras.ops.convert_to_numpy(each)) for each in network.weights]
+    plan = replace(
+        quick_plan,
+        backbone=network,
+        weights="imagenet",
+        freeze_epochs=1,
+        epochs=1,
+        freeze_norms=False,
+        backbone_lr_factor=0.25,
+    )
+    with caplog.at_level(logging.INFO, "flowerkit"):
+        first = train(drawn, plan, out=tmp_path / "first", accelerator=device)
+    assert "inside the backbone (backbone/flip) act only when the network learns" in caplog.text
+    for ours, theirs in zip(before, network.weights, strict=True):
+        np.testing.assert_array_equal(ours, keras.ops.convert_to_numpy(theirs))
+    # The file in the run is the network, and the run's plan is data.
+    assert first.plan == RunFolder(first.folder).plan()
+    assert Path(first.plan.backbone) == (tmp_path / "first" / "backbone.keras").resolve()
+    # 4 layers of the backbone, and of the head a norm and the softmax: two variables each.
+    model = build_model(replace(first.plan, freeze_epochs=0), drawn, device)
+    depth = depth_of(model)
+    rates = [0.25 ** (1 - depth(variable)) for variable in model.trainable_variables]
+    assert rates == pytest.approx(
+        [each for k in range(4) for each in [0.25 ** (1 - k / 4)] * 2] + [1.0] * 4
+    )
+    at_rest = {"schedule": "constant", "max_lr": 1e-12, "freeze_epochs": "auto"}
+    again = replace(first.plan, weights=first.folder, **at_rest)
+    with caplog.at_level(logging.INFO, "flowerkit"):
+        second = train(drawn, again, out=tmp_path / "second", accelerator=device)
+    assert "freeze_epochs=0: the head has learned in" in caplog.text
+    for ours, theirs in zip(
+        first.model.trainable_variables, second.model.trainable_variables, strict=True
+    ):
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs), atol=1e-6
+        )
+    with caplog.at_level(logging.INFO, "flowerkit"):
+        other = replace(again, head="plain", freeze_epochs=1, epochs=0)
+        train(drawn, other, out=tmp_path / "third", accelerator=device)
+    assert caplog.text.count("backbone and head go on from") == 1
+
+
 def test_what_fine_tune_is_not_told_is_the_plans_own(quick_plan, drawn, accelerator, tmp_path):
     """Without weights all learns from the start, at one rate."""
     plan = dataclasses.replace(quick_plan, lr_reference_batch=32)
@@ -301,10 +388,11 @@ def test_of_head_and_network_the_better_is_kept(run):
     np.testing.assert_allclose(result.predictions.probabilities, whole, atol=1e-5)
 
 
-def test_a_callback_of_yours_that_stops_a_phase_stops_the_run(run):
-    result = run(freeze_epochs=2, callbacks=[StopAfter(1)])
-    assert result.summary.stop_reason == "one of your callbacks stopped it"
-    assert [row["phase"] for row in result.history] == [1]
+@pytest.mark.backends
+def test_a_callback_of_yours_that_stops_the_head_gives_way_to_the_network(run):
+    result = run(freeze_epochs=3, callbacks=StopAfter(2))
+    assert [row["phase"] for row in result.history] == [1, 1, 2, 2]
+    assert result.summary.stop_reason == "the plan's epochs were done"
 
 
 def test_a_frozen_phase_that_stops_early_gives_way_to_the_next(run):
@@ -390,7 +478,7 @@ def assert_same(history, whole):
 def test_a_resumed_run_ends_like_the_whole_one(run, changes, stop_after):
     """In the only phase, in a first on features, in a second."""
     whole = run("whole", **changes)
-    run("parts", **changes, callbacks=[StopAfter(stop_after)])
+    run("parts", **changes, callbacks=[PressCtrlC(stop_after)])
     parts = run("parts", **changes, resume=True)
     assert_same(parts.history, whole.history)
 
@@ -412,11 +500,25 @@ def test_a_resumed_run_keeps_its_precision_and_its_loss_scale(run):
     whole = run("whole", precision="float16", **changes, callbacks=[scales])
     expected = scales.seen
     run("parts", precision="float16", **changes, callbacks=[StopAfter(1)])
-    parts = run("parts", **changes, resume=True, callbacks=[scales])
+    parts = run("parts", precision="float16", **changes, resume=True, callbacks=[scales])
     assert parts.accelerator.precision == "float16"
     assert scales.seen == expected[1:]
     for row, other in zip(whole.history, parts.history, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-2)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize(("before", "after"), [("float32", "float16"), ("float16", "float32")])
+def test_a_run_goes_on_in_another_precision_and_says_so(run, before, after, caplog):
+    """With and without the loss scale of float16, which is the optimizer's wrapper."""
+    caplog.set_level("INFO", "flowerkit")
+    whole = run("whole", precision=before, epochs=2, ema=0.9)
+    run("parts", precision=before, epochs=2, ema=0.9, callbacks=[StopAfter(1)])
+    parts = run("parts", precision=after, epochs=2, ema=0.9, resume=True)
+    assert f"precision {before} -> {after}; a batch stays 16 images" in caplog.text
+    assert RunFolder(parts.folder).environment().accelerator.precision == after
+    for row, other in zip(whole.history, parts.history, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=2e-2)
 
 
 def test_a_finished_run_that_is_resumed_trains_no_more(run):
@@ -561,16 +663,154 @@ def test_a_layer_that_is_not_there_is_refused_before_anything_is_trained(run):
         run(freeze_epochs=5, unfreeze_from="block9")
 
 
+def test_the_layer_that_a_name_was_found_to_mean_is_said(quick_plan, drawn, accelerator, caplog):
+    plan = replace(quick_plan, unfreeze_from="block3", freeze_norms=False)
+    with caplog.at_level(logging.INFO, "flowerkit"):
+        trainer._check_layers(build_model(plan, drawn, accelerator), plan)
+    assert "the backbone learns from 'block3_conv' on: 4 layers" in caplog.text
+
+
 def test_a_missing_tensorboard_is_reported_before_training(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr("flowerkit.training.trainer.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install tensorboard"):
         train(drawn, TrainingPlan(tensorboard=True), out=tmp_path / "run")
 
 
-def test_a_second_controller_of_the_rate_among_your_callbacks_is_refused(run):
-    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 1e-3)
-    with pytest.raises(ValueError, match=r"two controllers .*='ramp' .* LearningRateScheduler"):
-        run(callbacks=[scheduler])
+# What a Keras user passes ---------------------------------------------------------------------------
+
+
+class SetRate(keras.callbacks.Callback):
+    """A callback of yours that sets the learning rate in one of Keras's methods."""
+
+    def __init__(self, rate, method="on_epoch_begin", first_epoch=0):
+        super().__init__()
+        self.rate, self.first_epoch = rate, first_epoch
+        setattr(self, method, self.set)
+
+    def set(self, number=None, logs=None):
+        if self.first_epoch <= 0:
+            self.model.optimizer.learning_rate = self.rate
+        self.first_epoch -= 1
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (lambda epoch: [4e-3, 1e-3][epoch], [4e-3, 1e-3]),
+        (lambda epoch, rate: rate / 2, [1e-3, 5e-4]),
+        (keras.optimizers.schedules.ExponentialDecay(4e-3, 1, 0.5), [1e-3, 1.25e-4]),  # 3 steps
+    ],
+)
+def test_a_function_or_a_schedule_of_keras_sets_the_rate(
+    quick_plan, drawn, accelerator, tmp_path, schedule, rates
+):
+    plan = dataclasses.replace(quick_plan, schedule="constant")
+    out = tmp_path / "run"
+    result = train(drawn, plan, schedule=schedule, out=out, accelerator=accelerator)
+    assert [row["planned_lr"] for row in result.history] == pytest.approx(rates)
+    assert [row["learning_rate"] for row in result.history] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"find_data\(FOLDER\) returns. Received: data='photos'"),
+        ({"plan": "smoke"}, r"load_plan.* Received: plan='smoke'"),
+        ({"schedule": lambda epoch: {0: 0.1}[epoch]}, "failed for epoch 1: KeyError"),
+        ({"schedule": lambda epoch: None}, "returned None for epoch 0"),
+        ({"schedule": [0.1, 0.2]}, r"schedule is \[0.1, 0.2\]"),
+        ({"callbacks": keras.callbacks.EarlyStopping}, r"such as EarlyStopping\(\)"),
+        ({"callbacks": [print]}, "LambdaCallback"),
+        ({"callbacks": "checkpoint"}, "Received: 'checkpoint'"),
+        (
+            {"callbacks": keras.callbacks.LearningRateScheduler(lambda epoch: 1e-3)},
+            r"two controllers .*LearningRateScheduler.*schedule=f",
+        ),
+        ({"callbacks": keras.callbacks.ReduceLROnPlateau()}, "two controllers"),
+        (
+            {"callbacks": keras.callbacks.EarlyStopping("val_acc")},
+            r"EarlyStopping monitors 'val_acc'.* Did you mean 'val_accuracy'",
+        ),
+        ({"callbacks": keras.callbacks.BackupAndRestore("x")}, "resume=True"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_before_the_data(quick_plan, tmp_path, options, message):
+    plan = dataclasses.replace(quick_plan, schedule="constant")
+    with pytest.raises(ValueError, match=message):
+        train("photos", **{"plan": plan, "out": tmp_path / "run"} | options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_early_stopping_of_keras_learns_that_a_higher_f1_is_better(run):
+    stopping = keras.callbacks.EarlyStopping("val_f1", patience=5)
+    assert len(run(callbacks=stopping).history) == 2
+    assert stopping.mode == "max"
+
+
+def test_a_callback_of_yours_may_have_names_that_ours_have(run):
+    class Mine(keras.callbacks.Callback):
+        on_step = "every step"
+        stop = run = phase = hooks = history = cut_short = None
+
+    assert len(run(callbacks=(Mine() for _ in range(2)), epochs=1).history) == 1
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("method", ["on_epoch_begin", "on_train_batch_begin"])
+def test_a_callback_of_yours_sets_a_rate_that_is_constant(run, method):
+    result = run(schedule="constant", callbacks=SetRate(5e-4, method))
+    assert [row["learning_rate"] for row in result.history] == pytest.approx([5e-4, 5e-4])
+    assert [row["planned_lr"] for row in result.history] == pytest.approx([2e-3, 2e-3])
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize(
+    ("method", "schedule"),
+    [
+        ("on_train_begin", "ramp"),
+        ("on_epoch_begin", "one-cycle"),
+        ("on_train_batch_begin", "ramp"),
+        ("on_train_batch_end", "one-cycle"),
+    ],
+)
+def test_a_callback_of_yours_that_sets_another_rate_than_the_schedule_is_refused(
+    run, tmp_path, method, schedule
+):
+    with pytest.raises(ValueError, match=r"two controllers .* set it to 0.0005.*'constant'"):
+        run(schedule=schedule, callbacks=SetRate(5e-4, method))
+    assert not (tmp_path / "run" / "history.csv").exists()
+
+
+@pytest.mark.backends
+def test_a_callback_that_sets_the_rate_after_the_first_epoch_is_overruled_and_named(run, caplog):
+    with caplog.at_level("WARNING", "flowerkit"):
+        result = run(callbacks=SetRate(5e-4, first_epoch=1), epochs=3)
+    assert [row["learning_rate"] for row in result.history] == pytest.approx(
+        [row["planned_lr"] for row in result.history]
+    )
+    assert caplog.text.count("two controllers") == 1
+
+
+class Fail(keras.callbacks.Callback):
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 == self.epochs:
+            raise KeyError("val_acc")
+
+
+def test_an_error_in_the_first_epoch_leaves_the_folder_free_and_a_later_one_leaves_a_run(run):
+    with pytest.raises(KeyError):
+        run(callbacks=[Fail(1)])
+    with pytest.raises(KeyError):
+        run(callbacks=[Fail(2)])
+    with pytest.raises(FileExistsError, match=r"resume=True"):
+        run()
+    assert len(run(resume=True, epochs=3).history) == 3
 
 
 def test_one_class_only_is_refused(run, drawn, tmp_path):

@@ -113,3 +113,32 @@ def test_the_kept_model_predicts_what_was_scored_whichever_weights_were_better(
     whole = keras.ops.convert_to_numpy(result.model(val.images, training=False))
     np.testing.assert_allclose(result.predictions.probabilities, whole, atol=1e-5)
     assert result.predictions.score()["val_f1"] == pytest.approx(best["val_f1"])
+
+
+@keras.saving.register_keras_serializable("test_validation")
+class Block(keras.layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.drop = keras.layers.Dropout(0.5)
+        self.norm = keras.layers.BatchNormalization(name="norm")
+
+    def call(self, inputs, training=None):
+        return self.norm(self.drop(inputs, training=training), training=training)
+
+
+@pytest.mark.replicas
+def test_the_statistics_of_a_norm_inside_a_users_layer_are_computed_anew_too(accelerator):
+    batches = np.random.default_rng(0).normal(5, 2, (3, 16, 4)).astype("float32")
+    with accelerator.scope():
+        block, inputs = Block(), keras.Input((4,))
+        model = keras.Model(inputs, keras.layers.Dense(2)(keras.Sequential([block])(inputs)))
+    before = np.asarray(model.predict_on_batch(batches[0]))
+    statistics = NormStatistics(model, lambda: iter(batches))
+    assert statistics.norms == [block.norm]
+    statistics.recompute()
+    found = keras.ops.convert_to_numpy(block.norm.moving_mean)
+    np.testing.assert_allclose(found, batches.mean(axis=(0, 1)), rtol=1e-4)
+    assert not np.allclose(before, np.asarray(model.predict_on_batch(batches[0])))
+    assert "call" not in vars(block.norm)  # and it is called as before
+    model(batches[0], training=False)
+    np.testing.assert_array_equal(found, keras.ops.convert_to_numpy(block.norm.moving_mean))

@@ -1,0 +1,254 @@
+"""hosts: who this process is, how hosts meet, and runs of several processes on this machine."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from flowerkit.accelerator import hosts
+from flowerkit.accelerator.hosts import HostSetup, NotJoined, find_hosts
+from flowerkit.data import load_split
+from flowerkit.prediction.predictions import predict
+from flowerkit.training.run_folder import RunFolder
+
+SLURM = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, None),  # sbatch, before any srun
+        (SLURM, (2, 1)),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}, (4, 3)),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2", "TPU_WORKER_ID": "1"}, (2, 1)),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, None),
+        ({"TPU_WORKER_HOSTNAMES": "WARNING: no names, sorry", "TPU_WORKER_ID": "0"}, None),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, None),
+        ({"TF_CONFIG": "not JSON"}, None),
+    ],
+)
+def test_several_hosts_are_seen_in_what_their_launcher_sets(environ, expected):
+    setup = find_hosts(environ)
+    assert (setup and (setup.count, setup.index)) == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "options", "expected"),
+    [
+        ({}, ("10.0.0.1:9000", 2, 1), HostSetup("10.0.0.1:9000", 2, 1, "--num-hosts")),
+        ({}, ("[::1]:9000", 2, 0), HostSetup("[::1]:9000", 2, 0, "--num-hosts")),
+        (
+            {},
+            (None, 4, None),
+            HostSetup(None, 4, None, "--num-hosts"),
+        ),  # a Cloud TPU knows the rest
+        (SLURM, ("node1:9000", 2, None), HostSetup("node1:9000", 2, 1, "--num-hosts")),
+        ({}, (None, 1, None), None),
+        (SLURM, (None, 1, 0), None),
+    ],
+)
+def test_options_go_before_what_a_launcher_says(environ, options, expected):
+    assert find_hosts(environ, *options) == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "options", "said"),
+    [
+        ({}, ("10.0.0.1", 2, 0), "HOST:PORT"),
+        ({}, ("10.0.0.1:9000", 2, 2), "there is no such host.*host=2"),
+        ({}, ("10.0.0.1:9000", 2, -1), "there is no such host.*host=-1"),
+        ({}, ("10.0.0.1:9000", None, 0), "nothing else says how many.*--num-hosts N"),
+        ({}, ("10.0.0.1:9000", 2, None), "which host this is.*--host I"),
+        (SLURM, (None, 3, None), "SLURM started 2.*num_hosts=3"),
+        (
+            {"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}}'},
+            (),
+            "2 tasks.*KERAS_BACKEND=jax",
+        ),
+    ],
+)
+def test_options_that_fit_no_host_are_refused(environ, options, said):
+    with pytest.raises(ValueError, match=said):
+        find_hosts(environ, *options)
+
+
+def test_without_others_a_host_has_all_rows_and_its_own_clock(tmp_path):
+    assert (hosts.count(), hosts.index(), hosts.is_first()) == (1, 0, True)
+    assert hosts.own_rows(16) == slice(0, 16)
+    assert hosts.broadcast({"a": [1]}) == {"a": [1]}
+    assert hosts.on_first(lambda: 3) == 3
+    assert abs(hosts.now() - time.monotonic()) < 1
+    with pytest.raises(FileExistsError, match="there"):
+        hosts.on_first(lambda: (_ for _ in ()).throw(FileExistsError("there")))
+
+
+# Meeting ------------------------------------------------------------------------------------------
+
+
+def find_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def meet(*setups, timeout_seconds=20):
+    """What each of the hosts is told when they meet: None where all is well."""
+    port, told = find_port(), [None] * len(setups)
+
+    def come(place, count, index):
+        try:
+            hosts._meet(HostSetup(f"127.0.0.1:{port}", count, index), timeout_seconds)
+        except NotJoined as error:
+            told[place] = str(error)
+
+    threads = [
+        threading.Thread(target=come, args=(place, *setup)) for place, setup in enumerate(setups)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return told
+
+
+def test_hosts_that_fit_meet():
+    assert meet((3, 0), (3, 1), (3, 2)) == [None, None, None]
+
+
+def test_hosts_started_for_different_numbers_are_all_told():
+    told = meet((2, 0), (3, 1))
+    assert all("host 1 was started for 3 hosts, host 0 for 2" in each for each in told)
+
+
+def test_two_hosts_with_one_number_are_all_told():
+    told = meet((3, 0), (3, 1), (3, 1))
+    assert all("two hosts have the number 1 (--host)" in each for each in told)
+
+
+def test_a_host_that_does_not_come_and_an_address_that_is_silent_are_named():
+    (first,) = meet((3, 0), timeout_seconds=0.2)
+    assert "host 1, 2 of 3 did not come" in first
+    (other,) = meet((2, 1), timeout_seconds=0.2)
+    assert "did not join the others at 127.0.0.1:" in other
+    assert "--coordinator" in other
+
+
+def test_a_stray_connection_is_no_host():
+    port = find_port()
+    server = threading.Thread(
+        target=hosts._meet, args=(HostSetup(f"127.0.0.1:{port}", 2, 0), 20), daemon=True
+    )
+    server.start()
+    with socket.socket() as stray:
+        while stray.connect_ex(("127.0.0.1", port)):
+            time.sleep(0.05)
+        stray.sendall(b"GET / HTTP/1.1\n\n")
+    hosts._meet(HostSetup(f"127.0.0.1:{port}", 2, 1), 20)
+    server.join(20)
+    assert not server.is_alive()
+
+
+# Runs of several processes ------------------------------------------------------------------------
+
+WORDS = ("--plan", "ramp", "--backbone", "tiny", "--weights", "none", "--ema", "0.5")
+
+
+def start_host(words, *, log, num_devices=1):
+    environ = os.environ | {"KERAS_BACKEND": "jax", "FLOWERKIT_VIRTUAL_CPUS": str(num_devices)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "flowerkit", "train", *map(str, words)],
+        env=environ,
+        stdout=log.open("w"),
+        stderr=subprocess.STDOUT,
+    )
+
+
+@pytest.fixture
+def train_on(drawn, tmp_path):
+    """Train on so many hosts into tmp_path/name: (the run's folder, the output of each host)."""
+
+    def run(name, num_hosts, *words, global_batch=16):
+        folder, port = tmp_path / name, find_port()
+        common = ["--out", folder, *words]
+        if "--resume" not in words:
+            batch = global_batch // num_hosts
+            common += ["--data", drawn.folder, *WORDS, "--per-replica-batch", batch]
+        started = []
+        for host in range(num_hosts):
+            where = ("--coordinator", f"127.0.0.1:{port}", "--num-hosts", num_hosts, "--host", host)
+            log = tmp_path / f"{name}-{host}.log"
+            more = where if num_hosts > 1 else ()
+            started.append((start_host([*common, *more], log=log), log))
+        statuses = [process.wait(500) for process, _ in started]
+        outputs = [log.read_text() for _, log in started]
+        assert statuses == [0] * num_hosts, outputs
+        return RunFolder(folder), outputs
+
+    return run
+
+
+def test_two_hosts_train_one_model_and_the_first_alone_writes_and_speaks(
+    train_on, drawn, accelerator
+):
+    run, (first, second) = train_on("two", 2, "--epochs", 1)
+    assert "CPU: 2 replicas on 2 hosts, jax" in first
+    assert "submission.csv: 22 rows, every id once, labels in 0..3: valid" in first
+    assert [line for line in second.splitlines() if "[Gloo]" not in line] == []
+    assert (run.environment().accelerator.hosts, run.environment().accelerator.replicas) == (2, 2)
+    assert len(run.history()) == 1
+    # What the hosts predicted for their rows, put together, is what the model predicts here.
+    kept, val = run.val_predictions(), load_split(drawn, "val")
+    again = predict(run.model(), val, global_batch=8 * accelerator.replicas)
+    assert kept.ids.tolist() == val.ids.tolist()
+    np.testing.assert_allclose(kept.probabilities, again.probabilities, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_and_four_hosts_equal_one_and_a_run_goes_on_with_another_number(train_on):
+    """With both phases, averaged weights, norms, and batches of which mixup pairs hosts' images."""
+    words = ("--freeze-epochs", 1, "--epochs", 2, "--mixup", 0.4, "--min-crop-area", 0.5)
+    one, _ = train_on("one", 1, *words)
+    for num_hosts in (2, 4):
+        several, _ = train_on(f"hosts-{num_hosts}", num_hosts, *words)
+        assert_equal_runs(one, several)
+    part, _ = train_on("part", 4, *words[:2], "--epochs", 1, *words[4:])
+    assert len(part.history()) == 2
+    _, (first, _) = train_on("part", 2, "--resume", "--epochs", 2)
+    assert "replicas 4 -> 2, hosts 4 -> 2; a batch stays 16 images" in first
+    assert part.plan().per_replica_batch == 8
+    assert len(part.history()) == 3
+
+
+def assert_equal_runs(one, other):
+    for row, same in zip(one.history(), other.history(), strict=True):
+        for name in ("loss", "val_loss", "val_f1"):
+            assert row[name] == pytest.approx(same[name], abs=1e-5)
+    difference = one.val_predictions().probabilities - other.val_predictions().probabilities
+    assert np.abs(difference).max() < 1e-5
+    for weight, same in zip(one.model().get_weights(), other.model().get_weights(), strict=True):
+        np.testing.assert_allclose(weight, same, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_when_a_host_is_lost_the_others_end_within_a_minute_with_a_sentence(lost, drawn, tmp_path):
+    run, port, logs = tmp_path / "run", find_port(), [tmp_path / "0.log", tmp_path / "1.log"]
+    words = ["--data", drawn.folder, *WORDS, "--epochs", 500, "--patience", "none", "--out", run]
+    words += ["--per-replica-batch", 8, "--coordinator", f"127.0.0.1:{port}", "--num-hosts", 2]
+    started = [start_host([*words, "--host", host], log=logs[host]) for host in (0, 1)]
+    end = time.monotonic() + 300
+    while not (run / "history.csv").is_file() and time.monotonic() < end:
+        time.sleep(0.2)
+    started[lost].kill()
+    assert started[1 - lost].wait(60) != 0
+    said = logs[1 - lost].read_text()
+    assert f"flowerkit: host {1 - lost} of 2 " in said
+    assert "Start all again with --resume" in said
+    assert json.loads((run / "plan.json").read_text())["epochs"] == 500
