@@ -2,8 +2,6 @@
 
 import ast
 import importlib
-import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,7 +11,6 @@ import pytest
 from packaging.requirements import Requirement
 
 import flowerkit
-from flowerkit.cli.parser import parse
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flowerkit"
@@ -248,44 +245,3 @@ def test_requirements_hold_every_dependency_with_the_same_bounds():
     wanted += [Requirement(text) for text in (*extras["tensorflow"], *extras["jax"])]
     for requirement in wanted:
         assert bounds.get(requirement.name) == requirement.specifier, requirement.name
-
-
-def find_commands(text):
-    """The flowerkit commands of the ```sh blocks, words split as a shell does."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line, comments=True) for line in lines if _is_command(line)]
-    return [words[3 if words[0] == "python" else 1 :] for words in commands]
-
-
-def _is_command(line):
-    return line.startswith(("flowerkit ", "python -m flowerkit "))
-
-
-def test_commands_are_found_in_sh_blocks_only():
-    text = (
-        "flowerkit no\n```sh\npip install .\nflowerkit check a.csv \\\n  --data 'my d'  # mine\n"
-        "python -m flowerkit demo\n```\n```python\nflowerkit no\n```\n"
-    )
-    assert find_commands(text) == [["check", "a.csv", "--data", "my d"], ["demo"]]
-
-
-@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
-def test_the_readmes_commands_parse(name):
-    commands = find_commands((ROOT / name).read_text(encoding="utf-8"))
-    assert commands, f"{name} shows no command in a ```sh block"
-    for words in commands:
-        if not {"--help", "--version"} & set(words):  # these end the program at once
-            parse(words)
-
-
-@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
-def test_the_readmes_python_uses_names_that_exist(name):
-    blocks = re.findall(
-        r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL
-    )
-    assert blocks
-    used = set(re.findall(r"flowerkit\.(\w+)", "".join(blocks)))
-    assert {"connect", "train"} <= used <= set(flowerkit.__all__)
-    for block in blocks:
-        ast.parse(block)
