@@ -186,7 +186,7 @@ def train_on(drawn, tmp_path):
             log = tmp_path / f"{name}-{host}.log"
             more = where if num_hosts > 1 else ()
             started.append((start_host([*common, *more], log=log), log))
-        statuses = [process.wait(500) for process, _ in started]
+        statuses = [process.wait(1500) for process, _ in started]
         outputs = [log.read_text() for _, log in started]
         assert statuses == [0] * num_hosts, outputs
         return RunFolder(folder), outputs
