@@ -194,5 +194,6 @@ def test_any_numbers_of_an_epoch_come_back_as_they_are(tmp_path, values):
     file.unlink(missing_ok=True)
     history = History("val_f1", (), file)
     history.append({"epoch": 1} | dict(zip(COLUMNS[1:], values, strict=True)))
+    history.save()
     (row,) = History.load(file, "val_f1")
     np.testing.assert_array_equal(list(row.values()), list(history.last.values()))

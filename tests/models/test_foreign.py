@@ -213,7 +213,7 @@ def test_a_model_is_copied_or_its_weights_are_fresh_but_for_what_was_adapted(kin
     name, before = network.name, {id(one) for one in network.variables}
     body = build(network).get_layer("backbone")
     np.testing.assert_allclose(
-        values(body(PIXELS.astype("float32"), training=False)), expected, atol=1e-5, rtol=1e-4
+        values(body(PIXELS.astype("float32"), training=False)), expected, atol=1e-3, rtol=1e-4
     )
     assert network.name == name
     assert not before & {id(one) for one in body.variables}
