@@ -43,6 +43,10 @@ EXTERNAL = "external"
 KINDS = ("same id", "turned copy", "near duplicate", "same bytes")
 
 _BLOCK = 64
+# Two flowers that are round look alike in one of seven turns more often than as they are: with the
+# bounds of near duplicates 4 pairs of 8,309 pictures do, with these none; 100 of 100 copies are found.
+_MAX_TURNED_DISTANCE = 6
+_MIN_TURNED_SIMILARITY = 0.95
 _MAX_DRAWN = 60
 _SIDE_PX, _GAP_PX, _TEXT_PX, _COLUMNS = 160, 14, 44, 4
 
@@ -248,7 +252,8 @@ def _find_pairs(pictures: _Pictures, near: bool) -> list[DuplicatePair]:
         seconds = pictures.hashes[:, number], turn_picture(pictures.thumbnails, number)
         pairs = find_near_pairs(pictures.hashes[:, 0], pictures.thumbnails, seconds)
         for rows, distance, similarity in zip(*map(np.ndarray.tolist, pairs), strict=True):
-            if pictures.digests[rows[0]] != pictures.digests[rows[1]]:
+            is_sure = distance <= _MAX_TURNED_DISTANCE and similarity >= _MIN_TURNED_SIMILARITY
+            if pictures.digests[rows[0]] != pictures.digests[rows[1]] and (is_sure or not turn):
                 kind = "turned copy" if turn else "near duplicate"
                 found[tuple(rows)] = kind, distance, similarity, turn
     for rows in _find_repeats(pictures.digests).tolist():
