@@ -2,8 +2,8 @@
 
 What a page says needs more than a checkout ("These need your Kaggle account:", `<your-name>`), and the
 page of `serve`, which runs until Ctrl-C, is parsed. Where ImageNet weights would be downloaded,
-`--plan smoke` is added. backbones.md and several-hosts.md need networks and hosts of your own: only their
-links are checked.
+`--plan smoke` is added. backbones.md and several-hosts.md need networks and hosts of your own: only
+their links are checked.
 """
 
 import ast
