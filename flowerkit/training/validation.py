@@ -37,7 +37,7 @@ class NormStatistics:
         self.batches = batches
         # The same layers, compiled apart: its norms see each batch as in training, dropout is off.
         self.probes = [
-            keras.Model(part.inputs[0], part.outputs[0], name="probe")
+            keras.Model(part.inputs[0], part.outputs[0], name=part.name)
             if _find_learning(part)
             else part
             for part in parts

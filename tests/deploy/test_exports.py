@@ -184,7 +184,8 @@ def test_an_export_prints_as_a_line():
 def end(layer=None, *, width=3, shape=(32, 32, 3)):
     """A classifier whose last layer is `layer`."""
     pixels = keras.Input(shape)
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(pixels))
+    x = keras.layers.Rescaling(1 / 255)(pixels)  # so that no sigmoid is 0 or 1
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(x))
     x = keras.layers.Dense(width)(x)
     return keras.Model(pixels, layer(x) if layer else x)
 
