@@ -11,10 +11,22 @@ import shutil
 import tempfile
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import flowerkit
 from flowerkit.sources import draw_competition
 from flowerkit.training.plan import RAMP
+
+# The same examples everywhere, however slow the machine is.
+settings.register_profile(
+    "flowerkit",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("flowerkit")
+
 
 GLOBAL_BATCH = 16
 # What runs keep for the next one must not come from, or go to, the cache of whoever runs the tests.
