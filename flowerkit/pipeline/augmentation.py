@@ -55,11 +55,6 @@ class Augmentation:
         """Whether images, and so labels, are mixed with one another."""
         return self.mixup > 0 or self.cutmix > 0
 
-    @property
-    def is_off(self) -> bool:
-        """Whether images stay as they are."""
-        return self == Augmentation(flip=False)
-
 
 def check_between(name: str, value: float, low: float, high: float) -> None:
     """Raise ValueError for a value out of low..high, both allowed."""

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowerkit.data import FlowerData, find_ids, find_shards, find_sizes
 from flowerkit.files import cache_folder, make_folder, parse_json, writing_to
@@ -17,6 +18,9 @@ from flowerkit.photos import Folders, LabelsCsv, find_photos, load_conversion
 from flowerkit.sources import competition
 from flowerkit.submission import read_ids, read_labels
 from flowerkit.text import join_some, pluralize
+
+if TYPE_CHECKING:  # it loads NumPy
+    from flowerkit.data import Split
 
 # Enough for a small network to learn within minutes on two cores.
 DRAWN_CLASSES = 12
@@ -177,14 +181,15 @@ def find_test_ids(data: FlowerData) -> list[str]:
     return [name for file in data.files["test"] for name in find_ids(file)]
 
 
-def check_test_split(data: FlowerData, *, on_corrupt: str = "raise") -> None:
+def check_test_split(data: FlowerData, *, on_corrupt: str = "raise") -> "Split | None":
     """Check before hours of training that each test image can be predicted, and its row be written.
 
     Every record is read and decoded; the ids must be those of sample_submission.csv, if it is there.
-    With on_corrupt="skip" it is logged which rows the csv will lack. Raises ValueError.
+    With on_corrupt="skip" it is logged which rows the csv will lack. Returns the split, None where
+    there is none. Raises ValueError.
     """
     if not data.counts["test"]:
-        return
+        return None
     from flowerkit.data import load_split  # these two load NumPy
     from flowerkit.photos import TEST_LABELS
 
@@ -209,3 +214,4 @@ def check_test_split(data: FlowerData, *, on_corrupt: str = "raise") -> None:
         )
     if (labels := data.folder / TEST_LABELS).is_file():
         read_labels(labels)
+    return split

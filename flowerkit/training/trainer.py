@@ -256,7 +256,7 @@ def _prepare(
 ) -> RunContext:
     """The classifier and the splits; everything that can be refused is refused here."""
     check_room(folder.path)
-    check_test_split(data, on_corrupt=plan.on_corrupt)
+    test = check_test_split(data, on_corrupt=plan.on_corrupt)
     hosts.check_same([dict(data.counts), data.image_size, list(data.class_names)], "data")
     num_scored = data.counts["val"] + min(STATISTICS_IMAGES, data.counts["train"])
     clock = Clock(num_val=num_scored, num_test=data.counts["test"])
@@ -330,7 +330,7 @@ def _prepare(
     last_phase = _plan_phases(run, schedule)[-1]
     for line in warn_about_rates(plan, last_phase, global_batch=run.global_batch):
         _log.info(line)
-    environment = _describe_environment(run, data, schedule)
+    environment = _describe_environment(run, data, schedule, test)
     hosts.check_same(environment.data.images, "images")
     fitted = replace(fitted, reasons=fitted.reasons | reasons, replicas=accelerator.replicas)
     folder.write_start(plan, fitted, environment)
@@ -429,14 +429,16 @@ def _load_splits(
     return train_split, val_split
 
 
-def _describe_environment(run: RunContext, data: FlowerData, schedule) -> Environment:
+def _describe_environment(
+    run: RunContext, data: FlowerData, schedule: Schedule | None, test: Split | None
+) -> Environment:
     splits = {"train": run.train, "val": run.val}
     counted = {
         name: count_classes(split.labels, data.num_classes).tolist()
         for name, split in splits.items()
     }
-    if data.counts["test"]:
-        splits["test"] = load_split(data, "test", on_corrupt=run.plan.on_corrupt, cache="none")
+    if test is not None:
+        splits["test"] = test
     return Environment.of(
         data,
         run.accelerator,

@@ -10,6 +10,7 @@ from flowerkit.experiments.studies import (
     find_study,
     spread_over_seeds,
 )
+from flowerkit.pipeline import Augmentation
 
 
 def find_differing(plans):
@@ -71,7 +72,7 @@ def test_no_plan_stops_early_or_changes_images():
     for plans in STUDIES.values():
         for plan in plans.values():
             assert (plan.patience, plan.weights, plan.input_size) == (None, None, 32)
-            assert plan.augmentation().is_off
+            assert plan.augmentation() == Augmentation(flip=False)
             assert plan.epochs <= 15
 
 
