@@ -414,7 +414,7 @@ def _host(function: Callable):
         return contextlib.nullcontext()
     import keras  # the schedule has loaded it
 
-    return keras.device("cpu")
+    return keras.device("cpu:0")
 
 
 def _can_take(function: Callable, *args) -> bool:
