@@ -4,6 +4,7 @@
     metrics      macro F1, confusion matrix, calibration, paired bootstrap
     submission   the csv: write it, and the rules by which it is checked
     files, text  atomic writes and JSON; numbers and names in words; lazy: names loaded at first use
+    console      log lines, progress, quiet frameworks
     accelerator  which device is here, and its start
     data         TFRecords, splits, duplicates          photos       a folder of photos becomes shards
     sources      where data comes from                  pipeline     batches and augmentation

@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 
 from flowerkit.accelerator import BACKENDS, collect_evidence, detect, hosts, is_compiling
-from flowerkit.cli import ProgressBar, WrongUsage, load_function, parse, start_log
+from flowerkit.cli import WrongUsage, load_function, parse, start_log
+from flowerkit.console import ProgressLine
 from flowerkit.text import clean
 
 
@@ -17,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(sys.argv[1:] if argv is None else argv)
     args.started = started
     start_log()
-    progress = ProgressBar()
+    progress = ProgressLine()
     before = signal.signal(signal.SIGTERM, _interrupt)  # in training, the run has its own
     try:
         status = load_function(args.command, "run_{}")(args, _echo, progress)
@@ -49,7 +50,7 @@ def _echo(line: str) -> None:
     print(clean(line), flush=True)  # a run can take hours
 
 
-def _fail(line: str, progress: ProgressBar, status: int = 1) -> int:
+def _fail(line: str, progress: ProgressLine, status: int = 1) -> int:
     progress.stop()
     print(clean(line), file=sys.stderr)
     return status

@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 
+from flowerkit.console import quiet_frameworks
+
 
 def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable, list[str]]:
     """`__getattr__`, `__dir__` and `__all__` for a package whose names live in its modules.
@@ -16,7 +18,8 @@ def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable, li
     def get(name: str):
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        with quiet_frameworks():  # which the module may be the first to import
+            value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
         setattr(sys.modules[package], name, value)  # the next use costs nothing
         return value
 

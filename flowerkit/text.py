@@ -67,6 +67,18 @@ def format_bytes(num_bytes: float) -> str:
     return f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
 
 
+def format_seconds(seconds: float) -> str:
+    """A duration in words.
+
+    >>> [format_seconds(seconds) for seconds in (0.0421, 5.31, 42.4, 200, 5040)]
+    ['0.04 s', '5.3 s', '42 s', '3 min 20 s', '1 h 24 min']
+    """
+    if seconds < 90:
+        return f"{seconds:.{0 if seconds >= 10 else 1 if seconds >= 1 else 2}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ " Did you mean 'x'?" with the nearest of the known names, or nothing.
 

@@ -17,8 +17,9 @@ PACKAGE = ROOT / "flowerkit"
 
 # Lowest first: nothing imports from what comes after it. Imports inside functions count too.
 ORDER = [
-    "lazy",
     "text",
+    "console",
+    "lazy",
     "files",
     "schedules",
     "metrics",

@@ -21,6 +21,7 @@ from flowerkit.accelerator.machine import (
     versions,
 )
 from flowerkit.accelerator.programs import keep_compilations
+from flowerkit.console import quiet_frameworks
 from flowerkit.text import did_you_mean, join_some, pluralize
 
 VIRTUAL_CPUS = "FLOWERKIT_VIRTUAL_CPUS"
@@ -192,11 +193,12 @@ def _start(
             f"Set KERAS_BACKEND=jax, or start one process."
         )
     try:
-        if detection.backend == "jax":
-            strategy = None
-            kind, replicas = _start_jax(detection.kind, virtual_cpus, setup)
-        else:
-            kind, replicas, strategy = _start_tensorflow(detection.kind, virtual_cpus)
+        with quiet_frameworks():
+            if detection.backend == "jax":
+                strategy = None
+                kind, replicas = _start_jax(detection.kind, virtual_cpus, setup)
+            else:
+                kind, replicas, strategy = _start_tensorflow(detection.kind, virtual_cpus)
     except hosts.NotJoined:
         raise
     except Exception as error:  # any failure needs the remedy beside it

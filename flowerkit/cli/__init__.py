@@ -23,7 +23,6 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "COMMANDS": "parser",
-        "ProgressBar": "terminal",
         "WrongUsage": "parser",
         "load_function": "parser",
         "parse": "parser",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowerkit.accelerator import choose_backend, connect, find_topology
 from flowerkit.cli.options import find_changes, read_plan
-from flowerkit.cli.terminal import Echo, quiet_frameworks
+from flowerkit.cli.terminal import Echo
 from flowerkit.text import format_bytes
 
 _COMPETITION = {"train": 12_753, "val": 3_712, "test": 7_382}
@@ -17,8 +17,7 @@ def compile_for(args, echo: Echo) -> int:
     """Compile each program of a run and print a line of it; 1 if one does not compile."""
     plan = read_plan(args.plan, find_changes(args))
     topology = find_topology(args.compile_for)
-    with quiet_frameworks():
-        here = _connect_jax()
+    here = _connect_jax()
     num, chip = len(topology.devices), topology.chip
     precision = "bfloat16" if args.precision == "auto" else args.precision
     there = replace(here, kind="tpu", replicas=num, precision=precision)

@@ -9,7 +9,8 @@ from flowerkit import accelerator
 from flowerkit.cli.ahead import compile_for
 from flowerkit.cli.options import add_data, add_plan, add_precision, find_changes
 from flowerkit.cli.parser import WrongUsage
-from flowerkit.cli.terminal import Echo, Progress, quiet_frameworks
+from flowerkit.cli.terminal import Echo, Progress
+from flowerkit.console import quiet_frameworks
 from flowerkit.files import cache_folder
 from flowerkit.text import format_bytes
 

@@ -12,7 +12,7 @@ from flowerkit.cli.options import (
     add_require,
     open_data,
 )
-from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
+from flowerkit.cli.terminal import Echo, Progress, connect_device
 from flowerkit.files import check_room
 from flowerkit.submission import check_submission, read_labels, write_submission
 from flowerkit.text import pluralize
@@ -206,8 +206,8 @@ def run_report(args, echo: Echo, progress: Progress) -> int:
 
     run = RunFolder(args.run_folder)
     plan, trained_on = run.plan(), run.environment().data
-    with quiet_frameworks():
-        from flowerkit.reports import write_report
+    from flowerkit.reports import write_report
+
     try:
         data, images = _load_val(run, plan, trained_on, args)
     except (FileNotFoundError, ValueError) as error:

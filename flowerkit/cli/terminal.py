@@ -1,19 +1,17 @@
-"""Progress bars, log lines, the device's line, and silent frameworks."""
+"""Log lines, the device's line, and the last words of a host that is ended."""
 
 import contextlib
 import logging
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, connect, hosts, keep_compilations
-from flowerkit.text import clean
+from flowerkit.console import LineHandler, Progress
 
 Echo = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
 
 
 def start_log() -> None:
@@ -21,72 +19,8 @@ def start_log() -> None:
     if logging.getLogger().hasHandlers():
         return
     stream = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 - open as long as the process
-    erase = "\r\x1b[K" if stream.isatty() else ""  # a progress bar may be on the line
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_CleanFormatter(f"{erase}%(message)s"))
-    logging.basicConfig(handlers=[handler])
+    logging.basicConfig(handlers=[LineHandler(stream)])
     logging.getLogger("flowerkit").setLevel(logging.INFO)
-
-
-class _CleanFormatter(logging.Formatter):
-    """Names of files may hold what a terminal obeys."""
-
-    def formatMessage(self, record):
-        record.message = clean(record.message)
-        return super().formatMessage(record)
-
-
-class ProgressBar:
-    """A bar with count, rate and time left on stderr or in a notebook; nothing where it is a file.
-
-    Called with (description, done, total); each description has its own bar, which vanishes when
-    done is total or `stop` is called.
-    """
-
-    def __init__(self):
-        self._bar = self._description = None
-
-    def __call__(self, description: str, done: int, total: int) -> None:
-        """Show how much is done."""
-        if description != self._description:
-            self.stop()
-            self._bar, self._description = self._start(description, total), description
-        self._bar.update(0, completed=done, total=total)
-        if done >= total:
-            self.stop()
-
-    def stop(self) -> None:
-        """Remove the bar."""
-        if self._bar:
-            self._bar.stop()
-        self._bar = self._description = None
-
-    @staticmethod
-    def _start(description: str, total: int):
-        from rich import progress
-        from rich.console import Console
-
-        class Rate(progress.ProgressColumn):
-            def render(self, task):
-                return f"{task.speed:,.1f}/s" if task.speed else "starting"
-
-        console = Console(stderr=True)
-        bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            Rate(),
-            progress.TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            refresh_per_second=4,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            disable=not (console.is_terminal or console.is_jupyter),
-        )
-        bar.add_task(description, total=total)
-        bar.start()
-        return bar
 
 
 def connect_device(
@@ -101,8 +35,7 @@ def connect_device(
             f"{setup.found} says that there are {setup.count} processes, and of the commands only "
             f"train runs in several. Start one (with SLURM: srun --ntasks=1)."
         )
-    with quiet_frameworks():
-        accelerator = connect(require, precision=precision)
+    accelerator = connect(require, precision=precision)
     _introduce(accelerator, echo, compile_cache)
     return accelerator
 
@@ -124,14 +57,13 @@ def connect_hosts(
 
     (the device, echo, progress): host 0 alone speaks.
     """
-    with quiet_frameworks():
-        accelerator = connect(
-            args.require,
-            precision=args.precision,
-            coordinator=args.coordinator,
-            num_hosts=args.num_hosts,
-            host=args.host,
-        )
+    accelerator = connect(
+        args.require,
+        precision=args.precision,
+        coordinator=args.coordinator,
+        num_hosts=args.num_hosts,
+        host=args.host,
+    )
     if not hosts.is_first():
         echo, progress = (lambda line: None), None
         logging.getLogger("flowerkit").setLevel(logging.ERROR)
@@ -161,27 +93,3 @@ def _last_words():
         yield
     finally:
         watcher.communicate(b"done")
-
-
-@contextlib.contextmanager
-def quiet_frameworks():
-    """Hold back what C++ writes while frameworks are imported and started; show it if that fails.
-
-    Not at Ctrl-C, and not where a file or a value was wrong: there it would explain nothing.
-    """
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = os.environ.get("TF_CPP_MIN_LOG_LEVEL") or "3"
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as noise:
-        os.dup2(noise.fileno(), 2)
-        try:
-            yield
-        except (KeyboardInterrupt, OSError, ValueError):
-            raise
-        except BaseException:
-            noise.seek(0)
-            os.write(kept, noise.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

@@ -24,7 +24,7 @@ from flowerkit.cli.options import (
     read_plan,
 )
 from flowerkit.cli.parser import WrongUsage
-from flowerkit.cli.terminal import Echo, Progress, connect_device, connect_hosts, quiet_frameworks
+from flowerkit.cli.terminal import Echo, Progress, connect_device, connect_hosts
 from flowerkit.files import check_room, find_free_folder, write_json
 from flowerkit.text import pluralize
 
@@ -281,8 +281,7 @@ def add_compare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_compare(args, echo: Echo, progress: Progress) -> int:
-    with quiet_frameworks():
-        from flowerkit.experiments import compare_runs
+    from flowerkit.experiments import compare_runs
 
     return _show_comparison(compare_runs(args.runs), args.out, echo)
 

@@ -4,7 +4,8 @@ import argparse
 from collections import Counter
 
 from flowerkit.cli.options import add_number, add_path
-from flowerkit.cli.terminal import Echo, Progress, quiet_frameworks
+from flowerkit.cli.terminal import Echo, Progress
+from flowerkit.console import quiet_frameworks
 from flowerkit.deploy import FORMATS, detect_format
 from flowerkit.files import check_room, write_text
 from flowerkit.text import format_csv, pluralize

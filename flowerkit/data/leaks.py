@@ -8,13 +8,14 @@ added it to the training shards, leaks where it holds pictures of val or test.
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from flowerkit.console import Progress, shows_progress
 from flowerkit.data.duplicates import (
     THUMBNAIL_PX,
     TURNS,
@@ -49,8 +50,6 @@ _MAX_TURNED_DISTANCE = 6
 _MIN_TURNED_SIMILARITY = 0.95
 _MAX_DRAWN = 60
 _SIDE_PX, _GAP_PX, _TEXT_PX, _COLUMNS = 160, 14, 44, 4
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -137,6 +136,7 @@ class LeakReport:
         return sorted(self.pairs, key=rank)
 
 
+@shows_progress
 def find_leaks(
     data: FlowerData,
     *,

@@ -3,10 +3,11 @@
 import logging
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, connect
+from flowerkit.console import Progress, shows_progress
 from flowerkit.data import FlowerData
 from flowerkit.experiments.comparison import Comparison, compare_runs
 from flowerkit.experiments.studies import find_study, spread_over_seeds
@@ -16,6 +17,7 @@ from flowerkit.training import RunFolder, TrainingPlan, describe_difference, tra
 _log = logging.getLogger("flowerkit")
 
 
+@shows_progress
 def run_study(
     study: str | Mapping[str, TrainingPlan],
     data: FlowerData,
@@ -24,7 +26,7 @@ def run_study(
     seeds: Sequence[int] = (0, 1, 2),
     epochs: int | None = None,
     accelerator: Accelerator | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Train every plan of `study` with every seed into out/NAME-seedK, and compare the runs.
 

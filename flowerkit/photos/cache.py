@@ -11,7 +11,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -20,11 +20,10 @@ from pathlib import Path
 import joblib
 from joblib.externals.loky import get_reusable_executor
 
+from flowerkit.console import Progress
 from flowerkit.files import find_marked, replacing
 from flowerkit.photos.reader import JPEG_QUALITY, ReadPhoto, read_photo
 from flowerkit.photos.walk import Photo
-
-Progress = Callable[[str, int, int], None]
 
 _FORMAT = 4  # of the files; counted up when `read_photo` makes other pictures
 _FEW = 64  # for fewer photos starting processes takes longer than reading

@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from flowerkit.accelerator import num_cores
+from flowerkit.console import Progress, shows_progress
 from flowerkit.data import (
     SPLITS,
     FlowerData,
@@ -28,7 +29,7 @@ from flowerkit.data import (
 )
 from flowerkit.files import cache_folder, locked, make_folder, write_json, write_text
 from flowerkit.photos.assignment import SplitAssignment, assign_photos, check_fractions
-from flowerkit.photos.cache import PhotoCache, Progress
+from flowerkit.photos.cache import PhotoCache
 from flowerkit.photos.conversion_file import Conversion, load_conversion
 from flowerkit.photos.labels import LabelsCsv
 from flowerkit.photos.listing import Folders, Listing, list_photos
@@ -78,6 +79,7 @@ class Request:
         return self.val_fraction, self.test_fraction
 
 
+@shows_progress
 def convert_photos(
     photos: str | os.PathLike,
     out: str | os.PathLike,
@@ -152,7 +154,6 @@ def _convert(
 def _write_shards(
     request: Request, listing: Listing, workers: int, progress: Progress | None
 ) -> SplitAssignment:
-    progress = progress or (lambda title, done, total: None)
     cache = PhotoCache(request.unfinished, request.source, request.image_size, request.resize)
     read = cache.read(listing.photos, workers, progress)
     assignment = assign_photos(listing, read, *request.fractions, request.seed)
@@ -262,6 +263,7 @@ def _write_beside(
 # The cache ----------------------------------------------------------------------------------------
 
 
+@shows_progress
 def load_photos(
     folder: str | os.PathLike,
     *,

@@ -9,24 +9,12 @@ from typing import Any
 
 import jinja2
 
-from flowerkit.text import clean, percent, pluralize
+from flowerkit.text import clean, format_seconds, percent, pluralize
 
 
 def render(template: str, **values: Any) -> str:
     """The page that `templates/TEMPLATE` makes of `values`; a value that is missing is an error."""
     return _environment().get_template(template).render(values)
-
-
-def format_seconds(seconds: float) -> str:
-    """A duration in words.
-
-    >>> [format_seconds(seconds) for seconds in (0.0421, 5.31, 42.4, 200, 5040)]
-    ['0.04 s', '5.3 s', '42 s', '3 min 20 s', '1 h 24 min']
-    """
-    if seconds < 90:
-        return f"{seconds:.{0 if seconds >= 10 else 1 if seconds >= 1 else 2}f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def format_number(value: float, form: str = ",") -> str:

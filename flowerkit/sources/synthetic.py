@@ -7,13 +7,14 @@ small network learns the genera at once, the pairs slowly, and its confusions lo
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 from PIL import Image
 
+from flowerkit.console import Progress, shows_progress
 from flowerkit.data import SPLITS, FlowerData, Record, choose_shard_size, find_shards, write_shards
 from flowerkit.files import replacing, write_json, write_text
 from flowerkit.sources.painting import GROUNDS, MARKS, Form, Species, paint_flower
@@ -56,8 +57,6 @@ COLOURS = {  # in the order of hue: neighbours are easily confused
     "azure": (150, 190, 244),
 }
 SEED_COLOURS = ((236, 190, 40), (120, 74, 30), (60, 34, 30), (206, 210, 90), (230, 130, 30))
-
-Progress = Callable[[str, int, int], None]
 
 
 def species(k: int) -> Species:
@@ -112,6 +111,7 @@ def _check_picture(size: int, *seeds: int) -> None:
         raise ValueError(f"size={size} must be 8 or more, and seed={min(seeds)} 0 or more.")
 
 
+@shows_progress
 def draw_competition(
     folder: str | os.PathLike,
     *,
@@ -166,8 +166,7 @@ def _draw_records(split, labels, ids, image_size, seed, progress) -> Iterator[Re
         jpeg = io.BytesIO()
         Image.fromarray(pixels).save(jpeg, "JPEG", quality=JPEG_QUALITY)
         yield Record(image=jpeg.getvalue(), id=id, label=None if split == "test" else label)
-        if progress:
-            progress(f"drawing {split}", i + 1, len(labels))
+        progress(f"drawing {split}", i + 1, len(labels))
 
 
 def _class_counts(num_pictures: int, num_classes: int, seed: int) -> np.ndarray:
@@ -190,6 +189,7 @@ def _picture_ids(split: str, counts: dict[str, int], seed: int) -> Iterator[str]
         yield f"{(number * 0x9E3779B97 + seed * 0x51ED27 + 0x1F0E) % 16**9:09x}"
 
 
+@shows_progress
 def draw_photos(
     folder: str | os.PathLike,
     *,
@@ -218,6 +218,5 @@ def draw_photos(
             with replacing(folder / name / f"{number:03}.jpg") as temporary:
                 image = Image.fromarray(np.ascontiguousarray(photo))
                 image.save(temporary, "JPEG", quality=JPEG_QUALITY)
-            if progress:
-                progress("drawing photos", label * photos_per_class + number, total)
+            progress("drawing photos", label * photos_per_class + number, total)
     return folder

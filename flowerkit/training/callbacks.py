@@ -152,6 +152,7 @@ class StepHooks(keras.callbacks.Callback):
             self.model.train_function, self.execute = self.execute, None
 
     def _time_first(self, *state):
+        _log.info("compiling the training step, which takes from seconds to some minutes")
         start = time.perf_counter()
         with without_garbage_collection():
             outputs = self.execute(*state)

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, hosts, wait_for_programs
+from flowerkit.console import Progress
 from flowerkit.data import FlowerData
 from flowerkit.models import split_classifier, stream_outputs
 from flowerkit.pipeline import steps_per_epoch
@@ -31,7 +32,7 @@ from flowerkit.training.lr_finder import (
 )
 from flowerkit.training.phases import Clock, Phase, fit_steps, plan_phases
 from flowerkit.training.plan import FEWEST_STEPS_A_PHASE, SIZES_PX, TrainingPlan, longer
-from flowerkit.training.step import FEWEST_AVERAGED, Progress, RunContext, TrainStep, build_model
+from flowerkit.training.step import FEWEST_AVERAGED, RunContext, TrainStep, build_model
 
 _log = logging.getLogger("flowerkit")
 

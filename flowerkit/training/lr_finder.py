@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
+from flowerkit.console import Progress, shows_progress
 from flowerkit.data import FlowerData, load_split
 from flowerkit.pipeline import epoch_permutation, steps_per_epoch
 from flowerkit.training.callbacks import STEPS_AHEAD, ReseedDropout, StepListener
@@ -24,7 +25,7 @@ from flowerkit.training.optimizers import copies_of
 from flowerkit.training.phases import find_phase
 from flowerkit.training.plan import FINE_TUNE, TrainingPlan, settle
 from flowerkit.training.run_folder import find_goes_on
-from flowerkit.training.step import Progress, RunContext, TrainStep, build_model
+from flowerkit.training.step import RunContext, TrainStep, build_model
 
 _log = logging.getLogger("flowerkit")
 
@@ -74,6 +75,7 @@ class LRFinderResult:
         )
 
 
+@shows_progress
 def lr_find(
     data: FlowerData,
     plan: TrainingPlan = FINE_TUNE,

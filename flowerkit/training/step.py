@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, Program, batch_spec, hosts
+from flowerkit.console import Progress
 from flowerkit.data import FlowerData, Split
 from flowerkit.models import (
     after_resizing,
@@ -44,8 +45,6 @@ from flowerkit.training.plan import TrainingPlan
 from flowerkit.training.run_folder import RunFolder, find_goes_on
 
 _log = logging.getLogger("flowerkit")
-
-Progress = Callable[[str, int, int], None]
 
 # Averaged weights are worth scoring after this many times the steps that they average over.
 FEWEST_AVERAGED = 2

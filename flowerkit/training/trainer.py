@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect, hosts
+from flowerkit.console import Progress, showing
 from flowerkit.data import FlowerData, Split, check_leak, load_split
 from flowerkit.files import check_room, find_free_folder
 from flowerkit.metrics import count_classes
@@ -40,13 +41,7 @@ from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
 from flowerkit.training.plan import EPOCHS, FINE_TUNE, MONITORS, TrainingPlan, name_plan, settle
 from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult, find_goes_on
-from flowerkit.training.step import (
-    STATISTICS_IMAGES,
-    Progress,
-    RunContext,
-    TrainStep,
-    compile_ahead,
-)
+from flowerkit.training.step import STATISTICS_IMAGES, RunContext, TrainStep, compile_ahead
 from flowerkit.training.validation import ModelCheckpoint, Validation, load_state, statistics_of
 
 _log = logging.getLogger("flowerkit")
@@ -105,7 +100,9 @@ def train(
     run's own; their `self.model` trains the classifier, which is its layer "flower_classifier", or on
     features its layer "head". One that sets `stop_training` ends the phase, one that sets the learning
     rate needs a constant rate. `started` (`time.monotonic()`) is when the clock of `max_minutes` began.
-    `progress(description, done, total)` is called after every step.
+    `progress(description, done, total)` is called after every step; None: a live line on a terminal, and
+    elsewhere a line a minute. Log lines are shown, too, unless you have configured logging;
+    `logging.getLogger("flowerkit").setLevel("WARNING")` silences both.
 
     Raises ValueError for data that cannot be trained on (an empty split, one class, a batch larger
     than the split, validation that shares images with training), a time that is too short, two
@@ -126,19 +123,22 @@ def train(
     if not isinstance(data, FlowerData):
         raise ValueError(f"data must be what find_data(FOLDER) returns. Received: data={data!r}")
     given, accelerator = accelerator, accelerator or connect()
-    folder = _open_folder(out, plan, schedule, resume)
-    precision = accelerator.precision
-    if resume and given is None:
-        precision = folder.environment().accelerator.precision
-    accelerator = replace(accelerator, precision=hosts.broadcast(precision))
-    if resume:
-        plan = folder.continue_with(folder.complete(plan), accelerator)
-    with folder.locked():
-        with hosts.together():
-            run, *end = _train(
-                data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
-            )
-        return _finish(run, *end)
+    with showing(progress, speaks=hosts.is_first()) as progress:
+        if given is None:
+            _log.info(f"{accelerator}")
+        folder = _open_folder(out, plan, schedule, resume)
+        precision = accelerator.precision
+        if resume and given is None:
+            precision = folder.environment().accelerator.precision
+        accelerator = replace(accelerator, precision=hosts.broadcast(precision))
+        if resume:
+            plan = folder.continue_with(folder.complete(plan), accelerator)
+        with folder.locked():
+            with hosts.together():
+                run, *end = _train(
+                    data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
+                )
+            return _finish(run, *end)
 
 
 def _train(
