@@ -50,7 +50,7 @@ def run_convert(args, echo: Echo, progress: Progress) -> int:
             val_fraction=args.val_fraction,
             test_fraction=args.test_fraction,
             seed=args.seed,
-            labels_csv=read_labels(args),
+            **read_labels(args),
             label_pattern=args.label_pattern,
             train=args.train,
             val=args.val,

@@ -236,6 +236,7 @@ def _load_val(run, plan, trained_on, args) -> tuple:
 
     source = args.data or trained_on.folder
     data = open_data(args, source, image_size=trained_on.image_size)
+    data = data if args.labels else trained_on.relabel(data)
     val = load_split(data, "val", on_corrupt=plan.on_corrupt)
     if val.ids.tolist() != run.val_predictions().ids.tolist():
         raise ValueError(

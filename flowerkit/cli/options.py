@@ -11,7 +11,7 @@ from pathlib import Path
 from flowerkit.accelerator import POLICIES
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.data import FlowerData
-from flowerkit.photos import LabelsCsv
+from flowerkit.photos import LabelsCsv, is_decisions
 from flowerkit.pipeline import Augmentation
 from flowerkit.text import format_value
 from flowerkit.training import PLANS, RunFolder, TrainingPlan, change_plan, load_plan
@@ -53,7 +53,11 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None
 
 def _add_labels(parser: argparse.ArgumentParser) -> None:
     """--labels with its columns, and --label-pattern, for a folder of photos without class folders."""
-    add_path(parser, "--labels", "CSV", "file names, classes and splits, instead of class folders")
+    labels = (
+        "file names, classes and splits, instead of class folders; or the decisions of `flowerkit "
+        "clean`, which change labels of photos or shards; repeat it for both"
+    )
+    add_path(parser, "--labels", "CSV", labels, action="append")
     for role, text in (("image", "file names"), ("label", "classes"), ("split", "splits")):
         help = f"the column of {text} in --labels, where it is not found by itself"
         parser.add_argument(f"--csv-{role}", metavar="COLUMN", help=help)
@@ -65,14 +69,21 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_labels(args: argparse.Namespace) -> LabelsCsv | None:
-    """The csv of --labels with its columns, or None."""
+def read_labels(args: argparse.Namespace) -> dict:
+    """`labels_csv` and `decisions` of functions that take both: a csv of --labels each, or None."""
     columns = (args.csv_image, args.csv_label, args.csv_split)
-    if args.labels is None:
-        if any(columns):
-            raise WrongUsage("--csv-image, --csv-label and --csv-split need --labels CSV.")
-        return None
-    return LabelsCsv(args.labels, *columns)
+    kinds = {"labels_csv": None, "decisions": None}
+    for file in args.labels or ():
+        kind = "decisions" if is_decisions(file) else "labels_csv"
+        if kinds[kind]:
+            noun = "decisions of `flowerkit clean`" if kind == "decisions" else "labels"
+            raise WrongUsage(f"{kinds[kind]} and {file} both hold {noun}. Pass one (--labels).")
+        kinds[kind] = file
+    if kinds["labels_csv"]:
+        kinds["labels_csv"] = LabelsCsv(kinds["labels_csv"], *columns)
+    elif any(columns):
+        raise WrongUsage("--csv-image, --csv-label and --csv-split need --labels CSV.")
+    return kinds
 
 
 def add_photo_options(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +105,7 @@ def open_data(args: argparse.Namespace, source: str | Path | None = None, **opti
     source = args.data if source is None else source
     return find_data(
         source,
-        labels_csv=read_labels(args),
+        **read_labels(args),
         label_pattern=args.label_pattern,
         train=args.train,
         val=args.val,

@@ -26,6 +26,7 @@ from flowerkit.cli.options import (
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.cli.terminal import Echo, Progress, connect_device, connect_hosts
 from flowerkit.files import check_room, find_free_folder, write_json
+from flowerkit.photos import relabel
 from flowerkit.text import pluralize
 
 # train --------------------------------------------------------------------------------------------
@@ -53,12 +54,13 @@ def run_train(args, echo: Echo, progress: Progress) -> int:
     with connect_hosts(args, echo, progress) as (accelerator, echo, progress):
         if requested is None and hosts.is_first():
             requested = read()
-        plan, source, out = _share(requested) if setup else requested
+        plan, source, out, relabelled = _share(requested) if setup else requested
         data = hosts.first_then_others(
             functools.partial(
                 open_data, args, source, image_size=plan.image_size, progress=progress
             )
         )
+        data = relabel(data, relabelled) if args.labels is None else data
         echo(str(data))
         return train_and_submit(
             plan, data, out, accelerator, args.started, echo, progress, resume=args.resume
@@ -69,19 +71,19 @@ def _share(requested: tuple | None) -> tuple:
     """What host 0 has read, on every host."""
     from flowerkit.training import TrainingPlan
 
-    values = requested and (requested[0].to_dict(), str(requested[1]), str(requested[2]))
-    plan, source, out = hosts.broadcast(values)
-    return TrainingPlan(**plan), source, Path(out)
+    values = requested and (requested[0].to_dict(), *map(str, requested[1:3]), requested[3])
+    plan, source, out, relabelled = hosts.broadcast(values)
+    return TrainingPlan(**plan), source, Path(out), relabelled
 
 
 def _read_new(args) -> tuple:
     plan = read_plan(args.plan, find_changes(args))
     name = Path(args.plan or "fine-tune").stem
-    return plan, args.data, args.out or find_free_folder("runs", name)
+    return plan, args.data, args.out or find_free_folder("runs", name), {}
 
 
 def _read_resumed(args) -> tuple:
-    """The run's own plan and data."""
+    """The run's own plan and data, with the labels that were changed for it."""
     changes = find_changes(args)
     if args.out is None:
         raise WrongUsage("--resume needs --out RUN, the folder of the run to continue.")
@@ -101,7 +103,7 @@ def _read_resumed(args) -> tuple:
     if args.precision == "auto":
         args.precision = environment.accelerator.precision
     source = environment.data.folder if args.data == "auto" else args.data
-    return plan, source, args.out
+    return plan, source, args.out, environment.data.relabelled
 
 
 def train_and_submit(

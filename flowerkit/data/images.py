@@ -130,6 +130,11 @@ class DecodedImages:
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
+    def records(self) -> list[tuple[Path, int]]:
+        """The file of each row's record, and its number there."""
+        files, numbers = self._reader.file_of.tolist(), self._reader.numbers.tolist()
+        return [(self._reader.files[k], number) for k, number in zip(files, numbers, strict=True)]
+
     def finish(self) -> None:
         """Decode every image that is not decoded yet. Raises ValueError for one that cannot be."""
         if self._array is not None:

@@ -31,7 +31,6 @@ from flowerkit.data.tfrecords import (
     SPLITS,
     FlowerData,
     check_counts,
-    count_in_name,
     find_gaps,
     read_record,
     read_records,
@@ -206,8 +205,9 @@ def _read_pictures(sources, near: bool, total: int, progress: Progress | None) -
         done, labels = len(places), [None] * len(pictures)
         if pictures.labels is not None and data.class_names == sources[0][1].class_names:
             labels = pictures.labels.tolist()
-        records = [(file, k) for file in data.files[split] for k in range(count_in_name(file))]
-        columns_of_places = zip(records, pictures.ids.tolist(), labels, strict=True)
+        columns_of_places = zip(
+            pictures.images.records(), pictures.ids.tolist(), labels, strict=True
+        )
         places += [Place(name, *record, *facts) for record, *facts in columns_of_places]
         num = len(pictures) if near else 0
         hashes = np.empty((num, len(TURNS)), "uint64")

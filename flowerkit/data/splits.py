@@ -131,9 +131,13 @@ def _scan(data: FlowerData, name: str, on_corrupt: str, *, decode: bool = False)
                 faults.append(CorruptRecord(files[number_of_file], record.number, reason))
             else:
                 ids.add(record.id)
-                rows.append((number_of_file, *record))
+                label = data.relabelled.get(record.id, record.label) if labelled else None
+                if label is not None or not labelled:
+                    rows.append((number_of_file, *record._replace(label=label)))
     if faults and on_corrupt != "skip":
         raise ValueError(faults[0].explain(num_more=len(faults) - 1))
+    if not rows and ids:
+        raise ValueError(f"every image of {name} is left out by decisions. Keep some (--labels).")
     if not rows:
         raise ValueError(f"every record of {files[0].parent} is bad. Re-download the files.")
     for fault in faults:

@@ -11,7 +11,7 @@ import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,8 +44,9 @@ class FlowerData:
     """Where the shards of an image size are, and what they hold.
 
     `folder` holds `tfrecords-jpeg-SxS/`; `files` lists each split's shards in order, `counts` its
-    records by the file names (an absent split has () and 0); `image_size` is in pixels; `origin` is
-    "competition", "drawn" or "folder".
+    records by the file names, without those left out (an absent split has () and 0); `image_size` is
+    in pixels; `origin` is "competition", "drawn" or "folder". `relabelled` has by image id the class
+    id that replaces the one in the train or val shards, or None where the image is left out.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class FlowerData:
     class_names: tuple[str, ...]
     image_size: int
     origin: str
+    relabelled: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:

@@ -3,6 +3,7 @@
 walk             which files are photos, and what else lies around
 tree             whether sub folders are classes, or splits that hold class folders
 labels           labels in a csv, or in the file names
+decisions        what a person decided on labels that looked wrong, as a csv
 listing          the photos of a folder with their classes (by folder or csv), ids and given splits
 reader           a photo as a square JPEG: formats, orientation, colours, resizing
 cache            photos read by processes and kept on the disk until the shards are written
@@ -27,6 +28,13 @@ __getattr__, __dir__, __all__ = lazy(
         "read_photo": "reader",
         "UnreadablePhoto": "reader",
         "LabelsCsv": "labels",
+        "LEAVE_OUT": "decisions",
+        "Decision": "decisions",
+        "apply_decisions": "decisions",
+        "is_decisions": "decisions",
+        "read_decisions": "decisions",
+        "relabel": "decisions",
+        "write_decisions": "decisions",
         "Folders": "listing",
         "find_photos": "walk",
         "walk_photos": "walk",

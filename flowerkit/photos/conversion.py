@@ -91,6 +91,7 @@ def convert_photos(
     seed: int = 0,
     labels_csv: str | os.PathLike | LabelsCsv | None = None,
     label_pattern: str | None = None,
+    decisions: str | os.PathLike | None = None,
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,
@@ -102,9 +103,9 @@ def convert_photos(
 
     `image_size` in px and `resize` are those of `read_photo`. Val and test get their fraction of each
     class, drawn by `seed`; folders train/, val/ and test/ or a csv's column `split` take precedence.
-    `labels_csv` or `label_pattern` names the classes, and `train`, `val` and `test` the folders that are
-    splits, see `list_photos`; `workers` are processes, by default one a core;
-    with `beam_options` Apache Beam does it, see `photos.beam`, and makes the same files.
+    `labels_csv` or `label_pattern` names the classes, `decisions` changes some, and `train`, `val` and
+    `test` are the folders that are splits, see `list_photos`; `workers` are processes, by default one a
+    core; with `beam_options` Apache Beam does it, see `photos.beam`, and makes the same files.
     `progress(title, done, total)` is called for each photo. `out` gets the shards, classes.json,
     sample_submission.csv, test_labels.csv (the test shards hold no labels, as in the competition), and
     the report as conversion.json (see `Conversion`) and photos.csv.
@@ -116,7 +117,13 @@ def convert_photos(
     source, out = Path(photos).expanduser(), Path(out).expanduser()
     request = Request(source, out, image_size, resize, val_fraction, test_fraction, seed)
     listing = list_photos(
-        source, labels_csv, label_pattern=label_pattern, train=train, val=val, test=test
+        source,
+        labels_csv,
+        label_pattern=label_pattern,
+        decisions=decisions,
+        train=train,
+        val=val,
+        test=test,
     )
     request = replace(request, source=listing.folder)
     return _convert(request, listing, workers, progress, beam_options)
@@ -274,6 +281,7 @@ def load_photos(
     seed: int = 0,
     labels_csv: str | os.PathLike | LabelsCsv | None = None,
     label_pattern: str | None = None,
+    decisions: str | os.PathLike | None = None,
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,
@@ -287,7 +295,13 @@ def load_photos(
     """
     options = (image_size, resize, val_fraction, test_fraction, seed)
     listing = list_photos(
-        folder, labels_csv, label_pattern=label_pattern, train=train, val=val, test=test
+        folder,
+        labels_csv,
+        label_pattern=label_pattern,
+        decisions=decisions,
+        train=train,
+        val=val,
+        test=test,
     )
     out = cache_folder() / f"{_PREFIX}{_make_key(listing, options)}"
     request = Request(listing.folder, out, *options)

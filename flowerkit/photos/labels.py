@@ -103,7 +103,7 @@ def read_labels(labels: LabelsCsv, paths: Sequence[str], notes: list[str]) -> It
     is not there or cannot be chosen, and a split that is none.
     """
     file = Path(labels.file).expanduser()
-    table = _read_table(file, notes)
+    table = read_table(file, notes)
     index = _PathIndex(paths)
     image, found = _find_images(file, table, index, labels.image)
     split = _find_column(file, table, "split", labels.split, _SPLIT_COLUMNS)
@@ -124,7 +124,11 @@ class _Table:
         return [values[column] for _, values in self.rows]
 
 
-def _read_table(file: Path, notes: list[str]) -> _Table:
+def read_table(file: Path, notes: list[str]) -> _Table:
+    """A csv of any encoding and separator that spreadsheets write; how it was read is added to `notes`.
+
+    Raises FileNotFoundError, and ValueError for an unknown encoding.
+    """
     try:
         text = _decode(file, file.read_bytes(), notes)
     except FileNotFoundError:

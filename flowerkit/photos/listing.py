@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flowerkit.data import find_alike, find_sizes, sort_class_names
 from flowerkit.files import explain_unpacking
+from flowerkit.photos.decisions import decide, is_decisions
 from flowerkit.photos.labels import (
     LabelsCsv,
     describe_several,
@@ -34,7 +35,7 @@ from flowerkit.photos.walk import (
     walk_photos,
 )
 from flowerkit.submission import to_id
-from flowerkit.text import join_some
+from flowerkit.text import join_some, pluralize
 
 Folders = str | os.PathLike | Iterable[str | os.PathLike] | None
 
@@ -60,6 +61,7 @@ def list_photos(
     labels_csv: str | os.PathLike | LabelsCsv | None = None,
     *,
     label_pattern: str | None = None,
+    decisions: str | os.PathLike | None = None,
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,
@@ -74,6 +76,7 @@ def list_photos(
     (split, is_valid, fold); a `LabelsCsv` names them where they are called otherwise. A file name is a
     path, or a name that occurs once, with or without its suffix. A photo without a row, or whose rows
     disagree, is left out. `label_pattern` takes the class from the file name instead: its first group.
+    `decisions` is a csv of `flowerkit clean`, which then changes labels and leaves photos out.
 
     Raises FileNotFoundError or NotADirectoryError without folder or csv; ValueError if the folder holds
     shards, no photos or fewer than two classes with clearly different names, if its tree can be read in
@@ -101,6 +104,8 @@ def list_photos(
     if any(part.split for part in parts.values()) and not any(p.split == "val" for p in photos):
         # No val split is given, so the training photos give some to it.
         photos = [replace(p, split=None) if p.split == "train" else p for p in photos]
+    if decisions:
+        photos = _decide(decisions, folder, photos, walk)
     names, photos = _find_classes(folder, photos, walk)
     texts = name_paths(walk.left_out)
     left_out = {texts[path]: reason for path, reason in walk.left_out.items()}
@@ -262,6 +267,11 @@ def _label_by_csv(
     files: list[Photo], labels: LabelsCsv, walk: Walk, parts: Mapping[str, Part]
 ) -> list[Photo]:
     file_name = Path(labels.file).name
+    if is_decisions(labels.file):
+        raise ValueError(
+            f"{labels.file} holds decisions on labels, of `flowerkit clean`, not the labels of all "
+            "photos. Pass it as decisions=, or in the command line by another --labels."
+        )
     split_of = {
         photo.path: part.split for photo in files if (part := _find_part(photo.path, parts)[1])
     }
@@ -323,6 +333,26 @@ def _label_by_pattern(pattern: str, walk: Walk, parts: Mapping[str, Part]) -> li
             "a slash."
         )
     return photos
+
+
+def _decide(
+    decisions: str | os.PathLike, folder: Path, photos: list[Photo], walk: Walk
+) -> list[Photo]:
+    """The photos with the labels that were decided; the others are left out."""
+    texts = name_paths(photo.path for photo in photos)
+    labels = {texts[photo.path]: photo.class_name for photo in photos if photo.class_name}
+    changes = decide(
+        decisions, labels, dict.fromkeys(labels.values()), where=str(folder), by_file=True
+    )
+    out = [path for path, text in texts.items() if changes.get(text, "") is None]
+    walk.left_out |= dict.fromkeys(out, f"{Path(decisions).name} leaves it out")
+    if num := len(changes) - len(out):
+        walk.notes.append(f"{Path(decisions).name}: {pluralize(num, 'label')} changed")
+    return [
+        replace(photo, class_name=changes.get(texts[photo.path], photo.class_name))
+        for photo in photos
+        if photo.path not in walk.left_out
+    ]
 
 
 # Checks -------------------------------------------------------------------------------------------

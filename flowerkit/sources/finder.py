@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from flowerkit.data import FlowerData, find_ids, find_shards, find_sizes
 from flowerkit.files import cache_folder, make_folder, parse_json, writing_to
-from flowerkit.photos import Folders, LabelsCsv, find_photos, load_conversion
+from flowerkit.photos import Folders, LabelsCsv, apply_decisions, find_photos, load_conversion
 from flowerkit.sources import competition
 from flowerkit.submission import read_ids, read_labels
 from flowerkit.text import join_some, pluralize
@@ -38,6 +38,7 @@ def find_data(
     image_size: int | None = None,
     labels_csv: str | os.PathLike | LabelsCsv | None = None,
     label_pattern: str | None = None,
+    decisions: str | os.PathLike | None = None,
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,
@@ -51,7 +52,8 @@ def find_data(
     A folder of tfrecords-jpeg-SxS/ has its class names in its classes.json; without that file they are
     the competition's. A folder of photos, a sub folder a class, is converted into the user's cache
     once, see `load_photos`, with `labels_csv`, `label_pattern`, `train`, `val` and `test`;
-    `progress(title, done, total)` is called meanwhile.
+    `progress(title, done, total)` is called meanwhile. `decisions`, a csv of `flowerkit clean`, changes
+    labels of photos and of shards alike.
 
     Raises FileNotFoundError if the data or the size is not there, ValueError for a bad classes.json or
     photos that are not of two classes, RuntimeError if a download fails.
@@ -66,6 +68,7 @@ def find_data(
             image_size=image_size or PHOTO_SIZE_PX,
             labels_csv=labels_csv,
             label_pattern=label_pattern,
+            decisions=decisions,
             train=train,
             val=val,
             test=test,
@@ -77,6 +80,12 @@ def find_data(
             f"photos. Received: "
             f"{str(source)!r}. Pass that folder (--data PHOTOS)."
         )
+    data = _find_shards(source, image_size)
+    return apply_decisions(data, decisions) if decisions else data
+
+
+def _find_shards(source: str | os.PathLike, image_size: int | None) -> FlowerData:
+    folder = Path(source).expanduser()
     if source == "auto":
         return _find_auto(image_size)
     if source == "drawn":

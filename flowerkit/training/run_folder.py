@@ -22,7 +22,7 @@ from flowerkit.files import (
     write_dataclass,
     write_sealed,
 )
-from flowerkit.photos import load_conversion
+from flowerkit.photos import load_conversion, relabel
 from flowerkit.schedules import Schedule
 from flowerkit.text import join_some
 from flowerkit.training.history import History
@@ -47,7 +47,8 @@ class TrainedOn:
 
     `folder` holds the shards; `photos` is the folder of photos that they were made from and `resize` is
     how those became squares, if there is one; `class_counts` are the images of each class in train and
-    val; `images` describes each split by count, size and keys of its images, labels and ids.
+    val; `images` describes each split by count, size and keys of its images, labels and ids;
+    `relabelled` is that of the `FlowerData`.
     """
 
     folder: str
@@ -59,6 +60,11 @@ class TrainedOn:
     class_names: tuple[str, ...]
     class_counts: dict[str, tuple[int, ...]]
     images: dict[str, str]
+    relabelled: dict[str, int | None] = field(default_factory=dict)
+
+    def relabel(self, data: FlowerData) -> FlowerData:
+        """`data`, opened anew, with the labels that were changed for the run."""
+        return relabel(data, self.relabelled)
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ class Environment:
             class_names=tuple(data.class_names),
             class_counts={split: tuple(counts) for split, counts in class_counts.items()},
             images=dict(images),
+            relabelled=dict(data.relabelled),
         )
         device = Device(
             **{field.name: getattr(accelerator, field.name) for field in fields(Device)}
