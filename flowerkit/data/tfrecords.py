@@ -10,8 +10,8 @@ import re
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +45,8 @@ class FlowerData:
 
     `folder` holds `tfrecords-jpeg-SxS/`; `files` lists each split's shards in order, `counts` its
     records by the file names (an absent split has () and 0); `image_size` is in pixels; `origin` is
-    "competition", "drawn" or "folder".
+    "competition", "drawn" or "folder". Where `ids` names a split, it has only the records of these ids
+    (a fold), and `counts` counts them.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class FlowerData:
     class_names: tuple[str, ...]
     image_size: int
     origin: str
+    ids: Mapping[str, Set[str]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -346,21 +348,22 @@ def _check_folders(size_folder: Path, missing: list[str]) -> None:
 
 
 def find_gaps(files: Sequence[Path]) -> list[str]:
-    """What the numbers of a split's shards leave out or have twice, a sentence a split.
+    """What the numbers of a folder's shards leave out or have twice, a sentence a folder.
 
     >>> find_gaps([Path(f"val/{name}-8x8-5.tfrec") for name in ("00", "03", "03", "04")])
     ['val: no shard has the number 01, 02; two have 03. Download the shards again.']
     """
-    numbers = Counter(int(_match_name(path)["number"]) for path in files)
-    if not numbers:
-        return []
-    first = 1 if min(numbers) == 1 else 0
-    missing = [n for n in range(first, max(numbers)) if n not in numbers]
-    facts = [("no shard has the number", missing)]
-    facts += [("two have", [n for n, count in sorted(numbers.items()) if count > 1])]
-    texts = [f"{text} {join_some([f'{n:02d}' for n in found])}" for text, found in facts if found]
-    split = files[0].parent.name
-    return [f"{split}: {'; '.join(texts)}. Download the shards again."] if texts else []
+    gaps = []
+    for folder, paths in itertools.groupby(files, lambda path: path.parent):
+        numbers = Counter(int(_match_name(path)["number"]) for path in paths)
+        first = 1 if min(numbers) == 1 else 0
+        missing = [n for n in range(first, max(numbers)) if n not in numbers]
+        facts = [("no shard has the number", missing)]
+        facts += [("two have", [n for n, count in sorted(numbers.items()) if count > 1])]
+        texts = [f"{text} {join_some([f'{n:02d}' for n in each])}" for text, each in facts if each]
+        if texts:
+            gaps.append(f"{folder.name}: {'; '.join(texts)}. Download the shards again.")
+    return gaps
 
 
 def _folder_name(image_size: int) -> str:
