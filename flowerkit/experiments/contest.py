@@ -137,8 +137,9 @@ def run_contest(
         )
         file = _find_before(out, asked)
         if file is None:
-            is_given = backbones is not None
-            entries = _choose_entries(plans, divided, accelerator, deadline, is_given=is_given)
+            entries = _choose_entries(
+                plans, divided, accelerator, deadline, must_build=backbones is not None
+            )
             file = replace(asked, entries=entries)
             write_dataclass(out / "contest.json", file)
         contest = _Running(out, divided, plans, file.entries, accelerator, deadline, progress)
@@ -202,6 +203,8 @@ def _list_plans(plan: TrainingPlan, backbones: Sequence[str] | None) -> dict[str
 def _find_before(out: Path, asked: ContestFile) -> ContestFile | None:
     """What was decided for the contest in `out`. Raises ValueError where it is another."""
     file, remedy = out / "contest.json", "Pass another folder (--out), or the same again"
+    if (out / "plan.json").is_file():
+        raise ValueError(f"{out} holds a run. Pass another folder (--out).")
     if not file.is_file():
         return None
     before = read_dataclass(file, ContestFile, remedy="Restore it, or pass another folder (--out)")
@@ -229,11 +232,12 @@ def _choose_entries(
     accelerator: Accelerator,
     deadline: float,
     *,
-    is_given: bool,
+    must_build: bool,
 ) -> tuple[Entry, ...]:
     """The networks that fit into the time, each timed on a few batches; what fits is logged.
 
-    Raises ValueError where not even the first one's folds do.
+    Without `must_build` one that cannot be built, but for the first, is left out. Raises ValueError
+    where not even the first one's folds fit.
     """
     data, count = folds.without(0), folds.count
     entries: list[Entry] = []
@@ -242,15 +246,15 @@ def _choose_entries(
         try:
             share = seconds / (count + count / (count - 1))
             pace = measure_pace(plan, data, accelerator, share)
-        except (OSError, RuntimeError) as error:  # weights that are not here
-            if is_given or not entries:
+        except (OSError, RuntimeError, ValueError) as error:  # weights that are not here
+            if must_build or not entries:
                 raise
             _log.warning(f"{name} is left out: {error}")
             continue
         trial = [*entries, Entry(name, pace)]
         seconds = deadline - time.monotonic() - _END_SECONDS
         if not entries:
-            _check_time(trial[0], folds, deadline, seconds)
+            _check_time(trial[0], folds, seconds)
         elif _count_epochs(trial, folds, seconds) < plan.network_epochs:
             epochs = _count_epochs(trial, folds, seconds)
             _log.info(
@@ -263,16 +267,16 @@ def _choose_entries(
     return tuple(entries)
 
 
-def _check_time(entry: Entry, folds: Folds, deadline: float, seconds: float) -> None:
+def _check_time(entry: Entry, folds: Folds, seconds: float) -> None:
+    """Refuse a time that is too short for features, compiling and csv of every run."""
     needed = _MARGIN * _sum_seconds([entry], folds, 0)
     if needed > seconds:
-        minutes = (needed - seconds) / 60
-        least = math.ceil(10 * minutes) / 10
-        a_fold = entry.pace.seconds(folds.without(0).counts, 0)
+        missing = math.ceil((needed - seconds) / 6) / 10
+        a_run = entry.pace.seconds(folds.without(0).counts, 0)
         raise ValueError(
-            f"the time is {least:g} minutes too short for {folds.count} folds of {entry.name} and a run "
-            f"on everything: each takes about {a_fold:.0f} s before its network learns at all. Add "
-            f"{least:g} to max_minutes (--max-minutes), or pass fewer folds (--folds)."
+            f"max_minutes is {missing:g} too few for {folds.count} folds of {entry.name} and a run on "
+            f"everything: each takes about {a_run:.0f} s before its network learns at all. Add at least "
+            f"{missing:g} (--max-minutes), or pass fewer folds (--folds)."
         )
 
 

@@ -157,7 +157,11 @@ def test_another_plan_or_other_data_are_refused(contest, data, plan, accelerator
     ("changes", "options", "message"),
     [
         ({"max_minutes": None}, {}, "--max-minutes 480"),
-        ({"max_minutes": 1e-3}, {}, r"Add [\d.]+ to max_minutes .*fewer folds \(--folds\)"),
+        (
+            {"max_minutes": 1e-3},
+            {},
+            r"Add at least [\d.]+ \(--max-minutes\), or pass fewer folds \(--folds\)",
+        ),
         ({}, {"folds": 30}, r"30 folds need 30 different pictures of each class.*--folds \d+"),
         ({}, {"backbones": ["dense-small@big"]}, "NAME@PX.*Received: 'dense-small@big'"),
         ({}, {"backbones": ["dense-small", "dense-small"]}, "must differ"),
@@ -216,7 +220,7 @@ def test_as_many_networks_take_part_as_leave_each_run_its_epochs(
     start = contest_module.time.monotonic()
     with caplog.at_level("INFO", "flowerkit"):
         entries = contest_module._choose_entries(
-            plans, folds, accelerator, start + 60, is_given=True
+            plans, folds, accelerator, start + 60, must_build=True
         )
     assert [entry.name for entry in entries] == ["first", "third"]
     assert "slow is left out" in caplog.text
