@@ -263,7 +263,8 @@ def _choose_entries(
             )
             continue
         entries = trial
-    _tell_what_fits(entries, folds, deadline - time.monotonic() - _END_SECONDS)
+    full = min(plans[entry.name].network_epochs for entry in entries)
+    _tell_what_fits(entries, folds, deadline - time.monotonic() - _END_SECONDS, full)
     return tuple(entries)
 
 
@@ -293,7 +294,9 @@ def _count_epochs(entries: Sequence[Entry], folds: Folds, seconds: float) -> flo
     return max(0.0, seconds / _MARGIN - once) / (_sum_seconds(entries, folds, 1) - once)
 
 
-def _tell_what_fits(entries: Sequence[Entry], folds: Folds, seconds: float) -> None:
+def _tell_what_fits(
+    entries: Sequence[Entry], folds: Folds, seconds: float, full_epochs: float
+) -> None:
     epochs = _count_epochs(entries, folds, seconds)
     _log.info(
         f"into {seconds / 60:.1f} minutes fit, as measured on a few batches, runs with about "
@@ -308,6 +311,12 @@ def _tell_what_fits(entries: Sequence[Entry], folds: Folds, seconds: float) -> N
             f"{minutes:.1f} min each"
         )
     _log.info(f"  the winner once more on all {len(folds.ids):,} images; then the blend")
+    if epochs < full_epochs:
+        # Blends of runs of 2 and 5 minutes were behind one run of 5 and 10: docs/measured.md.
+        _log.warning(
+            f"without a time limit each would have {full_epochs:g}: in so short a time one run of "
+            f"`flowerkit train` is better than a blend of short ones"
+        )
 
 
 # The runs -------------------------------------------------------------------------------------------
@@ -446,8 +455,17 @@ class _Running:
         winner = self.find_winner()
         weights, out_of_fold, test, problems = self.blend()
         steps = [*self._score_out_of_fold(winner, out_of_fold), *self._score_test(winner, test)]
+        runs = [
+            self.folder(entry, fold) for entry in self.entries for fold in range(self.folds.count)
+        ]
+        runs = [run for run in (*runs, self.folder(winner, None)) if self._is_finished(run)]
         page = write_contest(
-            self.out, steps, data=self.folds.data, winner=winner.name, weights=weights
+            self.out,
+            steps,
+            data=self.folds.data,
+            runs=[run.path.name for run in runs],
+            winner=winner.name,
+            weights=weights,
         )
         last = self.last[0] if self.last else None
         return Contest(

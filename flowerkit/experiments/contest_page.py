@@ -46,9 +46,15 @@ class Step:
 
 
 def write_contest(
-    out: Path, steps: Sequence[Step], *, data: FlowerData, winner: str, weights: Mapping[str, float]
+    out: Path,
+    steps: Sequence[Step],
+    *,
+    data: FlowerData,
+    runs: Sequence[str],
+    winner: str,
+    weights: Mapping[str, float],
 ) -> Path:
-    """Write contest.html into `out`; returns the file."""
+    """Write contest.html into `out`, of the finished `runs` in it; returns the file."""
     page = render(
         "contest.html.j2",
         title="Contest: flowerkit",
@@ -57,6 +63,7 @@ def write_contest(
         test=[step for step in steps if step.on == "test"],
         best=max((step for step in steps if step.on != "test"), key=lambda step: step.macro_f1),
         data=str(data),
+        runs=runs,
         winner=winner,
         weights=weights,
     )
