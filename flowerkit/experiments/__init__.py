@@ -8,7 +8,8 @@ Scores, intervals and single runs come from below: `metrics`, `reports.SavedRun`
     tables          a comparison as markdown and csv
     comparison_page a comparison as files: compare.html, .md, .csv and .png
     contest         folds of several networks, their blend, the best once more on everything, in time
-    contest_page    contest.html: what each step brought
+    contest_page    what each step of it brought, and contest.html
+    entries         the networks of a contest that fit into its time
     folds           train and val divided into k folds, by class and by pictures that look the same
 """
 

@@ -6,7 +6,6 @@ choose the winner and the weights of the blend.
 """
 
 import logging
-import math
 import os
 import shlex
 import time
@@ -17,44 +16,26 @@ from typing import Any
 
 import numpy as np
 
-from flowerkit import metrics
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.data import FlowerData, load_split
-from flowerkit.experiments.contest_page import Step, write_contest
+from flowerkit.experiments.contest_page import Step, score_out_of_fold, score_test, write_contest
+from flowerkit.experiments.entries import END_SECONDS, Entry, choose_entries, list_plans
 from flowerkit.experiments.folds import Folds, make_folds
 from flowerkit.files import check_room, locked, make_folder, read_dataclass, write_dataclass
 from flowerkit.photos import TEST_LABELS
 from flowerkit.prediction import Predictions, blend, describe_data, find_weights, predict
 from flowerkit.sources import check_test_split, find_test_ids
 from flowerkit.submission import check_submission, read_labels, write_submission
-from flowerkit.text import pluralize
 from flowerkit.training import (
     FINE_TUNE,
     NotEnoughTime,
-    Pace,
     RunFolder,
     TrainingPlan,
     TrainingResult,
-    measure_pace,
     train,
 )
 
-# What joins a pretrained network of Keras Applications where the time is long: of other families, whose
-# mistakes are others.
-MORE_BACKBONES = ("EfficientNetV2S", "ConvNeXtSmall")
-
-_END_SECONDS = 15  # for the blend and the page
-_MARGIN = 1.1  # what was measured on a few batches is soon a little more
-
 _log = logging.getLogger("flowerkit")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A network of a contest, and how long its runs take."""
-
-    name: str
-    pace: Pace
 
 
 @dataclass(frozen=True)
@@ -119,7 +100,7 @@ def run_contest(
     refuses; RuntimeError when interrupted; else as `train` does.
     """
     deadline = (time.monotonic() if started is None else started) + 60 * _check_plan(plan)
-    plans = _list_plans(plan, backbones)
+    plans = list_plans(plan, backbones)
     accelerator = accelerator or connect()
     out = make_folder(out)
     check_room(out)
@@ -137,7 +118,7 @@ def run_contest(
         )
         file = _find_before(out, asked)
         if file is None:
-            entries = _choose_entries(
+            entries = choose_entries(
                 plans, divided, accelerator, deadline, must_build=backbones is not None
             )
             file = replace(asked, entries=entries)
@@ -176,30 +157,6 @@ def _check_plan(plan: TrainingPlan) -> float:
     return plan.max_minutes
 
 
-def _list_plans(plan: TrainingPlan, backbones: Sequence[str] | None) -> dict[str, TrainingPlan]:
-    """The plan of each network by its name."""
-    if backbones is None:
-        own = plan.backbone.lower()
-        more = [name for name in MORE_BACKBONES if name.lower() != own]
-        is_pretrained = plan.weights == "imagenet" and not own.endswith(".keras")
-        backbones = [plan.backbone, *more * is_pretrained]
-    plans = {}
-    for text in backbones:
-        backbone, at, px = text.rpartition("@")
-        if at and not px.isdecimal():
-            raise ValueError(
-                f"backbones are NAME or NAME@PX, such as DenseNet121@192. Received: {text!r}"
-            )
-        changes = {"backbone": backbone, "input_size": int(px)} if at else {"backbone": text}
-        name = Path(changes["backbone"]).stem + f"-{px}" * bool(at)
-        if name in plans:
-            raise ValueError(f"backbones must differ. Received: {', '.join(backbones)}")
-        plans[name] = replace(plan, **changes, max_minutes=None)
-    if not plans:
-        raise ValueError("a contest needs one backbone or more. Received: none")
-    return plans
-
-
 def _find_before(out: Path, asked: ContestFile) -> ContestFile | None:
     """What was decided for the contest in `out`. Raises ValueError where it is another."""
     file, remedy = out / "contest.json", "Pass another folder (--out), or the same again"
@@ -224,99 +181,6 @@ def _find_before(out: Path, asked: ContestFile) -> ContestFile | None:
         names = [name for name, key in asked.images.items() if before.images.get(name) != key]
         raise ValueError(f"the contest in {out} began with other images in {names[0]}. {remedy}.")
     return before
-
-
-def _choose_entries(
-    plans: Mapping[str, TrainingPlan],
-    folds: Folds,
-    accelerator: Accelerator,
-    deadline: float,
-    *,
-    must_build: bool,
-) -> tuple[Entry, ...]:
-    """The networks that fit into the time, each timed on a few batches; what fits is logged.
-
-    Without `must_build` one that cannot be built, but for the first, is left out. Raises ValueError
-    where not even the first one's folds fit.
-    """
-    data, count = folds.without(0), folds.count
-    entries: list[Entry] = []
-    for name, plan in plans.items():
-        seconds = deadline - time.monotonic() - _END_SECONDS
-        try:
-            share = seconds / (count + count / (count - 1))
-            pace = measure_pace(plan, data, accelerator, share)
-        except (OSError, RuntimeError, ValueError) as error:  # weights that are not here
-            if must_build or not entries:
-                raise
-            _log.warning(f"{name} is left out: {error}")
-            continue
-        trial = [*entries, Entry(name, pace)]
-        seconds = deadline - time.monotonic() - _END_SECONDS
-        if not entries:
-            _check_time(trial[0], folds, seconds)
-        elif _count_epochs(trial, folds, seconds) < plan.network_epochs:
-            epochs = _count_epochs(trial, folds, seconds)
-            _log.info(
-                f"{name} is left out: with it each run would have {epochs:.1f} epochs of the network "
-                f"instead of {plan.network_epochs:g}"
-            )
-            continue
-        entries = trial
-    full = min(plans[entry.name].network_epochs for entry in entries)
-    _tell_what_fits(entries, folds, deadline - time.monotonic() - _END_SECONDS, full)
-    return tuple(entries)
-
-
-def _check_time(entry: Entry, folds: Folds, seconds: float) -> None:
-    """Refuse a time that is too short for features, compiling and csv of every run."""
-    needed = _MARGIN * _sum_seconds([entry], folds, 0)
-    if needed > seconds:
-        missing = math.ceil((needed - seconds) / 6) / 10
-        a_run = entry.pace.seconds(folds.without(0).counts, 0)
-        raise ValueError(
-            f"max_minutes is {missing:g} too few for {folds.count} folds of {entry.name} and a run on "
-            f"everything: each takes about {a_run:.0f} s before its network learns at all. Add at least "
-            f"{missing:g} (--max-minutes), or pass fewer folds (--folds)."
-        )
-
-
-def _sum_seconds(entries: Sequence[Entry], folds: Folds, epochs: float) -> float:
-    """What all runs of `entries` take, with so many epochs each; the last run is the slowest one's."""
-    fold, everything = folds.without(0).counts, folds.together().counts
-    last = max(entry.pace.seconds(everything, epochs) for entry in entries)
-    return last + sum(folds.count * entry.pace.seconds(fold, epochs) for entry in entries)
-
-
-def _count_epochs(entries: Sequence[Entry], folds: Folds, seconds: float) -> float:
-    """How many epochs of its network each run has where all together take `seconds`."""
-    once = _sum_seconds(entries, folds, 0)
-    return max(0.0, seconds / _MARGIN - once) / (_sum_seconds(entries, folds, 1) - once)
-
-
-def _tell_what_fits(
-    entries: Sequence[Entry], folds: Folds, seconds: float, full_epochs: float
-) -> None:
-    epochs = _count_epochs(entries, folds, seconds)
-    _log.info(
-        f"into {seconds / 60:.1f} minutes fit, as measured on a few batches, runs with about "
-        f"{epochs:.1f} epochs of the network each:"
-    )
-    counts = folds.without(0).counts
-    for entry in entries:
-        size = f"{entry.pace.input_size or folds.data.image_size} px"
-        minutes = entry.pace.seconds(counts, epochs) / 60
-        _log.info(
-            f"  {entry.name} at {size}: {folds.count} folds of {counts['train']:,} images, about "
-            f"{minutes:.1f} min each"
-        )
-    _log.info(f"  the winner once more on all {len(folds.ids):,} images; then the blend")
-    if epochs < full_epochs:
-        # Blends of runs of 2 and 5 minutes were behind one run of 5 and 10: docs/measured.md.
-        _log.warning(
-            f"without a time limit each would have {full_epochs:g}: in so short a time one run of "
-            f"`flowerkit train` is better than a blend of short ones"
-        )
 
 
 # The runs -------------------------------------------------------------------------------------------
@@ -395,7 +259,7 @@ class _Running:
             for number in range(self.folds.count)
             if not _is_trained(self.folder(each, number))
         ]
-        left = self.deadline - time.monotonic() - _END_SECONDS
+        left = self.deadline - time.monotonic() - END_SECONDS
         own = last if fold is None else self._weigh(entry, fold)
         return left * own / (sum(pending) + last)
 
@@ -454,7 +318,17 @@ class _Running:
         """Blend what there is, and write the page."""
         winner = self.find_winner()
         weights, out_of_fold, test, problems = self.blend()
-        steps = [*self._score_out_of_fold(winner, out_of_fold), *self._score_test(winner, test)]
+        steps = score_out_of_fold(
+            self.find_scored(), winner.name, out_of_fold, minutes=self._count_minutes()
+        )
+        if (labels := self._find_test_labels()) and test:
+            steps += score_test(
+                winner.name,
+                self._load_test(*self._list_folds(winner)),
+                self._load_test(self.folder(winner, None)),
+                test if len(weights) > 1 else None,
+                labels,
+            )
         runs = [
             self.folder(entry, fold) for entry in self.entries for fold in range(self.folds.count)
         ]
@@ -472,44 +346,20 @@ class _Running:
             self.out, weights, winner.name, out_of_fold, test, problems, page, steps, last
         )
 
-    def _score_out_of_fold(self, winner: Entry, blended: Predictions) -> list[Step]:
-        """What each network is worth, and what blending them brings, on train and val."""
-        scored, steps = self.find_scored(), []
-        best = winner.name, [scored[winner.name]]
-        for entry in self.entries:
-            if entry.name in scored:
-                runs = [run for run in self._list_folds(entry) if _is_trained(run)]
-                seconds = sum(row["seconds"] for run in runs for row in run.history())
-                step = _score(
-                    f"{entry.name}, {pluralize(len(runs), 'fold')}",
-                    [scored[entry.name]],
-                    None if entry is winner else best,
-                )
-                steps.append(replace(step, minutes=seconds / 60))
-        if len(scored) > 1:
-            steps.append(_score("the blend", [blended], best))
-        return steps
+    def _count_minutes(self) -> dict[str, float]:
+        """What the folds of each network took to train."""
+        return {
+            entry.name: sum(
+                row["seconds"] / 60 for run in self._list_folds(entry) for row in run.history()
+            )
+            for entry in self.entries
+            if all(map(_is_trained, self._list_folds(entry)))
+        }
 
-    def _score_test(self, winner: Entry, blended: Predictions | None) -> list[Step]:
-        """What averages and the run on everything bring, where the labels of test are known."""
+    def _find_test_labels(self) -> dict[str, int]:
+        """The class of each test image whose label is known, by its id."""
         file = self.folds.data.folder / TEST_LABELS
-        if blended is None or not file.is_file():
-            return []
-        labels = read_labels(file, self.folds.data.csv_labels)
-        folds = [_label(each, labels) for each in self._load_test(*self._list_folds(winner))]
-        last = [_label(each, labels) for each in self._load_test(self.folder(winner, None))]
-        single = "a fold alone", folds
-        joined = "the folds averaged", [blend(folds)]
-        steps = [_score(f"{winner.name}: {single[0]}, on average", folds, None, on="test")]
-        steps.append(_score(*joined, single, on="test"))
-        if last:
-            steps.append(_score("once more on everything, alone", last, single, on="test"))
-            both = "both averaged", [blend([*folds, *last])]
-            steps.append(_score(*both, joined, on="test"))
-            joined = both
-        if len(self.find_scored()) > 1:
-            steps.append(_score("the blend", [_label(blended, labels)], joined, on="test"))
-        return steps
+        return read_labels(file, self.folds.data.csv_labels) if file.is_file() else {}
 
     def _list_folds(self, entry: Entry) -> list[RunFolder]:
         return [self.folder(entry, fold) for fold in range(self.folds.count)]
@@ -534,29 +384,6 @@ def _is_trained(folder: RunFolder) -> bool:
 def _join(parts: Sequence[Predictions]) -> Predictions:
     names = ("ids", "probabilities", "labels")
     return Predictions(*(np.concatenate([getattr(each, name) for each in parts]) for name in names))
-
-
-def _label(predictions: Predictions, labels: Mapping[str, int]) -> Predictions:
-    """Those rows whose labels are known, with them."""
-    rows = np.array([name in labels for name in predictions.ids.tolist()])
-    ids = predictions.ids[rows]
-    true = np.array([labels[name] for name in ids.tolist()], "int32")
-    return Predictions(ids, predictions.probabilities[rows], true)
-
-
-def _score(
-    name: str,
-    ours: Sequence[Predictions],
-    base: tuple[str, Sequence[Predictions]] | None,
-    *,
-    on: str = "out of fold",
-) -> Step:
-    """The mean macro F1 of `ours`, and how far it is from that of `base`, row by row the same images."""
-    interval = base and metrics.bootstrap_difference(
-        ours[0].labels, [each.predicted for each in ours], [each.predicted for each in base[1]]
-    )
-    f1 = np.mean([each.score()["val_f1"] for each in ours])
-    return Step(name, on, len(ours[0]), float(f1), base[0] if base else "", interval)
 
 
 def _count_best_epochs(folder: RunFolder) -> float:

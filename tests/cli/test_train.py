@@ -159,7 +159,7 @@ def test_contest_tells_what_each_step_brought_and_leaves_a_checked_csv(
     words += ["--max-minutes", 60]
     status, lines, err = flowerkit("contest", *words)
     assert status == 0, err
-    assert any(line.startswith("out of fold: dense-small, 2 folds: macro F1 0.") for line in lines)
+    assert any(line.startswith("out of fold: dense-small: macro F1 0.") for line in lines)
     assert lines[-2:] == [
         f"wrote {out / 'contest.html'}",
         f"{out / 'submission.csv'}: 22 rows, every id once, labels in 0..3: valid",
