@@ -8,6 +8,7 @@ choose the winner and the weights of the blend.
 import logging
 import os
 import shlex
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -268,10 +269,14 @@ class _Running:
         return entry.pace.seconds(data.counts, self.plans[entry.name].network_epochs)
 
     def _fix_epochs(self, plan: TrainingPlan, entry: Entry) -> TrainingPlan:
-        """The plan of a run without validation: as many epochs as were best in the folds, on average."""
-        runs = [self.folder(entry, fold) for fold in range(self.folds.count)]
-        epochs = float(f"{np.mean([_count_best_epochs(run) for run in runs]):.3g}")
-        _log.info(f"{epochs:g} epochs of the network were best in the folds, on average")
+        """The plan of a run without validation: as many epochs as were best in the middle fold.
+
+        Not their mean: where some folds were best with the head alone and others at the end of a cycle,
+        nothing between is good.
+        """
+        epochs = statistics.median_high(map(_count_best_epochs, self._list_folds(entry)))
+        epochs = float(f"{epochs:.3g}")
+        _log.info(f"{epochs:g} epochs of the network, as were best in the middle fold")
         return replace(plan, epochs=epochs, monitor="epoch", patience=None)
 
     def _is_finished(self, folder: RunFolder) -> bool:

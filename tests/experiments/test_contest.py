@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flowerkit.data import load_split
+from flowerkit.experiments import contest as contest_module
 from flowerkit.experiments import entries as entries_module
 from flowerkit.experiments import make_folds, run_contest
 from flowerkit.metrics import macro_f1
@@ -225,6 +226,23 @@ def test_as_many_networks_take_part_as_leave_each_run_its_epochs(
     assert [entry.name for entry in entries] == ["first", "third"]
     assert "slow is left out" in caplog.text
     assert "first at 32 px: 2 folds of 34 images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("best", "epochs"), [([0.0, 2.0, 0.0], 0.0), ([0.0, 1.75], 1.75), ([12.0, 9.0, 11.0], 11.0)]
+)
+def test_the_run_on_everything_has_the_epochs_of_the_middle_fold(
+    best, epochs, data, plan, tmp_path, monkeypatch
+):
+    """Between a head that was best alone and the end of a cycle nothing is good, so it is no mean."""
+    left = iter(best)
+    monkeypatch.setattr(contest_module, "_count_best_epochs", lambda folder: next(left))
+    entry = entries_module.Entry("dense-small", Pace(None, 0.001, 1.0))
+    running = contest_module._Running(
+        tmp_path, make_folds(data, len(best)), {}, [entry], None, 0.0, None
+    )
+    last = running._fix_epochs(replace(plan, freeze_epochs=2), entry)
+    assert (last.epochs, last.monitor, last.patience) == (epochs, "epoch", None)
 
 
 def test_a_pace_counts_features_epochs_with_their_validation_and_the_csv():
