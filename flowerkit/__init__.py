@@ -41,6 +41,7 @@ _HOMES = {
     "lr_find": "training",
     "compute_features": "prediction.features",
     "run_study": "experiments.runs",
+    "run_contest": "experiments.contest",
     "compare_runs": "experiments.comparison",
     "predict": "prediction.predictions",
     "Predictions": "prediction.predictions",

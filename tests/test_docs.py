@@ -140,7 +140,7 @@ def _small_plan():
 def _without_downloads(words):
     args = parse(words)
     own = hasattr(args, "backbone") or hasattr(args, "weights") or getattr(args, "plan", None)
-    if args.command not in ("train", "lr-find") or own or getattr(args, "resume", False):
+    if args.command not in ("train", "contest", "lr-find") or own or getattr(args, "resume", False):
         return words
     return [*words, "--plan", "smoke", *([] if "--epochs" in words else ["--epochs", "1"])]
 

@@ -11,7 +11,7 @@ start     demo, draw
 doctor    doctor
 ahead     its --compile-for: a plan's steps compiled for a TPU that is not here
 data      convert, check-data
-train     train, lr-find, study, compare, models
+train     train, contest, lr-find, study, compare, models
 look      predict, check, report
 use       export, classify, serve
 kaggle    bundle, push, watch, pull, submit

@@ -26,6 +26,7 @@ COMMANDS = {
     "convert": Command("data", "a folder of photos, a sub folder for each class, to shards"),
     "check-data": Command("data", "find pictures that are in two splits"),
     "train": Command("train", "train a plan, predict the test split, write a checked csv"),
+    "contest": Command("train", "k folds of several networks and their blend, in the time given"),
     "lr-find": Command("train", "try learning rates from low to high, suggest one"),
     "study": Command("train", "train the plans of a study with several seeds, compare them"),
     "compare": Command("train", "the settings and results of several runs"),

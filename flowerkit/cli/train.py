@@ -140,6 +140,8 @@ def train_and_submit(
             echo(f"  flowerkit predict {folder} --data {source} --out submission.csv")
             raise KeyboardInterrupt
         problems = _submit_test(run, data, echo)  # the csv first: it is what the run is for
+        if not len(run.predictions):  # nor val images to show
+            return int(bool(problems) or run.summary.failed)
         for picture in write_pictures(out, val_images=run.val_images):
             echo(f"wrote {picture}")
         report = write_report(
@@ -186,6 +188,63 @@ def _submit_test(run, data, echo: Echo) -> list[str] | None:
             replace(run.summary, test_f1=f1, test_accuracy=accuracy, test_images=num)
         )
     return problems
+
+
+# contest ------------------------------------------------------------------------------------------
+
+
+def add_contest_options(parser: argparse.ArgumentParser) -> None:
+    add_data(parser)
+    out = "the contest's folder; a contest there continues [the next free runs/contest-N]"
+    add_path(parser, "--out", "FOLDER", out)
+    add_number(
+        parser, "--folds", 5, "parts of train and val; each run is scored on the one it lacks"
+    )
+    parser.add_argument(
+        "--backbones",
+        metavar="NAME[@PX]",
+        nargs="+",
+        help="the networks, the most important first, @PX for another --input-size; as many as the time "
+        "allows take part [--backbone, with two others of Keras Applications]",
+    )
+    add_require(parser)
+    add_precision(parser)
+    add_compile_cache(parser)
+    add_plan(parser)
+
+
+def run_contest(args, echo: Echo, progress: Progress) -> int:
+    plan = read_plan(args.plan, find_changes(args))
+    if plan.max_minutes is None:
+        raise WrongUsage("a contest needs its time: --max-minutes 480 is 8 hours.")
+    accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
+    from flowerkit.cli.look import report_problems
+    from flowerkit.experiments import run_contest
+
+    data = open_data(args, image_size=plan.image_size, progress=progress)
+    echo(str(data))
+    out = args.out or find_free_folder("runs", "contest")
+    try:
+        contest = run_contest(
+            data,
+            plan,
+            out=out,
+            backbones=args.backbones,
+            folds=args.folds,
+            accelerator=accelerator,
+            started=args.started,
+            progress=progress,
+        )
+    except (KeyboardInterrupt, RuntimeError):
+        if (out / "contest.json").is_file():
+            echo(f"the same command with --out {shlex.quote(str(out))} continues the contest")
+        raise
+    echo(str(contest))
+    echo(f"wrote {contest.page}")
+    if contest.predictions is None:
+        echo("no test split, so no submission.csv")
+        return 0
+    return int(bool(report_problems(out / "submission.csv", data, echo)))
 
 
 # lr-find ------------------------------------------------------------------------------------------

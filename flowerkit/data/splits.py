@@ -41,6 +41,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    @classmethod
+    def empty(cls, image_size: int) -> "Split":
+        """A labelled split without images."""
+        images = np.empty((0, image_size, image_size, 3), "uint8")
+        return cls(images, np.empty(0, "int32"), np.empty(0, "str"), np.empty(0, "int64"))
+
 
 def load_split(
     data: FlowerData,
@@ -117,7 +123,7 @@ class _Scan:
 
 def _scan(data: FlowerData, name: str, on_corrupt: str, *, decode: bool = False) -> _Scan:
     """The split's valid records, see `scan_shard`; a bad one raises unless it is to be skipped."""
-    files, labelled = data.files[name], name != "test"
+    files, labelled, wanted = data.files[name], name != "test", data.ids.get(name)
 
     def scan(file):
         return scan_shard(file, data.image_size, data.num_classes, labelled, decode=decode)
@@ -126,6 +132,8 @@ def _scan(data: FlowerData, name: str, on_corrupt: str, *, decode: bool = False)
     for number_of_file, (found, of_file) in enumerate(map_ahead(scan, files)):
         faults += of_file
         for record in found:
+            if wanted is not None and record.id not in wanted:
+                continue
             if record.id in ids and not labelled:  # a csv has one row for each
                 reason = f"id {record.id!r} appears twice"
                 faults.append(CorruptRecord(files[number_of_file], record.number, reason))

@@ -10,7 +10,7 @@ import re
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -46,7 +46,8 @@ class FlowerData:
     `folder` holds `tfrecords-jpeg-SxS/`; `files` lists each split's shards in order, `counts` its
     records by the file names, without those left out (an absent split has () and 0); `image_size` is
     in pixels; `origin` is "competition", "drawn" or "folder". `relabelled` has by image id the class
-    id that replaces the one in the train or val shards, or None where the image is left out.
+    id that replaces the one in the train or val shards, or None where the image is left out. Where
+    `ids` names a split, it has only the records of these ids (a fold), and `counts` counts them.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class FlowerData:
     image_size: int
     origin: str
     relabelled: Mapping[str, int | None] = field(default_factory=dict)
+    ids: Mapping[str, Set[str]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -348,21 +350,22 @@ def _check_folders(size_folder: Path, missing: list[str]) -> None:
 
 
 def find_gaps(files: Sequence[Path]) -> list[str]:
-    """What the numbers of a split's shards leave out or have twice, a sentence a split.
+    """What the numbers of a folder's shards leave out or have twice, a sentence a folder.
 
     >>> find_gaps([Path(f"val/{name}-8x8-5.tfrec") for name in ("00", "03", "03", "04")])
     ['val: no shard has the number 01, 02; two have 03. Download the shards again.']
     """
-    numbers = Counter(int(_match_name(path)["number"]) for path in files)
-    if not numbers:
-        return []
-    first = 1 if min(numbers) == 1 else 0
-    missing = [n for n in range(first, max(numbers)) if n not in numbers]
-    facts = [("no shard has the number", missing)]
-    facts += [("two have", [n for n, count in sorted(numbers.items()) if count > 1])]
-    texts = [f"{text} {join_some([f'{n:02d}' for n in found])}" for text, found in facts if found]
-    split = files[0].parent.name
-    return [f"{split}: {'; '.join(texts)}. Download the shards again."] if texts else []
+    gaps = []
+    for folder, paths in itertools.groupby(files, lambda path: path.parent):
+        numbers = Counter(int(_match_name(path)["number"]) for path in paths)
+        first = 1 if min(numbers) == 1 else 0
+        missing = [n for n in range(first, max(numbers)) if n not in numbers]
+        facts = [("no shard has the number", missing)]
+        facts += [("two have", [n for n, count in sorted(numbers.items()) if count > 1])]
+        texts = [f"{text} {join_some([f'{n:02d}' for n in each])}" for text, each in facts if each]
+        if texts:
+            gaps.append(f"{folder.name}: {'; '.join(texts)}. Download the shards again.")
+    return gaps
 
 
 def _folder_name(image_size: int) -> str:

@@ -1,7 +1,6 @@
 """The model card: what a model file says about its classes, its input and its origin."""
 
 import json
-import math
 import os
 import reprlib
 from dataclasses import asdict, dataclass, fields
@@ -75,12 +74,12 @@ def find_run_card(folder: str | os.PathLike) -> ModelCard | None:
     if not run.environment_file.is_file():
         return None
     data = run.environment().data
-    val_f1 = run.result().val_f1 if run.result_file.is_file() else math.nan
+    val_f1 = run.result().val_f1 if run.result_file.is_file() else None
     return ModelCard(
         class_names=data.class_names,
         image_size=data.image_size,
         resize=data.resize or "crop",
-        val_f1=val_f1 if math.isfinite(val_f1) else None,
+        val_f1=val_f1,
         backbone=Path(run.plan().backbone).stem,
         trained_on=data.origin,
     )

@@ -1,4 +1,4 @@
-"""Several runs: studies train them, a comparison says which differences are more than chance.
+"""Several runs: studies and contests train them, comparisons say which differences are chance.
 
 Scores, intervals and single runs come from below: `metrics`, `reports.SavedRun`.
 
@@ -7,6 +7,10 @@ Scores, intervals and single runs come from below: `metrics`, `reports.SavedRun`
     comparison      run folders -> experiments, best first, and whether chance explains how scores differ
     tables          a comparison as markdown and csv
     comparison_page a comparison as files: compare.html, .md, .csv and .png
+    contest         folds of several networks, their blend, the best once more on everything, in time
+    contest_page    what each step of it brought, and contest.html
+    entries         the networks of a contest that fit into its time
+    folds           train and val divided into k folds, by class and by pictures that look the same
 """
 
 from flowerkit.lazy import lazy
@@ -20,5 +24,8 @@ __getattr__, __dir__, __all__ = lazy(
         "compare_runs": "comparison",
         "to_markdown": "tables",
         "write_comparison": "comparison_page",
+        "Contest": "contest",
+        "run_contest": "contest",
+        "make_folds": "folds",
     },
 )

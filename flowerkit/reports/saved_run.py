@@ -47,6 +47,10 @@ class SavedRun:
                 f"{folder.history_file} is damaged: it has {len(run.history)} epochs and the run had "
                 f"{run.result.stopped_at_epoch}. Restore it, or train again in a new folder."
             )
+        if not len(run.predictions):
+            raise ValueError(
+                f"{folder} was trained without validation, so there is nothing to report or compare."
+            )
         # Better epochs have lost their weights.
         while (best := run.history.best) and best["epoch"] != run.result.best_epoch:
             run.history.lost.add(best["epoch"])

@@ -338,11 +338,14 @@ class EpochLogger(keras.callbacks.Callback):
         if row is None or row["epoch"] != epoch + 1:
             return
         part = f" ({row['steps']:.0f} of {steps} steps)" if row["steps"] < steps else ""
-        best = "  best so far" if self.run.history.last_is_best else ""
-        best += " (averaged weights)" if best and row.get("averaged") else ""
+        best = scores = ""
+        if len(self.run.val):
+            loss, f1 = row.get("val_loss", math.nan), row.get("val_f1", math.nan)
+            scores = f"val_loss {loss:.3f}  val_f1 {f1:.3f}  "
+            if self.run.history.last_is_best:
+                best = "  best so far" + " (averaged weights)" * bool(row.get("averaged"))
         _log.info(
-            f"epoch {epoch + 1}/{self.params['epochs']}{part}  loss {row['loss']:.3f}  "
-            f"val_loss {row.get('val_loss', math.nan):.3f}  val_f1 {row.get('val_f1', math.nan):.3f}  "
+            f"epoch {epoch + 1}/{self.params['epochs']}{part}  loss {row['loss']:.3f}  {scores}"
             f"rate {row['learning_rate']:.2g}  {row['seconds']:.0f} s  "
             f"{row['images_per_second']:,.0f} images/s{best}"
         )
@@ -385,7 +388,8 @@ class TimeLimit(StepListener):
         if phase.is_frozen or not num_left:
             return  # the head's epochs take seconds
         clock.val_seconds = self.validation.seconds
-        clock.image_seconds = self.validation.predict_seconds / len(run.val)
+        if len(run.val):
+            clock.image_seconds = self.validation.predict_seconds / len(run.val)
         rest = phase.refitted(
             clock.left(),
             rows=run.history.of_phase(phase.number),

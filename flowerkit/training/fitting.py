@@ -9,7 +9,8 @@ keeps it.
 import logging
 import math
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -31,8 +32,14 @@ from flowerkit.training.lr_finder import (
     unchanged,
 )
 from flowerkit.training.phases import Clock, Phase, fit_steps, plan_phases
-from flowerkit.training.plan import FEWEST_STEPS_A_PHASE, SIZES_PX, TrainingPlan, longer
-from flowerkit.training.step import FEWEST_AVERAGED, RunContext, TrainStep, build_model
+from flowerkit.training.plan import FEWEST_STEPS_A_PHASE, SIZES_PX, TrainingPlan, longer, settle
+from flowerkit.training.step import (
+    FEWEST_AVERAGED,
+    STATISTICS_IMAGES,
+    RunContext,
+    TrainStep,
+    build_model,
+)
 
 _log = logging.getLogger("flowerkit")
 
@@ -80,8 +87,68 @@ def build_in_time(
     left = clock.left() - head_seconds
     if left < 0:
         found = f"the features that the head learns from take about {head_seconds:.0f} s"
-        raise ValueError(_too_short(plan, clock, -left, found))
+        raise NotEnoughTime(_too_short(plan, clock, -left, found))
     return plan, classifier, parts, reasons
+
+
+class NotEnoughTime(ValueError):
+    """A time limit that leaves nothing to train in."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long runs of a plan take, as far as it is known before one: see `measure_pace`.
+
+    The network sees `input_size` px (None: as stored) and predicts an image in `image_seconds`; building
+    and compiling take `once_seconds`.
+    """
+
+    input_size: int | None
+    image_seconds: float
+    once_seconds: float
+
+    def seconds(self, counts: Mapping[str, int], epochs: float) -> float:
+        """What a run on splits with so many images takes: features, `epochs` of the network, the csv."""
+        once = counts["train"] + counts["val"] + 1.3 * counts["test"]
+        return self.once_seconds + self.image_seconds * (once + epochs * self._images_shown(counts))
+
+    def epochs(self, counts: Mapping[str, int], seconds: float) -> float:
+        """How many epochs of the network fit into `seconds`."""
+        left = seconds - self.seconds(counts, 0)
+        return max(0.0, left) / (self.image_seconds * self._images_shown(counts))
+
+    def _images_shown(self, counts: Mapping[str, int]) -> float:
+        """An epoch and its validation, of raw and averaged weights, in images predicted."""
+        scored = counts["val"] + min(STATISTICS_IMAGES, counts["train"])
+        return TRAINING_OVER_PREDICTING * counts["train"] + 2 * scored
+
+
+def measure_pace(
+    plan: TrainingPlan, data: FlowerData, accelerator: Accelerator, seconds: float
+) -> Pace:
+    """Build the network of `plan` and time it on a few batches, for a run on `data` in `seconds`.
+
+    Where its input size is "auto", it is the one that `seconds` allow.
+    """
+    is_open, clock = plan.input_size == "auto", Clock(num_test=data.counts["test"])
+    plan, _ = settle(
+        plan,
+        num_train=data.counts["train"],
+        stored_px=data.image_size,
+        kind=accelerator.kind,
+        replicas=accelerator.replicas,
+        is_timed=True,
+    )
+    start = hosts.now()
+    classifier = build_model(plan, data, accelerator)
+    clock.build_seconds = hosts.now() - start
+    _time_body(split_classifier(classifier)[0], plan, data, accelerator, clock)
+    if is_open:
+        clock.at = hosts.now() + seconds
+        plan = _choose_smaller(plan, data.counts["train"] + data.counts["val"], clock, {})
+    # Compiled are both phases' steps, and predictions and statistics of each.
+    compiling = (2 + 2 * TRAINING_OVER_PREDICTING) * clock.compile_seconds
+    return Pace(plan.input_size, clock.image_seconds, 5 + 3 * clock.build_seconds + compiling)
 
 
 def _choose_smaller(
@@ -89,7 +156,7 @@ def _choose_smaller(
 ) -> TrainingPlan:
     size, full = plan.input_size, clock.image_seconds
     for smaller in SIZES_PX:
-        if clock.image_seconds * num_images <= HEAD_SHARE * clock.left():
+        if size is None or clock.image_seconds * num_images <= HEAD_SHARE * clock.left():
             break
         if smaller < size:
             clock.image_seconds = full * (smaller / size) ** 2
@@ -270,7 +337,7 @@ def _fit_epochs(run: RunContext, step_seconds: float, most: float) -> tuple[floa
     if steps < min(FEWEST_STEPS_TO_FIT, most * run.num_steps) and run.history:
         return None, f"0: the head alone; {found}"
     if steps < 1:
-        raise ValueError(_too_short(plan, clock, val_seconds + step_seconds - left, found))
+        raise NotEnoughTime(_too_short(plan, clock, val_seconds + step_seconds - left, found))
     fitted = float(f"{steps / run.num_steps:.6g}")
     fitted = fitted if fitted < most else most
     return fitted, f"{fitted:.2f}: {found}"

@@ -14,8 +14,10 @@ from flowerkit.files import read_json
 from flowerkit.pipeline import Augmentation, check_between, setting
 from flowerkit.text import did_you_mean
 
-# What a run logs every epoch, with the direction that is better.
+# What a run logs every epoch, with the direction that is better. By "epoch" the last is the best, which
+# needs no val split.
 MONITORS = {
+    "epoch": "max",
     "loss": "min",
     "accuracy": "max",
     "val_loss": "min",
@@ -173,7 +175,9 @@ class TrainingPlan:
     label_smoothing: float = setting(0.1, "part of each label that is spread over all classes")
     class_weights: str | None = setting(None, "balanced, or none")
     monitor: str = setting(
-        "val_f1", "what decides which epoch is best: val_f1, val_accuracy, val_loss ..."
+        "val_f1",
+        "what decides which epoch is best: val_f1, val_accuracy, val_loss ...; epoch: the last, which "
+        "needs no val split",
     )
     patience: int | None = setting(
         3, "epochs without improvement after the ramp until training stops (none: never)"

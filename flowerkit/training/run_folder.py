@@ -183,8 +183,9 @@ class _PlanFile:
 class RunResult:
     """result.json: how a run ended.
 
-    `best_weights` are "raw" or "averaged". The test scores are None without known test labels. `failed`:
-    a fault ended it before the plan's end, such as a loss that is not a number.
+    `best_weights` are "raw" or "averaged". The scores are None where there are no such images or their
+    labels are unknown. `failed`: a fault ended it before the plan's end, such as a loss that is not a
+    number.
     """
 
     stopped_at_epoch: int
@@ -192,11 +193,11 @@ class RunResult:
     interrupted: bool
     best_epoch: int
     best_weights: str
-    val_f1: float
-    val_accuracy: float
-    val_loss: float
     seconds_per_epoch: float
     images_per_second: float
+    val_f1: float | None = None
+    val_accuracy: float | None = None
+    val_loss: float | None = None
     first_step_seconds: float | None = None
     test_f1: float | None = None
     test_accuracy: float | None = None
@@ -204,11 +205,13 @@ class RunResult:
     failed: bool = False
 
     def __str__(self) -> str:
+        scores = "without validation"
+        if self.val_f1 is not None:
+            scores = f"macro F1 {self.val_f1:.4f} on val, accuracy {self.val_accuracy:.4f}"
         return (
             f"stopped at epoch {self.stopped_at_epoch} because {self.stop_reason}; best epoch "
-            f"{self.best_epoch} ({self.best_weights} weights): macro F1 {self.val_f1:.4f} on val, "
-            f"accuracy {self.val_accuracy:.4f}; {self.seconds_per_epoch:.1f} s an epoch, "
-            f"{self.images_per_second:,.0f} images/s"
+            f"{self.best_epoch} ({self.best_weights} weights): {scores}; "
+            f"{self.seconds_per_epoch:.1f} s an epoch, {self.images_per_second:,.0f} images/s"
         )
 
 
@@ -233,6 +236,7 @@ class RunFolder:
         self.result_file = self.path / "result.json"
         self.model_file = self.path / "model.keras"
         self.val_predictions_file = self.path / "val_predictions.npz"
+        self.test_predictions_file = self.path / "test_predictions.npz"
         self.submission_file = self.path / "submission.csv"
         self.report_file = self.path / "report.html"
         self.checkpoints = self.path / "checkpoints"
@@ -425,7 +429,12 @@ class RunFolder:
 
     def reopen(self) -> None:
         """Remove what tells of a finished run, before its model is replaced."""
-        for file in (self.result_file, self.submission_file, self.report_file):
+        for file in (
+            self.result_file,
+            self.test_predictions_file,
+            self.submission_file,
+            self.report_file,
+        ):
             file.unlink(missing_ok=True)
 
     # Reading --------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from flowerkit.accelerator import Accelerator, connect, hosts
 from flowerkit.console import Progress, showing
 from flowerkit.data import FlowerData, Split, check_leak, load_split
 from flowerkit.files import check_room, find_free_folder
-from flowerkit.metrics import count_classes
 from flowerkit.models import check_reload, choose_trainable, save_classifier
 from flowerkit.pipeline import epoch_permutation, own_first, steps_per_epoch
 from flowerkit.prediction import Predictions, describe_data
@@ -42,7 +41,13 @@ from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rate
 from flowerkit.training.plan import EPOCHS, FINE_TUNE, MONITORS, TrainingPlan, name_plan, settle
 from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult, find_goes_on
 from flowerkit.training.step import STATISTICS_IMAGES, RunContext, TrainStep, compile_ahead
-from flowerkit.training.validation import ModelCheckpoint, Validation, load_state, statistics_of
+from flowerkit.training.validation import (
+    SCORES,
+    ModelCheckpoint,
+    Validation,
+    load_state,
+    statistics_of,
+)
 
 _log = logging.getLogger("flowerkit")
 
@@ -424,6 +429,8 @@ def _load_splits(
             f"the train split of {data.folder} holds one class only "
             f"({data.class_names[train_split.labels[0]]!r}); there is nothing to distinguish."
         )
+    if plan.monitor == "epoch" and not data.counts["val"]:
+        return train_split, Split.empty(data.image_size)
     val_split = load_split(data, "val", on_corrupt=plan.on_corrupt, cache=cache, order=order)
     check_leak(train_split, val_split)
     return train_split, val_split
@@ -434,7 +441,7 @@ def _describe_environment(
 ) -> Environment:
     splits = {"train": run.train, "val": run.val}
     counted = {
-        name: count_classes(split.labels, data.num_classes).tolist()
+        name: np.bincount(split.labels, minlength=data.num_classes).tolist()
         for name, split in splits.items()
     }
     if test is not None:
@@ -683,9 +690,7 @@ def _finish(
         failed=stop.failed,
         best_epoch=best["epoch"],
         best_weights="averaged" if best["averaged"] == 1 else "raw",
-        val_f1=best["val_f1"],
-        val_accuracy=best["val_accuracy"],
-        val_loss=best["val_loss"],
+        **{name: best[name] for name in SCORES if len(predictions)},
         seconds_per_epoch=sum(row["seconds"] for row in steady) / len(steady),
         images_per_second=sum(row["images_per_second"] for row in steady) / len(steady),
         first_step_seconds=first_step_seconds,

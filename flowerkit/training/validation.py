@@ -23,6 +23,9 @@ from flowerkit.training.optimizers import averaged_weights, copies_of
 from flowerkit.training.plan import MONITORS
 from flowerkit.training.step import FEWEST_AVERAGED, RunContext, TrainStep
 
+# Of a split without images there are none.
+SCORES = ("val_loss", "val_accuracy", "val_f1")
+
 
 class NormStatistics:
     """The running statistics of those BatchNormalization layers of `model` that learn.
@@ -121,8 +124,8 @@ class Validation(keras.callbacks.Callback):
 
     With `ema` both the raw and the averaged weights are scored, the latter as soon as the phase has had
     enough steps to average over; `averaged` in the logs is 1 where the averaged ones were better by the
-    run's monitor. `holding_better` is a context in which the model has
-    the better weights with their statistics.
+    run's monitor, or where there are no images to score them on. `holding_better` is a context in which
+    the model has the better weights with their statistics.
     """
 
     def __init__(self, run: RunContext, step: TrainStep, stop: StopFlag):
@@ -165,6 +168,12 @@ class Validation(keras.callbacks.Callback):
     def _score(self, holding) -> tuple[Predictions, dict[str, float]]:
         with holding:
             self.statistics.recompute()
+            run = self.step.run
+            if not len(run.val):
+                nothing = np.empty((0, run.num_classes), "float32")
+                return Predictions(run.val.ids, nothing, run.val.labels), dict.fromkeys(
+                    SCORES, math.nan
+                )
             start = hosts.now()
             predictions = self.step.predict_val()
             self.predict_seconds = hosts.now() - start
@@ -173,6 +182,8 @@ class Validation(keras.callbacks.Callback):
         return predictions, predictions.score()
 
     def _is_better(self, scores: dict[str, float], others: dict[str, float]) -> bool:
+        if not len(self.step.run.val):
+            return True
         sign = 1 if MONITORS[self.monitor] == "max" else -1
         ours, theirs = sign * scores[self.monitor], sign * others[self.monitor]
         return math.isfinite(ours) and not theirs >= ours

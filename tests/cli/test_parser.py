@@ -29,6 +29,7 @@ from flowerkit.cli.parser import COMMANDS, load_function, parse
         ("train --max-lr high", "argument --max-lr: invalid float or auto value: 'high'."),
         ("draw --classes 4", "flowerkit draw: the following arguments are required: FOLDER."),
         ("check a.csv", "flowerkit check: the following arguments are required: --data."),
+        ("contest", "a contest needs its time: --max-minutes 480 is 8 hours."),
         ("study rates", "invalid choice: 'rates'"),
         ("study regularisation --seeds 0", "must be a whole number from 1. Received: '0'."),
     ],

@@ -1,4 +1,4 @@
-"""train, study, compare and models as they are typed."""
+"""train, contest, study, compare and models as they are typed."""
 
 import logging
 import shlex
@@ -148,6 +148,25 @@ def test_compare_prints_the_table_and_writes_only_into_a_folder_that_is_named(
     kinds = ("html", "md", "csv", "png")
     assert written[-4:] == [f"wrote {tmp_path / 'c' / 'compare'}.{kind}" for kind in kinds]
     assert (tmp_path / "c" / "compare.md").read_text().rstrip().splitlines() == out
+
+
+def test_contest_tells_what_each_step_brought_and_leaves_a_checked_csv(
+    flowerkit, drawn, plan_file, tmp_path
+):
+    out = tmp_path / "c"
+    words = ["--data", drawn.folder, "--out", out, "--plan", plan_file, "--epochs", 1]
+    words += ["--folds", 2, "--backbones", "dense-small", "--head", "plain"]
+    words += ["--max-minutes", 60]
+    status, lines, err = flowerkit("contest", *words)
+    assert status == 0, err
+    assert any(line.startswith("out of fold: dense-small: macro F1 0.") for line in lines)
+    assert lines[-2:] == [
+        f"wrote {out / 'contest.html'}",
+        f"{out / 'submission.csv'}: 22 rows, every id once, labels in 0..3: valid",
+    ]
+    page = (out / "contest.html").read_text(encoding="utf-8")
+    assert "No labels of test are known here" in page
+    assert "dense-small-fold1, dense-small-fold2, dense-small-all" in page
 
 
 def test_study_trains_and_compares(flowerkit, drawn, tmp_path, monkeypatch):

@@ -831,6 +831,24 @@ def test_an_empty_val_split_is_refused(run, drawn):
         run(data=dataclasses.replace(drawn, files={**drawn.files, "val": ()}))
 
 
+@pytest.mark.backends
+def test_without_a_val_split_the_last_epoch_is_kept_with_averaged_weights(run, drawn, caplog):
+    """By the monitor "epoch"; the ema of 0.5 has forgotten the first weights after two steps."""
+    alone = replace(drawn, counts={**drawn.counts, "val": 0}, files={**drawn.files, "val": ()})
+    changes = {"monitor": "epoch", "ema": 0.5, "patience": 1}
+    with caplog.at_level(logging.INFO, "flowerkit"):
+        whole = run("whole", data=alone, **changes)
+    summary = whole.summary
+    assert (summary.best_epoch, summary.best_weights, summary.val_f1) == (2, "averaged", None)
+    assert len(whole.predictions) == len(whole.val_images) == 0
+    assert "nan" not in caplog.text
+    run("parts", data=alone, callbacks=[PressCtrlC(1)], **changes)
+    parts = run("parts", data=alone, resume=True, **changes)
+    for ours, theirs in zip(whole.model.get_weights(), parts.model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert "without validation" in str(parts)
+
+
 def test_validation_out_of_the_training_split_is_refused(run, drawn):
     files = {**drawn.files, "val": drawn.files["train"]}
     data = dataclasses.replace(drawn, files=files, counts={**drawn.counts, "val": 50})

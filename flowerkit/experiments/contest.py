@@ -1,0 +1,400 @@
+"""A contest: k folds of one network or several, their blend, the best once more on everything, in time.
+
+`run_contest` is the story. Every run is an ordinary run folder, and contest.json says which there are,
+so the same call goes on after a kill. Predictions of images that a run has not learned ("out of fold")
+choose the winner and the weights of the blend.
+"""
+
+import logging
+import os
+import shlex
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowerkit.accelerator import Accelerator, connect
+from flowerkit.data import FlowerData, load_split
+from flowerkit.experiments.contest_page import Step, score_out_of_fold, score_test, write_contest
+from flowerkit.experiments.entries import END_SECONDS, Entry, choose_entries, list_plans
+from flowerkit.experiments.folds import Folds, make_folds
+from flowerkit.files import check_room, locked, make_folder, read_dataclass, write_dataclass
+from flowerkit.photos import TEST_LABELS
+from flowerkit.prediction import Predictions, blend, describe_data, find_weights, predict
+from flowerkit.sources import check_test_split, find_test_ids
+from flowerkit.submission import check_submission, read_labels, write_submission
+from flowerkit.training import (
+    FINE_TUNE,
+    NotEnoughTime,
+    RunFolder,
+    TrainingPlan,
+    TrainingResult,
+    train,
+)
+
+_log = logging.getLogger("flowerkit")
+
+
+@dataclass(frozen=True)
+class ContestFile:
+    """contest.json: what was asked for, and the networks that fit into the time."""
+
+    plan: dict[str, Any]
+    backbones: tuple[str, ...]
+    folds: int
+    images: dict[str, str]
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """What a contest came to; the same is in its folder.
+
+    `weights` are those of the blend by the name of each network, of which `winner` has the highest macro
+    F1 out of fold. `out_of_fold` and `predictions` are the blend's: of train and val, and of test (None
+    without one). `problems` are those of its csv, [] if it is valid. `run` is that of the last fold that
+    was trained in this call, None if none was.
+    """
+
+    folder: Path
+    weights: dict[str, float]
+    winner: str
+    out_of_fold: Predictions
+    predictions: Predictions | None
+    problems: list[str]
+    page: Path
+    steps: list[Step]
+    run: TrainingResult | None = None
+
+    def __str__(self) -> str:
+        lines = [str(step) for step in self.steps]
+        return "\n".join([*lines, f"the winner is {self.winner}"])
+
+
+def run_contest(
+    data: FlowerData,
+    plan: TrainingPlan = FINE_TUNE,
+    *,
+    out: str | os.PathLike,
+    backbones: Sequence[str] | None = None,
+    folds: int = 5,
+    accelerator: Accelerator | None = None,
+    started: float | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Contest:
+    """Train folds of `plan` and a last run on everything, and blend them, in `plan.max_minutes`.
+
+    `backbones` are the networks, the most important first, each NAME or NAME@PX with an input size;
+    None: the plan's own and, if that is a pretrained one of Keras Applications, MORE_BACKBONES. As many
+    take part as leave each run all the epochs that it has without a time limit, the first one always.
+    Each run keeps to its share of the time; a network whose folds are not all trained is left out of the
+    blend. Runs that are finished in `out` stay as they are, an interrupted one continues, in a time that
+    begins anew. `started` (`time.monotonic()`) is when it began. `progress(description, done, total)` is
+    called after every step.
+
+    Raises ValueError for a plan without a time limit, a time too short for the folds (with the least
+    that would do), another plan or other data than those of the contest in `out`, and what `make_folds`
+    refuses; RuntimeError when interrupted; else as `train` does.
+    """
+    deadline = (time.monotonic() if started is None else started) + 60 * _check_plan(plan)
+    plans = list_plans(plan, backbones)
+    accelerator = accelerator or connect()
+    out = make_folder(out)
+    check_room(out)
+    with locked(out / ".lock", f"running a contest in {out}"):
+        divided = make_folds(
+            data, folds, seed=plan.seed, on_corrupt=plan.on_corrupt, progress=progress
+        )
+        test = check_test_split(data, on_corrupt=plan.on_corrupt)
+        asked = ContestFile(
+            plan=replace(plan, max_minutes=None).to_dict(),
+            backbones=tuple(plans),
+            folds=folds,
+            images={"train and val": divided.key, "test": describe_data(test) if test else "none"},
+            entries=(),
+        )
+        file = _find_before(out, asked)
+        if file is None:
+            entries = choose_entries(
+                plans, divided, accelerator, deadline, must_build=backbones is not None
+            )
+            file = replace(asked, entries=entries)
+            write_dataclass(out / "contest.json", file)
+        contest = _Running(out, divided, plans, file.entries, accelerator, deadline, progress)
+        try:
+            for entry in file.entries:
+                for fold in range(folds):
+                    contest.train(entry, fold)
+            contest.train(contest.find_winner(), None)
+        except NotEnoughTime as error:
+            if not contest.find_scored():
+                raise
+            _log.warning(f"no more runs: {error}")
+        return contest.finish()
+
+
+# Before the first run -------------------------------------------------------------------------------
+
+
+def _check_plan(plan: TrainingPlan) -> float:
+    """The minutes of a plan that a contest can follow."""
+    if plan.max_minutes is None:
+        raise ValueError(
+            "a contest needs a time limit: max_minutes=480 (--max-minutes 480) is 8 hours."
+        )
+    if plan.has_own_backbone:
+        raise ValueError(
+            "a contest needs its backbone as a file: save the model, and pass backbone='FILE.keras'."
+        )
+    if plan.weights is not None and os.path.isdir(plan.weights):
+        raise ValueError(
+            f"the run {plan.weights} may have learned from pictures that its folds would be scored on. "
+            f"Pass weights='imagenet', a weights file, or None (--weights none)."
+        )
+    return plan.max_minutes
+
+
+def _find_before(out: Path, asked: ContestFile) -> ContestFile | None:
+    """What was decided for the contest in `out`. Raises ValueError where it is another."""
+    file, remedy = out / "contest.json", "Pass another folder (--out), or the same again"
+    if (out / "plan.json").is_file():
+        raise ValueError(f"{out} holds a run. Pass another folder (--out).")
+    if not file.is_file():
+        return None
+    before = read_dataclass(file, ContestFile, remedy="Restore it, or pass another folder (--out)")
+    differing = [
+        f"{name} {before.plan.get(name)} and {value}"
+        for name, value in asked.plan.items()
+        if before.plan.get(name) != value
+    ]
+    for name in ("folds", "backbones"):
+        if getattr(before, name) != getattr(asked, name):
+            differing.append(f"{name} {getattr(before, name)} and {getattr(asked, name)}")
+    if differing:
+        raise ValueError(
+            f"{out} holds a contest of another plan: {', '.join(differing)}. {remedy}."
+        )
+    if before.images != asked.images:
+        names = [name for name, key in asked.images.items() if before.images.get(name) != key]
+        raise ValueError(f"the contest in {out} began with other images in {names[0]}. {remedy}.")
+    return before
+
+
+# The runs -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Running:
+    """A contest in its folder. A run is named by its entry and its fold; None: the one on everything."""
+
+    out: Path
+    folds: Folds
+    plans: Mapping[str, TrainingPlan]
+    entries: Sequence[Entry]
+    accelerator: Accelerator
+    deadline: float
+    progress: Callable[[str, int, int], None] | None
+    last: list[TrainingResult] = field(default_factory=list)
+
+    def folder(self, entry: Entry, fold: int | None) -> RunFolder:
+        part = "all" if fold is None else f"fold{fold + 1}"
+        return RunFolder(self.out / f"{entry.name}-{part}")
+
+    def train(self, entry: Entry, fold: int | None) -> None:
+        """Train a run and predict test with it, as far as it has not been done before."""
+        folder = self.folder(entry, fold)
+        if self._is_finished(folder):
+            _log.info(f"{folder}: finished before")
+            return
+        if _is_trained(folder):
+            with self.accelerator.scope():
+                model = folder.model()
+        else:
+            model = self._fit(folder, entry, fold)
+        if self.folds.data.counts["test"]:
+            plan = folder.plan()
+            test = load_split(self.folds.data, "test", on_corrupt=plan.on_corrupt)
+            global_batch = plan.batch * self.accelerator.replicas
+            predictions = predict(model, test, global_batch=global_batch, progress=self.progress)
+            predictions.save(folder.test_predictions_file)
+            self._write_csv(folder.submission_file, predictions)
+            self.blend()  # a valid csv is there from the first run on
+
+    def _fit(self, folder: RunFolder, entry: Entry, fold: int | None):
+        seconds = self._share(entry, fold)
+        if seconds <= 0:
+            raise NotEnoughTime(f"no time is left for {folder}")
+        plan = replace(self.plans[entry.name], input_size=entry.pace.input_size)
+        data = self.folds.without(fold or 0)
+        if fold is None:
+            plan, data = self._fix_epochs(plan, entry), self.folds.together()
+        _log.info(f"{folder}: {seconds / 60:.1f} min")
+        result = train(
+            data,
+            replace(plan, max_minutes=seconds / 60),
+            out=folder.path,
+            accelerator=self.accelerator,
+            resume=folder.history_file.is_file(),
+            progress=self.progress,
+        )
+        _log.info(f"{result}")
+        if result.summary.interrupted:
+            raise RuntimeError(
+                f"interrupted in {folder} after epoch {len(result.history)}. The same call or command "
+                f"with out={shlex.quote(str(self.out))} continues from there."
+            )
+        if fold is not None:
+            self.last[:] = [result]
+        return result.model
+
+    def _share(self, entry: Entry, fold: int | None) -> float:
+        """Seconds for a run: of what is left, its part of all that is not trained yet."""
+        last = max(self._weigh(each, None) for each in self.entries)
+        pending = [
+            self._weigh(each, number)
+            for each in self.entries
+            for number in range(self.folds.count)
+            if not _is_trained(self.folder(each, number))
+        ]
+        left = self.deadline - time.monotonic() - END_SECONDS
+        own = last if fold is None else self._weigh(entry, fold)
+        return left * own / (sum(pending) + last)
+
+    def _weigh(self, entry: Entry, fold: int | None) -> float:
+        data = self.folds.together() if fold is None else self.folds.without(fold)
+        return entry.pace.seconds(data.counts, self.plans[entry.name].network_epochs)
+
+    def _fix_epochs(self, plan: TrainingPlan, entry: Entry) -> TrainingPlan:
+        """The plan of a run without validation: as many epochs as were best in the middle fold.
+
+        Not their mean: where some folds were best with the head alone and others at the end of a cycle,
+        nothing between is good.
+        """
+        epochs = statistics.median_high(map(_count_best_epochs, self._list_folds(entry)))
+        epochs = float(f"{epochs:.3g}")
+        _log.info(f"{epochs:g} epochs of the network, as were best in the middle fold")
+        return replace(plan, epochs=epochs, monitor="epoch", patience=None)
+
+    def _is_finished(self, folder: RunFolder) -> bool:
+        files = (folder.test_predictions_file, folder.submission_file)
+        needed = files if self.folds.data.counts["test"] else ()
+        return _is_trained(folder) and all(file.is_file() for file in needed)
+
+    # What comes of them -------------------------------------------------------------------------------
+
+    def find_scored(self) -> dict[str, Predictions]:
+        """The predictions out of fold of each network whose folds are all trained, by its name.
+
+        While there is none, of the first one, as far as they are.
+        """
+        found = {}
+        for entry in self.entries:
+            if runs := [run for run in self._list_folds(entry) if self._is_finished(run)]:
+                found[entry.name] = _join([run.val_predictions() for run in runs])
+        whole = {name: each for name, each in found.items() if len(each) == len(self.folds.ids)}
+        return whole or dict(list(found.items())[:1])
+
+    def find_winner(self) -> Entry:
+        """The network with the highest macro F1 out of fold."""
+        scored = self.find_scored()
+        best = max(scored, key=lambda name: scored[name].score()["val_f1"])
+        return next(entry for entry in self.entries if entry.name == best)
+
+    def blend(self) -> tuple[dict[str, float], Predictions, Predictions | None, list[str]]:
+        """(weights, the blend out of fold, on test, the problems of its csv), which it writes."""
+        scored = self.find_scored()
+        names, weights = list(scored), [1.0]
+        if len(names) > 1:
+            weights = find_weights(list(scored.values()), names=names).weights
+        out_of_fold = blend(list(scored.values()), weights, names=names)
+        by_name = dict(zip(names, weights, strict=True))
+        if not self.folds.data.counts["test"]:
+            return by_name, out_of_fold, None, []
+        entries = [entry for entry in self.entries if entry.name in scored]
+        of_runs = [self._load_test(*self._list_folds(x), self.folder(x, None)) for x in entries]
+        test = blend([blend(each) for each in of_runs], weights, names=names)
+        return by_name, out_of_fold, test, self._write_csv(self.out / "submission.csv", test)
+
+    def finish(self) -> Contest:
+        """Blend what there is, and write the page."""
+        winner = self.find_winner()
+        weights, out_of_fold, test, problems = self.blend()
+        steps = score_out_of_fold(
+            self.find_scored(), winner.name, out_of_fold, minutes=self._count_minutes()
+        )
+        if (labels := self._find_test_labels()) and test:
+            steps += score_test(
+                winner.name,
+                self._load_test(*self._list_folds(winner)),
+                self._load_test(self.folder(winner, None)),
+                test if len(weights) > 1 else None,
+                labels,
+            )
+        runs = [
+            self.folder(entry, fold) for entry in self.entries for fold in range(self.folds.count)
+        ]
+        runs = [run for run in (*runs, self.folder(winner, None)) if self._is_finished(run)]
+        page = write_contest(
+            self.out,
+            steps,
+            data=self.folds.data,
+            runs=[run.path.name for run in runs],
+            winner=winner.name,
+            weights=weights,
+        )
+        last = self.last[0] if self.last else None
+        return Contest(
+            self.out, weights, winner.name, out_of_fold, test, problems, page, steps, last
+        )
+
+    def _count_minutes(self) -> dict[str, float]:
+        """What the folds of each network took to train."""
+        return {
+            entry.name: sum(
+                row["seconds"] / 60 for run in self._list_folds(entry) for row in run.history()
+            )
+            for entry in self.entries
+            if all(map(_is_trained, self._list_folds(entry)))
+        }
+
+    def _find_test_labels(self) -> dict[str, int]:
+        """The class of each test image whose label is known, by its id."""
+        file = self.folds.data.folder / TEST_LABELS
+        return read_labels(file, self.folds.data.csv_labels) if file.is_file() else {}
+
+    def _list_folds(self, entry: Entry) -> list[RunFolder]:
+        return [self.folder(entry, fold) for fold in range(self.folds.count)]
+
+    def _load_test(self, *runs: RunFolder) -> list[Predictions]:
+        """The predictions of test by those of `runs` that are finished."""
+        return [Predictions.load(r.test_predictions_file) for r in runs if self._is_finished(r)]
+
+    def _write_csv(self, file: Path, predictions: Predictions) -> list[str]:
+        data = self.folds.data
+        write_submission(file, predictions.ids, predictions.predicted, data.csv_labels)
+        problems = check_submission(file, find_test_ids(data), data.num_classes, data.csv_labels)
+        for problem in problems:
+            _log.warning(f"{file}: {problem}")
+        return problems
+
+
+def _is_trained(folder: RunFolder) -> bool:
+    return folder.result_file.is_file() and not folder.result().interrupted
+
+
+def _join(parts: Sequence[Predictions]) -> Predictions:
+    names = ("ids", "probabilities", "labels")
+    return Predictions(*(np.concatenate([getattr(each, name) for each in parts]) for name in names))
+
+
+def _count_best_epochs(folder: RunFolder) -> float:
+    """How often the network was shown all images until the run's best epoch; 0: the head was best."""
+    plan, environment, best = folder.plan(), folder.environment(), folder.result().best_epoch
+    phase = 2 if plan.freeze_epochs else 1
+    rows = [row for row in folder.history().of_phase(phase) if row["epoch"] <= best]
+    global_batch = plan.per_replica_batch * environment.accelerator.replicas
+    return sum(row["steps"] for row in rows) / (environment.data.counts["train"] // global_batch)

@@ -1,0 +1,254 @@
+"""A real contest of two small dense networks on drawn flowers: two folds, an epoch each."""
+
+import os
+import shutil
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flowerkit.data import load_split
+from flowerkit.experiments import contest as contest_module
+from flowerkit.experiments import entries as entries_module
+from flowerkit.experiments import make_folds, run_contest
+from flowerkit.metrics import macro_f1
+from flowerkit.photos import TEST_LABELS
+from flowerkit.prediction import Predictions, blend
+from flowerkit.submission import check_submission, read_labels, write_submission
+from flowerkit.training import Pace, RunFolder, TrainingPlan
+
+BACKBONES = ("dense-small", "dense-small-bn")
+
+
+@pytest.fixture(scope="module")
+def plan(accelerator):
+    return TrainingPlan(
+        backbone="dense-small",
+        weights=None,
+        head="plain",
+        dropout=0.0,
+        epochs=1,
+        patience=None,
+        per_replica_batch=16 // accelerator.replicas,
+        lr_reference_batch=None,
+        schedule="constant",
+        max_lr=1e-3,
+        flip=False,
+        max_minutes=60,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(drawn, tmp_path_factory):
+    """`drawn` with known labels of test, invented ones."""
+    folder = tmp_path_factory.mktemp("labelled") / "flowers"
+    shutil.copytree(drawn.folder, folder)
+    ids = load_split(drawn, "test").ids
+    write_submission(folder / TEST_LABELS, ids, np.arange(len(ids)) % 4)
+    files = {
+        split: tuple(folder / file.relative_to(drawn.folder) for file in files)
+        for split, files in drawn.files.items()
+    }
+    return replace(drawn, folder=folder, files=files)
+
+
+@pytest.fixture(scope="module")
+def contest(data, plan, accelerator, tmp_path_factory):
+    out = tmp_path_factory.mktemp("contest") / "c"
+    return run_contest(data, plan, out=out, backbones=BACKBONES, folds=2, accelerator=accelerator)
+
+
+def run(data, plan, contest, accelerator, **options):
+    options = {"out": contest.folder, "backbones": BACKBONES, "folds": 2} | options
+    return run_contest(data, plan, accelerator=accelerator, **options)
+
+
+def test_each_network_has_its_folds_and_the_winner_a_run_on_everything(contest, data):
+    folds = [f"{name}-fold{number}" for name in BACKBONES for number in (1, 2)]
+    runs = sorted(path.name for path in contest.folder.iterdir() if path.is_dir())
+    assert runs == sorted([*folds, f"{contest.winner}-all"])
+    last = RunFolder(contest.folder / f"{contest.winner}-all")
+    assert last.environment().data.counts == {"train": 68, "val": 0, "test": 22}
+    assert last.plan().monitor == "epoch"
+    assert last.plan().epochs == 1  # of the folds' best
+    assert last.result().val_f1 is None
+    for name in runs:
+        csv = contest.folder / name / "submission.csv"
+        ids = load_split(data, "test").ids.tolist()
+        assert check_submission(csv, ids, 4, data.csv_labels) == []
+
+
+def test_out_of_fold_each_image_is_predicted_once_by_a_run_that_has_not_learned_it(contest):
+    runs = [RunFolder(contest.folder / f"{contest.winner}-fold{number}") for number in (1, 2)]
+    parts = [run.val_predictions() for run in runs]
+    assert sorted(contest.out_of_fold.ids.tolist()) == sorted(
+        [name for part in parts for name in part.ids.tolist()]
+    )
+    assert len(set(contest.out_of_fold.ids.tolist())) == 68
+    true = np.concatenate([part.labels for part in parts])
+    predicted = np.concatenate([part.predicted for part in parts])
+    step = next(s for s in contest.steps if s.name == contest.winner)
+    assert step.macro_f1 == pytest.approx(macro_f1(true, predicted))
+    assert (step.num_images, step.interval) == (68, None)
+
+
+def test_the_csv_is_the_weighted_mean_of_the_runs(contest, data):
+    def load(name, *parts):
+        files = [contest.folder / f"{name}-{part}" / "test_predictions.npz" for part in parts]
+        return blend([Predictions.load(file) for file in files])
+
+    parts = {name: ["fold1", "fold2", *["all"] * (name == contest.winner)] for name in BACKBONES}
+    expected = blend([load(n, *parts[n]) for n in BACKBONES], list(contest.weights.values()))
+    np.testing.assert_allclose(contest.predictions.probabilities, expected.probabilities)
+    labels = read_labels(contest.folder / "submission.csv", data.csv_labels)
+    assert [labels[name] for name in expected.ids.tolist()] == expected.predicted.tolist()
+    assert contest.problems == []
+    assert sum(contest.weights.values()) == pytest.approx(1)
+
+
+def test_the_page_tells_what_each_step_brought(contest):
+    names = [(step.on, step.name) for step in contest.steps]
+    assert names == [
+        ("out of fold", "dense-small"),
+        ("out of fold", "dense-small-bn"),
+        ("out of fold", "the blend"),
+        ("test", f"{contest.winner}: a fold alone, on average"),
+        ("test", "the folds averaged"),
+        ("test", "once more on everything, alone"),
+        ("test", "both averaged"),
+        ("test", "the blend"),
+    ]
+    page = contest.page.read_text(encoding="utf-8")
+    for step in contest.steps:
+        assert f"{step.macro_f1:.4f}" in page
+        assert step.name in page
+    assert "are not known here" not in page
+
+
+def test_what_is_finished_is_not_trained_again_and_a_run_that_was_cut_off_is(
+    contest, data, plan, accelerator, tmp_path
+):
+    """Of a copy, where one run is killed before its csv, another before its first epoch's end."""
+    out = tmp_path / "c"
+    shutil.copytree(contest.folder, out)
+    (out / "dense-small-fold1" / "submission.csv").unlink()
+    shutil.rmtree(out / "dense-small-bn-fold2")
+    kept = [*out.glob("*/model.keras"), *out.glob("*/history.csv")]
+    before = {file: file.stat().st_mtime_ns for file in kept}
+    again = run(data, plan, contest, accelerator, out=out)
+    assert {file: file.stat().st_mtime_ns for file in kept} == before
+    assert again.weights == contest.weights
+    probabilities = contest.predictions.probabilities
+    np.testing.assert_allclose(again.predictions.probabilities, probabilities, atol=1e-5)
+
+
+def test_another_plan_or_other_data_are_refused(contest, data, plan, accelerator):
+    other = replace(plan, dropout=0.5)
+    with pytest.raises(ValueError, match=r"another plan: dropout 0.0 and 0.5\..*--out"):
+        run(data, other, contest, accelerator)
+    with pytest.raises(ValueError, match="another plan: folds 2 and 3"):
+        run(data, plan, contest, accelerator, folds=3)
+    fewer = replace(data, files={**data.files, "val": ()}, counts={**data.counts, "val": 0})
+    with pytest.raises(ValueError, match=r"other images in train and val\..*--out"):
+        run(fewer, plan, contest, accelerator)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"max_minutes": None}, {}, "--max-minutes 480"),
+        (
+            {"max_minutes": 1e-3},
+            {},
+            r"Add at least [\d.]+ \(--max-minutes\), or pass fewer folds \(--folds\)",
+        ),
+        ({}, {"folds": 30}, r"30 folds need 30 different pictures of each class.*--folds \d+"),
+        ({}, {"backbones": ["dense-small@big"]}, "'dense-small@big' is neither"),
+        ({}, {"backbones": ["dense-small", "dense-small"]}, "must differ"),
+        ({}, {"backbones": ["dense-smal"]}, "Did you mean 'dense-small'"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_the_first_run(
+    changes, options, message, data, plan, accelerator, tmp_path
+):
+    options = {"folds": 2, "out": tmp_path / "c", "accelerator": accelerator} | options
+    with pytest.raises(ValueError, match=message):
+        run_contest(data, replace(plan, **changes), **options)
+    assert not list(tmp_path.glob("c/*/plan.json"))
+
+
+def test_a_run_on_the_same_images_is_no_start_for_a_contest(data, plan, accelerator, tmp_path):
+    (tmp_path / "run").mkdir()
+    start = replace(plan, weights=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="may have learned.*--weights none"):
+        run_contest(data, start, out=tmp_path / "c", accelerator=accelerator)
+
+
+def test_ctrl_c_ends_the_contest_and_keeps_the_csv(data, plan, accelerator, tmp_path):
+    """In the second of its runs."""
+
+    def interrupt(label, done, total):
+        if (tmp_path / "dense-small-fold1" / "submission.csv").is_file() and "epoch" in label:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        run_contest(
+            data,
+            plan,
+            out=tmp_path,
+            backbones=["dense-small"],
+            folds=2,
+            accelerator=accelerator,
+            progress=interrupt,
+        )
+    ids = load_split(data, "test").ids.tolist()
+    assert check_submission(tmp_path / "submission.csv", ids, 4, data.csv_labels) == []
+
+
+def test_as_many_networks_take_part_as_leave_each_run_its_epochs(
+    data, plan, accelerator, tmp_path, monkeypatch, caplog
+):
+    """An epoch of a fold, 34 images, takes about 24 s of the slow network and 0.2 s of the others."""
+    paces = {"slow": Pace(32, 0.1, 1.0)}
+    monkeypatch.setattr(
+        entries_module,
+        "measure_pace",
+        lambda plan, *_: paces.get(plan.backbone, Pace(32, 0.001, 1.0)),
+    )
+    folds = make_folds(data, 2)
+    plans = {name: replace(plan, backbone=name) for name in ("first", "slow", "third")}
+    start = entries_module.time.monotonic()
+    with caplog.at_level("INFO", "flowerkit"):
+        entries = entries_module.choose_entries(
+            plans, folds, accelerator, start + 60, must_build=True
+        )
+    assert [entry.name for entry in entries] == ["first", "third"]
+    assert "slow is left out" in caplog.text
+    assert "first at 32 px: 2 folds of 34 images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("best", "epochs"), [([0.0, 2.0, 0.0], 0.0), ([0.0, 1.75], 1.75), ([12.0, 9.0, 11.0], 11.0)]
+)
+def test_the_run_on_everything_has_the_epochs_of_the_middle_fold(
+    best, epochs, data, plan, tmp_path, monkeypatch
+):
+    """Between a head that was best alone and the end of a cycle nothing is good, so it is no mean."""
+    left = iter(best)
+    monkeypatch.setattr(contest_module, "_count_best_epochs", lambda folder: next(left))
+    entry = entries_module.Entry("dense-small", Pace(None, 0.001, 1.0))
+    running = contest_module._Running(
+        tmp_path, make_folds(data, len(best)), {}, [entry], None, 0.0, None
+    )
+    last = running._fix_epochs(replace(plan, freeze_epochs=2), entry)
+    assert (last.epochs, last.monitor, last.patience) == (epochs, "epoch", None)
+
+
+def test_a_pace_counts_features_epochs_with_their_validation_and_the_csv():
+    pace = Pace(224, 0.01, 10.0)
+    counts = {"train": 1000, "val": 200, "test": 100}
+    assert pace.seconds(counts, 0) == pytest.approx(10 + 0.01 * (1000 + 200 + 130))
+    # 3 x 1,000 images and twice 200 + 512 of validation.
+    assert pace.seconds(counts, 2) - pace.seconds(counts, 1) == pytest.approx(44.24)
+    assert pace.epochs(counts, pace.seconds(counts, 3)) == pytest.approx(3)
