@@ -7,12 +7,15 @@ from sklearn.metrics import f1_score
 from flowerkit import metrics
 from flowerkit.metrics import (
     accuracy,
+    apply_temperature,
     bootstrap_difference,
     bootstrap_score,
     calibration,
+    certainty,
     class_report,
     confusion_matrix,
     count_classes,
+    fit_temperature,
     log_loss,
     macro_f1,
     most_confused,
@@ -145,6 +148,28 @@ def test_a_model_that_knows_how_sure_it_can_be_has_no_calibration_error(recwarn)
 def test_calibration_refuses_no_bins_and_arrays_that_do_not_fit():
     with pytest.raises(ValueError, match="2 labels but 1 rows of probabilities"):
         calibration(np.array([0, 1]), np.eye(2)[:1])
+
+
+def test_the_temperature_that_probabilities_were_spoilt_with_is_found():
+    rng = np.random.default_rng(0)
+    true = rng.dirichlet([0.3] * 5, 4000)
+    labels = (true.cumsum(axis=1) > rng.random((4000, 1))).argmax(axis=1)
+    for spoilt in (0.7, 1.6):
+        given = apply_temperature(true, 1 / spoilt).astype("float32")
+        assert fit_temperature(labels, given) == pytest.approx(spoilt, rel=0.06)
+        np.testing.assert_allclose(apply_temperature(given, spoilt), true, atol=1e-5)
+    sure = np.tile([0.9, 0.1], (20, 1))
+    assert fit_temperature(np.zeros(20, int), sure) == pytest.approx(0.5, rel=1e-3)
+    assert apply_temperature(np.array([[1.0, 0.0]]), 0.5).round(9).tolist() == [[1.0, 0.0]]
+
+
+def test_certainty_falls_from_one_class_to_many_and_takes_what_exports_round():
+    rows = [[1, 0, 0, 0], [0.9, 0.1, 0, 0], [0.5, 0.5, 0, 0], [0.25] * 4]
+    found = certainty(np.array(rows, "float32"))
+    np.testing.assert_allclose(found, [0, -0.6, -1, -np.sqrt(3)], atol=1e-6)
+    many = np.full((1, 200), 1 / 200)
+    assert certainty(many)[0] == pytest.approx(-30 * np.sqrt(199) / 200)
+    assert certainty(np.array([[1 + 1e-6, -1e-6]]))[0] == 0
 
 
 def test_classes_are_counted_also_those_without_images():

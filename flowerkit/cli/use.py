@@ -1,12 +1,14 @@
 """export, classify and serve."""
 
 import argparse
+import contextlib
+import threading
 from collections import Counter
 
-from flowerkit.cli.options import add_number, add_path
+from flowerkit.cli.options import add_number, add_path, at_least_one
 from flowerkit.cli.terminal import Echo, Progress
 from flowerkit.console import quiet_frameworks
-from flowerkit.deploy import FORMATS, detect_format
+from flowerkit.deploy import ACCEPT, FORMATS, check_accept, detect_format
 from flowerkit.files import check_room, write_text
 from flowerkit.text import format_csv, pluralize
 
@@ -37,6 +39,8 @@ def add_classify_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     add_path(parser, "photos", "PHOTO", "photos, or folders of them", nargs="+")
     add_path(parser, "--csv", "FILE", "write a table too")
+    help = "the number of nearest training photos named with each photo; it needs the run's data"
+    add_number(parser, "--similar", 0, help, _read_count)
 
 
 def run_classify(args, echo: Echo, progress: Progress) -> int:
@@ -48,14 +52,18 @@ def run_classify(args, echo: Echo, progress: Progress) -> int:
 
         classifier = load_classifier(args.model)
     echo(str(classifier))
-    predictions = classifier.predict(args.photos, progress=progress)
+    predictions = classifier.predict(
+        args.photos, accept=args.accept, similar=args.similar, progress=progress
+    )
     top = min(args.top, len(classifier.class_names))
     for prediction in predictions:
         echo(prediction.describe(top))
+        for photo in prediction.similar:
+            echo(f"  like {photo}")
     if len(predictions) > 1:
         echo(_count_classes(predictions))
     if args.csv:
-        write_text(args.csv, _tabulate(predictions, top))
+        write_text(args.csv, _tabulate(predictions, top, args.similar))
         echo(f"wrote {args.csv}")
     unread = sum(prediction.problem is not None for prediction in predictions)
     if unread:
@@ -70,39 +78,65 @@ def _count_classes(predictions) -> str:
     return f"{pluralize(counts.total(), 'photo')}: {shares or 'none could be read'}"
 
 
-def _tabulate(predictions, top: int) -> str:
-    ranks = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "probability")]
-    rows = [["photo", *ranks, "problem"]]
+def _tabulate(predictions, top: int, similar: int) -> str:
+    columns = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "probability")]
+    similar = min(similar, max(len(prediction.similar) for prediction in predictions))
+    for rank in range(1, similar + 1):
+        columns += [f"similar_{rank}", f"similar_class_{rank}", f"similarity_{rank}"]
+    rows = [["photo", "answer", *columns, "problem"]]
     for prediction in predictions:
-        pairs = [] if prediction.problem else prediction.classes[:top]
+        answer, pairs = "", []
+        if not prediction.problem:
+            answer, pairs = prediction.name, prediction.classes[:top]
         cells = [cell for name, share in pairs for cell in (name, f"{share:.6f}")]
-        blanks = [""] * (len(ranks) - len(cells))
-        rows.append([prediction.source, *cells, *blanks, prediction.problem])
+        for photo in prediction.similar:
+            cells += [photo.name, photo.class_name, f"{photo.similarity:.6f}"]
+        blanks = [""] * (len(columns) - len(cells))
+        rows.append([prediction.source, answer, *cells, *blanks, prediction.problem])
     return format_csv(rows)
 
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     add_number(parser, "--port", None, "the port on 127.0.0.1 [the first free one from 7860]")
+    help = "the number of nearest training photos shown, if the run's data are there; 0: none"
+    add_number(parser, "--similar", 6, help, _read_count)
 
 
 def run_serve(args, echo: Echo, progress: Progress) -> int:
-    from flowerkit.deploy import build_page, import_gradio, serve
-
     detect_format(args.model)
     with quiet_frameworks():
-        import_gradio()
-        from flowerkit.deploy import load_classifier
+        from flowerkit.deploy import ClassifierPage, load_classifier, serve_locally
 
         classifier = load_classifier(args.model)
-        page = build_page(classifier, top=args.top)
+        page = ClassifierPage(
+            classifier, top=args.top, accept=args.accept, similar=args.similar, progress=progress
+        )
     echo(str(classifier))
-    with serve(page, port=args.port) as url:
+    with serve_locally(page, port=args.port) as url:
         echo(f"open {url} in a browser on this machine; Ctrl-C ends it")
-        page.block_thread()
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
     return 0
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     add_path(parser, "model", "MODEL", "a run folder, or an export of a run")
     add_number(parser, "--top", 3, "the number of classes shown")
+    help = (
+        "the fraction of the run's val photos that are of a known class; photos of which the model is "
+        "less certain are of none of these classes"
+    )
+    add_number(parser, "--accept", ACCEPT, help, _read_accept)
+
+
+def _read_count(text: str) -> int:
+    return 0 if text == "0" else at_least_one(text)
+
+
+def _read_accept(text: str) -> float:
+    try:
+        check_accept(accept := float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return accept

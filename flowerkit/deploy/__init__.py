@@ -2,12 +2,14 @@
 
 Nothing here trains or changes a model.
 
-    card        what a model file says about its classes, its input and its origin (`ModelCard`)
-    formats     Keras, SavedModel, ONNX, LiteRT: how each is recognised, written and opened
-    keras_file  `.keras` files that other versions of Keras load
-    exports     `export_model`, which checks each export against the run's model
-    classifier  `load_classifier`, and `Classifier.predict` for photos
-    serving     the page of `flowerkit serve`
+    card          what a model file says of its classes, input, origin and certainty (`ModelCard`)
+    formats       Keras, SavedModel, ONNX, LiteRT: how each is recognised, written and opened
+    keras_file    `.keras` files that other versions of Keras load
+    exports       `export_model`, which checks each export against the run's model
+    run_photos    the photos of a run's data: those that look like a photo, examples from val
+    classifier    `load_classifier`, and `Classifier.predict` for photos
+    serving       the page of `flowerkit serve`
+    local_server  a server for such pages, which only this machine reaches
 """
 
 from flowerkit.lazy import lazy
@@ -15,13 +17,14 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
+        "ACCEPT": "card",
+        "check_accept": "card",
         "FORMATS": "formats",
         "detect_format": "formats",
         "export_model": "exports",
         "Classifier": "classifier",
         "load_classifier": "classifier",
-        "build_page": "serving",
-        "serve": "serving",
-        "import_gradio": "serving",
+        "ClassifierPage": "serving",
+        "serve_locally": "local_server",
     },
 )

@@ -4,19 +4,24 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from flowerkit import metrics
 from flowerkit.data import decode_jpeg
+from flowerkit.deploy.card import ACCEPT
 from flowerkit.deploy.formats import LoadedModel, detect_format
+from flowerkit.deploy.run_photos import KnownPhoto, SimilarPhotos
 from flowerkit.photos import SUFFIXES, UnreadablePhoto, read_photo, walk_photos
+from flowerkit.training import RunFolder
 
 _NUM_READERS = 4
 PROBABILITY_ERROR = 1e-3  # of the sum of a row, and below 0
+NONE_OF_THESE = "none of these classes"
 
 _log = logging.getLogger("flowerkit")
 
@@ -26,13 +31,17 @@ class Prediction:
     """The result for one photo.
 
     `source`: its path, or "photo 1" and so on for images and arrays. `probabilities`: (number of
-    classes,) float64, sum 1; None if the photo cannot be read, for the reason `problem`.
+    classes,) float64, sum 1, calibrated by the card's temperature; None if the photo cannot be read, for
+    the reason `problem`. `is_known`: whether the classifier is as certain as of most photos of val.
+    `similar`: the training photos nearest to it, if they were asked for.
     """
 
     source: str
     class_names: tuple[str, ...]
     probabilities: np.ndarray | None
     problem: str | None = None
+    is_known: bool = True
+    similar: tuple[KnownPhoto, ...] = ()
 
     @property
     def classes(self) -> list[tuple[str, float]]:
@@ -47,19 +56,24 @@ class Prediction:
 
     @property
     def name(self) -> str:
-        """The most probable class."""
-        return self.classes[0][0]
+        """The most probable class, or `NONE_OF_THESE` where `is_known` is false."""
+        return self.classes[0][0] if self.is_known else NONE_OF_THESE
 
     def describe(self, top: int = 3) -> str:
         """One line: the source and the `top` most probable classes, or the problem.
 
-        >>> Prediction("a.jpg", ("iris", "rose"), np.array([0.125, 0.875])).describe()
+        >>> probabilities = np.array([0.125, 0.875])
+        >>> Prediction("a.jpg", ("iris", "rose"), probabilities).describe()
         'a.jpg: rose 87.5 %, iris 12.5 %'
+        >>> Prediction("a.jpg", ("iris", "rose"), probabilities, is_known=False).describe(1)
+        'a.jpg: none of these classes (most like rose 87.5 %)'
         """
         if self.probabilities is None:
             return f"{self.source}: {self.problem}"
         shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.classes[:top])
-        return f"{self.source}: {shares}"
+        return f"{self.source}: " + (
+            shares if self.is_known else f"{NONE_OF_THESE} (most like {shares})"
+        )
 
     __str__ = describe
 
@@ -71,6 +85,27 @@ class Classifier(LoadedModel):
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.card.class_names
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """Where the run of this model would be: its folder, or that of its file."""
+        return RunFolder(self.path if self.path.is_dir() else self.path.parent)
+
+    def find_similar_photos(
+        self, progress: Callable[[str, int, int], None] | None = None
+    ) -> SimilarPhotos:
+        """The run's training photos with their features, which the first call computes.
+
+        Raises what `SimilarPhotos` raises, and ValueError for a format that gives no features.
+        """
+        if self.model is None:
+            raise ValueError(
+                f"{self.path} gives no features to compare photos by. Pass the run's folder."
+            )
+        if "similar_photos" not in vars(self):
+            found = SimilarPhotos(self.run_folder, self.model, progress)
+            object.__setattr__(self, "similar_photos", found)
+        return vars(self)["similar_photos"]
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """What `run` gives, if it is probabilities. Raises ValueError, with the remedy, if not."""
@@ -100,6 +135,8 @@ class Classifier(LoadedModel):
         self,
         photos: Any,
         *,
+        accept: float = ACCEPT,
+        similar: int = 0,
         batch_size: int = 32,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> list[Prediction]:
@@ -108,11 +145,14 @@ class Classifier(LoadedModel):
         `photos`: a path, a folder, a Pillow image, an array, or a list of these. An array is
         (height, width), (height, width, 3 or 4) or a batch (n, height, width, 3 or 4), numbers 0..255.
         Photos become squares as in `flowerkit convert`; an image of the model's size stays as it is.
-        A file that cannot be read gets a prediction with its problem.
+        A file that cannot be read gets a prediction with its problem. `accept`: the fraction of val that
+        is of a known class, see `ModelCard.threshold`; the larger, the fewer photos are of none.
+        `similar`: how many of the nearest training photos each prediction has, see `SimilarPhotos`.
 
-        Raises FileNotFoundError for a missing path, ValueError for a folder without photos and an
-        array that is not an image.
+        Raises FileNotFoundError for a missing path, ValueError for a folder without photos, an array
+        that is not an image, and `accept` outside 0..1; with `similar` also as `find_similar_photos`.
         """
+        threshold = self.card.threshold(accept)
         inputs = _flatten(photos)
         names = [
             str(photo) if isinstance(photo, Path) else f"photo {number}"
@@ -125,7 +165,8 @@ class Classifier(LoadedModel):
             for start in range(0, len(inputs), size):
                 rows = slice(start, start + size)
                 squares = list(readers.map(self._read, inputs[rows]))
-                predictions += self._predict_batch(names[rows], squares, size)
+                found = self._predict_batch(names[rows], squares, size, threshold)
+                predictions += self._add_similar(found, squares, similar, progress)
                 if progress:
                     progress("classifying", len(predictions), len(inputs))
         return predictions
@@ -154,19 +195,32 @@ class Classifier(LoadedModel):
             return f"does not open ({error.strerror or error})"
 
     def _predict_batch(
-        self, names: list[str], squares: list[np.ndarray | str], size: int
+        self, names: list[str], squares: list[np.ndarray | str], size: int, threshold: float
     ) -> list[Prediction]:
         pixels = np.zeros((size, self.card.image_size, self.card.image_size, 3), "float32")
         for row, square in enumerate(squares):
             if isinstance(square, np.ndarray):
                 pixels[row] = square
-        probabilities = self.probabilities(pixels)[: len(names)].astype("float64")
+        given = self.probabilities(pixels)[: len(names)]
+        known = metrics.certainty(given) >= threshold
+        calibrated = metrics.apply_temperature(given, self.card.temperature)
         return [
             Prediction(name, self.class_names, None, square)
             if isinstance(square, str)
-            else Prediction(name, self.class_names, row / row.sum())
-            for name, square, row in zip(names, squares, probabilities, strict=True)
+            else Prediction(name, self.class_names, row, is_known=bool(is_known))
+            for name, square, row, is_known in zip(names, squares, calibrated, known, strict=True)
         ]
+
+    def _add_similar(self, predictions, squares, num: int, progress) -> list[Prediction]:
+        readable = [row for row, square in enumerate(squares) if isinstance(square, np.ndarray)]
+        if not num or not readable:
+            return predictions
+        nearest = self.find_similar_photos(progress).find(
+            np.stack([squares[row] for row in readable]), num
+        )
+        for row, photos in zip(readable, nearest, strict=True):
+            predictions[row] = replace(predictions[row], similar=tuple(photos))
+        return predictions
 
 
 def load_classifier(path: str | os.PathLike) -> Classifier:

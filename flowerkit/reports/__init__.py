@@ -7,7 +7,7 @@ Reads run folders; trains nothing, and computes only what a page shows.
     run_report  report.html and the pictures beside it
     pictures    plots and photos as small encoded pictures
     rendering   values + templates/*.html.j2 + style.css -> one HTML file, everything escaped
-    templates/  the HTML of report, comparison and contest page (whose values experiments/ gathers)
+    templates/  the HTML of report, comparison and contest page (values: experiments/), serve (deploy/)
 """
 
 from flowerkit.lazy import lazy

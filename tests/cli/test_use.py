@@ -37,9 +37,31 @@ def test_photos_are_classified_a_line_each_and_as_a_table(flowerkit, photos, tmp
     assert lines[3:] == ["2 photos: iris 1, rose 1", f"wrote {table}"]
     rows = list(csv.DictReader(table.open(encoding="utf-8")))
     ranked = ["class_1", "probability_1", "class_2", "probability_2"]
-    assert list(rows[0]) == ["photo", *ranked, "problem"]
-    assert [row["class_1"] for row in rows] == ["iris", "rose"]
+    assert list(rows[0]) == ["photo", "answer", *ranked, "problem"]
+    assert [row["answer"] for row in rows] == [row["class_1"] for row in rows] == ["iris", "rose"]
     assert float(rows[0]["probability_1"]) >= float(rows[0]["probability_2"])
+
+
+def test_the_nearest_training_photos_stand_below_a_photo_and_in_the_table(
+    flowerkit, photos, tmp_path
+):
+    table = tmp_path / "predictions.csv"
+    words = ("classify", train_on_photos("pad"), photos, "--similar", 2, "--csv", table)
+    status, lines, _ = flowerkit(*words)
+    assert status == 0
+    nearest = [line for line in lines if line.startswith("  like ")]
+    assert [line.split("/")[0] for line in nearest] == ["  like iris"] * 2 + ["  like rose"] * 2
+    row = next(csv.DictReader(table.open(encoding="utf-8")))
+    assert nearest[1] == f"  like {row['similar_2']} (iris, {float(row['similarity_2']):.2f})"
+    assert row["similar_class_2"] == "iris"
+
+
+@pytest.mark.parametrize("accept", ["0", "1.5", "95 %", "nan"])
+def test_an_accepted_fraction_out_of_range_is_wrong_usage(flowerkit, accept, photos):
+    status, _, err = flowerkit("classify", train_on_photos("pad"), photos, "--accept", accept)
+    assert status == 2
+    assert "--accept" in err
+    assert accept in err
 
 
 def test_photos_with_names_that_are_not_utf8_are_classified_and_named(flowerkit, photos, tmp_path):

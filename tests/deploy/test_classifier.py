@@ -1,6 +1,7 @@
 """classifier: photos of every kind in, names and probabilities out; problems of unreadable files."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from flowerkit.deploy import load_classifier
 from flowerkit.deploy.card import ModelCard
-from flowerkit.deploy.classifier import Prediction, _flatten
+from flowerkit.deploy.classifier import NONE_OF_THESE, Prediction, _flatten
 from flowerkit.deploy.keras_file import rewrite_keras
 from flowerkit.models import load_model
 from flowerkit.photos.listing import list_photos
@@ -72,13 +73,29 @@ def test_a_folder_is_predicted_in_order_and_unreadable_files_get_their_problem(c
     np.testing.assert_allclose(alone.probabilities, predictions[-1].probabilities, atol=1e-5)
 
 
+def test_a_photo_that_is_less_certain_than_val_is_none_of_the_classes(classifier, photos):
+    strict = replace(
+        classifier, card=replace(classifier.card, val_certainty=[-100.0] + [1.0] * 100)
+    )
+    prediction = strict.predict(photos / "0.png")[0]
+    assert (prediction.name, prediction.is_known) == (NONE_OF_THESE, False)
+    assert prediction.classes[0][0] == CLASSES[0]
+    assert ": none of these classes (most like iris " in str(prediction)
+    assert strict.predict(photos / "0.png", accept=1)[0].name == CLASSES[0]
+    with pytest.raises(ValueError, match=r"accept=1\.5.*--accept"):
+        strict.predict(photos / "0.png", accept=1.5)
+
+
 @pytest.mark.replicas
 def test_predictions_are_the_models_own_over_any_number_of_devices(classifier, photos, accelerator):
     names = ["0.png", "1.png", "2.png"]
     predictions = classifier.predict([photos / name for name in names])
     squares = np.stack([classifier.prepare(photos / name) for name in names]).astype("float32")
     expected = np.asarray(classifier.model(squares, training=False))
-    np.testing.assert_allclose([p.probabilities for p in predictions], expected, atol=1e-5)
+    np.testing.assert_allclose(classifier.probabilities(squares), expected, atol=1e-5)
+    expected = expected ** (1 / classifier.card.temperature)
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose([p.probabilities for p in predictions], expected, atol=1e-4)
 
 
 def test_images_and_arrays_are_predicted_as_files_are(classifier, photos):

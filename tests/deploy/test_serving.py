@@ -1,18 +1,20 @@
 """serving: the page in a browser, and what it shows."""
 
+import base64
+import io
 import json
-import sys
-import urllib.parse
-import urllib.request
-from pathlib import Path
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from chromium import CHROMIUM, open_page
-from exported_run import CLASSES, draw_photo, export, skip_without, train_on_photos
+from exported_run import draw_photo, export, skip_without, train_on_photos
+from PIL import Image
 
 from flowerkit.deploy import load_classifier
-from flowerkit.deploy.serving import build_page, find_cams_of, serve, show
+from flowerkit.deploy.local_server import serve_locally
+from flowerkit.deploy.serving import ClassifierPage
 
 
 @pytest.fixture(scope="module")
@@ -20,123 +22,112 @@ def classifier():
     return load_classifier(train_on_photos("pad"))
 
 
+@pytest.fixture(scope="module")
+def page(classifier):
+    return ClassifierPage(classifier, similar=2)
+
+
 @pytest.fixture
 def photo(tmp_path):
-    draw_photo("rose").save(tmp_path / "flower.png")
+    draw_photo("rose", 60).save(tmp_path / "flower.png")
     return tmp_path / "flower.png"
 
 
-def test_a_photo_gets_its_classes_and_the_class_activation_map(classifier, photo):
-    shares, picture, message = show(classifier, find_cams_of(classifier), str(photo))
-    assert set(shares) == set(CLASSES)
-    assert (picture.shape, picture.dtype) == ((32, 32, 3), "uint8")
-    assert (picture <= classifier.prepare(photo)).all()  # dark where it does not look
-    assert message == "`flower.png`: rose"
+def decode(uri):
+    """The pixels of a picture in a data URI."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
 
 
-def test_another_format_shows_the_photo_without_a_map(photo):
+def ask(page, photo):
+    reply = page("POST", "/classify", photo.read_bytes())
+    assert (reply.status, reply.kind) == (200, "application/json")
+    return json.loads(reply.body)
+
+
+def test_a_photo_gets_its_classes_the_map_and_the_nearest_training_photos(page, classifier, photo):
+    found = ask(page, photo)
+    shares = classifier.predict(photo)[0].classes
+    assert (found["answer"], found["isKnown"]) == ("rose", True)
+    assert [name for name, _ in found["classes"]] == [name for name, _ in shares[:3]]
+    assert found["classes"][0][1] == pytest.approx(shares[0][1], abs=1e-4)
+    assert decode(found["photo"]).shape == (720, 720, 3)
+    dark = decode(found["map"])
+    assert dark.shape == (32, 32, 2)
+    assert not dark[..., 0].any()
+    assert (dark[..., 1].min(), dark[..., 1].max() > 0) == (
+        0,
+        True,
+    )  # the whole photo shows nowhere
+    assert [near["className"] for near in found["similar"]] == ["rose", "rose"]
+    assert decode(found["similar"][0]["photo"]).shape == (32, 32, 3)
+
+
+def test_an_unreadable_file_gets_a_message(page):
+    reply = json.loads(page("POST", "/classify", b"no photo").body)
+    assert reply["problem"].startswith("This file cannot be read: no picture")
+    assert "0 bytes" in json.loads(page("POST", "/classify", b"").body)["problem"]
+
+
+def test_what_is_less_certain_than_val_is_none_of_the_classes(classifier, photo):
+    card = replace(classifier.card, val_certainty=[-100.0] + [1.0] * 100)
+    found = ask(ClassifierPage(replace(classifier, card=card)), photo)
+    assert (found["answer"], found["isKnown"]) == ("none of these classes", False)
+    assert found["classes"][0][0] == "rose"
+    with pytest.raises(ValueError, match=r"accept=2"):
+        ClassifierPage(classifier, accept=2)
+
+
+def test_the_page_names_the_model_and_its_score_and_has_six_examples(page, classifier):
+    text = page("GET", "/", b"").body.decode()
+    score = f"macro F1 {classifier.card.val_f1:.3f} on val"
+    assert f"<title>run, {score}: flowerkit</title>" in text
+    assert text.count('class="example"') == 6
+    for path in ("/page.css", "/page.js"):
+        assert len(page("GET", path, b"").body) > 1000
+    assert page("GET", "/classify", b"") is page("GET", "/model.keras", b"") is None
+
+
+def test_an_export_elsewhere_has_neither_examples_nor_similar_photos_nor_a_map(
+    photo, tmp_path, caplog
+):
     skip_without("onnx")
-    classifier = load_classifier(export("onnx").path)
-    assert find_cams_of(classifier) is None
-    picture = show(classifier, None, str(photo))[1]
-    np.testing.assert_array_equal(picture, classifier.prepare(photo))
-
-
-def test_an_unreadable_file_gets_a_message(classifier, tmp_path):
-    (tmp_path / "a.jpg").write_text("no photo")
-    shares, picture, message = show(classifier, None, str(tmp_path / "a.jpg"))
-    assert shares is picture is None
-    assert message.startswith("`a.jpg` cannot be read: no picture")
-    assert show(classifier, None, None) == (None, None, "")
-
-
-def test_the_page_forbids_other_hosts_and_its_port_is_taken_while_it_runs(classifier):
-    pytest.importorskip("gradio", reason="pip install 'gradio>=6,<7'")
-    page, second = build_page(classifier), build_page(classifier)
-    with serve(page) as url:
-        with urllib.request.urlopen(url) as response:
-            assert "default-src 'self'" in response.headers["content-security-policy"]
-        request = urllib.request.Request(url, headers={"Host": "example.com"})
-        with pytest.raises(urllib.request.HTTPError, match="400"):
-            urllib.request.urlopen(request)
-        port = urllib.parse.urlsplit(url).port
-        for used in (port, 70000):
-            with pytest.raises(OSError, match=f"no free port {used}.*--port"):
-                serve(second, port=used).__enter__()
-
-
-def post(url, body, kind, **headers):
-    request = urllib.request.Request(url, body, {"Content-Type": kind} | headers)
-    with urllib.request.urlopen(request) as response:
-        return json.loads(response.read())
-
-
-def upload(url, photo, **headers):
-    head = b'--X\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-    body = head + photo.read_bytes() + b"\r\n--X--\r\n"
-    kind = "multipart/form-data; boundary=X"
-    return Path(post(f"{url}gradio_api/upload", body, kind, **headers)[0])
-
-
-def classify(url, file):
-    """The outputs of the page's one function for an uploaded file, as the page itself calls it."""
-    photo = {"path": str(file), "meta": {"_type": "gradio.FileData"}}
-    call = {"data": [photo], "fn_index": 0, "session_hash": "me"}
-    post(f"{url}gradio_api/queue/join", json.dumps(call).encode(), "application/json")
-    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash=me") as events:
-        for line in events:
-            if b"process_completed" in line:
-                return json.loads(line.removeprefix(b"data: "))["output"]["data"]
-
-
-def test_other_pages_cannot_upload_and_a_photo_is_gone_once_it_was_read(classifier, photo):
-    pytest.importorskip("gradio", reason="pip install 'gradio>=6,<7'")
-    with serve(build_page(classifier)) as url:
-        for elsewhere in (
-            "https://example.com",
-            "null",
-            "http://localhost:3000",
-            "http://127.0.0.1",
-        ):
-            with pytest.raises(urllib.request.HTTPError, match="403"):
-                upload(url, photo, Origin=elsewhere)
-        file = upload(url, photo, Origin=url.rstrip("/"))
-        assert file.read_bytes() == photo.read_bytes()
-        label, picture, message = classify(url, file)
-        assert (label["label"], message) == ("rose", "`a.png`: rose")
-        assert not file.exists()
-        shown = Path(picture["path"])
-        assert shown.exists()
-    assert not shown.exists()
+    shutil.copy(export("onnx").path, tmp_path / "m.onnx")
+    page = ClassifierPage(load_classifier(tmp_path / "m.onnx"), similar=2)
+    assert "the page shows no photos of the run's data" in caplog.text
+    found = ask(page, photo)
+    assert (found["answer"], found["map"], found["similar"]) == ("rose", None, [])
+    assert 'class="example"' not in page("GET", "/", b"").body.decode()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_in_a_browser_a_dropped_photo_gets_its_class_and_nothing_leaves(classifier, photo):
-    pytest.importorskip("gradio", reason="pip install 'gradio>=6,<7'")
+def test_in_a_browser_photos_get_their_class_and_nothing_leaves(page, classifier, photo):
     share = classifier.predict(photo)[0].classes[0][1]
     bad = photo.with_name("bad.jpg")
     bad.write_text("no photo")
-    choose = "#photo input[type=file]"
-    with serve(build_page(classifier)) as url, open_page() as page:
-        page.call("Page.navigate", url=url)
-        page.wait_for(f"!!document.querySelector('{choose}')")
-        page.choose_file(choose, photo)
-        page.wait_for("document.querySelector('#message').innerText.includes('flower.png: rose')")
-        page.wait_for("document.querySelector('#picture img')?.naturalWidth == 32")
-        bars = page.run("document.querySelector('#classes').innerText").split("\n")
-        assert bars[2:4] == ["rose", f"{round(100 * share)}%"]
-        assert page.errors == []
-        page.run("document.querySelector('#photo [aria-label=Clear]')?.click()")
-        page.wait_for(f"!!document.querySelector('{choose}')")
-        page.choose_file(choose, bad)
-        page.wait_for("document.body.innerText.includes('no picture')")
-        assert [u for u in page.requests if not u.startswith((url, "data:", "blob:"))] == []
-        blocked = "fetch('https://example.com').then(() => 1, error => 2), document.fonts.size"
-        assert page.run(blocked) == 0
-
-
-def test_without_gradio_the_line_for_pip_is_named(classifier, monkeypatch):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(RuntimeError, match=r"needs Gradio.*pip install 'gradio>=6,<7'"):
-        build_page(classifier)
+    with serve_locally(page) as url, open_page() as tab:
+        tab.call("Page.navigate", url=url)
+        tab.wait_for("document.querySelectorAll('.example').length == 6")
+        tab.choose_file("#file", photo)
+        tab.wait_for("document.querySelector('#answer .name')?.innerText == 'rose'")
+        tab.wait_for("document.querySelector('#photo').naturalWidth == 720")
+        bars = tab.run("document.querySelector('#classes li').innerText").split("\n")
+        assert bars == ["rose", f"{100 * share:.1f} %"]
+        assert tab.run("document.querySelectorAll('#similar li').length") == 2
+        tab.run(
+            "strength.value = 80; document.querySelector('#strength').dispatchEvent(new Event('input'))"
+        )
+        assert tab.run("getComputedStyle(document.querySelector('#map')).opacity") == "0.8"
+        tab.choose_file("#file", bad)
+        tab.wait_for("document.querySelector('#answer').innerText.includes('no picture')")
+        tab.run("document.querySelector('.example').click()")
+        tab.wait_for("document.querySelector('#answer .name') != null")
+        assert tab.errors == []
+        assert [u for u in tab.requests if not u.startswith((url, "data:", "blob:"))] == []
+        tab.run("fetch('https://example.com').then(() => window.left = 1, () => window.left = 0)")
+        tab.wait_for("window.left === 0")
+        for width in (390, 1280):
+            metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+            tab.call("Emulation.setDeviceMetricsOverride", **metrics)
+            tab.wait_for(f"innerWidth == {width}")
+            assert tab.run("document.documentElement.scrollWidth") <= width

@@ -1,0 +1,151 @@
+"""The photos of a run's data: those of train that look like a photo, and examples from val.
+
+They are read from where the run found them; an export does not know the place.
+"""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flowerkit.data import Split, find_shards, load_split
+from flowerkit.training import RunFolder
+
+BATCH = 32
+
+
+@dataclass(frozen=True, eq=False)
+class KnownPhoto:
+    """A photo of a run's data, and its likeness to another.
+
+    `name`: its path in the folder of photos, its id where the data are no photos. `pixels` (size, size,
+    3) uint8. `similarity`: the cosine of the two photos' features, -1..1; None for an example.
+    """
+
+    name: str
+    class_name: str
+    pixels: np.ndarray
+    similarity: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.class_name}, {self.similarity:.2f})"
+
+
+class RunPhotos:
+    """A split of the data that a run was trained on, in its order.
+
+    Raises FileNotFoundError where the model is no run or its data are gone, and ValueError where others
+    are in their place.
+    """
+
+    def __init__(self, run: RunFolder, split: str):
+        from flowerkit.prediction import describe_data
+
+        if not run.environment_file.is_file():
+            raise FileNotFoundError(
+                f"{run} is no run folder, and an export does not know the photos that it was trained "
+                f"on. Pass the run's folder."
+            )
+        data = run.environment().data
+        if not Path(data.folder).is_dir():
+            raise FileNotFoundError(
+                f"the photos that {run} was trained on are not in {data.folder} any more. Put them back "
+                f"there."
+            )
+        self.class_names = data.class_names
+        shards = find_shards(
+            data.folder,
+            image_size=data.image_size,
+            class_names=data.class_names,
+            origin=data.origin,
+        )
+        self.split: Split = load_split(
+            shards, split, on_corrupt=run.plan().on_corrupt, cache="none"
+        )
+        if not data.images[split].startswith(describe_data(self.split)):
+            raise ValueError(
+                f"{data.folder} holds others than the {split} photos of {run}. Put those back, or train "
+                f"again."
+            )
+        table = Path(data.folder) / "photos.csv"
+        self._paths = {}
+        if table.is_file():
+            with table.open(encoding="utf-8", newline="") as file:
+                self._paths = {row["id"]: row["path"] for row in csv.DictReader(file)}
+
+    def get(self, row: int, similarity: float | None = None) -> KnownPhoto:
+        """The photo of a row of the split."""
+        image_id = str(self.split.ids[row])
+        return KnownPhoto(
+            self._paths.get(image_id, image_id),
+            self.class_names[self.split.labels[row]],
+            self.split.images[row],
+            similarity,
+        )
+
+
+def find_examples(run: RunFolder, num: int = 6) -> list[KnownPhoto]:
+    """`num` photos of val, or all if there are fewer, of as many classes as there are; always the same.
+
+    Raises what `RunPhotos` raises.
+    """
+    photos = RunPhotos(run, "val")
+    labels = photos.split.labels
+    order = np.random.default_rng(0).permutation(len(labels))
+    # How many of its class come before a photo: the first of every class, then the second.
+    seen, turns = {}, []
+    for row in order:
+        turns.append(seen.setdefault(labels[row], 0))
+        seen[labels[row]] += 1
+    return [photos.get(row) for row in order[np.argsort(turns, kind="stable")][:num]]
+
+
+class SimilarPhotos:
+    """The training photos of a run whose features are nearest to those of a photo, by their cosine.
+
+    The features are those of the trained body, averaged over the places of a feature map; they are
+    computed once, and kept in the cache folder, see `prediction.compute_features`. Raises what
+    `RunPhotos` raises.
+    """
+
+    def __init__(
+        self, run: RunFolder, model, progress: Callable[[str, int, int], None] | None = None
+    ):
+        import keras
+
+        from flowerkit.models import split_classifier
+        from flowerkit.prediction import compute_features
+
+        self.photos = RunPhotos(run, "train")
+        body, _ = split_classifier(model)
+        if len(body.output_shape) == 4:
+            mean = keras.layers.GlobalAveragePooling2D()(body.outputs[0])
+            body = keras.Model(body.inputs[0], mean, name="pooled_body")
+        self.body = body
+        found = compute_features(
+            body, self.photos.split, global_batch=BATCH, name="train", progress=progress
+        )
+        self.features = _normalize(found.array)
+
+    def find(self, squares: np.ndarray, num: int) -> list[list[KnownPhoto]]:
+        """For each of `squares` (n, size, size, 3), 0..255, the `num` nearest photos, nearest first."""
+        from flowerkit.models import stream_outputs
+
+        wanted = []
+        for start in range(0, len(squares), BATCH):
+            batch = squares[start : start + BATCH].astype("uint8")
+            filled = np.pad(batch, [(0, BATCH - len(batch)), (0, 0), (0, 0), (0, 0)])
+            wanted.append(next(stream_outputs(self.body, [filled]))[: len(batch)])
+        cosines = _normalize(np.concatenate(wanted)) @ self.features.T
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, :num]
+        return [
+            [self.photos.get(row, float(of_photo[row])) for row in rows]
+            for rows, of_photo in zip(order, cosines, strict=True)
+        ]
+
+
+def _normalize(features: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return (features / np.maximum(lengths, 1e-12)).astype("float32")
