@@ -17,12 +17,12 @@ from flowerkit.text import did_you_mean
 # What a run logs every epoch, with the direction that is better. By "epoch" the last is the best, which
 # needs no val split.
 MONITORS = {
-    "epoch": "max",
     "loss": "min",
     "accuracy": "max",
     "val_loss": "min",
     "val_accuracy": "max",
     "val_f1": "max",
+    "epoch": "max",
 }
 SCHEDULES = ("ramp", "cosine", "staircase", "one-cycle", "constant")
 OPTIMIZERS = ("adam", "adamw", "sgd")

@@ -142,7 +142,7 @@ def test_where_a_field_is_auto_there_is_a_number_to_count_with():
             "monitor",
             "val_f2",
             "monitor 'val_f2' is not logged by this run; it logs loss, accuracy, val_loss, "
-            "val_accuracy, val_f1. Did you mean 'val_f1'?",
+            "val_accuracy, val_f1, epoch. Did you mean 'val_f1'?",
         ),
     ],
 )

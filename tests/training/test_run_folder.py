@@ -123,7 +123,9 @@ def test_a_damaged_file_is_named_with_a_remedy(run_copy, name, spoil):
         read[file.stem]()
 
 
-@pytest.mark.parametrize(("name", "key"), [("environment.json", "data"), ("result.json", "val_f1")])
+@pytest.mark.parametrize(
+    ("name", "key"), [("environment.json", "data"), ("result.json", "best_epoch")]
+)
 def test_a_missing_key_is_named_with_its_file(run_copy, name, key):
     file, folder = run_copy / name, RunFolder(run_copy)
     values = json.loads(file.read_text())
