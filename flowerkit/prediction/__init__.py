@@ -2,6 +2,7 @@
 
 predictions  predict a split once -> Predictions (ids, probabilities, labels); test-time augmentation
 features     backbone outputs computed once, for a head that learns from them
+label_issues which labels are probably wrong, by confident learning
 blending     blend the Predictions of several models; find the weights on half of val
 """
 
@@ -18,6 +19,8 @@ __getattr__, __dir__, __all__ = lazy(
         "compute_features": "features",
         "describe_data": "features",
         "predict_features": "features",
+        "LabelIssues": "label_issues",
+        "find_label_issues": "label_issues",
         "blend": "blending",
         "find_weights": "blending",
     },
