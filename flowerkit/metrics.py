@@ -228,22 +228,51 @@ def bootstrap_difference(
     (0.667, False)
     """
     num_a, num_b = len(predicted_a), len(predicted_b)
-    runs = [_checked_pair(labels, run)[1] for run in (*predicted_a, *predicted_b)]
+    sides = np.repeat([1 / num_a, -1 / num_b], [num_a, num_b])
     rng = np.random.default_rng(0)
+    scores, resampled = _resample(rng, labels, (*predicted_a, *predicted_b))
+    spread = _resample_seeds(rng, scores[:num_a], scores[num_a:])
+    found = float(sides @ scores)
+    low, high = _basic_interval(found, sides @ resampled + spread)
+    return Interval(found, low, high, len(labels), (num_a, num_b))
+
+
+def bootstrap_score(labels: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval (low, high), 0..1, of the macro F1 of one run: what other images would give.
+
+    `labels` and `predicted` are (n,) class ids. The basic bootstrap, as in `bootstrap_difference`. Where
+    all are right a resample has nothing to vary: the rule of three (Hanley and Lippman-Hand, "If
+    nothing goes wrong, is everything all right?", JAMA 1983) gives 1 - 3/n.
+
+    >>> bootstrap_score(np.array([0, 1] * 15), np.array([0, 1] * 15))
+    (0.9, 1.0)
+    """
+    (found,), (resampled,) = _resample(np.random.default_rng(0), labels, [predicted])
+    if found == 1:
+        return max(0.0, 1 - 3 / len(labels)), 1.0
+    low, high = _basic_interval(found, resampled)
+    return max(0.0, low), min(1.0, high)
+
+
+def _resample(
+    rng: np.random.Generator, labels: np.ndarray, runs: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The macro F1 of each run, (runs,), and in each resample of the images, (runs, NUM_RESAMPLES)."""
+    runs = [_checked_pair(labels, run)[1] for run in runs]
     # Images of one class that every run predicts alike are one cell.
     cells, counts = np.unique(np.stack([labels, *runs]), axis=1, return_counts=True)
-    sides = np.repeat([1 / num_a, -1 / num_b], [num_a, num_b])
     scores = _score_cells(cells, counts[None].astype(np.float64))[:, 0]
-    differences = []
+    resampled = []
     for done in range(0, NUM_RESAMPLES, _BLOCK):
         size = min(_BLOCK, NUM_RESAMPLES - done)
         weights = rng.multinomial(len(labels), counts / len(labels), size=size)
-        differences.append(sides @ _score_cells(cells, weights.astype(np.float32)))
-    spread = _resample_seeds(rng, scores[:num_a], scores[num_a:])
-    edges = np.percentile(np.concatenate(differences) + spread, [97.5, 2.5])
-    found = float(sides @ scores)
-    low, high = (2 * found - edges).tolist()
-    return Interval(found, low, high, len(labels), (num_a, num_b))
+        resampled.append(_score_cells(cells, weights.astype(np.float32)))
+    return scores, np.concatenate(resampled, axis=1)
+
+
+def _basic_interval(found: float, resampled: np.ndarray) -> tuple[float, float]:
+    low, high = (2 * found - np.percentile(resampled, [97.5, 2.5])).tolist()
+    return low, high
 
 
 def _true_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

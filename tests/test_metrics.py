@@ -8,6 +8,7 @@ from flowerkit import metrics
 from flowerkit.metrics import (
     accuracy,
     bootstrap_difference,
+    bootstrap_score,
     calibration,
     class_report,
     confusion_matrix,
@@ -322,6 +323,19 @@ def test_they_do_with_seeds_that_scatter_too():
     assert count_covered(num_seeds=3, seed_spread=0.03) >= 0.92
     # Which is what one seed each cannot know, and the notes of a comparison say so.
     assert count_covered(num_seeds=1, seed_spread=0.03) < 0.9
+
+
+def test_the_interval_of_one_score_is_about_two_standard_errors():
+    """Of 100 predictions with 20 mistakes, spread evenly: sqrt(0.8 * 0.2 / 100) = 0.04."""
+    low, high = bootstrap_score(TWO, flip(TWO, *range(0, 100, 5)))
+    assert (low, high) == pytest.approx((0.72, 0.88), abs=0.02)
+    low, high = bootstrap_score(np.tile(TWO, 4), np.tile(flip(TWO, *range(0, 100, 5)), 4))
+    assert (low, high) == pytest.approx((0.76, 0.84), abs=0.01)
+
+
+def test_a_score_without_mistakes_is_not_certain():
+    assert bootstrap_score(TWO, TWO) == (0.97, 1.0)
+    assert bootstrap_score(TWO[:2], TWO[:2]) == (0.0, 1.0)
 
 
 def test_runs_of_other_images_are_refused():

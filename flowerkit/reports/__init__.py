@@ -3,6 +3,7 @@
 Reads run folders; trains nothing, and computes only what a page shows.
 
     saved_run   a finished run folder, read whole: plan, history, predictions, and scores from them
+    verdict     is the score good, what held it back, what to try next: sentences
     run_report  report.html and the pictures beside it
     pictures    plots and photos as small encoded pictures
     rendering   values + templates/*.html.j2 + style.css -> one HTML file, everything escaped
@@ -20,6 +21,8 @@ __getattr__, __dir__, __all__ = lazy(
         "Picture": "pictures",
         "encode_figure": "pictures",
         "new_panel": "pictures",
+        "Verdict": "verdict",
+        "judge": "verdict",
         "render": "rendering",
     },
 )
