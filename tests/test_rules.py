@@ -20,6 +20,7 @@ ORDER = [
     "text",
     "console",
     "lazy",
+    "synonyms",
     "files",
     "schedules",
     "metrics",
