@@ -86,6 +86,35 @@ class Page:
         self.call("Page.navigate", url=file.as_uri())
         self.wait_for(f"document.readyState == 'complete' && innerWidth == {width}")
 
+    def find(self, selector):
+        """The box of an element in px of the window, after it was scrolled into view."""
+        return self.run(
+            f"(() => {{ const one = document.querySelector({json.dumps(selector)});"
+            "one.scrollIntoView({block: 'center', behavior: 'instant'});"
+            "return one.getBoundingClientRect().toJSON(); })()"
+        )
+
+    def click(self, selector):
+        """A click of a mouse on the middle of an element."""
+        box = self.find(selector)
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        for kind in ("mousePressed", "mouseReleased"):
+            pressed = {"type": kind, "button": "left", "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", x=x, y=y, **pressed)
+
+    def move_pointer(self, x, y):
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def touch(self, x, y):
+        """A tap of a finger."""
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def press(self, key):
+        """A key such as "Enter"."""
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
     def choose_file(self, selector, file):
         """As dropping the file on an `<input type=file>` does."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]

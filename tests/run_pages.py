@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 
+import flowerkit
 from flowerkit.prediction import Predictions
 from flowerkit.training import History, RunFolder
 
 NAMES = ("daisy", "rose", "lily")
-VOID = {"br", "img", "link", "meta"}
+VOID = {"br", "img", "input", "link", "meta"}
 INLINE = {"b", "bdi"}
+SCRIPT = Path(flowerkit.__file__).parent / "reports" / "templates" / "page.js"
 
 
 def write_run(
@@ -68,15 +71,19 @@ def write_run(
 
 
 class Page(HTMLParser):
-    """A page read strictly: `problems` are tags that do not match and addresses that lead out."""
+    """A page read strictly: `problems` are tags that do not match, addresses that lead out and scripts
+    but our own. `images` are the attributes of every photo, which have their words as "alt"; `targets`
+    and `links` the ids and the addresses inside the page, `pointed` what parts of charts say.
+    """
 
     def __init__(self, path):
         super().__init__(convert_charrefs=True)
         self.open, self.problems, self.tags, self.images = [], [], [], []
-        self.words = ""
+        self.words, self.targets, self.links, self.pointed = "", set(), set(), []
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
         self.problems += [f"<{tag}> is not closed" for tag in self.open]
+        self.problems += [f"{link} leads nowhere" for link in self.links - self.targets]
         assert self.problems == []
 
     def handle_starttag(self, tag, attrs):
@@ -87,11 +94,21 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "img":
             self.images.append(attrs)
-        for name in ("src", "href", "srcset", "action"):
-            if not (attrs.get(name) or "data:").startswith("data:"):
-                self.problems.append(f"<{tag}> leads to {attrs[name]}")
-        if tag in ("script", "iframe", "object"):
+        if attrs.get("class") == "photo":
+            self.images.append(attrs | {"alt": attrs["aria-label"]})
+        if "id" in attrs:
+            if attrs["id"] in self.targets:
+                self.problems.append(f"id {attrs['id']} is there twice")
+            self.targets.add(attrs["id"])
+        for name in ("src", "href", "srcset", "action", "xlink:href"):
+            address = attrs.get(name) or "data:"
+            if name == "href" and address.startswith("#"):
+                self.links.add(address[1:])
+            elif not address.startswith("data:"):
+                self.problems.append(f"<{tag}> leads to {address}")
+        if tag in ("iframe", "object") or (tag == "script" and attrs):
             self.problems.append(f"<{tag}>")
+        self.problems += [f"<{tag} {name}>" for name in attrs if name.startswith("on")]
 
     def handle_endtag(self, tag):
         self.words += "" if tag in INLINE else " "
@@ -99,7 +116,12 @@ class Page(HTMLParser):
             self.problems.append(f"</{tag}> does not close what is open")
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if "script" in self.open:
+            if data != SCRIPT.read_text(encoding="utf-8"):
+                self.problems.append(f"another script: {data}")
+        elif self.open[-1:] == ["title"] and "svg" in self.open:
+            self.pointed.append(data)
+        elif "style" not in self.open:
             self.words += data
 
     @property

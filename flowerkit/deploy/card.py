@@ -1,6 +1,7 @@
 """The model card: what a model file says about its classes, its input, its origin and its certainty."""
 
 import json
+import math
 import os
 import reprlib
 from collections.abc import Sequence

@@ -71,15 +71,18 @@ class Comparison:
     `differing` are the fields (of the plan, device, data) in which they differ, `shared` the others with
     their values. Of each experiment but the best a sentence of `statements` says whether chance
     explains its distance; `notes` name the method and its limits. `leaders` are the best of each set of
-    experiments that can be compared.
+    experiments that can be compared; `rival` is the next best one that can be compared with the first,
+    and `verdict` says in a sentence which wins.
     """
 
+    verdict: str
     experiments: tuple[Experiment, ...]
     differing: tuple[str, ...]
     shared: Mapping[str, object]
     statements: tuple[str, ...]
     notes: tuple[str, ...]
     leaders: tuple[Experiment, ...]
+    rival: Experiment | None
 
     @property
     def runs(self) -> list[SavedRun]:
@@ -123,7 +126,19 @@ def compare_runs(folders: Sequence[str | os.PathLike]) -> Comparison:
         notes += _note_runs(experiment)
     if "device" in differing:
         notes.append("They ran on different devices: their minutes cannot be compared.")
-    return Comparison(experiments, differing, shared, tuple(statements), tuple(notes), leaders)
+    rival = next((each for each in experiments if each not in leaders), None)
+    if rival and _find_mismatch(leaders[0].runs[0], rival.runs[0]):
+        rival = None
+    return Comparison(
+        _name_winner(experiments, leaders, intervals),
+        experiments,
+        differing,
+        shared,
+        tuple(statements),
+        tuple(notes),
+        leaders,
+        rival,
+    )
 
 
 def _load_sorted(folder: str | os.PathLike) -> SavedRun:
@@ -205,6 +220,23 @@ def _find_mismatch(first: SavedRun, second: SavedRun) -> str | None:
     if differ := int(np.sum(first.labels != second.labels)):
         return f"{differ:,} of their validation images have different labels"
     return None
+
+
+def _name_winner(
+    experiments: Sequence[Experiment], leaders: Sequence[Experiment], intervals: Sequence[Interval]
+) -> str:
+    best, *others = experiments
+    score = f"macro F1 {best.mean('val_f1'):.3f} on val"
+    if not others:
+        return f"{best.name}: {score}."
+    if len(leaders) > 1:
+        names = join_some([leader.name for leader in leaders], 3)
+        return f"No common winner: not all can be compared. The best of those that can are {names}."
+    tied = [x.name for x, interval in zip(others, intervals, strict=True) if interval.is_noise]
+    if tied:
+        names = join_some(tied, 3, " and ")
+        return f"No clear winner: {best.name} is first ({score}), but {names} might be as good."
+    return f"{best.name} wins: {score}, ahead of {others[0].name} by more than noise."
 
 
 def _describe_interval(leader: Experiment, experiment: Experiment, interval: Interval) -> str:

@@ -3,11 +3,15 @@
 import os
 from pathlib import Path
 
+import numpy as np
+
 import flowerkit
 from flowerkit import plots
+from flowerkit.data import load_split
 from flowerkit.experiments.comparison import FIGURES, Comparison
 from flowerkit.experiments.tables import (
     describe_shared,
+    tabulate_classes,
     tabulate_figures,
     tabulate_runs,
     tabulate_settings,
@@ -15,12 +19,28 @@ from flowerkit.experiments.tables import (
     to_markdown,
 )
 from flowerkit.files import write_text
-from flowerkit.reports import encode_figure, new_panel, render
+from flowerkit.reports import (
+    NUM_STYLES,
+    Chart,
+    Picture,
+    SavedRun,
+    draw_experiments,
+    encode_photos,
+    render,
+)
+from flowerkit.sources import find_data
 from flowerkit.text import format_value
+
+SHOWN_DISAGREEMENTS = 12  # photos that one run alone has right, of each of two
+PHOTO_PX = 160
+PHOTO_BYTES = 1_000_000
 
 
 def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[Path]:
-    """Write compare.html, compare.md, compare.csv and compare.png into `folder`; returns the files."""
+    """Write compare.html, compare.md, compare.csv and compare.png into `folder`; returns the files.
+
+    The page has photos where the data of the best run is where it was in training.
+    """
     html, markdown, numbers, curves = (
         Path(folder) / f"compare.{kind}" for kind in ("html", "md", "csv", "png")
     )
@@ -32,10 +52,9 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[
     }
     with plots.off_screen():
         plots.save_figure(plots.plot_comparison(histories), curves)
-    best = " and ".join(leader.name for leader in comparison.leaders)
-    panels = plots.plot_comparison(histories, [new_panel() for _ in plots.COMPARED])
     num = len(comparison.experiments)
-    heading = best if num == 1 else f"{num} experiments compared"
+    heading = comparison.experiments[0].name if num == 1 else f"{num} experiments compared"
+    disagreements = find_disagreements(comparison)
     page = render(
         "comparison.html.j2",
         title=f"{heading}: flowerkit",
@@ -46,13 +65,65 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[
         results=tabulate_figures(comparison),
         settings=tabulate_settings(comparison),
         runs=tabulate_runs(comparison),
+        classes=tabulate_classes(comparison),
+        disagreements=disagreements,
+        shown=SHOWN_DISAGREEMENTS,
+        photos=_encode_photos(comparison, disagreements),
         shared=describe_shared(comparison),
         shared_values={name: format_value(value) for name, value in comparison.shared.items()},
-        line_styles=list(map(plots.line_style, range(plots.MAX_EXPERIMENTS))),
-        curves=[
-            encode_figure(panel, f"{title} by epoch; the highest macro F1 has {best}.")
-            for panel, title in zip(panels, plots.COMPARED.values(), strict=True)
-        ],
+        num_styles=NUM_STYLES,
+        charts=_draw_charts(comparison, histories),
     )
     write_text(html, page)
     return [html, markdown, numbers, curves]
+
+
+def find_disagreements(comparison: Comparison) -> tuple[list[int], list[int]]:
+    """The rows of val that the best run alone has right, and those that its rival's first run alone has.
+
+    In the order of the ids, and by the probability that the other gave the true class: least first.
+    """
+    if comparison.rival is None:
+        return [], []
+    best, rival = comparison.leaders[0].runs[0], comparison.rival.runs[0]
+    found = []
+    for right, wrong in ((best, rival), (rival, best)):
+        rows = np.flatnonzero((right.predicted == best.labels) & (wrong.predicted != best.labels))
+        given = wrong.probabilities[rows, best.labels[rows]]
+        found.append(rows[np.argsort(given, kind="stable")].tolist())
+    return tuple(found)
+
+
+def _encode_photos(
+    comparison: Comparison, disagreements: tuple[list[int], list[int]]
+) -> dict[int, Picture]:
+    rows = [row for side in disagreements for row in side[:SHOWN_DISAGREEMENTS]]
+    if not rows:
+        return {}
+    images = _find_val_images(comparison.leaders[0].runs[0], rows)
+    if images is None:
+        return {}
+    places = encode_photos(images, dict.fromkeys(range(len(rows)), PHOTO_PX), PHOTO_BYTES)
+    return {rows[place]: picture for place, picture in places.items()}
+
+
+def _find_val_images(run: SavedRun, rows: list[int]) -> np.ndarray | None:
+    """The val images of `rows`, (n, size, size, 3) uint8; None where the data is not there any more."""
+    data = run.environment.data
+    try:
+        val = load_split(find_data(data.folder, image_size=data.image_size), "val", cache="none")
+    except (OSError, ValueError):
+        return None
+    order = np.argsort(val.ids, kind="stable")
+    if not np.array_equal(val.ids[order], run.predictions.ids):
+        return None
+    return np.asarray(val.images[order[rows]])
+
+
+def _draw_charts(comparison: Comparison, histories) -> list[Chart]:
+    best = " and ".join(leader.name for leader in comparison.leaders)
+    summary = f"The highest macro F1 has {best}."
+    return [
+        draw_experiments(title, summary, histories, column, ".3f")
+        for column, title in plots.COMPARED.items()
+    ]

@@ -3,6 +3,7 @@
 import math
 
 from flowerkit.experiments.comparison import FIGURES, Comparison, Experiment
+from flowerkit.metrics import class_report
 from flowerkit.text import format_csv, format_value
 from flowerkit.training import TrainingPlan
 
@@ -42,6 +43,36 @@ def tabulate_runs(comparison: Comparison) -> Table:
         figures = [format(figure.of(run), figure.form) for figure in FIGURES.values()]
         rows.append([run.name, str(run.plan.seed), *figures, run.result.stop_reason])
     return header, rows
+
+
+def tabulate_classes(comparison: Comparison) -> list[dict]:
+    """The F1 of each class, by the best experiment and its rival, the largest difference first.
+
+    Each row has name, best, rival, difference (best - rival) and support; F1 is the mean over the seeds.
+    Empty where there is no rival.
+    """
+    if comparison.rival is None:
+        return []
+    rows = [_score_classes(x) for x in (comparison.leaders[0], comparison.rival)]
+    found = [
+        {
+            "name": best["name"],
+            "best": best["f1"],
+            "rival": rival["f1"],
+            "difference": best["f1"] - rival["f1"],
+            "support": best["support"],
+        }
+        for best, rival in zip(*rows, strict=True)
+    ]
+    return sorted(found, key=lambda row: -abs(row["difference"]))
+
+
+def _score_classes(experiment: Experiment) -> list[dict]:
+    reports = [class_report(run.labels, run.predicted, run.class_names) for run in experiment.runs]
+    return [
+        seeds[0] | {"f1": sum(row["f1"] for row in seeds) / len(seeds)}
+        for seeds in zip(*reports, strict=True)
+    ]
 
 
 def _format(experiment: Experiment, name: str) -> str:

@@ -37,6 +37,7 @@ __getattr__, __dir__, __all__ = lazy(
         "walk_layers": "freezing",
         "random_layers": "freezing",
         "compute_cam": "cam",
+        "find_map_size": "cam",
         "build_cam": "cam",
     },
 )

@@ -58,6 +58,15 @@ def build_cam(classifier: keras.Model, *, batch_size: int = 16) -> Callable:
     return find_maps
 
 
+def find_map_size(classifier: keras.Model) -> tuple[int, int]:
+    """Height and width of the last feature map: a map of `compute_cam` tells as many places apart.
+
+    Raises ValueError as `compute_cam` does.
+    """
+    features = split_at_map(classifier)[0].output
+    return tuple(features.shape[1:3])
+
+
 def split_at_map(classifier: keras.Model) -> tuple[keras.Model, keras.Model]:
     """(pixels -> last feature map, feature map -> probabilities), sharing the classifier's layers.
 

@@ -19,8 +19,6 @@ __getattr__, __dir__, __all__ = lazy(
         "save_figure": "style",
         "missing_letters_in_one_line": "style",
         "COMPARED": "curves",
-        "MAX_EXPERIMENTS": "curves",
-        "line_style": "curves",
         "plot_comparison": "curves",
         "plot_curves": "curves",
         "plot_lr_finder": "curves",

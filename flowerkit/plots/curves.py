@@ -150,7 +150,7 @@ def plot_lr_finder(found, ax: Axes | None = None) -> Axes:
 
 
 def line_style(number: int) -> tuple[str, str]:
-    """Colour and line style (CSS knows both) of experiment `number`, from 0; 21 are different.
+    """Colour and line style of experiment `number`, from 0; 21 are different.
 
     >>> line_style(0), line_style(7)
     (('#0072B2', 'solid'), ('#0072B2', 'dashed'))
@@ -159,20 +159,18 @@ def line_style(number: int) -> tuple[str, str]:
     return LINE_COLOURS[colour], LINE_STYLES[dashes]
 
 
-def plot_comparison(
-    histories: Mapping[str, Sequence[Rows]], axes: Sequence[Axes] | None = None
-) -> np.ndarray:
+def plot_comparison(histories: Mapping[str, Sequence[Rows]]) -> np.ndarray:
     """Macro F1 and loss on val, and loss in training, by epoch, of experiments by name: (3,) Axes.
 
     Each experiment has one history for each seed. The line is their mean and the band their range, up
     to the epoch that all reached; from there each seed is a thin line. Experiments after the first 21
-    are left out. Given `axes` have no legend. Raises ValueError without experiments or epochs.
+    are left out. Raises ValueError without experiments or epochs.
     """
     if not histories:
         raise ValueError("there is no history to draw.")
     drawn = dict(itertools.islice(histories.items(), MAX_EXPERIMENTS))
     longest = max((_column(rows, "epoch") for seeds in drawn.values() for rows in seeds), key=len)
-    panels = np.array(axes) if axes is not None else style.new_figure(1, 3, figsize=(12.6, 4.3))[0]
+    panels = style.new_figure(1, 3, figsize=(12.6, 4.3))[0]
     for ax, (name, title) in zip(panels, COMPARED.items(), strict=True):
         lines = [
             _plot_seeds(ax, longest, [_column(rows, name) for rows in seeds], *line_style(number))
@@ -181,12 +179,11 @@ def plot_comparison(
         _style_epochs(ax, longest)
         is_cut = name != "val_f1" and _cut_losses(ax)
         style.set_title(ax, f"{title} (what is higher is cut off)" if is_cut else title)
-    if axes is None:
-        names = list(map(style.format_name, drawn))
-        columns = max(1, min(len(names), 125 // (max(map(len, names)) + 8)))
-        place = "outside lower center"
-        letters = {"family": style.font_families(names)}
-        panels[0].figure.legend(lines, names, loc=place, ncols=columns, frameon=False, prop=letters)
+    names = list(map(style.format_name, drawn))
+    columns = max(1, min(len(names), 125 // (max(map(len, names)) + 8)))
+    place = "outside lower center"
+    letters = {"family": style.font_families(names)}
+    panels[0].figure.legend(lines, names, loc=place, ncols=columns, frameon=False, prop=letters)
     return panels
 
 

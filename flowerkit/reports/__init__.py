@@ -5,7 +5,8 @@ Reads run folders; trains nothing, and computes only what a page shows.
     saved_run   a finished run folder, read whole: plan, history, predictions, and scores from them
     verdict     is the score good, what held it back, what to try next: sentences
     run_report  report.html and the pictures beside it
-    pictures    plots and photos as small encoded pictures
+    charts      curves and calibration as SVG, in the page's own colours
+    pictures    photos as small encoded pictures
     rendering   values + templates/*.html.j2 + style.css -> one HTML file, everything escaped
     templates/  the HTML of report, comparison and contest page (values: experiments/), serve (deploy/)
 """
@@ -18,10 +19,12 @@ __getattr__, __dir__, __all__ = lazy(
         "SavedRun": "saved_run",
         "write_pictures": "run_report",
         "write_report": "run_report",
+        "Chart": "charts",
+        "NUM_STYLES": "charts",
         "Picture": "pictures",
-        "encode_figure": "pictures",
-        "new_panel": "pictures",
         "Verdict": "verdict",
+        "draw_experiments": "charts",
+        "encode_photos": "pictures",
         "judge": "verdict",
         "render": "rendering",
     },

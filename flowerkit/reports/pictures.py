@@ -1,70 +1,51 @@
-"""Plots and photos as small encoded pictures, which a page holds."""
+"""Photos as small encoded pictures, which a page holds."""
 
 import base64
 import io
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 
-from flowerkit.plots import missing_letters_in_one_line
-
-DPI = 150  # twice what a screen shows at half the width of the page
-LARGEST_PX = 1500  # the longer side of a figure; a matrix of 104 classes is legible at it
 PHOTO_PX = 224
-SHEET_PX = 1100
-COLOURS = 128  # a plot has few; the file is a third of its true-colour size
+READ_AT_ONCE = 32  # photos: what is kept as JPEG is decoded for them
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded picture: its bytes, "png" or "jpeg", its size in px and its description."""
+    """An encoded picture: its bytes, JPEG, and its size in px."""
 
     content: bytes
-    kind: str
     width_px: int
     height_px: int
-    alt: str
 
     @property
-    def base64(self) -> str:
-        """The bytes as text, for a data address."""
-        return base64.b64encode(self.content).decode("ascii")
+    def address(self) -> str:
+        """The picture as an address, which a page can hold."""
+        return f"data:image/jpeg;base64,{base64.b64encode(self.content).decode('ascii')}"
 
 
-def new_panel() -> Axes:
-    """An Axes of its own figure, which pyplot does not know; two fit side by side on a page."""
-    return Figure(figsize=(5.5, 4.2), layout="constrained").subplots()
+def encode_photo(pixels: np.ndarray, size_px: int = PHOTO_PX) -> Picture:
+    """One photo (h, w, 3) uint8, reduced where its longer side is over `size_px`."""
+    image, raw = Image.fromarray(np.asarray(pixels, "uint8")), io.BytesIO()
+    image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS)
+    image.save(raw, "jpeg", optimize=True, quality=82)
+    return Picture(raw.getvalue(), image.width, image.height)
 
 
-def encode_figure(axes: Axes | np.ndarray, alt: str) -> Picture:
-    """The whole figure of an Axes, or of an array of them."""
-    figure, raw = np.ravel(axes)[0].figure, io.BytesIO()
-    with missing_letters_in_one_line():
-        figure.savefig(raw, format="png", dpi=min(DPI, LARGEST_PX / max(figure.get_size_inches())))
-    image = Image.open(raw).convert("RGB")
-    return _encode(image.quantize(COLOURS), "png", alt)
+def encode_photos(images, sizes: Mapping[int, int], num_bytes: int) -> dict[int, Picture]:
+    """The photos of the rows of `images` in `sizes`, each at most so many px, in their order.
 
-
-def encode_photo(pixels: np.ndarray, alt: str) -> Picture:
-    """One photo (h, w, 3) uint8, reduced where its longer side is over 224 px."""
-    image = Image.fromarray(np.asarray(pixels, "uint8"))
-    image.thumbnail((PHOTO_PX, PHOTO_PX), Image.Resampling.LANCZOS)
-    return _encode(image, "jpeg", alt)
-
-
-def encode_file(path: str | os.PathLike, alt: str) -> Picture:
-    """A picture file, reduced to at most 1100 px. Raises OSError for a damaged file."""
-    with Image.open(path) as file:
-        image = file.convert("RGB")
-    image.thumbnail((SHEET_PX, SHEET_PX), Image.Resampling.LANCZOS)
-    return _encode(image, "jpeg", alt)
-
-
-def _encode(image: Image.Image, kind: str, alt: str) -> Picture:
-    raw = io.BytesIO()
-    image.save(raw, kind, optimize=True, quality=82)
-    return Picture(raw.getvalue(), kind, image.width, image.height, alt)
+    They end where their addresses would be longer than `num_bytes` in all.
+    """
+    found: dict[int, Picture] = {}
+    for start in range(0, len(sizes), READ_AT_ONCE):
+        rows = list(sizes)[start : start + READ_AT_ONCE]
+        for row, pixels in zip(rows, np.asarray(images[np.array(rows)]), strict=True):
+            picture = encode_photo(pixels, sizes[row])
+            num_bytes -= len(picture.address)
+            if num_bytes < 0:
+                return found
+            found[row] = picture
+    return found

@@ -232,7 +232,7 @@ class Clock:
     `at` is a `hosts.now()`, infinite without a limit. `build_seconds` of the classifier,
     `compile_seconds` of a forward pass, `image_seconds` of the classifier for an image. A validation
     takes `val_seconds` where one was measured, and else as long as its `num_val` images (those of which
-    statistics are computed included).
+    statistics are computed included). The epochs before a run was resumed took `earlier_seconds`.
     """
 
     at: float = math.inf
@@ -242,6 +242,7 @@ class Clock:
     build_seconds: float = 0.0
     compile_seconds: float = 0.0
     image_seconds: float = 0.0
+    earlier_seconds: float = 0.0
 
     @property
     def is_limited(self) -> bool:

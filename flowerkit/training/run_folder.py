@@ -183,9 +183,9 @@ class _PlanFile:
 class RunResult:
     """result.json: how a run ended.
 
-    `best_weights` are "raw" or "averaged". The scores are None where there are no such images or their
-    labels are unknown. `failed`: a fault ended it before the plan's end, such as a loss that is not a
-    number.
+    `best_weights` are "raw" or "averaged". `seconds`: from start to end of training, and of the epochs
+    before it was resumed. The scores are None where there are no such images or their labels are unknown.
+    `failed`: a fault ended it before the plan's end, such as a loss that is not a number.
     """
 
     stopped_at_epoch: int
@@ -199,6 +199,7 @@ class RunResult:
     val_accuracy: float | None = None
     val_loss: float | None = None
     first_step_seconds: float | None = None
+    seconds: float | None = None
     test_f1: float | None = None
     test_accuracy: float | None = None
     test_images: int | None = None

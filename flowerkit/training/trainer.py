@@ -25,6 +25,7 @@ from flowerkit.pipeline import epoch_permutation, own_first, steps_per_epoch
 from flowerkit.prediction import Predictions, describe_data
 from flowerkit.schedules import Constant, Schedule, as_schedule
 from flowerkit.sources import check_test_split
+from flowerkit.synonyms import explain_arguments
 from flowerkit.text import did_you_mean, pluralize
 from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
@@ -79,6 +80,7 @@ class TrainingResult:
         return str(self.summary)
 
 
+@explain_arguments(plan=TrainingPlan)
 def train(
     data: FlowerData,
     plan: TrainingPlan = FINE_TUNE,
@@ -143,7 +145,7 @@ def train(
                 run, *end = _train(
                     data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
                 )
-            return _finish(run, *end)
+            return _finish(run, *end, time.monotonic() - started)
 
 
 def _train(
@@ -197,6 +199,7 @@ def _open_folder(
     return RunFolder(path if hosts.is_first() else scratch)
 
 
+@explain_arguments(train, plan=TrainingPlan)
 def fine_tune(
     data: FlowerData,
     epochs: float | Literal["auto"] = "auto",
@@ -227,6 +230,7 @@ def fine_tune(
     return train(data, plan, out=out, **options)
 
 
+@explain_arguments(train, plan=TrainingPlan)
 def fit_one_cycle(
     data: FlowerData,
     epochs: float,
@@ -264,10 +268,14 @@ def _prepare(
     test = check_test_split(data, on_corrupt=plan.on_corrupt)
     hosts.check_same([dict(data.counts), data.image_size, list(data.class_names)], "data")
     num_scored = data.counts["val"] + min(STATISTICS_IMAGES, data.counts["train"])
-    clock = Clock(num_val=num_scored, num_test=data.counts["test"])
+    history = folder.take_up() if resume else History(plan.monitor, path=folder.history_file)
+    clock = Clock(
+        num_val=num_scored,
+        num_test=data.counts["test"],
+        earlier_seconds=sum(row["seconds"] for row in history),
+    )
     if plan.max_minutes is not None:
         clock.at = started + 60 * plan.max_minutes
-    history = folder.take_up() if resume else History(plan.monitor, path=folder.history_file)
     fitted = folder.fitted() if resume else Fitted()
     is_open = plan.input_size == "auto"
     plan, reasons = settle(
@@ -659,9 +667,12 @@ def _find_best(run: RunContext) -> Path:
 
 
 def _finish(
-    run: RunContext, stop: own.StopFlag, first_step_seconds: float | None
+    run: RunContext, stop: own.StopFlag, first_step_seconds: float | None, seconds: float
 ) -> TrainingResult:
-    """Put the best weights back, save them as model.keras, and check that the file predicts the same."""
+    """Put the best weights back, save them as model.keras, and check that the file predicts the same.
+
+    `seconds` have passed since the run was started, or resumed.
+    """
     folder, best = run.folder, run.history.best
     reason = stop.reason or _describe_end(run)
     if best is None:
@@ -694,6 +705,7 @@ def _finish(
         seconds_per_epoch=sum(row["seconds"] for row in steady) / len(steady),
         images_per_second=sum(row["images_per_second"] for row in steady) / len(steady),
         first_step_seconds=first_step_seconds,
+        seconds=run.clock.earlier_seconds + seconds,
     )
     folder.write_result(summary)
     return TrainingResult(

@@ -234,12 +234,6 @@ def test_more_than_21_experiments_are_too_many_and_the_legend_stays_inside():
     assert box.y0 >= 0
 
 
-def test_given_axes_have_no_legend():
-    axes = plt.figure().subplots(1, 3)
-    assert plots.plot_comparison({"a": [scores(0.1)]}, axes).tolist() == list(axes)
-    assert axes[0].figure.legends == []
-
-
 def test_no_experiment_is_an_error():
     with pytest.raises(ValueError, match="no history to draw"):
         plots.plot_comparison({})

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import subprocess
 import sys
@@ -5,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import flowerkit
-from flowerkit.reports import Picture, render
+from flowerkit.reports import render
 
 ROOT = Path(flowerkit.__file__).parent
 PAGE = "page.html.j2"
@@ -19,13 +21,15 @@ def test_every_value_is_escaped_and_cleaned():
 
 def test_the_page_forbids_what_is_not_in_the_file():
     page = render(PAGE, title="", version="1")
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    script = page.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"
+    )
     assert f'http-equiv="Content-Security-Policy" content="{policy}"' in page
     assert "prefers-color-scheme: dark" in page  # the stylesheet is inside
-
-
-def test_a_picture_is_text_in_the_page():
-    assert Picture(b"\x89PNG", "png", 30, 20, "a rose").base64 == "iVBORw=="
+    assert script == (ROOT / "reports" / "templates" / "page.js").read_text(encoding="utf-8")
 
 
 def test_templates_are_found_inside_a_zip(tmp_path):
@@ -33,7 +37,7 @@ def test_templates_are_found_inside_a_zip(tmp_path):
     archive = tmp_path / "flowerkit.zip"
     with zipfile.ZipFile(archive, "w") as files:
         for path in ROOT.rglob("*"):
-            if path.suffix in (".py", ".j2", ".css"):
+            if path.suffix in (".py", ".j2", ".css", ".js"):
                 files.write(path, path.relative_to(ROOT.parent))
     code = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
