@@ -81,6 +81,6 @@ def find_run_card(folder: str | os.PathLike) -> ModelCard | None:
         image_size=data.image_size,
         resize=data.resize or "crop",
         val_f1=val_f1 if math.isfinite(val_f1) else None,
-        backbone=Path(run.plan().backbone).stem,
+        backbone=Path(run.plan().backbone).name.removesuffix(".keras"),
         trained_on=data.origin,
     )
