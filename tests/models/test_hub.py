@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -22,6 +23,8 @@ from hub_presets import (
     write_preset,
 )
 
+import flowerkit
+from flowerkit.deploy import export_model, load_classifier
 from flowerkit.models import (
     build_cam,
     build_classifier,
@@ -36,6 +39,7 @@ from flowerkit.models import (
 )
 from flowerkit.models import hub as models_hub
 from flowerkit.models.freezing import find_backbone
+from flowerkit.training.plan import FINE_TUNE
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("uint8")
 
@@ -239,3 +243,43 @@ def test_a_saved_model_says_what_to_install_where_keras_hub_is_missing(monkeypat
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(RuntimeError, match="needs KerasHub.*pip install 'keras-hub"):
         load_model(tmp_path / "model.keras")
+
+
+# From frozen features to its exports --------------------------------------------------------------
+
+
+@pytest.fixture
+def hub_run(quick_plan, drawn, accelerator, tmp_path):
+    plan = replace(
+        FINE_TUNE,
+        backbone=f"hub:{write_preset(dinov2)}",
+        per_replica_batch=quick_plan.per_replica_batch,
+        input_size=32,
+        freeze_epochs=1,
+        epochs=1,
+        max_lr=1e-2,
+        unfreeze_from="layers_1",
+    )
+    return flowerkit.train(drawn, plan, out=tmp_path / "run", accelerator=accelerator)
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+def test_a_preset_is_trained_in_stages_and_used(hub_run, tmp_path):
+    assert [row["phase"] for row in hub_run.history] == [1, 2]
+    classifier = load_classifier(hub_run.folder)
+    assert classifier.card.backbone.startswith("dinov2")
+    before = [each.probabilities for each in classifier.predict(PIXELS)]
+    export = export_model(hub_run.folder, tmp_path / "model.keras", format="keras")
+    after = [each.probabilities for each in load_classifier(export.path).predict(PIXELS)]
+    np.testing.assert_allclose(before, after, atol=1e-6)
+
+
+def test_a_preset_is_exported_for_machines_without_keras_hub(hub_run, tmp_path):
+    for format, file in (
+        ("onnx", "model.onnx"),
+        ("litert", "model.tflite"),
+        ("savedmodel", "saved"),
+    ):
+        export = export_model(hub_run.folder, tmp_path / file, format=format)
+        assert export.difference < 1e-4
