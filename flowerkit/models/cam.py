@@ -121,8 +121,10 @@ def _score(probabilities, classes):
 
 
 def _weigh(features, gradients):
+    # A channel that is the same everywhere (a transformer's class token) speaks for no place.
+    varies = ops.any(features != features[:, :1, :1], axis=(1, 2), keepdims=True)
     product = ops.cast(features, "float32") * ops.cast(gradients, "float32")
-    return ops.sum(product, axis=-1)
+    return ops.sum(ops.where(varies, product, 0.0), axis=-1)
 
 
 def _explain_with_tensorflow(body: keras.Model, head: keras.Model) -> Callable:
