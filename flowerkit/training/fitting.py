@@ -102,7 +102,7 @@ def _choose_smaller(
 
 def _time_body(body, plan: TrainingPlan, data, accelerator, clock: Clock) -> None:
     size = data.image_size
-    num_images = plan.batch * accelerator.replicas
+    num_images = plan.batch // plan.accumulate * accelerator.replicas
     rows = hosts.own_rows(num_images)
     batch = np.zeros((rows.stop - rows.start, size, size, 3), "uint8")
     times = [hosts.now()]
@@ -129,7 +129,7 @@ def shrink_batch(run: RunContext) -> tuple[RunContext, dict[str, str]]:
     """(run, reasons): with smaller batches where the time is for few steps of the network only."""
     clock, batch = run.clock, run.plan.batch
     replicas = run.accelerator.replicas
-    if not (clock.is_limited and clock.image_seconds):
+    if not (clock.is_limited and clock.image_seconds) or run.plan.accumulate > 1:
         return run, {}
     num_shown = max(0.0, clock.left()) / (TRAINING_OVER_PREDICTING * clock.image_seconds)
     while (
