@@ -14,6 +14,7 @@ import numpy as np
 from flowerkit.accelerator import Accelerator, Program, batch_spec, hosts
 from flowerkit.data import FlowerData, Split
 from flowerkit.models import (
+    AccumulatingModel,
     after_resizing,
     build_classifier,
     choose_trainable,
@@ -35,7 +36,6 @@ from flowerkit.pipeline import (
     train_batches,
 )
 from flowerkit.prediction import Features, Predictions, compute_features, predict, predict_features
-from flowerkit.training.accumulation import AccumulatingModel
 from flowerkit.training.callbacks import StepHooks
 from flowerkit.training.history import History
 from flowerkit.training.losses import build_loss, class_weights_for

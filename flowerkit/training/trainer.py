@@ -31,14 +31,15 @@ from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
 from flowerkit.training.fitting import (
     MOST_IN_TIME,
+    OutOfMemory,
     build_in_time,
+    check_memory,
     fit_network,
     has_time_for_batch,
     report_choices,
     shrink_batch,
 )
 from flowerkit.training.history import History
-from flowerkit.training.memory import OutOfMemory, check_memory
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
 from flowerkit.training.plan import EPOCHS, FINE_TUNE, MONITORS, TrainingPlan, name_plan, settle
 from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult, find_goes_on
