@@ -160,7 +160,7 @@ def test_data_is_found_read_and_written_without_a_framework(folder):
 
 def test_tensorflow_is_imported_by_the_few_modules_that_need_it():
     importing = {name_of(path) for path in MODULES if "tensorflow" in find_frameworks(path)}
-    backend = {"accelerator.device", "models.cam", "pipeline.tensorflow"}
+    backend = {"accelerator.device", "models.accumulation", "models.cam", "pipeline.tensorflow"}
     assert importing == backend | {"deploy.formats"}  # exports are written with it
 
 

@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy(
         "POLICIES": "device",
         "choose_backend": "device",
         "connect": "device",
+        "is_out_of_memory": "device",
         "Program": "programs",
         "batch_spec": "programs",
         "find_topology": "topology",

@@ -298,6 +298,16 @@ def _start_tensorflow(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, 
     return "cpu", virtual_cpus, tf.distribute.MirroredStrategy(names)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had too little memory, by the error of its backend."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    text = str(error).lower()
+    return "ResourceExhaustedError" in names or (
+        isinstance(error, RuntimeError)
+        and ("resource_exhausted" in text or "out of memory" in text)
+    )
+
+
 def choose_precision(kind: Kind, capabilities: list[str]) -> str:
     """The precision of a device by its kind, for GPUs by the compute capability of each.
 

@@ -87,12 +87,13 @@ def _read_resumed(args) -> tuple:
     changes = find_changes(args)
     if args.out is None:
         raise WrongUsage("--resume needs --out RUN, the folder of the run to continue.")
-    fixed = sorted(set(changes) - {"epochs", "max_minutes"}) + ["plan"] * bool(args.plan)
+    open_fields = {"epochs", "max_minutes", "accumulate", "halve_on_oom"}
+    fixed = sorted(set(changes) - open_fields) + ["plan"] * bool(args.plan)
     if fixed:
         options = ", ".join("--" + name.replace("_", "-") for name in fixed)
         raise WrongUsage(
-            f"a resumed run keeps its plan; only --epochs and --max-minutes may change. "
-            f"Leave out {options}, or start a new run."
+            f"a resumed run keeps its plan; only --epochs, --max-minutes, --accumulate and "
+            f"--halve-on-oom may change. Leave out {options}, or start a new run."
         )
     from flowerkit.training import RunFolder
 
@@ -180,7 +181,7 @@ def _submit_test(run, data, echo: Echo) -> list[str] | None:
         return None
     folder = RunFolder(run.folder)
     test = load_split(data, "test", on_corrupt=run.plan.on_corrupt)
-    predictions = predict(run.model, test, global_batch=run.global_batch)
+    predictions = predict(run.model, test, global_batch=run.global_batch // run.plan.accumulate)
     problems = submit(predictions, data, folder.submission_file, echo)
     if not problems and (score := find_score(folder.submission_file, data)):
         f1, accuracy, num = score

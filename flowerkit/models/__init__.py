@@ -7,6 +7,8 @@ hub         networks of KerasHub by name: hub:PRESET
 foreign     networks that a user brings: looked at, and made anew in the present precision
 heads       the layers from features to probabilities: the DenseNet121 head of the notebook, four others
 freezing    which layers are trainable, and how deep each is (for lower rates towards the first)
+accumulation a training step in parts: gradients of one part of the images after the other
+memory      how much memory a training step needs for each image, estimated
 cam         class activation maps: the parts of a picture that speak for a class
 """
 
@@ -38,6 +40,8 @@ __getattr__, __dir__, __all__ = lazy(
         "depth_of": "freezing",
         "walk_layers": "freezing",
         "random_layers": "freezing",
+        "AccumulatingModel": "accumulation",
+        "activation_bytes": "memory",
         "compute_cam": "cam",
         "find_map_size": "cam",
         "build_cam": "cam",

@@ -3,24 +3,27 @@
 Before the first step `build_in_time` decides what the model sees; when the head has learned,
 `fit_network` measures the step that trains the network, runs the range test with it and divides the
 time. Both say what they chose and why, as `plan.settle` does, whose choices need no measuring; plan.json
-keeps it.
+keeps it. `check_memory` looks whether a step fits; where one did not, `OutOfMemory` names what does.
 """
 
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import keras
 import numpy as np
 
-from flowerkit.accelerator import Accelerator, hosts, wait_for_programs
+from flowerkit.accelerator import Accelerator, free_memory_bytes, hosts, wait_for_programs
 from flowerkit.console import Progress
-from flowerkit.data import FlowerData
-from flowerkit.models import split_classifier, stream_outputs
+from flowerkit.data import RAM_FRACTION, FlowerData
+from flowerkit.files import check_room
+from flowerkit.models import activation_bytes, split_classifier, stream_outputs
 from flowerkit.pipeline import steps_per_epoch
 from flowerkit.schedules import Schedule
+from flowerkit.text import format_bytes
 from flowerkit.training.callbacks import StepListener
 from flowerkit.training.lr_finder import (
     FEWEST_STEPS,
@@ -51,6 +54,8 @@ RANGE_TEST_STEPS = 100
 RANGE_TEST_RATES = 1e-6, 1.0  # as lr_find
 PACE_STEPS = 4
 FEWEST_STEPS_TO_FIT = 10
+_PICTURES_BYTES = 16 * 2**20
+_SMALLER_INPUT = "a smaller input_size (--input-size)"
 MOST_IN_TIME = 3  # times the epochs without a limit, where the time is long
 
 
@@ -170,7 +175,7 @@ def _choose_smaller(
 
 def _time_body(body, plan: TrainingPlan, data, accelerator, clock: Clock) -> None:
     size = data.image_size
-    num_images = plan.batch * accelerator.replicas
+    num_images = plan.batch // plan.accumulate * accelerator.replicas
     rows = hosts.own_rows(num_images)
     batch = np.zeros((rows.stop - rows.start, size, size, 3), "uint8")
     times = [hosts.now()]
@@ -197,7 +202,7 @@ def shrink_batch(run: RunContext) -> tuple[RunContext, dict[str, str]]:
     """(run, reasons): with smaller batches where the time is for few steps of the network only."""
     clock, batch = run.clock, run.plan.batch
     replicas = run.accelerator.replicas
-    if not (clock.is_limited and clock.image_seconds):
+    if not (clock.is_limited and clock.image_seconds) or run.plan.accumulate > 1:
         return run, {}
     num_shown = max(0.0, clock.left()) / (TRAINING_OVER_PREDICTING * clock.image_seconds)
     while (
@@ -357,3 +362,96 @@ def report_choices(reasons: dict[str, str]) -> None:
     """Log a line for each choice."""
     for field, reason in reasons.items():
         _log.info(f"{field}={reason}")
+
+
+# The memory -----------------------------------------------------------------------------------------
+
+
+class OutOfMemory(RuntimeError):
+    """A device had too little memory for a step of `plan`; `parts`: an `accumulate` of less, if any."""
+
+    def __init__(self, plan: TrainingPlan, accelerator: Accelerator):
+        batch, self.parts = plan.batch, next(_list_parts(plan, 2 * plan.accumulate), None)
+        self.fault = (
+            f"the {accelerator.kind.upper()} has too little memory for {batch // plan.accumulate} "
+            f"images at a time on each replica"
+        )
+        remedy = _SMALLER_INPUT
+        if self.parts:
+            size = batch // self.parts
+            remedy = (
+                f"{_name_parts(plan, self.parts)}, halve_on_oom=True (--halve-on-oom), which finds "
+                f"such parts, or per_replica_batch={size} (--per-replica-batch {size})"
+            )
+        super().__init__(f"{self.fault}. Pass {remedy}.")
+
+
+def check_memory(
+    plan: TrainingPlan,
+    classifier: keras.Model,
+    data: FlowerData,
+    accelerator: Accelerator,
+    folder: Path,
+) -> None:
+    """Log what the network's step needs beside what is free; a warning names the parts that would fit.
+
+    Raises OSError where the disk of `folder` has no room for the files of the run.
+    """
+    slots = (1 if plan.optimizer == "sgd" else 2) + (plan.ema is not None)
+    weights = 4 * classifier.count_params()
+    # The best and the last state, the last with its slots, each beside the one before; the model.
+    check_room(folder, weights * (2 + 3 * (1 + slots) + 1) + _PICTURES_BYTES)
+    decoded = _count_decoded(plan, data) if accelerator.kind == "cpu" else 0
+    free = _free_bytes(accelerator, decoded)
+    if free is None or not plan.epochs:
+        return
+    fixed = weights * (2 + slots + (plan.accumulate > 1))  # gradients, and their sum, too
+    each = activation_bytes(classifier, precision=accelerator.precision)
+
+    def needed(parts: int) -> int:
+        return fixed + plan.batch // parts * each
+
+    line = (
+        f"a step needs about {format_bytes(needed(plan.accumulate))} on each replica "
+        f"({format_bytes(fixed)} of weights, {plan.batch // plan.accumulate} images of "
+        f"{format_bytes(each)}); {format_bytes(free)} are free"
+        + f" beside {format_bytes(decoded)} of decoded images"
+        * bool(decoded)
+    )
+    if needed(plan.accumulate) <= free:
+        _log.info(line)
+        return
+    parts = next((n for n in _list_parts(plan, 1 + plan.accumulate) if needed(n) <= free), None)
+    remedy = _name_parts(plan, parts) if parts else _SMALLER_INPUT
+    _log.warning(f"{line}: it may end out of memory; pass {remedy}")
+
+
+def _count_decoded(plan: TrainingPlan, data: FlowerData) -> int:
+    num_bytes = 3 * data.image_size**2 * (data.counts["train"] + data.counts["val"])
+    fits = num_bytes <= RAM_FRACTION * free_memory_bytes()
+    return num_bytes if plan.cache == "ram" or (plan.cache == "auto" and fits) else 0
+
+
+def _free_bytes(accelerator: Accelerator, reserved: int) -> int | None:
+    """Bytes free for each replica, on a CPU its share of the machine's; None where no library tells."""
+    if accelerator.kind == "cpu":
+        num_here = accelerator.replicas // accelerator.hosts
+        return max(0, free_memory_bytes() - reserved) // num_here
+    if accelerator.backend != "jax":
+        return None
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    limit = stats.get("bytes_limit")
+    return None if limit is None else limit - stats.get("bytes_in_use", 0)
+
+
+def _list_parts(plan: TrainingPlan, least: int) -> Iterator[int]:
+    """In how many parts, `least` or more, the images of a step can be divided: whole pairs if mixed."""
+    num = plan.batch // (2 if plan.augmentation().mixes else 1)
+    return (parts for parts in range(least, num + 1) if num % parts == 0)
+
+
+def _name_parts(plan: TrainingPlan, parts: int) -> str:
+    size = plan.batch // parts
+    return f"accumulate={parts} (--accumulate {parts}), for the same steps with {size} images at a time"

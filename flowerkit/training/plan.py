@@ -60,6 +60,7 @@ _LEAST = {
     "epochs": 0,
     "freeze_epochs": 0,
     "per_replica_batch": 1,
+    "accumulate": 1,
     "image_size": 1,
     "input_size": 1,
     "patience": 1,
@@ -90,6 +91,9 @@ class TrainingPlan:
     sustain_epochs) and "constant" (max_lr, halved on each plateau of plateau_patience epochs). At
     another global batch than lr_reference_batch, rates are scaled by the square root of the ratio, with
     sgd by the ratio. Where `max_minutes` allows fewer epochs, the schedule is shortened to them.
+
+    With `accumulate` the gradients of a step come from so many parts of its images, one after the other,
+    and are averaged: less memory for the same steps. Norms that learn see a part at a time.
 
     With `ema` the averaged weights are validated and kept (`optimizers.averaged_weights`).
 
@@ -147,6 +151,12 @@ class TrainingPlan:
     )
     per_replica_batch: int | Auto = setting(
         "auto", "images a step on each replica (a chip, a GPU; auto: by device and data)"
+    )
+    accumulate: int = setting(
+        1, "parts of these that pass the network one after the other, for the memory's sake"
+    )
+    halve_on_oom: bool = setting(
+        False, "where a device has too little memory, go on with the same steps in more parts"
     )
     schedule: str = setting(
         "one-cycle", "one-cycle, ramp (up, hold, decay), cosine, staircase or constant"
@@ -235,10 +245,18 @@ class TrainingPlan:
         self._check_rate_controllers()
         for schedule in (self.schedule_for, *[self.freeze_schedule_for] * bool(self.head_epochs)):
             schedule(global_batch=self.lr_reference_batch or 1)  # refuses rates out of order
-        if self.augmentation().mixes and self.batch % 2:
+        if self.per_replica_batch != "auto":
+            self._check_parts()
+
+    def _check_parts(self) -> None:
+        part, rest = divmod(self.batch, self.accumulate)
+        received = f"Received: per_replica_batch={self.batch}, accumulate={self.accumulate}"
+        if rest:
+            raise ValueError(f"accumulate must divide per_replica_batch. {received}")
+        if self.augmentation().mixes and part % 2:
             raise ValueError(
-                f"mixup and cutmix pair neighbours: per_replica_batch must be even. "
-                f"Received: {self.per_replica_batch}"
+                f"mixup and cutmix pair neighbours: per_replica_batch / accumulate must be even. "
+                f"{received}"
             )
 
     def _check_epochs(self) -> None:

@@ -1,6 +1,7 @@
 """The folder of a run: what is refused before it begins, and one codec for each of its files."""
 
 import logging
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -287,9 +288,12 @@ class RunFolder:
     def continue_with(self, plan: TrainingPlan, accelerator: Accelerator) -> TrainingPlan:
         """`plan` with this run's batches on another number of replicas; what has changed is logged.
 
+        They pass the network in the parts of `plan`, or if it has none in those of the run.
+
         Raises ValueError where the replicas cannot share a batch.
         """
         before, own = self.environment().accelerator, self.plan().per_replica_batch
+        parts = plan.accumulate if plan.accumulate > 1 else self.plan().accumulate
         global_batch = own * (self.fitted().replicas or before.replicas)
         batch, rest = divmod(global_batch, accelerator.replicas)
         if rest:
@@ -311,7 +315,9 @@ class RunFolder:
                 f"the run goes on with another device: {join_some(changes)}; a batch stays "
                 f"{global_batch:,} images"
             )
-        return replace(plan, per_replica_batch=batch)
+        if plan.augmentation().mixes:
+            parts = math.gcd(parts, max(1, batch // 2))  # of whole pairs
+        return replace(plan, per_replica_batch=batch, accumulate=math.gcd(parts, batch))
 
     def with_its_backbone(self, plan: TrainingPlan) -> TrainingPlan:
         """`plan` with a backbone that is a model kept in a file of the run, whose path it then names."""

@@ -15,6 +15,7 @@ from flowerkit.accelerator import Accelerator, Program, batch_spec, hosts
 from flowerkit.console import Progress
 from flowerkit.data import FlowerData, Split
 from flowerkit.models import (
+    AccumulatingModel,
     after_resizing,
     build_classifier,
     choose_trainable,
@@ -75,6 +76,11 @@ class RunContext:
     parts: tuple[keras.Model, keras.Model] | None = None
     fresh_head: Sequence[np.ndarray] = ()
     steps: "dict[bool, TrainStep]" = field(default_factory=dict)
+
+    @property
+    def part_batch(self) -> int:
+        """The images of a step that the network has at a time, over all replicas."""
+        return self.global_batch // self.plan.accumulate
 
     @property
     def num_classes(self) -> int:
@@ -237,9 +243,11 @@ class TrainStep(abc.ABC):
 
     def _statistics_rows(self) -> Iterator[np.ndarray]:
         """The same rows at each epoch, and in a resumed run: this host's own of whole batches."""
-        size, num_images = self.run.global_batch, min(STATISTICS_IMAGES, len(self.run.train))
-        own = hosts.own_rows(size)
-        return (self.find_rows(batch)[own] for batch in range(max(1, num_images // size)))
+        run, num_images = self.run, min(STATISTICS_IMAGES, len(self.run.train))
+        own = hosts.own_rows(run.part_batch)
+        for batch in range(max(1, num_images // run.global_batch)):
+            for part in np.split(self.find_rows(batch), run.plan.accumulate):
+                yield part[own]
 
 
 class _PixelStep(TrainStep):
@@ -256,7 +264,11 @@ class _PixelStep(TrainStep):
         classifier = after_resizing(run.classifier)
         self.size = classifier.input_shape[1]
         changed = Augment(self.augmentation, self.size, name="augment")((pixels, params))
-        self.model = keras.Model((pixels, params), classifier(changed), name="training")
+        build, options = keras.Model, {}
+        if run.plan.accumulate > 1:
+            build = AccumulatingModel
+            options = {"parts": run.plan.accumulate, "replicas": run.accelerator.replicas}
+        self.model = build((pixels, params), classifier(changed), name="training", **options)
 
     def batches(self, first_step: int) -> Batches:
         return train_batches(
@@ -270,7 +282,7 @@ class _PixelStep(TrainStep):
         )
 
     def predict_val(self) -> Predictions:
-        return predict(self.run.classifier, self.run.val, global_batch=self.run.global_batch)
+        return predict(self.run.classifier, self.run.val, global_batch=self.run.part_batch)
 
     @property
     def judged(self) -> keras.Model:
@@ -310,7 +322,7 @@ class _FeatureStep(TrainStep):
 
     def _compute(self, split: Split, name: str) -> Features:
         return compute_features(
-            self.body, split, global_batch=self.run.global_batch, name=name, progress=self.progress
+            self.body, split, global_batch=self.run.part_batch, name=name, progress=self.progress
         )
 
     def batches(self, first_step: int) -> Batches:
@@ -324,7 +336,7 @@ class _FeatureStep(TrainStep):
         )
 
     def predict_val(self) -> Predictions:
-        return predict_features(self.head, self.val_features, global_batch=self.run.global_batch)
+        return predict_features(self.head, self.val_features, global_batch=self.run.part_batch)
 
     @property
     def judged(self) -> keras.Model:
@@ -342,11 +354,11 @@ def compile_ahead(run: RunContext, *, phases: Sequence[bool]) -> None:
     if keras.backend.backend() != "jax":
         return
     if True in phases:  # the features come first
-        prepare_outputs(find_chain(run.classifier), global_batch=run.global_batch)
+        prepare_outputs(find_chain(run.classifier), global_batch=run.part_batch)
     if run.plan.class_weights != "balanced":  # which are constants of the step, and need the labels
         for is_frozen in phases:
             run.steps[is_frozen] = TrainStep.for_phase(run, is_frozen)
-    prepare_outputs(find_chain(run.classifier), global_batch=run.global_batch)
+    prepare_outputs(find_chain(run.classifier), global_batch=run.part_batch)
 
 
 def list_programs(
@@ -358,10 +370,8 @@ def list_programs(
     the optimizer's state, in `kept`, whose memory it takes over if it `donates`. Nothing of the data is
     read but what `data` says.
     """
-    classifier, global_batch = (
-        build_model(plan, data, accelerator),
-        plan.batch * accelerator.replicas,
-    )
+    classifier = build_model(plan, data, accelerator)
+    global_batch = plan.batch * accelerator.replicas
     labels = SimpleNamespace(labels=np.arange(data.num_classes))  # class weights are constants
     run = RunContext(plan, accelerator, classifier, labels, None, global_batch, 0)
     with accelerator.scope():
@@ -370,7 +380,7 @@ def list_programs(
             yield step.name, *step.for_jax(), True
         dtype = "uint8"
         for model in find_chain(classifier):
-            batch = batch_spec((global_batch, *model.input_shape[1:]), dtype)
+            batch = batch_spec((run.part_batch, *model.input_shape[1:]), dtype)
             yield f"predicting, {model.name}", *forward_of(model), batch, False
             dtype = "float32"
 

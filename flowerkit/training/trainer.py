@@ -1,6 +1,7 @@
 """The story of a run: a plan and data in, a trained classifier and a run folder out."""
 
 import functools
+import gc
 import importlib.util
 import json
 import logging
@@ -16,7 +17,7 @@ from typing import Literal
 import keras
 import numpy as np
 
-from flowerkit.accelerator import Accelerator, connect, hosts
+from flowerkit.accelerator import Accelerator, connect, hosts, is_out_of_memory
 from flowerkit.console import Progress, showing
 from flowerkit.data import FlowerData, Split, check_leak, load_split
 from flowerkit.files import check_room, find_free_folder
@@ -31,7 +32,9 @@ from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
 from flowerkit.training.fitting import (
     MOST_IN_TIME,
+    OutOfMemory,
     build_in_time,
+    check_memory,
     fit_network,
     has_time_for_batch,
     report_choices,
@@ -138,26 +141,58 @@ def train(
         if resume and given is None:
             precision = folder.environment().accelerator.precision
         accelerator = replace(accelerator, precision=hosts.broadcast(precision))
-        if resume:
-            plan = folder.continue_with(folder.complete(plan), accelerator)
+        if hosts.count() > 1 and plan.has_own_backbone:
+            raise ValueError(
+                "several hosts need the backbone as a file that each of them has: save the model, and pass "
+                "backbone='FILE.keras' (--backbone FILE.keras)."
+            )
+        options = accelerator, folder, schedule, callbacks, started, progress
         with folder.locked():
-            with hosts.together():
-                run, *end = _train(
-                    data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
-                )
-            return _finish(run, *end, time.monotonic() - started)
+            while True:
+                try:
+                    return _train(data, plan, *options, resume=resume)
+                except OutOfMemory as error:
+                    if not (plan.halve_on_oom and error.parts) or hosts.count() > 1:
+                        raise
+                    _log.warning(f"{error.fault}: going on in {error.parts} parts a step")
+                    plan = replace(plan, accumulate=error.parts)
+                resume = resume or folder.history_file.is_file()
+                gc.collect()  # what has failed leaves its memory
 
 
 def _train(
-    data, plan, accelerator, folder, schedule, callbacks, resume, started, progress
+    data, plan, accelerator, folder, schedule, callbacks, started, progress, *, resume
+) -> TrainingResult:
+    """A run from its first step, or where it was left, to its end."""
+    if resume:
+        plan = folder.continue_with(folder.complete(plan), accelerator)
+    plan, reasons = settle(
+        plan,
+        num_train=data.counts["train"],
+        stored_px=data.image_size,
+        kind=accelerator.kind,
+        replicas=accelerator.replicas,
+        is_timed=plan.max_minutes is not None,
+        before=find_goes_on(plan, data.class_names),
+    )
+    run = None
+    try:
+        with hosts.together():
+            start = hosts.broadcast(started)
+            run = _prepare(data, plan, reasons, accelerator, folder, schedule, start, resume)
+            run, *end = _fit_phases(run, schedule, callbacks, progress)
+        return _finish(run, *end, time.monotonic() - started)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        # A step of the network may have got other images than were planned.
+        raise OutOfMemory(folder.plan() if run else plan, accelerator) from error
+
+
+def _fit_phases(
+    run, schedule, callbacks, progress
 ) -> tuple[RunContext, own.StopFlag, float | None]:
-    """All of a run up to its last step: the part that several hosts do together."""
-    if hosts.count() > 1 and plan.has_own_backbone:
-        raise ValueError(
-            "several hosts need the backbone as a file that each of them has: save the model, and pass "
-            "backbone='FILE.keras' (--backbone FILE.keras)."
-        )
-    run = _prepare(data, plan, accelerator, folder, schedule, hosts.broadcast(started), resume)
+    """Train all phases: with what comes before them, the part that several hosts do together."""
     first_step_seconds = None
     for phase in _plan_phases(run, schedule):
         if run.history and phase.number < run.history.last["phase"]:
@@ -257,6 +292,7 @@ def fit_one_cycle(
 def _prepare(
     data: FlowerData,
     plan: TrainingPlan,
+    reasons: dict[str, str],
     accelerator: Accelerator,
     folder: RunFolder,
     schedule: Schedule | None,
@@ -277,17 +313,8 @@ def _prepare(
     if plan.max_minutes is not None:
         clock.at = started + 60 * plan.max_minutes
     fitted = folder.fitted() if resume else Fitted()
-    is_open = plan.input_size == "auto" and not fixed_input_size(plan.backbone)
-    plan, reasons = settle(
-        plan,
-        num_train=data.counts["train"],
-        stored_px=data.image_size,
-        kind=accelerator.kind,
-        replicas=accelerator.replicas,
-        is_timed=clock.is_limited,
-        before=find_goes_on(plan, data.class_names),
-    )
     is_frozen = plan.freeze_epochs > len(history) and (not history or history.last["phase"] == 1)
+    is_open = "input_size" in reasons and not fixed_input_size(plan.backbone)
     # Before the data: a missing backbone or missing weights are reported at once.
     plan, classifier, parts, smaller = build_in_time(
         plan, data, accelerator, clock, is_open=is_open, needs_features=is_frozen
@@ -297,6 +324,7 @@ def _prepare(
     _check_layers(classifier, plan)
     plan = folder.with_its_backbone(plan)
     report_choices(reasons)
+    check_memory(plan, classifier, data, accelerator, folder.path)
     run = RunContext(
         plan,
         accelerator,
@@ -326,7 +354,7 @@ def _prepare(
         with accelerator.scope():
             compile_ahead(run, phases=sure)
             for step in run.steps.values():
-                statistics_of(step).prepare(run.global_batch, step.model.inputs[0].dtype)
+                statistics_of(step).prepare(run.part_batch, step.model.inputs[0].dtype)
         train_split, val_split = splits.result()
     run = replace(
         run,
@@ -689,7 +717,7 @@ def _finish(
     run.classifier.load_weights(_find_best(run))
     folder.reopen()
     save_classifier(run.classifier, folder.model_file)
-    check_reload(run.classifier, folder.model_file, batch=run.global_batch)
+    check_reload(run.classifier, folder.model_file, batch=run.part_batch)
     predictions = Predictions.load(folder.find_epoch("predictions", best["epoch"]))
     predictions.save(folder.val_predictions_file)
     # The first epoch traces and compiles; the others say how fast the machine is.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -9,15 +10,22 @@ import pytest
 
 from flowerkit.accelerator import hosts
 from flowerkit.data import load_split
-from flowerkit.models import split_classifier
+from flowerkit.models import activation_bytes, build_classifier, split_classifier
 from flowerkit.prediction import compute_features, predict
 from flowerkit.schedules import OneCycle
 from flowerkit.training import callbacks, fitting, trainer, validation
 from flowerkit.training import step as steps
-from flowerkit.training.fitting import build_in_time, fit_network, has_time_for_batch, shrink_batch
+from flowerkit.training.fitting import (
+    build_in_time,
+    check_memory,
+    fit_network,
+    has_time_for_batch,
+    shrink_batch,
+)
 from flowerkit.training.history import History
 from flowerkit.training.optimizers import copies_of
 from flowerkit.training.phases import Clock, plan_phases
+from flowerkit.training.plan import TrainingPlan
 from flowerkit.training.run_folder import RunFolder
 from flowerkit.training.step import RunContext, TrainStep, build_model
 from flowerkit.training.trainer import train
@@ -565,3 +573,33 @@ def test_a_network_that_time_stops_in_its_first_epoch_leaves_the_head(run, machi
     assert [row["phase"] for row in result.history] == [1, 1]
     best = result.history.best
     assert result.predictions.score()["val_f1"] == pytest.approx(best["val_f1"], rel=1e-5)
+
+
+def test_what_a_step_needs_beside_what_is_free_is_said_before_training(
+    drawn, accelerator, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "flowerkit")
+    plan = TrainingPlan(
+        backbone="tiny", weights=None, optimizer="sgd", ema=None, per_replica_batch=32, cache="ram"
+    )
+    model = build_classifier(4, image_size=32, backbone="tiny", weights=None)
+    weights, each = 4 * model.count_params(), activation_bytes(model, precision="float32")
+    decoded = 3 * 32 * 32 * (50 + 18)
+
+    def check(images, copies=3, **changes):
+        caplog.clear()
+        free = decoded + accelerator.replicas * (copies * weights + images * each + 8)
+        monkeypatch.setattr(fitting, "free_memory_bytes", lambda: free)
+        check_memory(dataclasses.replace(plan, **changes), model, drawn, accelerator, tmp_path)
+        return caplog.text
+
+    assert re.search(r"INFO .* a step needs about .* 32 images of .* of decoded images", check(32))
+    warning = r"WARNING .* it may end out of memory; pass"
+    assert re.search(rf"{warning} accumulate=2 \(--accumulate 2\), .* with 16 images", check(31))
+    assert re.search(rf"{warning} accumulate=8 \(--accumulate 8\)", check(4, copies=4))
+    assert re.search(rf"{warning} accumulate=16 .* with 2 images", check(3, mixup=0.4))
+    assert re.search(rf"{warning} a smaller input_size \(--input-size\)", check(0))
+    assert "WARNING" not in check(8, copies=4, accumulate=4)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**6))
+    with pytest.raises(OSError, match=r"no room .* are needed, .* are free"):
+        check(32)

@@ -17,7 +17,8 @@ from flowerkit.prediction.predictions import predict
 from flowerkit.schedules import OfEpochAndRate, OneCycle
 from flowerkit.sources import draw_competition
 from flowerkit.submission import check_submission, write_submission
-from flowerkit.training import trainer
+from flowerkit.training import step, trainer
+from flowerkit.training.fitting import OutOfMemory
 from flowerkit.training.history import COLUMNS
 from flowerkit.training.plan import TrainingPlan
 from flowerkit.training.run_folder import RunFolder
@@ -854,3 +855,88 @@ def test_validation_out_of_the_training_split_is_refused(run, drawn):
     data = dataclasses.replace(drawn, files=files, counts={**drawn.counts, "val": 50})
     with pytest.raises(ValueError, match="50 val images have the same id "):
         run(data=data)
+
+
+# A device with too little memory ------------------------------------------------------------------
+
+
+def rows_of(result, *names):
+    return [[row[name] for name in names] for row in result.history]
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd", "freeze_epochs": 1}])
+def test_a_step_in_parts_is_the_step_of_all_its_images(run, changes):
+    """Rates, order, mixing and averaged weights too; a network without norms and dropout shows it."""
+    common = {"backbone": "dense-small", "head": "plain", "dropout": 0.0, "ema": 0.5, "mixup": 0.4}
+    common |= {"per_replica_batch": 4} | changes
+    whole, parts = run("whole", **common), run("parts", **common, accumulate=2)
+    assert parts.global_batch == whole.global_batch
+    names = ("loss", "accuracy", "val_loss", "learning_rate", "steps", "averaged")
+    np.testing.assert_allclose(rows_of(parts, *names), rows_of(whole, *names), rtol=1e-4)
+    for weights in zip(parts.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_allclose(*weights, atol=1e-5)
+
+
+class Exhausted(keras.callbacks.Callback):
+    """The device's memory is full in every step that gets more than so many images at a time."""
+
+    def __init__(self, most, epoch=0):
+        super().__init__()
+        self.most, self.from_epoch = most, epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        size = 16 // getattr(self.model, "parts", 1)
+        if size > self.most and self.epoch >= self.from_epoch:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes")
+
+
+OutOfMemoryOfTensorFlow = type("ResourceExhaustedError", (Exception,), {})
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+def test_a_device_with_too_little_memory_gets_the_same_steps_in_parts_and_keeps_them(run, caplog):
+    """From the third epoch on: two are kept, and a resume goes on in the parts."""
+    caplog.set_level("INFO", "flowerkit")
+    result = run(callbacks=[Exhausted(8, epoch=2)], halve_on_oom=True, epochs=3)
+    assert (result.global_batch, result.plan.accumulate) == (16, 2)
+    assert rows_of(result, "epoch", "steps") == [[1, 3], [2, 3], [3, 3]]
+    assert "going on in 2 parts a step" in caplog.text
+    assert "resuming after epoch 2" in caplog.text
+    assert RunFolder(result.folder).plan().accumulate == 2
+    longer = run(callbacks=[Exhausted(8)], resume=True, epochs=4)
+    assert (len(longer.history), longer.plan.accumulate) == (4, 2)
+
+
+@pytest.mark.backends
+def test_memory_that_is_too_little_in_validation_is_met_by_parts_too(run, monkeypatch):
+    predict, sizes = step.predict, []
+
+    def predict_few(*arguments, global_batch, **options):
+        sizes.append(global_batch)
+        if global_batch > 8:
+            raise OutOfMemoryOfTensorFlow("OOM when allocating tensor")
+        return predict(*arguments, global_batch=global_batch, **options)
+
+    monkeypatch.setattr(step, "predict", predict_few)
+    result = run("run", halve_on_oom=True, epochs=1)
+    assert (sizes, result.plan.accumulate) == ([16, 8], 2)
+
+
+@pytest.mark.backends
+def test_the_parts_that_fit_are_named_and_the_folder_stays_free(run, quick_plan):
+    size = quick_plan.per_replica_batch
+    message = rf"for {size} images at a time .* accumulate=2 \(--accumulate 2\), .*--halve-on-oom"
+    with pytest.raises(OutOfMemory, match=rf"{message}.*--per-replica-batch {size // 2}\)"):
+        run(callbacks=[Exhausted(8)])
+    assert run("run", accumulate=2, epochs=1).plan.accumulate == 2
+
+
+def test_where_no_part_is_left_a_smaller_input_is_the_remedy(run, quick_plan):
+    with pytest.raises(OutOfMemory, match=r"for 1 images at a time .* \(--input-size\)\.$"):
+        run(callbacks=[Exhausted(0)], halve_on_oom=True, accumulate=quick_plan.per_replica_batch)
