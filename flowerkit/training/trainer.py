@@ -133,6 +133,11 @@ def train(
     if not isinstance(data, FlowerData):
         raise ValueError(f"data must be what find_data(FOLDER) returns. Received: data={data!r}")
     given, accelerator = accelerator, accelerator or connect()
+    if hosts.count() > 1 and plan.has_own_backbone:
+        raise ValueError(
+            "several hosts need the backbone as a file that each of them has: save the model, and pass "
+            "backbone='FILE.keras' (--backbone FILE.keras)."
+        )
     with showing(progress, speaks=hosts.is_first()) as progress:
         if given is None:
             _log.info(f"{accelerator}")
@@ -141,11 +146,6 @@ def train(
         if resume and given is None:
             precision = folder.environment().accelerator.precision
         accelerator = replace(accelerator, precision=hosts.broadcast(precision))
-        if hosts.count() > 1 and plan.has_own_backbone:
-            raise ValueError(
-                "several hosts need the backbone as a file that each of them has: save the model, and pass "
-                "backbone='FILE.keras' (--backbone FILE.keras)."
-            )
         options = accelerator, folder, schedule, callbacks, started, progress
         with folder.locked():
             while True:
