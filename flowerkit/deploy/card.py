@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from flowerkit import __version__
-from flowerkit.files import parse_json
+from flowerkit.files import check_seal, parse_json, seal
 from flowerkit.photos import check_resize
 
 CARD_FILE = "flowerkit.json"
@@ -46,16 +46,19 @@ class ModelCard:
         if not isinstance(self.image_size, int) or self.image_size < 1:
             raise ValueError(f"image_size must be in px. Received: image_size={self.image_size!r}")
 
-    def to_json(self) -> str:
-        """One JSON object; its `input` and `output` describe the contract in words."""
-        return json.dumps(asdict(self) | {"input": _INPUT, "output": _OUTPUT}, ensure_ascii=False)
+    def to_json(self, **more) -> str:
+        """One JSON object with a checksum; its `input` and `output` describe the contract in words."""
+        values = asdict(self) | {"input": _INPUT, "output": _OUTPUT} | more
+        return json.dumps(seal(values), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes, *, source: str | os.PathLike) -> "ModelCard":
         """Read what `to_json` wrote. Raises ValueError, naming the file `source`, for anything else."""
         try:
             value = parse_json(text, source="its text")
-            return cls(**{field.name: value[field.name] for field in fields(cls)})
+            card = cls(**{field.name: value[field.name] for field in fields(cls)})
+            check_seal(value, "its text", remedy="Copy the file again")
+            return card
         except (KeyError, TypeError, ValueError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(
