@@ -201,7 +201,12 @@ def parse_json(
 
 def write_sealed(path: str | os.PathLike, values: dict) -> None:
     """Write a JSON object with its checksum, see `check_seal`."""
-    write_json(path, values | {"checksum": _sum_of(values)})
+    write_json(path, seal(values))
+
+
+def seal(values: dict) -> dict:
+    """`values`, ready for JSON, with their checksum."""
+    return values | {"checksum": _sum_of(values)}
 
 
 def check_seal(values: dict, path: str | os.PathLike, *, remedy: str) -> None:

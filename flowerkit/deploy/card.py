@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from flowerkit import __version__
-from flowerkit.files import parse_json
+from flowerkit.files import check_seal, parse_json, seal
 from flowerkit.photos import check_resize
 
 CARD_FILE = "flowerkit.json"
@@ -76,19 +76,19 @@ class ModelCard:
             return _EVERYTHING
         return self.val_certainty[math.floor(100 - 100 * accept + 1e-9)]
 
-    def to_json(self) -> str:
-        """One JSON object; its `input`, `output` and `unsure` describe the contract in words."""
-        return json.dumps(
-            asdict(self) | {"input": _INPUT, "output": _OUTPUT, "unsure": _UNSURE},
-            ensure_ascii=False,
-        )
+    def to_json(self, **more) -> str:
+        """One JSON object with a checksum; `input`, `output`, `unsure` describe the contract in words."""
+        values = asdict(self) | {"input": _INPUT, "output": _OUTPUT, "unsure": _UNSURE} | more
+        return json.dumps(seal(values), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes, *, source: str | os.PathLike) -> "ModelCard":
         """Read what `to_json` wrote. Raises ValueError, naming the file `source`, for anything else."""
         try:
             value = parse_json(text, source="its text")
-            return cls(**{field.name: value[field.name] for field in fields(cls)})
+            card = cls(**{field.name: value[field.name] for field in fields(cls)})
+            check_seal(value, "its text", remedy="Copy the file again")
+            return card
         except (KeyError, TypeError, ValueError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,6 +19,7 @@ from typing import Any
 
 from flowerkit.deploy.card import CARD_FILE, ModelCard, find_run_card
 from flowerkit.deploy.keras_file import read_keras_card
+from flowerkit.files import parse_json
 
 _LABELS_FILE = "labels.txt"
 _METADATA_KEY = "flowerkit"
@@ -164,12 +166,16 @@ class _SavedModel(_Exported):
         card = read_keras_card(source)
         extra = target / "assets.extra"  # TensorFlow's place for what is not in the graph
         extra.mkdir(exist_ok=True)
-        (extra / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+        text = card.to_json(body=_measure_body(target))
+        (extra / CARD_FILE).write_text(text, encoding="utf-8")
         (extra / _LABELS_FILE).write_text("\n".join(card.class_names), encoding="utf-8")
 
     def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
         import tensorflow as tf
 
+        file = path / "assets.extra" / CARD_FILE
+        text = file.read_bytes() if file.is_file() else None
+        _check_body(path, text)
         loaded = tf.saved_model.load(str(path))
         signature = loaded.signatures["serving_default"]
         (name, spec), *_ = signature.structured_input_signature[1].items()
@@ -180,8 +186,6 @@ class _SavedModel(_Exported):
             predict = loaded.signatures["serving_default"]
             return predict(**{name: tf.constant(pixels)})[output].numpy()
 
-        file = path / "assets.extra" / CARD_FILE
-        text = file.read_bytes() if file.is_file() else None
         return run, spec.shape[1:], output_spec.shape[-1], text
 
 
@@ -201,9 +205,11 @@ class _Onnx(_Exported):
         model, card = onnx.load(str(target)), read_keras_card(source)
         _replace_erfc(model)
         names = json.dumps(card.class_names, ensure_ascii=False)
-        properties = {_METADATA_KEY: card.to_json(), "class_names": names}
-        onnx.helper.set_model_props(model, properties)
-        target.write_bytes(model.SerializeToString())
+        target.write_bytes(body := model.SerializeToString())
+        text = card.to_json(body=_measure_body(target))
+        end = onnx.ModelProto()  # a message is its fields one after the other
+        onnx.helper.set_model_props(end, {_METADATA_KEY: text, "class_names": names})
+        target.write_bytes(body + end.SerializeToString())
 
     def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
         import onnxruntime
@@ -215,6 +221,7 @@ class _Onnx(_Exported):
             return session.run([outputs.name], {inputs.name: pixels})[0]
 
         text = session.get_modelmeta().custom_metadata_map.get(_METADATA_KEY)
+        _check_body(path, text)
         return run, inputs.shape[1:], outputs.shape[-1], text
 
 
@@ -252,13 +259,19 @@ class _LiteRT(_Exported):
             FORMATS["savedmodel"].convert(source, Path(folder))
             target.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
         card = read_keras_card(source)
+        text = card.to_json(body=_measure_body(target))
         with zipfile.ZipFile(target, "a") as archive:  # TFLite's tools look there for labels.txt
             archive.writestr(_LABELS_FILE, "\n".join(card.class_names))
-            archive.writestr(CARD_FILE, card.to_json())
+            archive.writestr(CARD_FILE, text)
 
     def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
         from ai_edge_litert.interpreter import Interpreter
 
+        text = None
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                text = archive.read(CARD_FILE) if CARD_FILE in archive.namelist() else None
+        _check_body(path, text)
         interpreter = Interpreter(str(path), num_threads=os.cpu_count())
         interpreter.allocate_tensors()
         inputs, outputs = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
@@ -270,10 +283,6 @@ class _LiteRT(_Exported):
             interpreter.invoke()
             return interpreter.get_tensor(outputs["index"])
 
-        text = None
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                text = archive.read(CARD_FILE) if CARD_FILE in archive.namelist() else None
         return run, inputs["shape"][1:].tolist(), int(outputs["shape"][-1]), text
 
 
@@ -315,6 +324,25 @@ def _load_for_export(source: Path) -> Any:
     model, size = load_model(source), read_keras_card(source).image_size
     pixels = keras.Input((size, size, 3), name="pixels")
     return keras.Model(pixels, model(pixels, training=False), name="classifier")
+
+
+def _measure_body(path: Path, length: int | None = None) -> dict[str, int | str]:
+    """Length and CRC-32 of the first `length` bytes of a model's file, or of a SavedModel's files."""
+    files = (
+        [path] if path.is_file() else [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
+    )
+    num_bytes = crc = 0
+    for file in files:
+        content = file.read_bytes()[:length]
+        num_bytes, crc = num_bytes + len(content), zlib.crc32(content, crc)
+    return {"bytes": num_bytes, "crc32": f"{crc:08x}"}
+
+
+def _check_body(path: Path, card: str | bytes | None) -> None:
+    """Raise ValueError where a model is not the one that its card was written for."""
+    body = parse_json(card, source="its model card").get("body") if card else None
+    if body and body != _measure_body(path, body["bytes"]):
+        raise ValueError("its bytes are not those that were written.")
 
 
 def _first_line(error: Exception) -> str:

@@ -31,8 +31,16 @@ def _count_values(model: keras.Model, *images: keras.KerasTensor) -> int:
             last = outputs
         elif not isinstance(layer, keras.layers.InputLayer):
             if any(None in each.shape[1:] for each in outputs):
-                found = layer.compute_output_spec(keras.tree.map_structure(find, inputs))
+                found = _find_specs(layer, keras.tree.map_structure(find, inputs), len(outputs))
                 known |= dict(zip(map(id, outputs), keras.tree.flatten(found), strict=True))
             last = [find(each) for each in outputs]
             count += sum(int(np.prod(each.shape[1:], dtype="int64")) for each in last)
     return count
+
+
+def _find_specs(layer, inputs, num_outputs: int):
+    """What a layer gives for `inputs`; as large as they are, where it takes more than they."""
+    try:
+        return layer.compute_output_spec(inputs)
+    except (TypeError, ValueError):  # an operation, such as x / 255, or attention
+        return keras.tree.flatten(inputs)[:1] * num_outputs

@@ -47,7 +47,7 @@ class SavedRun:
                 f"{folder.history_file} is damaged: it has {len(run.history)} epochs and the run had "
                 f"{run.result.stopped_at_epoch}. Restore it, or train again in a new folder."
             )
-        if not len(run.predictions):
+        if run.result.val_f1 is None:
             raise ValueError(
                 f"{folder} was trained without validation, so there is nothing to report or compare."
             )

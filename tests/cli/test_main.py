@@ -56,7 +56,7 @@ def test_an_error_is_one_sentence_and_the_status_is_1(
         ("--resume", "--resume needs --out RUN"),
         (
             "--resume --out r --image-size 64 --plan smoke --precision float16",
-            "only --epochs and --max-minutes may change. Leave out --image-size, --plan, or start",
+            "--accumulate and --halve-on-oom may change. Leave out --image-size, --plan, or start",
         ),
         ("--precision float8", "invalid choice: 'float8'"),
     ],

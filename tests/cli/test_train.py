@@ -134,8 +134,9 @@ def test_a_run_without_a_folder_gets_the_next_free_one_named_after_its_plan(tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.json").write_text("{}")
     find_free_folder("runs", "mine").mkdir(parents=True)
-    plan, source, out = _read_new(parse(["train", "--plan", "mine.json", "--epochs", "3"]))
+    plan, source, out, labels = _read_new(parse(["train", "--plan", "mine.json", "--epochs", "3"]))
     assert (plan, source, str(out)) == (TrainingPlan(epochs=3), "auto", "runs/mine-2")
+    assert labels == {}
 
 
 def test_compare_prints_the_table_and_writes_only_into_a_folder_that_is_named(

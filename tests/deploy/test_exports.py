@@ -1,6 +1,7 @@
 """exports: every format predicts as the run does, and holds its contract."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,28 @@ def test_an_export_holds_its_contract(exported):
 
 
 @in_child
+@pytest.mark.parametrize("spoil", ["flip", "cut", "name"])
+def test_a_flipped_bit_or_a_cut_anywhere_is_seen_and_named_with_its_file(exported, tmp_path, spoil):
+    """In the weights, in the program, and in the names of the classes."""
+    is_folder = exported.path.is_dir()
+    path = tmp_path / exported.path.name
+    (shutil.copytree if is_folder else shutil.copyfile)(exported.path, path)
+    file = next(path.glob("variables/*data*")) if is_folder else path
+    if spoil == "name" and is_folder:
+        file = path / "assets.extra" / "flowerkit.json"
+    content = bytearray(file.read_bytes())
+    place = len(content) // 3
+    if spoil == "name":  # labels.txt before the card and the names after it are for other tools
+        place = (content.index if exported.format == "onnx" else content.rindex)(b"tulip")
+    if spoil == "cut":
+        del content[place:]
+    else:
+        content[place] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        load_classifier(path)
+
+
 def test_other_tools_find_the_names_where_they_look():
     skip_without("onnx")
     skip_without("litert")
