@@ -19,6 +19,7 @@ PACKAGE = ROOT / "flowerkit"
 ORDER = [
     "lazy",
     "text",
+    "synonyms",
     "files",
     "schedules",
     "metrics",

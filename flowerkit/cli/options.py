@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
 
@@ -139,20 +139,49 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--host", type=int, metavar="I", help="which of them this is, from 0")
 
 
-def add_plan(parser: argparse.ArgumentParser) -> None:
+_GROUPS = {
+    "plan: what is set first (the fine-tune plan's values are in brackets)": (
+        *("max_minutes", "epochs", "backbone", "weights", "input_size", "per_replica_batch"),
+        *("max_lr", "patience", "seed"),
+    ),
+    "plan: the network": ("head", "dropout", "binary"),
+    "plan: the head first, then the network": (
+        *("freeze_epochs", "freeze_lr", "unfreeze_from", "freeze_norms", "backbone_lr_factor"),
+    ),
+    "plan: optimizer and learning rate": (
+        *("optimizer", "schedule", "start_lr", "min_lr", "rampup_epochs", "sustain_epochs"),
+        *("exp_decay", "lr_reference_batch", "plateau_patience"),
+    ),
+    "plan: regularisation": ("weight_decay", "ema", "label_smoothing", "class_weights"),
+    "plan: augmentation": [field.name for field in fields(Augmentation)],
+}
+
+
+def add_plan(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
     """--plan, and an option for each field of a plan; one that is not given is no attribute."""
     parser.add_argument(
-        "--plan", metavar="NAME|FILE", help=f"{', '.join(PLANS)} or a JSON file [fine-tune]"
+        "--plan",
+        metavar="NAME|FILE",
+        help=f"{', '.join(PLANS)} or a JSON file; the options below replace its values [fine-tune]",
     )
-    group = parser.add_argument_group(
-        "plan fields", "They replace the plan's values; the fine-tune plan's are in brackets."
-    )
+    parser.usage = f"{parser.prog} [OPTION ...]"  # about fifty
+    groups = {
+        name: group
+        for title, names in _GROUPS.items()
+        for group in [parser.add_argument_group(title)]
+        for name in names
+    }
+    rest = parser.add_argument_group("plan: the run")
     helps = {
         field.name: field.metadata["help"]
         for field in (*fields(Augmentation), *fields(TrainingPlan))
         if field.metadata
     }
-    for name, hint in typing.get_type_hints(TrainingPlan).items():
+    hints = typing.get_type_hints(TrainingPlan)
+    for name in [*groups, *(name for name in hints if name not in groups)]:
+        if name in without:
+            continue
+        group, hint = groups.get(name, rest), hints[name]
         option, value = "--" + name.replace("_", "-"), getattr(PLANS["fine-tune"], name)
         is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
         kinds = typing.get_args(hint) if is_union else (hint,)

@@ -38,8 +38,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     add_require(parser)
     add_precision(parser)
     add_compile_cache(parser)
-    add_hosts(parser)
     add_plan(parser)
+    add_hosts(parser)
 
 
 def run_train(args, echo: Echo, progress: Progress) -> int:
@@ -203,7 +203,9 @@ def add_lr_find_options(parser: argparse.ArgumentParser) -> None:
     add_require(parser)
     add_precision(parser)
     add_compile_cache(parser)
-    add_plan(parser)
+    add_plan(
+        parser, without=("start_lr", "max_lr", "min_lr")
+    )  # --min-rate and --max-rate are meant
 
 
 def run_lr_find(args, echo: Echo, progress: Progress) -> int:

@@ -12,6 +12,7 @@ from typing import Literal
 from flowerkit import schedules
 from flowerkit.files import read_json
 from flowerkit.pipeline import Augmentation, check_between, setting
+from flowerkit.synonyms import explain_arguments, explain_name
 from flowerkit.text import did_you_mean
 
 # What a run logs every epoch, with the direction that is better.
@@ -367,6 +368,9 @@ class TrainingPlan:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+TrainingPlan.__init__ = explain_arguments()(TrainingPlan.__init__)
+
+
 def _check_type(name: str, value, hint) -> None:
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     allowed = typing.get_args(hint) if is_union else (hint,)
@@ -548,7 +552,7 @@ def change_plan(plan: TrainingPlan, changes: dict, *, where: str = "the plan") -
     known = [field.name for field in fields(TrainingPlan)]
     for name in changes:
         if name not in known:
-            raise ValueError(f"{where} has an unknown field {name!r}.{did_you_mean(name, known)}")
+            raise ValueError(f"{where} has an unknown field {name!r}.{explain_name(name, known)}")
     try:
         return replace(plan, **changes)
     except ValueError as error:

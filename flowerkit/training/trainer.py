@@ -25,6 +25,7 @@ from flowerkit.pipeline import epoch_permutation, own_first, steps_per_epoch
 from flowerkit.prediction import Predictions, describe_data
 from flowerkit.schedules import Constant, Schedule, as_schedule
 from flowerkit.sources import check_test_split
+from flowerkit.synonyms import explain_arguments
 from flowerkit.text import did_you_mean, pluralize
 from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
@@ -79,6 +80,7 @@ class TrainingResult:
         return str(self.summary)
 
 
+@explain_arguments(plan=TrainingPlan)
 def train(
     data: FlowerData,
     plan: TrainingPlan = FINE_TUNE,
@@ -192,6 +194,7 @@ def _open_folder(
     return RunFolder(path if hosts.is_first() else scratch)
 
 
+@explain_arguments(train, plan=TrainingPlan)
 def fine_tune(
     data: FlowerData,
     epochs: float | Literal["auto"] = "auto",
@@ -222,6 +225,7 @@ def fine_tune(
     return train(data, plan, out=out, **options)
 
 
+@explain_arguments(train, plan=TrainingPlan)
 def fit_one_cycle(
     data: FlowerData,
     epochs: float,

@@ -1,4 +1,5 @@
 import importlib
+import shlex
 import subprocess
 import sys
 
@@ -10,17 +11,17 @@ from flowerkit.cli.parser import COMMANDS, load_function, parse
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "flowerkit: the following arguments are required: COMMAND. `flowerkit --help` lists"),
-        ("tran", "invalid choice: 'tran'"),
+        ("--debug", "flowerkit: the following arguments are required: COMMAND. `flowerkit --help`"),
+        ("tran", "flowerkit: no command 'tran'"),
         ("tran", "Did you mean 'train'? `flowerkit --help` lists all."),
         (
             "train --epocs 3",
-            "flowerkit train: unrecognized arguments: --epocs 3. Did you mean "
-            "'--epochs'? `flowerkit train --help` lists all.",
+            "flowerkit train: no option --epocs. Did you mean --epochs? `flowerkit train --help` "
+            "lists all.",
         ),
-        ("train --epocs=3", "unrecognized arguments: --epocs=3. Did you mean '--epochs'?"),
-        ("train --no-flp", "Did you mean '--no-flip'?"),
-        ("train --epoch 3", "unrecognized arguments: --epoch 3. Did you mean '--epochs'?"),
+        ("train --epocs=3", "no option --epocs. Did you mean --epochs?"),
+        ("train --no-flp", "Did you mean --no-flip?"),
+        ("train --epoch 3", "`flowerkit train` takes it as --epochs."),
         ("train --require tpuu", "Did you mean 'tpu'?"),
         ("predict r --data d --out c --on-corrupt skipp", "Did you mean 'skip'?"),
         ("train --epochs", "flowerkit train: argument --epochs: expected one argument."),
@@ -43,7 +44,60 @@ def test_wrong_usage_is_one_sentence_with_the_nearest_word(flowerkit, words, mes
 def test_a_word_like_no_other_gets_no_suggestion(flowerkit):
     assert "Did you mean" not in flowerkit("train", "--xyzzy")[2]
     assert "unrecognized arguments: ''." in flowerkit("check", "a.csv", "--data", "d", "")[2]
-    assert "invalid choice: " in flowerkit("it's")[2]
+    assert 'no command "it\'s".' in flowerkit("it's")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        *(
+            (f"train {each} 8", "takes it as --per-replica-batch.")
+            for each in ("--batch-size", "-b")
+        ),
+        ("train --lr 1e-3", "takes it as --max-lr."),
+        ("train --output-dir x", "takes it as --out."),
+        ("train --arch ResNet50", "takes it as --backbone."),
+        ("train --img-size 224", "takes it as --input-size."),
+        ("convert a b --imgsz 224", "takes it as --image-size."),
+        ("train --valid x", "takes it as --val."),
+        ("train --wd 1e-3", "takes it as --weight-decay."),
+        ("predict r --data d --output o", "takes it as --out."),
+        ("predict --run r", "takes it as RUN, without an option."),
+        ("lr-find --max-lr 1", "takes it as --max-rate."),
+        ("train --bach-size 8", "Did you mean --per-replica-batch?"),
+        ("train --device cuda", "The device is found by itself"),
+        ("train --pretrained", "--weights none trains from scratch"),
+        ("train --early-stopping", "--patience none never stops"),
+        ("train --num-workers 4", "Images are read by all cores"),
+        ("check a.csv --device cpu", "In `flowerkit train` the device is found by itself"),
+        ("train --tta 3", "--tta is an option of predict."),
+        ("demo --epochs 3", "--epochs is an option of train,"),
+        ("train petals", "Did you mean --data petals?"),
+        ("train --data a --data b", "--data is given twice."),
+        ("--data a train", "Options follow the command."),
+        ("fit", "Did you mean 'train'"),
+        ("eval", "Did you mean 'predict'"),
+        ("infer", "Did you mean 'classify'"),
+    ],
+)
+def test_words_of_other_tools_lead_to_the_option_or_the_way_to_do_it(flowerkit, words, hint):
+    status, out, err = flowerkit(*words.split())
+    assert (status, out, err.count("\n")) == (2, [], 1)
+    assert hint in err
+
+
+def test_the_bare_command_greets_and_help_and_version_are_commands_too(flowerkit):
+    status, out, _ = flowerkit()
+    assert status == 0
+    assert sum(line.startswith("  flowerkit ") for line in out) == 3
+    assert flowerkit("help", "check") == flowerkit("check", "--help")
+    assert flowerkit("version") == flowerkit("--version")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_at_the_end_of_a_commands_help_is_a_command_line(flowerkit, name):
+    example = flowerkit(name, "--help")[1][-1]
+    assert parse(shlex.split(example)[1:]).command == name
 
 
 @pytest.mark.parametrize("words", ["--debug check a.csv --data d", "check a.csv --data d --debug"])
