@@ -96,6 +96,7 @@ _OPTIONS = {
     "owner": "user username",
     "debug": "traceback verbose v vv",
     "resume": "continue resume_from resume_from_checkpoint restart",
+    "accumulate": "accumulate_grad_batches gradient_accumulation_steps grad_accum_steps nbs",
     # Arguments without an option
     "photos": "data images image source input path folder files file dir",
     "runs": "run model models weights checkpoint ckpt",
@@ -152,8 +153,8 @@ _SENTENCES = {
     "auto_lr_find find_lr",
     "fine-tuning is the default; --plan names another": "fine_tune finetune transfer "
     "transfer_learning tune",
-    "`flowerkit train --epochs 0` trains the head alone, on features of the backbone": ""
-    "linear_probe head_only freeze_backbone feature_extract feature_extraction",
+    "`flowerkit train --epochs 0` trains the head alone, on features of the backbone": "linear_probe "
+    "head_only freeze_backbone feature_extract feature_extraction",
     "progress is always shown; --debug adds the traceback of an error": "verbose v vv verbosity "
     "quiet q silent log_level progress loglevel print_freq log_interval",
     "each command compiles what it runs by itself": "compile jit torchcompile torch_compile "
@@ -165,9 +166,8 @@ _SENTENCES = {
     "report.html and pictures are always written": "plots plot report save_plots",
     "the best weights are always kept": "save_best save_best_only save_model save_period nosave "
     "checkpoint_hist save_total_limit restore_best_weights",
-    "gradients are neither clipped nor accumulated; --per-replica-batch sets the batch": ""
-    "clip_grad grad_clip gradient_clip gradient_clip_val clip_norm max_grad_norm accumulate"
-    "accumulate_grad_batches gradient_accumulation_steps grad_accum_steps nbs",
+    "gradients are not clipped; --max-lr sets the highest rate": "clip_grad grad_clip gradient_clip "
+    "gradient_clip_val clip_norm max_grad_norm",
     "the page is for this machine alone": "share public listen server_name",
 }
 # flowerkit's command: what others call it.
@@ -274,7 +274,7 @@ def _in_python(sentence: str) -> str:
         if match[1]:
             return match[0]
         value = {" none": "=None", " gpu": "='gpu'"}.get(
-            match[3], match[3] and match[3].replace(" ", "=")
+            match[3], (match[3] or "").replace(" ", "=")
         )
         return match[2].replace("-", "_") + value
 
@@ -303,8 +303,8 @@ def explain_arguments(*passed_to: Callable, plan: type | None = None) -> Callabl
             for name in [name for name in kwargs if name not in known]:
                 field = find_name(name, fields, spelled=False)
                 if field and not find_name(name, known, spelled=False):
-                    example = f"{title}(data, plan={plan.__name__}({field}=...))"
-                    hint = f" It is a field of the plan: {example}."
+                    given = f"plan={plan.__name__}({field}=...)"
+                    hint = f" It is a field of the plan: {title}(data, {given})."
                 else:
                     hint = explain_name(name, [*known, *fields])
                 raise TypeError(f"{title}() has no argument {name!r}.{hint}")

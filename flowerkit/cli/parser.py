@@ -4,6 +4,7 @@ import argparse
 import importlib
 import itertools
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -144,7 +145,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     words = [word for word in argv if not word.startswith("-")]
     if not argv:
-        parser.exit(0, message=_WELCOME + "\n")
+        parser._print_message(_WELCOME + "\n", sys.stdout)
+        parser.exit()
     if words[:1] == ["help"]:  # as in git
         argv = [*words[1:2], "--help"]
     elif words[:1] == ["version"]:
