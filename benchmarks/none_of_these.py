@@ -99,8 +99,7 @@ def print_scores(run: Path, kept, left_out) -> None:
     from flowerkit.prediction import compute_features
 
     body, head = split_classifier(load_model(run))
-    dense = head.layers[-1]
-    before = keras.Model(head.inputs[0], dense.input)
+    _, *before, dense = head.layers
     kernel, bias = map(keras.ops.convert_to_numpy, dense.weights)
 
     def features_of(data, split):
@@ -113,8 +112,10 @@ def print_scores(run: Path, kept, left_out) -> None:
     )
 
     def logits_of(features):
-        given = before.predict(features.array, verbose=0)
-        return given.astype("float64") @ kernel + bias
+        given = features.array
+        for layer in before:
+            given = layer(given)
+        return keras.ops.convert_to_numpy(given).astype("float64") @ kernel + bias
 
     scores = list_scores(learned, known, logits_of)
     rows = []

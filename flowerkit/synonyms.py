@@ -152,8 +152,8 @@ _SENTENCES = {
     "auto_lr_find find_lr",
     "fine-tuning is the default; --plan names another": "fine_tune finetune transfer "
     "transfer_learning tune",
-    "`flowerkit train --epochs 0` trains the head alone, on features of the backbone": "
-    ""linear_probe head_only freeze_backbone feature_extract feature_extraction",
+    "`flowerkit train --epochs 0` trains the head alone, on features of the backbone": ""
+    "linear_probe head_only freeze_backbone feature_extract feature_extraction",
     "progress is always shown; --debug adds the traceback of an error": "verbose v vv verbosity "
     "quiet q silent log_level progress loglevel print_freq log_interval",
     "each command compiles what it runs by itself": "compile jit torchcompile torch_compile "
@@ -303,7 +303,8 @@ def explain_arguments(*passed_to: Callable, plan: type | None = None) -> Callabl
             for name in [name for name in kwargs if name not in known]:
                 field = find_name(name, fields, spelled=False)
                 if field and not find_name(name, known, spelled=False):
-                    hint = f" It is a field of the plan: {title}(data, plan={plan.__name__}({field}=...))."
+                    example = f"{title}(data, plan={plan.__name__}({field}=...))"
+                    hint = f" It is a field of the plan: {example}."
                 else:
                     hint = explain_name(name, [*known, *fields])
                 raise TypeError(f"{title}() has no argument {name!r}.{hint}")

@@ -142,7 +142,7 @@ def find_run_card(folder: str | os.PathLike) -> ModelCard | None:
         image_size=data.image_size,
         resize=data.resize or "crop",
         val_f1=val_f1,
-        backbone=Path(run.plan().backbone).stem,
+        backbone=Path(run.plan().backbone).name.removesuffix(".keras"),
         trained_on=data.origin,
         temperature=temperature,
         val_certainty=val_certainty,

@@ -156,6 +156,7 @@ def _convert_in_child(source: Path, target: Path, kind: Format) -> None:
     )
     # Where the layers of the user's own are registered.
     owners = {each.__module__ for each in keras.saving.get_custom_objects().values()}
+    owners = {name for name in owners if not name.startswith("keras_hub.")}  # found by the file
 
     # The accelerator belongs to this process; the conversion needs none.
     settings = {

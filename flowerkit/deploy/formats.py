@@ -199,6 +199,7 @@ class _Onnx(_Exported):
         model(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports only a called model
         model.export(target, format="onnx", verbose=False)
         model, card = onnx.load(str(target)), read_keras_card(source)
+        _replace_erfc(model)
         names = json.dumps(card.class_names, ensure_ascii=False)
         properties = {_METADATA_KEY: card.to_json(), "class_names": names}
         onnx.helper.set_model_props(model, properties)
@@ -215,6 +216,25 @@ class _Onnx(_Exported):
 
         text = session.get_modelmeta().custom_metadata_map.get(_METADATA_KEY)
         return run, inputs.shape[1:], outputs.shape[-1], text
+
+
+def _replace_erfc(model: Any) -> None:
+    """Write the Erfc of TensorFlow's exact GELU, which ONNX does not have, as 1 - Erf."""
+    import numpy as np
+    import onnx
+
+    nodes, one = [], "flowerkit_one"
+    for node in model.graph.node:
+        if node.op_type != "Erfc":
+            nodes.append(node)
+            continue
+        erf = f"{node.output[0]}_erf"
+        nodes.append(onnx.helper.make_node("Erf", node.input, [erf]))
+        nodes.append(onnx.helper.make_node("Sub", [one, erf], node.output))
+    if len(nodes) > len(model.graph.node):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), one))
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
 
 
 class _LiteRT(_Exported):

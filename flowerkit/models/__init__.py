@@ -3,6 +3,7 @@
 classifier  build, save and load a classifier: backbone + head with input scaling inside
 outputs     what a model gives for batch after batch, compiled once; the check of a saved copy
 backbones   backbones.csv; Keras Applications, .keras files, tiny and dense networks; weights
+hub         networks of KerasHub by name: hub:PRESET
 foreign     networks that a user brings: looked at, and made anew in the present precision
 heads       the layers from features to probabilities: the DenseNet121 head of the notebook, four others
 freezing    which layers are trainable, and how deep each is (for lower rates towards the first)
@@ -28,6 +29,7 @@ __getattr__, __dir__, __all__ = lazy(
         "list_backbones": "backbones",
         "tabulate_backbones": "backbones",
         "find_cached_weights": "backbones",
+        "fixed_input_size": "backbones",
         "weights_folder": "backbones",
         "read_keras": "foreign",
         "copy_state": "foreign",

@@ -1,5 +1,7 @@
 """The networks that turn scaled pixels into features: Keras Applications, files, small ones; their list.
 
+Those of KerasHub are in `hub`.
+
 Keras is imported where a network is built: `flowerkit models` prints the list without it.
 """
 
@@ -16,6 +18,7 @@ from flowerkit.text import did_you_mean
 _log = logging.getLogger("flowerkit")
 
 TINY = "tiny"
+HUB = "hub:"
 # The dense networks of the regularisation study: widths of the layers before the softmax.
 DENSE = {"dense-small": (64, 64), "dense-large": (512, 512, 512, 512)}
 # What a dense network sees of a larger image: at 224 px its first layer alone would have 77 million
@@ -60,6 +63,18 @@ def find_cached_weights() -> list[Path]:
     return sorted(weights_folder().glob("*_no*top*.h5"))
 
 
+def fixed_input_size(backbone) -> int | None:
+    """The only side, in px, of the images that a pretrained `backbone` takes; None: it takes any.
+
+    Transformers of KerasHub have one. Raises as `build_backbone`.
+    """
+    if not str(backbone).startswith(HUB):
+        return None
+    from flowerkit.models.hub import fixed_input_size
+
+    return fixed_input_size(str(backbone))
+
+
 def default_input_size(name: str, image_size: int) -> int:
     """The side, in px, of what the backbone `name` sees of images that have the side `image_size`."""
     return min(image_size, DENSE_INPUT_PX) if name.startswith("dense-") else image_size
@@ -68,7 +83,7 @@ def default_input_size(name: str, image_size: int) -> int:
 def build_backbone(network, weights, input_size: int, dropout: float) -> tuple:
     """The keras.Model `network`, named "backbone", and the preprocess_input of its pixels, or None.
 
-    `network`: a name of the list, a `.keras` file, or a keras.Model. `weights`: see
+    `network`: a name of the list, "hub:PRESET", a `.keras` file, or a keras.Model. `weights`: see
     `build_classifier`. `dropout` serves the dense networks, after each of their layers but the last.
     """
     import keras
@@ -84,7 +99,13 @@ def build_backbone(network, weights, input_size: int, dropout: float) -> tuple:
             f"(--weights none)."
         )
     preprocess = None
-    if is_model or name.endswith(".keras"):
+    if name.startswith(HUB):
+        from flowerkit.models.hub import build_from_hub
+
+        body, preprocess = build_from_hub(
+            name, input_size=input_size, with_weights=weights == "imagenet"
+        )
+    elif is_model or name.endswith(".keras"):
         body = adopt(network, input_size=input_size, with_weights=weights is not None)
     elif name == TINY or name.removesuffix("-bn") in DENSE:
         if weights == "imagenet":
@@ -114,7 +135,8 @@ def _build_application(name: str, weights, shape: tuple[int, int, int]) -> tuple
     build = getattr(keras.applications, names.get(name.lower(), ""), None)
     if build is None:
         raise ValueError(
-            f"backbone {name!r} is neither in the list of `flowerkit models` nor a .keras file."
+            f"backbone {name!r} is neither in the list of `flowerkit models` nor a .keras file, nor a "
+            f"preset of KerasHub, hub:NAME."
             f"{did_you_mean(name, names.values())}"
         )
     try:

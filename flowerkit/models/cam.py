@@ -121,8 +121,10 @@ def _score(probabilities, classes):
 
 
 def _weigh(features, gradients):
+    # A channel that is the same everywhere (a transformer's class token) speaks for no place.
+    varies = ops.any(features != features[:, :1, :1], axis=(1, 2), keepdims=True)
     product = ops.cast(features, "float32") * ops.cast(gradients, "float32")
-    return ops.sum(product, axis=-1)
+    return ops.sum(ops.where(varies, product, 0.0), axis=-1)
 
 
 def _explain_with_tensorflow(body: keras.Model, head: keras.Model) -> Callable:
@@ -148,15 +150,18 @@ def _explain_with_jax(body: keras.Model, head: keras.Model) -> Callable:
         variables = model.trainable_variables, model.non_trainable_variables
         return [[variable.value for variable in group] for group in variables]
 
-    states = [state_of(body), state_of(head)]  # arguments: constants would be compiled in
-
     @jax.jit
     def explain(states, pixels, classes):
         features = call(body, states[0], pixels)
         gradients = jax.grad(lambda map_: _score(call(head, states[1], map_), classes))(features)
         return _weigh(features, gradients)
 
-    return lambda pixels, classes: np.asarray(explain(states, pixels, classes))
+    def explain_now(pixels, classes) -> np.ndarray:
+        # Arguments: constants would be compiled in. Read at each call: Keras's predict deletes the
+        # arrays that the variables had, and assigns others.
+        return np.asarray(explain([state_of(body), state_of(head)], pixels, classes))
+
+    return explain_now
 
 
 def _enlarge(coarse: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:

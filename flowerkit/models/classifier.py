@@ -39,11 +39,12 @@ def build_classifier(
 ) -> keras.Model:
     """Images (n, image_size, image_size, 3), any dtype, 0..255 -> (n, num_classes) probabilities.
 
-    `backbone`: a name of `list_backbones` ("tiny" is a small network for CPUs), or a network of your
-    own, a `.keras` file or a model, which is copied (docs/backbones.md says what it may be).
-    `weights`: "imagenet" (the pretrained weights: Keras' file, or those inside your network), None
-    (random), a weights file of that backbone, or a run folder or a classifier's `.keras` file, whose
-    backbone has them.
+    `backbone`: a name of `list_backbones` ("tiny" is a small network for CPUs), "hub:PRESET" (a
+    preset of KerasHub: a name, a handle or a folder), or a network of your own, a `.keras` file or a
+    model, which is copied (docs/backbones.md says what it may be).
+    `weights`: "imagenet" (the pretrained weights: Keras' file, the preset's, or those inside your
+    network), None (random), a weights file of that backbone, or a run folder or a classifier's
+    `.keras` file, whose backbone has them.
     `head`: see `heads.add_head`. `dropout`: its fraction, and a dense network's; None: see `DROPOUT`.
     `input_size` (px): what the backbone sees; images of another size are resized inside the model.
     None: `image_size`, for a dense network at most 64.

@@ -6,6 +6,7 @@ contract.
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,12 @@ from flowerkit.models.freezing import own_learnable, unfreeze, walk_layers
 def read_keras(path: Path) -> keras.Model:
     """The model in a `.keras` file, not compiled, in the precision that it was saved in.
 
-    Raises ValueError if it does not load.
+    Raises ValueError if it does not load, RuntimeError where it needs KerasHub, which is not here.
     """
+    if "keras_hub>" in _read_config(path):
+        from flowerkit.models.hub import import_keras_hub
+
+        import_keras_hub()  # registers its layers
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # reads all; Keras would take what it finds
@@ -38,16 +43,22 @@ def read_keras(path: Path) -> keras.Model:
 @contextmanager
 def _policy_of(path: Path) -> Iterator[None]:
     """The dtype policy of a file, which the layers that a user's layer makes for itself follow."""
-    mixed = None
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            mixed = re.search(rb'"(mixed_b?float16)"', archive.read("config.json"))
+    mixed = re.search('"(mixed_b?float16)"', _read_config(path))
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(mixed[1].decode() if mixed else "float32")
+    keras.config.set_dtype_policy(mixed[1] if mixed else "float32")
     try:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def _read_config(path: Path) -> str:
+    """The layers of a `.keras` file as JSON; empty for what is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read("config.json").decode()
+    except (zipfile.BadZipFile, KeyError, EOFError, ValueError, zlib.error):
+        return ""
 
 
 def reason_of(error: Exception) -> str:
@@ -72,11 +83,13 @@ def _explain_code(name: str | Path, error: Exception) -> str | None:
     return None
 
 
-def adopt(network: str | keras.Model, *, input_size: int, with_weights: bool = True) -> keras.Model:
+def adopt(
+    network: str | keras.Model, *, input_size: int, with_weights: bool = True, is_ours: bool = False
+) -> keras.Model:
     """`network` (a `.keras` file or a model) as a backbone in the present dtype policy, all trainable.
 
-    It shares nothing with a model that is given. `with_weights`: those inside; without them they are
-    fresh, but for what is not learned (an adapted Normalization).
+    It shares nothing with a model that is given, unless it `is_ours`. `with_weights`: those inside;
+    without them they are fresh, but for what is not learned (an adapted Normalization).
 
     Raises FileNotFoundError, and ValueError for what is no backbone of images of `input_size` px.
     """
@@ -95,7 +108,7 @@ def adopt(network: str | keras.Model, *, input_size: int, with_weights: bool = T
     _check_input(source, name, input_size)
     policy = keras.config.dtype_policy().name
     is_as_wanted = all(layer.dtype_policy.name == policy for _, layer in walk_layers(source))
-    is_kept = is_file and with_weights and is_as_wanted
+    is_kept = (is_file or is_ours) and with_weights and is_as_wanted
     body = source if is_kept else _make_anew(source, name, policy)
     output = _find_output(body, name, input_size)  # and builds what has not been
     if not is_kept and source.built:

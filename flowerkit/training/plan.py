@@ -11,6 +11,7 @@ from typing import Literal
 
 from flowerkit import schedules
 from flowerkit.files import read_json
+from flowerkit.models import fixed_input_size
 from flowerkit.pipeline import Augmentation, check_between, setting
 from flowerkit.synonyms import explain_arguments, explain_name
 from flowerkit.text import did_you_mean
@@ -101,7 +102,9 @@ class TrainingPlan:
     0.001
     """
 
-    backbone: str = setting("DenseNet121", "a Keras Applications name, tiny, or a .keras file")
+    backbone: str = setting(
+        "DenseNet121", "a Keras Applications name, hub:PRESET of KerasHub, tiny, or a .keras file"
+    )
     weights: str | None = setting(
         "imagenet", "imagenet, a weights file, a run folder to go on from, or none"
     )
@@ -447,6 +450,8 @@ def settle(
     choose("freeze_epochs", longer(plan.head_epochs, steps) if pretrained else 0, backbone)
     choose("freeze_norms", pretrained, backbone)
     choose("backbone_lr_factor", 0.2 if pretrained else None, backbone)
+    if plan.input_size == "auto" and pretrained and (fixed := fixed_input_size(plan.backbone)):
+        choose("input_size", fixed, f"{plan.backbone} takes no other")
     if not pretrained:
         choose("input_size", None, f"as stored; {backbone} has no size of its own")
     elif kind == "cpu" and not is_timed and stored_px < SLOW_SIZE_PX:

@@ -184,7 +184,7 @@ class RunResult:
     """result.json: how a run ended.
 
     `best_weights` are "raw" or "averaged". `seconds`: from start to end of training, and of the epochs
-    before it was resumed. The scores are None where there are no such images or their labels are unknown.
+    before it was resumed. The scores are None where there are no such images or no labels of them.
     `failed`: a fault ended it before the plan's end, such as a loss that is not a number.
     """
 

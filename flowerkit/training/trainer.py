@@ -20,7 +20,7 @@ from flowerkit.accelerator import Accelerator, connect, hosts
 from flowerkit.console import Progress, showing
 from flowerkit.data import FlowerData, Split, check_leak, load_split
 from flowerkit.files import check_room, find_free_folder
-from flowerkit.models import check_reload, choose_trainable, save_classifier
+from flowerkit.models import check_reload, choose_trainable, fixed_input_size, save_classifier
 from flowerkit.pipeline import epoch_permutation, own_first, steps_per_epoch
 from flowerkit.prediction import Predictions, describe_data
 from flowerkit.schedules import Constant, Schedule, as_schedule
@@ -277,7 +277,7 @@ def _prepare(
     if plan.max_minutes is not None:
         clock.at = started + 60 * plan.max_minutes
     fitted = folder.fitted() if resume else Fitted()
-    is_open = plan.input_size == "auto"
+    is_open = plan.input_size == "auto" and not fixed_input_size(plan.backbone)
     plan, reasons = settle(
         plan,
         num_train=data.counts["train"],

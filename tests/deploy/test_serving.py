@@ -44,6 +44,7 @@ def ask(page, photo):
     return json.loads(reply.body)
 
 
+@pytest.mark.backends
 def test_a_photo_gets_its_classes_the_map_and_the_nearest_training_photos(page, classifier, photo):
     found = ask(page, photo)
     shares = classifier.predict(photo)[0].classes
@@ -68,6 +69,7 @@ def test_an_unreadable_file_gets_a_message(page):
     assert "0 bytes" in json.loads(page("POST", "/classify", b"").body)["problem"]
 
 
+@pytest.mark.backends
 def test_what_is_less_certain_than_val_is_none_of_the_classes(classifier, photo):
     card = replace(classifier.card, val_certainty=[-100.0] + [1.0] * 100)
     found = ask(ClassifierPage(replace(classifier, card=card)), photo)
