@@ -165,8 +165,8 @@ _SENTENCES = {
     "report.html and pictures are always written": "plots plot report save_plots",
     "the best weights are always kept": "save_best save_best_only save_model save_period nosave "
     "checkpoint_hist save_total_limit restore_best_weights",
-    "gradients are neither clipped nor accumulated; --per-replica-batch sets the batch": "
-    ""clip_grad grad_clip gradient_clip gradient_clip_val clip_norm max_grad_norm accumulate"
+    "gradients are neither clipped nor accumulated; --per-replica-batch sets the batch": ""
+    "clip_grad grad_clip gradient_clip gradient_clip_val clip_norm max_grad_norm accumulate "
     "accumulate_grad_batches gradient_accumulation_steps grad_accum_steps nbs",
     "the page is for this machine alone": "share public listen server_name",
 }
