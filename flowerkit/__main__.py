@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 failed or problems found, 2 wrong usage."""
     started = time.monotonic()
     args = parse(sys.argv[1:] if argv is None else argv)
-    args.started = started
+    args.started, args.words = started, list(sys.argv[1:] if argv is None else argv)
     start_log()
     progress = ProgressLine()
     before = signal.signal(signal.SIGTERM, _interrupt)  # in training, the run has its own

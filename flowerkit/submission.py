@@ -1,17 +1,24 @@
-"""The csv that Kaggle takes: written whole, and checked line by line against the test set. Pure."""
+"""The csv that Kaggle takes, and the one that people read: written whole, checked line by line. Pure.
 
+submission.csv has ids and class ids, as a competition asks; predictions.csv, of a folder of photos, has
+names and probabilities.
+"""
+
+import contextlib
 import csv
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
 
 from flowerkit.files import write_text
-from flowerkit.text import is_formula, pluralize
+from flowerkit.text import format_csv, is_formula, pluralize, to_cell
 
 HEADER = ["id", "label"]
 HEADER_LINE = ",".join(HEADER)
+PREDICTIONS = ["photo", "predicted", "probability"]
+TRUE_LABEL = "label"  # the column after them, where the photos have labels
 _UNFIT = re.compile(r'[,"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # line ends and controls
 NAMED_IDS = 5  # missing ids that a report names
 
@@ -54,19 +61,78 @@ def check_submission(
     order mark, Windows line ends, quoted values and empty lines at the end are no problems. If no row
     has an id of the test set, that is the one problem. Raises FileNotFoundError for a missing file.
     """
+    return _check(path, ids, HEADER, lambda label, *_: _find_label_fault(label, num_classes, names))
+
+
+def write_predictions(
+    path: str | os.PathLike,
+    photos: Sequence[str],
+    predicted: Sequence[int],
+    probabilities: Sequence[float],
+    class_names: Sequence[str],
+    labels: Mapping[str, int] | None = None,
+) -> None:
+    """Write `photo,predicted,probability`: the name of each photo's class, and how sure that is, 0..1.
+
+    With `labels`, the class ids of photos, `label` has the name of the true class, and is empty for a
+    photo without one. An older file stays whole if writing fails.
+    """
+    rows = [[*PREDICTIONS, *[TRUE_LABEL] * (labels is not None)]]
+    for photo, label, share in zip(photos, predicted, probabilities, strict=True):
+        row = [photo, class_names[label], f"{share:.4f}"]
+        if labels is not None:
+            row.append(class_names[labels[photo]] if photo in labels else None)
+        rows.append(row)
+    write_text(path, format_csv(rows))
+
+
+def holds_predictions(path: str | os.PathLike) -> bool:
+    """Whether the csv is one of `write_predictions`, by its header."""
+    with contextlib.suppress(UnicodeDecodeError):
+        return _split(next(iter(_read_lines(path)), ""))[: len(PREDICTIONS)] == PREDICTIONS
+    return False
+
+
+def check_predictions(
+    path: str | os.PathLike, photos: Iterable[str], class_names: Sequence[str]
+) -> list[str]:
+    """Every problem of a csv of `write_predictions`, each a sentence, as in `check_submission`."""
+    names = [to_cell(name) for name in class_names]
+    has_labels = TRUE_LABEL in _split(next(iter(_read_lines(path)), ""))
+
+    def find_fault(label: str, share: str = "", true: str = "") -> str | None:
+        if fault := _find_label_fault(label, len(names), names):
+            return fault
+        if not re.fullmatch(r"[01]\.\d+", share) or float(share) > 1:
+            return f"has the probability {_short(share)}, wanted 0 to 1"
+        return true and _find_label_fault(true, len(names), names)
+
+    return _check(path, photos, [*PREDICTIONS, *[TRUE_LABEL] * has_labels], find_fault)
+
+
+def read_predictions(path: str | os.PathLike, class_names: Sequence[str]) -> dict[str, int]:
+    """The predicted class id of each photo in a csv of `write_predictions` that is valid."""
+    id_of = {to_cell(name): number for number, name in enumerate(class_names)}
+    return {fields[0]: id_of[fields[1]] for fields in map(_split, _read_lines(path)[1:])}
+
+
+def _check(
+    path: str | os.PathLike, ids: Iterable[str], header: list[str], find_fault: Callable
+) -> list[str]:
+    header_line = ",".join(header)
     wanted = dict.fromkeys(ids)  # a set that keeps the order, so that reports do too
     try:
         lines = _read_lines(path)
     except UnicodeDecodeError as error:
         return [f"not UTF-8 text (byte {error.start}: {error.reason}); save it as csv in UTF-8"]
     if not lines:
-        return [f"the file is empty; wanted the header '{HEADER_LINE}' and {len(wanted):,} rows"]
+        return [f"the file is empty; wanted the header '{header_line}' and {len(wanted):,} rows"]
     rows = list(enumerate(map(_split, lines), start=1))
     problems = []
     if rows[0][1][0] in wanted:
-        problems.append(f"line 1: no header; wanted '{HEADER_LINE}'")
-    elif rows.pop(0)[1] != HEADER:
-        problems.append(f"line 1: header is {_short(lines[0])}, wanted '{HEADER_LINE}'")
+        problems.append(f"line 1: no header; wanted '{header_line}'")
+    elif rows.pop(0)[1] != header:
+        problems.append(f"line 1: header is {_short(lines[0])}, wanted '{header_line}'")
     found = {fields[0] for _, fields in rows}
     if rows and found.isdisjoint(wanted):
         number, fields = rows[0]
@@ -76,7 +142,7 @@ def check_submission(
             "data, or other columns; the rows were not checked"
         )
         return problems
-    problems += _check_rows(rows, wanted, num_classes, names)
+    problems += _check_rows(rows, wanted, header, find_fault)
     if len(rows) != len(wanted):
         problems.append(f"{pluralize(len(rows), 'row')}, wanted {len(wanted):,}")
     if missing := [_short(name) for name in wanted if name not in found]:
@@ -99,11 +165,11 @@ def read_labels(path: str | os.PathLike, names: Sequence[str] | None = None) -> 
     return labels
 
 
-def read_ids(path: str | os.PathLike) -> list[str]:
+def read_ids(path: str | os.PathLike, *, column: str = "id") -> list[str]:
     """The ids of a csv such as `sample_submission.csv`, in its order.
 
-    Raises FileNotFoundError, or ValueError if its first column is not `id`, an id repeats or there is
-    none.
+    Raises FileNotFoundError, or ValueError if its first column is not `column`, an id repeats or there
+    is none.
     """
     try:
         lines = _read_lines(path)
@@ -111,9 +177,9 @@ def read_ids(path: str | os.PathLike) -> list[str]:
         raise ValueError(
             f"{path} is not UTF-8 text (byte {error.start}: {error.reason}). Fetch the file again."
         ) from None
-    if len(lines) < 2 or _split(lines[0])[0] != HEADER[0]:
+    if len(lines) < 2 or _split(lines[0])[0] != column:
         found = f"starts with {_short(lines[0])}" if len(lines) > 1 else "holds no rows"
-        raise ValueError(f"{path} {found}; wanted a csv whose first column is 'id'.")
+        raise ValueError(f"{path} {found}; wanted a csv whose first column is '{column}'.")
     line_of: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
         name = _split(line)[0]
@@ -204,8 +270,8 @@ def _split(line: str) -> list[str]:
 def _check_rows(
     rows: list[tuple[int, list[str]]],
     wanted: Collection[str],
-    num_classes: int,
-    names: Sequence[str] | None,
+    header: list[str],
+    find_fault: Callable,
 ) -> list[str]:
     problems: list[str] = []
     line_of: dict[str, int] = {}
@@ -213,9 +279,9 @@ def _check_rows(
         if fields == [""]:
             problems.append(f"line {number}: empty")
             continue
-        if len(fields) != len(HEADER):
-            columns = pluralize(len(fields), "column")
-            problems.append(f"line {number}: {columns}, wanted 2 ({HEADER_LINE})")
+        if len(fields) != len(header):
+            columns, line = pluralize(len(fields), "column"), ",".join(header)
+            problems.append(f"line {number}: {columns}, wanted {len(header)} ({line})")
         name = fields[0]
         first = line_of.setdefault(name, number)
         if first != number:
@@ -224,7 +290,7 @@ def _check_rows(
             )
         elif name not in wanted:
             problems.append(f"line {number}: id {_short(name)} is not in the test set")
-        if len(fields) > 1 and (fault := _find_label_fault(fields[1], num_classes, names)):
+        if len(fields) > 1 and (fault := find_fault(*fields[1 : len(header)])):
             problems.append(f"line {number}: label {fault}")
     return problems
 

@@ -147,11 +147,12 @@ def format_csv(rows: Iterable[Iterable]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows(map(_as_text, row) for row in rows)
+    writer.writerows(map(to_cell, row) for row in rows)
     return text.getvalue()
 
 
-def _as_text(cell):
+def to_cell(cell):
+    """A cell as `format_csv` writes it, before quotes."""
     if not isinstance(cell, str):
         return cell
     text = _ANY_CONTROL.sub(lambda found: repr(found[0])[1:-1], readable(cell))

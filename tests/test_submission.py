@@ -3,7 +3,16 @@ import re
 import numpy as np
 import pytest
 
-from flowerkit.submission import check_submission, read_ids, read_labels, write_submission
+from flowerkit.submission import (
+    check_predictions,
+    check_submission,
+    holds_predictions,
+    read_ids,
+    read_labels,
+    read_predictions,
+    write_predictions,
+    write_submission,
+)
 
 IDS = ["a1b2", "c3d4", "e5f6", "0789"]
 
@@ -218,3 +227,67 @@ def test_a_row_that_is_no_id_and_label_is_named(tmp_path, row):
     (tmp_path / "s.csv").write_text(f"id,label\na,1\n{row}\n")
     with pytest.raises(ValueError, match=f"s.csv: '{row}' is not an id and its label"):
         read_labels(tmp_path / "s.csv")
+
+
+# predictions.csv ----------------------------------------------------------------------------------
+
+PHOTOS = ["rose/1.jpg", "lily/2.jpg", "new/3.jpg"]
+CLASSES = ["lily", 'rose, "old"', "=1+1"]
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    path = tmp_path / "predictions.csv"
+    labels = {"rose/1.jpg": 1, "lily/2.jpg": 0}
+    write_predictions(path, PHOTOS, np.array([1, 0, 2]), [0.98765, 1.0, 0.5], CLASSES, labels)
+    return path
+
+
+def test_predictions_have_names_and_probabilities_and_the_true_label_where_it_is_known(predictions):
+    assert predictions.read_text(encoding="utf-8") == (
+        "photo,predicted,probability,label\n"
+        'rose/1.jpg,"rose, ""old""",0.9877,"rose, ""old"""\n'
+        "lily/2.jpg,lily,1.0000,lily\n"
+        "new/3.jpg,'=1+1,0.5000,\n"  # no formula for a spreadsheet
+    )
+    assert check_predictions(predictions, PHOTOS, CLASSES) == []
+    assert read_predictions(predictions, CLASSES) == dict(zip(PHOTOS, [1, 0, 2], strict=True))
+
+
+def test_without_labels_there_is_no_column_of_them(tmp_path):
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, PHOTOS[:1], [1], [0.75], CLASSES)
+    assert path.read_text().splitlines()[0] == "photo,predicted,probability"
+    assert check_predictions(path, PHOTOS[:1], CLASSES) == []
+
+
+def test_the_header_tells_predictions_from_a_submission(predictions, tmp_path):
+    assert holds_predictions(predictions)
+    submission = tmp_path / "submission.csv"
+    write_submission(submission, IDS, [1, 2, 3, 4])
+    assert not holds_predictions(submission)
+    submission.write_bytes(b"")
+    assert not holds_predictions(submission)
+    submission.write_bytes(b"\xff\xfe")
+    assert not holds_predictions(submission)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        holds_predictions(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (",lily,1.0000", ",lilly,1.0000", "line 3: label 'lilly' is none of the classes lily, "),
+        (",lily\n", ",lilly\n", "line 3: label 'lilly' is none of the classes"),
+        ("1.0000", "1.2", "line 3: label has the probability '1.2', wanted 0 to 1"),
+        ("1.0000", "nan", "line 3: label has the probability 'nan', wanted 0 to 1"),
+        ("1.0000,lily", "1.0000", "line 3: 3 columns, wanted 4 (photo,predicted,"),
+        ("lily/2.jpg,", "lily/9.jpg,", "line 3: id 'lily/9.jpg' is not in the test set"),
+        ("new/3.jpg,", "lily/2.jpg,", "line 4: id 'lily/2.jpg' appears twice (first on line 3)"),
+    ],
+)
+def test_every_problem_of_predictions_names_its_line(predictions, old, new, problem):
+    text = predictions.read_text()
+    assert old in text
+    predictions.write_text(text.replace(old, new, 1))
+    assert check_predictions(predictions, PHOTOS, CLASSES)[0].startswith(problem)

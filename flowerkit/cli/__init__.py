@@ -13,6 +13,7 @@ ahead     its --compile-for: a plan's steps compiled for a TPU that is not here
 data      convert, check-data
 train     train, contest, lr-find, study, compare, models
 look      predict, check, report
+closing   the last lines of train, demo and lr-find
 use       export, classify, serve
 kaggle    bundle, push, watch, pull, submit
 """

@@ -14,7 +14,15 @@ from flowerkit.cli.options import (
 )
 from flowerkit.cli.terminal import Echo, Progress, connect_device
 from flowerkit.files import check_room
-from flowerkit.submission import check_submission, read_labels, write_submission
+from flowerkit.submission import (
+    check_predictions,
+    check_submission,
+    holds_predictions,
+    read_labels,
+    read_predictions,
+    write_predictions,
+    write_submission,
+)
 from flowerkit.text import pluralize
 
 _SHOWN_PROBLEMS = 50
@@ -92,7 +100,9 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
 
 def _check_outputs(args) -> None:
     if args.out.is_dir():
-        raise ValueError(f"{args.out} is a folder. Pass --out a file, such as submission.csv.")
+        raise ValueError(
+            f"{args.out} is a folder. Pass --out a file, such as {args.out}/submission.csv."
+        )
     if args.probabilities and args.probabilities.suffix != ".npz":
         raise ValueError(
             f"--probabilities writes an npz file. Received: {args.probabilities}. Let it end in .npz."
@@ -129,9 +139,39 @@ def _find_data(run, trained_on, args):
 
 
 def submit(predictions, data, csv: Path, echo: Echo) -> list[str]:
-    """Write the csv of `Predictions` and report its problems."""
-    write_submission(csv, predictions.ids, predictions.predicted, data.csv_labels)
+    """Write the csv of `Predictions`, of a folder of photos with names, and report its problems."""
+    from flowerkit.photos import load_conversion
+
+    if load_conversion(data.folder) is None:
+        write_submission(csv, predictions.ids, predictions.predicted, data.csv_labels)
+    else:
+        write_predictions(
+            csv,
+            predictions.ids,
+            predictions.predicted,
+            predictions.probabilities.max(axis=1),
+            data.class_names,
+            read_test_labels(data),
+        )
     return report_problems(csv, data, echo)
+
+
+def read_test_labels(data) -> dict[str, int] | None:
+    """The class ids of test images by id, where the test split has labels (a folder of photos)."""
+    from flowerkit.photos import TEST_LABELS
+
+    known = data.folder / TEST_LABELS
+    return read_labels(known, data.csv_labels) if known.is_file() else None
+
+
+def find_problems(csv: Path, data) -> list[str]:
+    """Every problem of a submission.csv or a predictions.csv, which its header tells apart."""
+    from flowerkit.sources import find_test_ids
+
+    ids = find_test_ids(data)
+    if holds_predictions(csv):
+        return check_predictions(csv, ids, data.class_names)
+    return check_submission(csv, ids, data.num_classes, data.csv_labels)
 
 
 # check --------------------------------------------------------------------------------------------
@@ -153,9 +193,7 @@ def report_problems(csv: Path, data, echo: Echo) -> list[str]:
 
     Of a valid csv the score is printed where the test labels are known (a folder of photos).
     """
-    from flowerkit.sources import find_test_ids
-
-    problems = check_submission(csv, find_test_ids(data), data.num_classes, data.csv_labels)
+    problems = find_problems(csv, data)
     if problems:
         echo(f"{csv}: {pluralize(len(problems), 'problem')}")
         for problem in problems[:_SHOWN_PROBLEMS]:
@@ -164,8 +202,11 @@ def report_problems(csv: Path, data, echo: Echo) -> list[str]:
             echo(f"  ... and {len(problems) - _SHOWN_PROBLEMS:,} more")
         return problems
     rows = data.counts["test"]
-    labels = "class names that are numbers" if data.csv_labels else f"0..{data.num_classes - 1}"
-    echo(f"{csv}: {rows:,} rows, every id once, labels in {labels}: valid")
+    if holds_predictions(csv):
+        echo(f"{csv}: {pluralize(rows, 'photo')}, every one once, with names of classes: valid")
+    else:
+        labels = "class names that are numbers" if data.csv_labels else f"0..{data.num_classes - 1}"
+        echo(f"{csv}: {rows:,} rows, every id once, labels in {labels}: valid")
     if score := find_score(csv, data):
         f1, share, num = score
         echo(
@@ -177,12 +218,14 @@ def report_problems(csv: Path, data, echo: Echo) -> list[str]:
 def find_score(csv: Path, data) -> tuple[float, float, int] | None:
     """Macro F1, accuracy and number of images of a valid csv; None where no test label is known."""
     from flowerkit.metrics import accuracy, macro_f1
-    from flowerkit.photos import TEST_LABELS
 
-    known = data.folder / TEST_LABELS
-    if not known.is_file():
+    true = read_test_labels(data)
+    if true is None:
         return None
-    found, true = read_labels(csv, data.csv_labels), read_labels(known, data.csv_labels)
+    if holds_predictions(csv):
+        found = read_predictions(csv, data.class_names)
+    else:
+        found = read_labels(csv, data.csv_labels)
     labels = {name: label for name, label in true.items() if name in found}
     if not labels:
         return None
@@ -216,13 +259,8 @@ def run_report(args, echo: Echo, progress: Progress) -> int:
         echo(f"without the pictures of its data: {error} (pass --data FOLDER)")
         echo(f"wrote {write_report(run.path)}")
         return 0
-    from flowerkit.sources import find_test_ids
-
-    problems = None
-    if run.submission_file.is_file():
-        problems = check_submission(
-            run.submission_file, find_test_ids(data), data.num_classes, data.csv_labels
-        )
+    csv = run.csv_file()
+    problems = find_problems(csv, data) if csv.is_file() else None
     report = write_report(
         run.path, val_images=images, submission_problems=problems, model=run.model()
     )

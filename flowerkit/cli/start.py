@@ -39,7 +39,14 @@ def run_demo(args, echo: Echo, progress: Progress) -> int:
     )
     echo(str(data))
     return train_and_submit(
-        PLANS["smoke"], data, out / "run", accelerator, args.started, echo, progress
+        PLANS["smoke"],
+        data,
+        out / "run",
+        accelerator,
+        args.started,
+        echo,
+        progress,
+        command=["train", "--data", str(data.folder), "--plan", "smoke"],
     )
 
 

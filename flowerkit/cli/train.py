@@ -5,10 +5,12 @@ import contextlib
 import functools
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from flowerkit.accelerator import hosts
+from flowerkit.cli.closing import change_command, close_training, drop_options, join_command
 from flowerkit.cli.options import (
     add_compile_cache,
     add_data,
@@ -63,7 +65,16 @@ def run_train(args, echo: Echo, progress: Progress) -> int:
         data = relabel(data, relabelled) if args.labels is None else data
         echo(str(data))
         return train_and_submit(
-            plan, data, out, accelerator, args.started, echo, progress, resume=args.resume
+            plan,
+            data,
+            out,
+            accelerator,
+            args.started,
+            echo,
+            progress,
+            # A resumed run has its plan from its folder, and its command would resume it again.
+            command=() if args.resume else args.words,
+            resume=args.resume,
         )
 
 
@@ -116,11 +127,15 @@ def train_and_submit(
     echo: Echo,
     progress: Progress,
     *,
+    command: Sequence[str],
     resume=False,
 ) -> int:
-    """Train, and write pictures, the checked csv and report.html into the run folder."""
-    from flowerkit.reports import write_pictures, write_report
-    from flowerkit.training import train
+    """Train, and write pictures, the checked csv and report.html into the run folder.
+
+    The last lines are about the result and how to go on, perhaps from `command`.
+    """
+    from flowerkit.reports import SavedRun, write_pictures, write_report
+    from flowerkit.training import RunFolder, train
 
     with _telling_how_to_go_on(out, echo):
         run = train(
@@ -136,9 +151,9 @@ def train_and_submit(
             return int(run.summary.interrupted or run.summary.failed)
         echo(str(run))
         if run.summary.interrupted:
-            folder, source = shlex.quote(str(out)), shlex.quote(str(data.folder))
             echo("write a csv with the best weights so far:")
-            echo(f"  flowerkit predict {folder} --data {source} --out submission.csv")
+            csv = RunFolder(out).csv_file().name
+            echo(f"  {join_command(['predict', out, '--data', data.folder, '--out', csv])}")
             raise KeyboardInterrupt
         problems = _submit_test(run, data, echo)  # the csv first: it is what the run is for
         if not len(run.predictions):  # nor val images to show
@@ -149,11 +164,8 @@ def train_and_submit(
             out, val_images=run.val_images, submission_problems=problems, model=run.model
         )
         echo(f"wrote {report}")
-        if run.summary.failed:
-            echo(f"not all of the plan was trained, because {run.summary.stop_reason}")
-            echo(
-                "csv and report are those of the best epoch before; train again with a lower --max-lr"
-            )
+        for line in close_training(SavedRun.load(out), problems, command):
+            echo(line)
         return int(bool(problems) or run.summary.failed)
 
 
@@ -165,25 +177,32 @@ def _telling_how_to_go_on(out: Path, echo: Echo):
     except KeyboardInterrupt:
         if (out / "history.csv").is_file():
             echo("continue the run:")
-            echo(f"  flowerkit train --resume --out {shlex.quote(str(out))}")
+            echo(f"  {join_command(['train', '--resume', '--out', out])}")
         raise
 
 
 def _submit_test(run, data, echo: Echo) -> list[str] | None:
-    """Write submission.csv, and a known score into result.json; None without a test split."""
+    """Write the run's csv, and a known score into result.json; None without a test split."""
     from flowerkit.cli.look import find_score, submit
     from flowerkit.data import load_split
     from flowerkit.prediction import predict
     from flowerkit.training import RunFolder
 
     if not data.counts["test"]:
-        echo("no test split, so no submission.csv")
+        echo("no test split, so no csv")
         return None
     folder = RunFolder(run.folder)
+    csv = folder.csv_file()
     test = load_split(data, "test", on_corrupt=run.plan.on_corrupt)
+<<<<<<< HEAD
     predictions = predict(run.model, test, global_batch=run.global_batch // run.plan.accumulate)
     problems = submit(predictions, data, folder.submission_file, echo)
     if not problems and (score := find_score(folder.submission_file, data)):
+=======
+    predictions = predict(run.model, test, global_batch=run.global_batch)
+    problems = submit(predictions, data, csv, echo)
+    if not problems and (score := find_score(csv, data)):
+>>>>>>> lines
         f1, accuracy, num = score
         folder.write_result(
             replace(run.summary, test_f1=f1, test_accuracy=accuracy, test_images=num)
@@ -296,7 +315,23 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     with off_screen():
         save_figure(plot_lr_finder(search), out / "lr_finder.png")
     echo(f"wrote {out / 'lr_finder.png'}")
+    echo(_recommend(search, plan, args.words))
     return 0
+
+
+_OF_LR_FIND = ("--out", "--phase", "--min-rate", "--max-rate", "--steps")
+
+
+def _recommend(search, plan, words: Sequence[str]) -> str:
+    """One rate, and the command that trains with it: the suggestion, or the plan's own rate."""
+    ((name, rate),) = search.for_plan().items()
+    reason = ""
+    if search.is_flat:
+        rate = plan.highest_lr if name == "max_lr" else plan.freeze_lr or plan.highest_lr
+        reason = ", the plan's own, because the loss hardly fell"
+    option = f"--{name.replace('_', '-')} {rate:.2g}"
+    command = ["train", *drop_options(words[words.index("lr-find") + 1 :], _OF_LR_FIND)]
+    return f"recommended: {name} {rate:.2g}{reason}: {change_command(command, option)}"
 
 
 # study and compare --------------------------------------------------------------------------------
@@ -335,7 +370,10 @@ def run_study(args, echo: Echo, progress: Progress) -> int:
         progress=progress,
     )
     _show_comparison(comparison, out, echo)
-    return int(any(run.result.failed for run in comparison.runs))
+    failed = [run for run in comparison.runs if run.result.failed]
+    for run in failed:
+        echo(f"{run.name} failed: {run.result.stop_reason}")
+    return int(bool(failed))
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:

@@ -77,7 +77,7 @@ class ModelCard:
         return self.val_certainty[math.floor(100 - 100 * accept + 1e-9)]
 
     def to_json(self, **more) -> str:
-        """One JSON object with a checksum; `input`, `output`, `unsure` describe the contract in words."""
+        """One JSON object with a checksum; `input`, `output` and `unsure` say how to use it."""
         values = asdict(self) | {"input": _INPUT, "output": _OUTPUT, "unsure": _UNSURE} | more
         return json.dumps(seal(values), ensure_ascii=False)
 

@@ -19,7 +19,7 @@ from flowerkit.reports.pictures import PHOTO_PX, Picture, encode_photo, encode_p
 from flowerkit.reports.rendering import render
 from flowerkit.reports.saved_run import SavedRun
 from flowerkit.reports.verdict import judge
-from flowerkit.submission import check_submission, read_ids
+from flowerkit.submission import check_predictions, check_submission, read_ids
 from flowerkit.training import Phase, RunFolder, TrainingPlan, plan_phases
 
 SHOWN_MISTAKES = 12
@@ -78,9 +78,10 @@ def write_report(
     """Write report.html into a run folder: a single file that loads nothing.
 
     `val_images` is (n, size, size, 3) uint8 in the order of val_predictions.npz; without it the report
-    has no photos. `submission_problems` is the result of `check_submission` for submission.csv; None:
-    only its form is checked here. With `model`, the run's keras.Model, and `val_images` the report shows
-    where it looked in the worst mistakes, if its feature map is fine enough.
+    has no photos. `submission_problems` is the result of `check_submission` for submission.csv, or of
+    `check_predictions` for predictions.csv; None: only the csv's form is checked here. With `model`, the
+    run's keras.Model, and `val_images` the report shows where it looked in the worst mistakes, if its
+    feature map is fine enough.
     Raises what `SavedRun.load` raises, and ValueError where images and predictions differ in number.
     """
     run = SavedRun.load(folder)
@@ -281,20 +282,28 @@ def _find_rarest(class_names: Sequence[str], counts: np.ndarray) -> list[tuple[s
 
 
 def _check_submission(run: SavedRun, problems: Sequence[str] | None) -> dict | None:
-    """The problems of submission.csv, its number of rows, and whether its ids were checked."""
-    file, num_rows = RunFolder(run.path).submission_file, 0
+    """The problems of the run's csv, its name and rows, and whether its ids were checked."""
+    file, num_rows = RunFolder(run.path).csv_file(), 0
+    names, is_of_photos = run.class_names, run.environment.data.photos is not None
     if not file.is_file():
-        return {"problems": problems} if problems else None
+        return {"problems": problems, "name": file.name} if problems else None
     found = problems
     try:
-        ids = read_ids(file)
+        ids = read_ids(file, column="photo" if is_of_photos else "id")
         num_rows = len(ids)
-        if problems is None:
-            names = run.class_names
+        if problems is None and is_of_photos:
+            found = check_predictions(file, ids, names)
+        elif problems is None:
             found = check_submission(file, ids, len(names), find_csv_labels(names))
     except ValueError as error:
         found = problems or [str(error)]
-    return {"problems": found, "num_rows": num_rows, "ids_checked": problems is not None}
+    return {
+        "problems": found,
+        "name": file.name,
+        "holds": "names of classes" if is_of_photos else f"labels in 0..{len(names) - 1}",
+        "num_rows": num_rows,
+        "ids_checked": problems is not None,
+    }
 
 
 # Charts -------------------------------------------------------------------------------------------

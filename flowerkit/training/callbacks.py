@@ -426,6 +426,8 @@ class TimeEstimate(StepListener):
         if len(self.seconds) == ESTIMATED_STEPS:
             epochs = self.phase.first_epoch + self.phase.epochs - self.epoch
             steps = epochs * self.phase.steps - done
+            if steps <= 0:
+                return
             minutes = steps * sum(self.seconds) / ESTIMATED_STEPS / 60
             _log.info(
                 f"{steps:,} steps more take about {minutes:.1f} min, besides validation; "

@@ -45,6 +45,7 @@ class LRFinderResult:
     `rates` are those that the optimizer used, `losses` each batch's own, `smoothed` is what is read.
     `suggestion`: a rate for steps of `global_batch` images. `field` names the plan's rate that it is
     for, which the plan multiplies by `scale` at this batch. `seconds` counts compiling too.
+    `is_flat`: chance may have made the loss fall as it did, so the suggestion says little.
     """
 
     rates: np.ndarray
@@ -56,6 +57,7 @@ class LRFinderResult:
     field: str
     scale: float
     seconds: float
+    is_flat: bool = False
 
     def for_plan(self) -> dict[str, float]:
         """The suggestion as a change of the plan: {"max_lr": rate}, or "freeze_lr" for the head."""
@@ -136,6 +138,7 @@ def lr_find(
         field="freeze_lr" if is_frozen else "max_lr",
         scale=scale_of_rates(plan, global_batch),
         seconds=time.perf_counter() - start,
+        is_flat=is_flat(fall, num_steps),
     )
 
 

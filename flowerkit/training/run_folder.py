@@ -240,6 +240,7 @@ class RunFolder:
         self.val_predictions_file = self.path / "val_predictions.npz"
         self.test_predictions_file = self.path / "test_predictions.npz"
         self.submission_file = self.path / "submission.csv"
+        self.predictions_file = self.path / "predictions.csv"
         self.report_file = self.path / "report.html"
         self.checkpoints = self.path / "checkpoints"
 
@@ -440,6 +441,7 @@ class RunFolder:
             self.result_file,
             self.test_predictions_file,
             self.submission_file,
+            self.predictions_file,
             self.report_file,
         ):
             file.unlink(missing_ok=True)
@@ -465,6 +467,11 @@ class RunFolder:
     def environment(self) -> Environment:
         """The device and the data of the run."""
         return read_dataclass(self.environment_file, Environment, remedy=_REMEDY)
+
+    def csv_file(self) -> Path:
+        """What it predicts for test: predictions.csv of a folder of photos, else submission.csv."""
+        is_of_photos = self.environment().data.photos is not None
+        return self.predictions_file if is_of_photos else self.submission_file
 
     def history(self) -> History:
         """The epochs so far; an empty history before the first."""

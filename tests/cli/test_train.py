@@ -1,6 +1,7 @@
 """train, contest, study, compare and models as they are typed."""
 
 import logging
+import re
 import shlex
 import signal
 
@@ -51,6 +52,20 @@ def test_with_photos_the_labels_of_test_are_known_and_so_is_the_score(
     score = f"macro F1 {result.test_f1:.4f}, accuracy {result.test_accuracy:.4f} (6 images)"
     assert any(score in line for line in out)
     assert result.test_images == 6
+    csv = run / "predictions.csv"
+    assert f"{csv}: 6 photos, every one once, with names of classes: valid" in out
+    header, *rows = csv.read_text().splitlines()
+    assert header == "photo,predicted,probability,label"
+    assert all(row.split("/")[0] == row.split(",")[3] for row in rows)  # photos lie by class
+    assert not (run / "submission.csv").exists()
+    assert flowerkit("check", csv, "--data", data)[1][1].endswith(score)
+    csv.write_text(csv.read_text().replace(rows[0], rows[1]))
+    assert flowerkit("check", csv, "--data", data)[0] == 1
+    assert flowerkit("report", run, "--data", data)[0] == 0
+    assert "predictions.csv: 2 problems" in (run / "report.html").read_text(encoding="utf-8")
+    batch = ("--per-replica-batch", 2)
+    assert flowerkit("predict", run, "--data", data, "--out", tmp_path / "p.csv", *batch)[0] == 0
+    assert rows[0] in (tmp_path / "p.csv").read_text()
     assert "F1 on test" in (run / "report.html").read_text(encoding="utf-8")
 
 
@@ -108,8 +123,8 @@ def test_a_loss_that_is_not_a_number_leaves_the_csv_of_the_epoch_before_and_exit
         f"{tmp_path / 'run'}/submission.csv: 22 rows, every id once, labels in 0..3: valid" in out
     )
     assert RunFolder(tmp_path / "run").result().best_epoch == 1
-    assert "because the loss became nan in epoch 2" in out[-2]
-    assert out[-1].endswith("--max-lr")
+    assert "because the loss became nan in epoch 2" in out[-1]
+    assert out[-1].endswith("csv and report are those of epoch 1")
 
 
 def test_lr_find_leaves_its_rates_and_their_curve(flowerkit, drawn, plan_file, tmp_path):
@@ -128,6 +143,13 @@ def test_lr_find_leaves_its_rates_and_their_curve(flowerkit, drawn, plan_file, t
     assert any("steps of 16 images" in line for line in out)
     files = sorted(path.name for path in (tmp_path / "found").iterdir())
     assert files == ["lr_finder.json", "lr_finder.png"]
+    assert re.match(
+        r"recommended: max_lr [\d.e-]+(, the plan's own, because .*)?: flowerkit", out[-1]
+    )
+    command = shlex.split(out[-1].partition("flowerkit ")[2])
+    assert command[:5] == ["train", "--plan", str(plan_file), "--data", str(drawn.folder)]
+    assert command[5] == "--max-lr"
+    assert f"max_lr {float(command[6]):.2g}" in out[-1]
 
 
 def test_a_run_without_a_folder_gets_the_next_free_one_named_after_its_plan(tmp_path, monkeypatch):

@@ -316,11 +316,11 @@ def test_an_error_leaves_the_older_report(run_copy):
             "✓ submission.csv is well formed: 2 rows, labels in 0..2, each id once.",
         ),
         ("a,0\nb,3\n", None, "Problems of submission.csv line 3: label 3 is outside 0..2"),
-        ("a,0\na,1\n", [], "✗ submission.csv: 1 problem: do not submit it."),
+        ("a,0\na,1\n", [], "✗ submission.csv: 1 problem: do not use it."),
         (
             "a,0\n",
             [f"line {k}: <b>" for k in range(2, 24)],
-            "✗ submission.csv: 22 problems: do not submit it.",
+            "✗ submission.csv: 22 problems: do not use it.",
         ),
         ("a,0\n", [f"line {k}: <b>" for k in range(2, 24)], "line 21: <b> and 2 more line 22: <b>"),
     ],

@@ -1,0 +1,78 @@
+"""The last lines of a command: whether the result is good, and commands that go on from it."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def close_training(run, problems: Sequence[str] | None, command: Sequence[str]) -> list[str]:
+    """The last lines of `train` and `demo` for a `SavedRun`; of one that failed the last says why.
+
+    `problems` are those of its csv, None without one; `command` is what trained it, without "flowerkit".
+    """
+    from flowerkit.reports import judge
+
+    verdict, csv = judge(run), _csv_of(run)
+    failed = [finding for finding in verdict.findings if finding.name == "failed"]
+    lines = [verdict.headline, *(str(x) for x in verdict.findings if x not in failed)]
+    better = next((finding for finding in verdict.findings if finding.changes), None)
+    better = [change_command(command, better.options)] if better and command else []
+    using = [] if failed or verdict.level == "chance" else _list_uses(run, csv, problems)
+    lines.append("next:")
+    lines += [f"  {each}" for each in (using + better if verdict.is_good else better + using)]
+    if len(lines) > 1 and lines[-1] == "next:":
+        lines.pop()
+    if problems:
+        lines.append(f"{csv} has problems, listed above: do not use it")
+    for finding in failed:
+        lines.append(f"{finding}; csv and report are those of epoch {run.result.best_epoch}")
+    return lines
+
+
+def change_command(command: Sequence[str], options: str) -> str:
+    """A `flowerkit train` with other `options`, into a new folder, quoted as a shell wants it.
+
+    >>> change_command(["train", "--data", "my photos", "--epochs=3", "--out", "run"], "--epochs 6")
+    "flowerkit train --data 'my photos' --epochs 6"
+    """
+    changed = shlex.split(options)
+    replaced = ["--out", *(word for word in changed if word.startswith("--"))]
+    return join_command([*drop_options(command, replaced), *changed])
+
+
+def drop_options(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The words of a command without these options and their values."""
+    kept, left = [], list(words)
+    while left:
+        word = left.pop(0)
+        if word.partition("=")[0] not in names:
+            kept.append(word)
+        elif "=" not in word and left:
+            left.pop(0)
+    return kept
+
+
+def join_command(words: Sequence[str | Path]) -> str:
+    """A command as it can be pasted into a shell."""
+    return shlex.join(["flowerkit", *map(str, words)])
+
+
+def _csv_of(run) -> Path:
+    from flowerkit.training import RunFolder
+
+    return RunFolder(run.path).csv_file()
+
+
+def _list_uses(run, csv: Path, problems: Sequence[str] | None) -> list[str]:
+    data, name = run.environment.data, run.path
+    if data.origin == "competition":
+        if problems != []:
+            return []
+        return [join_command(["submit", csv, "--message", run.name])]
+    uses = [join_command(["serve", name])]
+    if data.photos and Path(data.photos).is_dir():
+        near = os.path.relpath(data.photos)
+        shown = data.photos if near.startswith("..") else near
+        uses.insert(0, join_command(["classify", name, shown]))
+    return uses

@@ -1,0 +1,86 @@
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from flowerkit.cli.closing import change_command, close_training, drop_options
+from flowerkit.reports import SavedRun
+
+COMMAND = ["train", "--data", "my photos", "--plan=smoke", "--epochs", "2", "--out", "runs/a"]
+RIGHT = (0, 1, 2) * 20
+
+
+@pytest.fixture
+def close(make_run, tmp_path):
+    def lines(predicted=RIGHT, problems=(), command=COMMAND, **changes):
+        folder = make_run(tmp_path / "my run", labels=RIGHT, predicted=predicted, **changes)
+        problems = None if problems is None else list(problems)
+        return close_training(SavedRun.load(folder), problems, command)
+
+    return lines
+
+
+def test_a_changed_command_can_be_pasted_and_starts_a_new_run():
+    changed = change_command(COMMAND, "--epochs 24 --per-replica-batch 16")
+    assert changed == (
+        "flowerkit train --data 'my photos' --plan=smoke --epochs 24 --per-replica-batch 16"
+    )
+    assert shlex.split(changed)[3] == "my photos"
+    assert change_command(["train", "--epochs=2", "--out=x"], "--plan fine-tune") == (
+        "flowerkit train --epochs=2 --plan fine-tune"
+    )
+    assert drop_options(["--steps", "20", "--data", "d"], ["--steps"]) == ["--data", "d"]
+
+
+def test_a_good_run_is_told_how_to_use_it_first(close, tmp_path):
+    lines = close(data={"origin": "drawn", "photos": None}, epochs=200)
+    run = shlex.quote(str(tmp_path / "my run"))
+    assert lines[0].startswith("macro F1 1.00 on val is good (chance: 0.33); on other images than")
+    after = lines[lines.index("next:") + 1 :]
+    assert after[0] == f"  flowerkit serve {run}"
+    assert not any("--out" in line for line in after)
+
+
+def test_photos_are_classified_where_they_still_are(close, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photos").mkdir()
+    data = {"origin": "folder", "photos": str(tmp_path / "my photos")}
+    run = shlex.quote(str(tmp_path / "my run"))
+    assert f"  flowerkit classify {run} 'my photos'" in close(data=data)
+
+
+def test_a_run_near_chance_is_told_to_train_longer_and_not_how_to_use_it(close):
+    lines = close(predicted=(1, 2, 0) * 10 + RIGHT[:30], f1=0.3, epochs=2)
+    assert "is hardly above chance" in lines[0] or "is low" in lines[0] or "no better" in lines[0]
+    assert "training steps in all" in lines[1]
+    better = lines[lines.index("next:") + 1]
+    assert better.startswith("  flowerkit train --data 'my photos' --plan=smoke --epochs ")
+    assert "serve" not in " ".join(close_lines_at_chance(close))
+
+
+def close_lines_at_chance(close):
+    return close(predicted=(1, 2, 0) * 20)
+
+
+@pytest.mark.parametrize(
+    ("problems", "is_offered"), [([], True), (["line 2"], False), (None, False)]
+)
+def test_only_a_valid_csv_of_the_competition_is_to_be_submitted(close, problems, is_offered):
+    lines = close(problems=problems, data={"origin": "competition", "photos": None})
+    assert any(line.startswith("  flowerkit submit ") for line in lines) == is_offered
+    if problems:
+        assert lines[-1].endswith("submission.csv has problems, listed above: do not use it")
+
+
+def test_a_run_that_failed_says_why_in_its_last_line(close):
+    result = {"failed": True, "stop_reason": "the loss became nan in epoch 2", "best_epoch": 1}
+    lines = close(result=result, max_lr=0.003, f1=-0.6)
+    assert lines[-1] == (
+        "not all of the plan was trained, because the loss became nan in epoch 2: train again at a "
+        "lower rate (--max-lr 0.001); csv and report are those of epoch 1"
+    )
+    assert "  flowerkit train --data 'my photos' --plan=smoke --epochs 2 --max-lr 0.001" in lines
+
+
+def test_a_resumed_run_has_no_command_to_change(close):
+    assert not any("flowerkit train" in line for line in close(command=()))
