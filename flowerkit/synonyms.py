@@ -166,14 +166,8 @@ _SENTENCES = {
     "report.html and pictures are always written": "plots plot report save_plots",
     "the best weights are always kept": "save_best save_best_only save_model save_period nosave "
     "checkpoint_hist save_total_limit restore_best_weights",
-<<<<<<< HEAD
     "gradients are not clipped; --max-lr sets the highest rate": "clip_grad grad_clip gradient_clip "
     "gradient_clip_val clip_norm max_grad_norm",
-=======
-    "gradients are neither clipped nor accumulated; --per-replica-batch sets the batch": ""
-    "clip_grad grad_clip gradient_clip gradient_clip_val clip_norm max_grad_norm accumulate "
-    "accumulate_grad_batches gradient_accumulation_steps grad_accum_steps nbs",
->>>>>>> lines
     "the page is for this machine alone": "share public listen server_name",
 }
 # flowerkit's command: what others call it.

@@ -194,15 +194,9 @@ def _submit_test(run, data, echo: Echo) -> list[str] | None:
     folder = RunFolder(run.folder)
     csv = folder.csv_file()
     test = load_split(data, "test", on_corrupt=run.plan.on_corrupt)
-<<<<<<< HEAD
     predictions = predict(run.model, test, global_batch=run.global_batch // run.plan.accumulate)
-    problems = submit(predictions, data, folder.submission_file, echo)
-    if not problems and (score := find_score(folder.submission_file, data)):
-=======
-    predictions = predict(run.model, test, global_batch=run.global_batch)
     problems = submit(predictions, data, csv, echo)
     if not problems and (score := find_score(csv, data)):
->>>>>>> lines
         f1, accuracy, num = score
         folder.write_result(
             replace(run.summary, test_f1=f1, test_accuracy=accuracy, test_images=num)

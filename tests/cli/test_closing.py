@@ -1,5 +1,4 @@
 import shlex
-from dataclasses import replace
 
 import pytest
 
