@@ -281,10 +281,29 @@ class RunFolder:
         return folder
 
     def complete(self, plan: TrainingPlan) -> TrainingPlan:
-        """`plan` with what this run has chosen for the fields that it leaves "auto"."""
-        before = self.plan().to_dict()
+        """`plan` with what this run has chosen for the fields that it leaves "auto".
+
+        Raises FileNotFoundError for a backbone or weights that are neither where they were nor in or
+        beside the run.
+        """
+        before, plan = self.plan().to_dict(), self._find_files(plan)
+        for name, path in _list_files(plan).items():
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"the {name} of the run in {self}, {path}, is gone, and not in or beside the run. "
+                    f"Put {path.name} into {self} (--out)."
+                )
         left_open = [name for name, value in plan.to_dict().items() if value == "auto"]
         return replace(plan, **{name: before[name] for name in left_open})
+
+    def _find_files(self, plan: TrainingPlan) -> TrainingPlan:
+        """`plan` with the paths of what has moved together with the run."""
+        found = {}
+        for name, path in _list_files(plan).items():
+            places = (folder / path.name for folder in (self.path, self.path.resolve().parent))
+            if not path.exists() and (place := next(filter(Path.exists, places), None)):
+                found[name] = str(place)
+        return replace(plan, **found)
 
     def continue_with(self, plan: TrainingPlan, accelerator: Accelerator) -> TrainingPlan:
         """`plan` with this run's batches on another number of replicas; what has changed is logged.
@@ -458,7 +477,7 @@ class RunFolder:
         fields = {name: values[name] for name in values if name not in ("fitted", "checksum")}
         plan = change_plan(TrainingPlan(), fields, where=str(self.plan_file))
         check_seal(values, self.plan_file, remedy=f"{_REMEDY}; a run keeps its plan")
-        return plan
+        return self._find_files(plan)
 
     def fitted(self) -> Fitted:
         """How the run chose what its plan left open."""
@@ -501,6 +520,16 @@ class RunFolder:
         from flowerkit.prediction import Predictions
 
         return Predictions.load(self.val_predictions_file)
+
+
+def _list_files(plan: TrainingPlan) -> dict[str, Path]:
+    """The backbone and the weights of a plan, where they are files or a run."""
+    paths = {"backbone": plan.backbone, "weights": plan.weights}
+    return {
+        name: Path(path)
+        for name, path in paths.items()
+        if isinstance(path, str) and path != "imagenet" and (name == "weights" or ".keras" in path)
+    }
 
 
 def find_goes_on(plan: TrainingPlan, class_names: Sequence[str]) -> TrainingPlan | None:

@@ -361,3 +361,18 @@ def test_batches_that_the_replicas_cannot_share_are_refused(finished_run, accele
         folder.continue_with(folder.plan(), dataclasses.replace(accelerator, replicas=3))
     with pytest.raises(ValueError, match="per_replica_batch is 5, but.*16 images"):
         folder.continue_with(dataclasses.replace(folder.plan(), per_replica_batch=5), accelerator)
+
+
+@pytest.mark.parametrize("name", ["backbone", "weights"])
+def test_a_backbone_and_weights_are_found_in_or_beside_a_run_that_was_moved(run_copy, name):
+    folder = RunFolder(run_copy)
+    folder.write_plan(
+        dataclasses.replace(folder.plan(), **{name: "/gone/net.keras"}), folder.fitted()
+    )
+    with pytest.raises(FileNotFoundError, match=rf"the {name} of .* Put net.keras into {run_copy}"):
+        folder.complete(folder.plan())
+    for place in (run_copy.parent, run_copy):
+        (place / "net.keras").touch()
+        assert getattr(folder.plan(), name) == str(place / "net.keras")
+        asked = dataclasses.replace(folder.plan(), **{name: "/gone/net.keras"})
+        assert getattr(folder.complete(asked), name) == str(place / "net.keras")
