@@ -78,8 +78,8 @@ def predict_out_of_fold(
     `features` (n, width) float, of a network that has not seen the labels; `labels` and `fold_of` (n,)
     int. The model is kernel ridge regression on all classes at once (RBF kernel; with more photos than
     3,000 on as many landmarks, as A. Rudi, R. Camoriano, L. Rosasco, "Less is More: Nystrom
-    Computational Regularization", NeurIPS 2015); a temperature, fitted to the labels, makes probabilities of its
-    outputs. A class that the other folds lack gets 0 in a fold.
+    Computational Regularization", NeurIPS 2015); a temperature, fitted to the labels, makes
+    probabilities of its outputs. A class that the other folds lack gets 0 in a fold.
 
     Raises ValueError for arrays that differ in length, or fewer than two folds.
     """

@@ -207,7 +207,7 @@ def is_flat(fall: float, num_steps: int) -> bool:
     >>> is_flat(0.04, 100), is_flat(0.04, 20)
     (False, True)
     """
-    return fall < SMALL_FALL * math.sqrt(100 / num_steps)
+    return bool(fall < SMALL_FALL * math.sqrt(100 / num_steps))
 
 
 def find_valley(rates: np.ndarray, smoothed: np.ndarray) -> float:
