@@ -6,7 +6,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-from flowerkit.accelerator import BACKENDS, collect_evidence, detect, hosts, is_compiling
+from flowerkit.accelerator import (
+    BACKENDS,
+    collect_evidence,
+    detect,
+    hosts,
+    is_compiling,
+    is_out_of_memory,
+)
 from flowerkit.cli import WrongUsage, load_function, parse, start_log
 from flowerkit.console import ProgressLine
 from flowerkit.text import clean
@@ -66,6 +73,9 @@ def _describe(error: Exception) -> str:
             f"host {hosts.index()} of {hosts.count()} lost the others, whose output may say why "
             f"({str(error).splitlines()[0][:200]}). Start all again with --resume and the same --out."
         )
+    if is_out_of_memory(error):
+        remedy = "Pass a smaller --per-replica-batch or --input-size."
+        error = RuntimeError(f"the device has too little memory. {remedy}\n{error}")
     first, *more = str(error).strip().splitlines() or ["no details"]
     if isinstance(error, ModuleNotFoundError):
         first += ". Install it; `flowerkit doctor` lists what else is missing."

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from flowerkit.__main__ import main
+from flowerkit.__main__ import _describe, main
 from flowerkit.cli import doctor
 
 
@@ -150,3 +150,17 @@ def test_without_a_backend_the_first_command_that_needs_one_says_what_to_install
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"flowerkit: {sentence}\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes."),  # as JAX's is
+        type("ResourceExhaustedError", (Exception,), {})(
+            "{{node conv}} OOM when allocating tensor"
+        ),
+    ],
+)
+def test_a_device_with_too_little_memory_is_said_with_what_to_pass_in_every_command(error):
+    text = _describe(error)
+    assert text.startswith("the device has too little memory. Pass a smaller --per-replica-batch")
