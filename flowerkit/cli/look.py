@@ -13,7 +13,7 @@ from flowerkit.cli.options import (
     open_data,
 )
 from flowerkit.cli.terminal import Echo, Progress, connect_device, quiet_frameworks
-from flowerkit.files import check_room
+from flowerkit.files import check_writable
 from flowerkit.submission import check_submission, read_labels, write_submission
 from flowerkit.text import pluralize
 
@@ -53,6 +53,10 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
     runs = [RunFolder(path) for path in args.runs]
     areas = [run.plan().min_crop_area for run in runs]
     trained_on = [run.environment().data for run in runs]
+    for run in runs:
+        if not run.model_file.is_file():
+            run.result()  # which says how to finish it
+            raise FileNotFoundError(f"{run} has lost its model.keras. Train again in a new folder.")
     data = {}
     for run, known in zip(runs, trained_on, strict=True):
         data[known.image_size] = _find_data(run, known, args)
@@ -102,7 +106,7 @@ def _check_outputs(args) -> None:
             raise FileExistsError(
                 f"{file} already exists. Name another file, or pass --overwrite to replace it."
             )
-        check_room(file.parent)
+        check_writable(file.parent)
 
 
 def _find_data(run, trained_on, args):

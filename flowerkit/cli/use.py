@@ -6,7 +6,7 @@ from collections import Counter
 from flowerkit.cli.options import add_number, add_path
 from flowerkit.cli.terminal import Echo, Progress, quiet_frameworks
 from flowerkit.deploy import FORMATS, detect_format
-from flowerkit.files import check_room, write_text
+from flowerkit.files import check_writable, write_text
 from flowerkit.text import format_csv, pluralize
 
 
@@ -24,6 +24,8 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 def run_export(args, echo: Echo, progress: Progress) -> int:
     detect_format(args.model)  # a missing model is an error before frameworks take their seconds
+    if args.out:
+        check_writable(args.out.parent)
     with quiet_frameworks():
         from flowerkit.deploy import export_model
 
@@ -39,15 +41,18 @@ def add_classify_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_classify(args, echo: Echo, progress: Progress) -> int:
+    from flowerkit.deploy import list_files
+
     detect_format(args.model)
+    photos = [photo for path in args.photos for photo in list_files(path)]
     if args.csv:
-        check_room(args.csv.parent)
+        check_writable(args.csv.parent)
     with quiet_frameworks():
         from flowerkit.deploy import load_classifier
 
         classifier = load_classifier(args.model)
     echo(str(classifier))
-    predictions = classifier.predict(args.photos, progress=progress)
+    predictions = classifier.predict(photos, progress=progress)
     top = min(args.top, len(classifier.class_names))
     for prediction in predictions:
         echo(prediction.describe(top))
@@ -82,7 +87,14 @@ def _tabulate(predictions, top: int) -> str:
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
-    add_number(parser, "--port", None, "the port on 127.0.0.1 [the first free one from 7860]")
+    help = "the port on 127.0.0.1 [the first free one from 7860]"
+    add_number(parser, "--port", None, help, _port)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"must be in 1..65535. Received: {text!r}")
+    return int(text)
 
 
 def run_serve(args, echo: Echo, progress: Progress) -> int:

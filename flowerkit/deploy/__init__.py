@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy(
         "export_model": "exports",
         "Classifier": "classifier",
         "load_classifier": "classifier",
+        "list_files": "classifier",
         "build_page": "serving",
         "serve": "serving",
         "import_gradio": "serving",

@@ -27,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy(
         "read_photo": "reader",
         "UnreadablePhoto": "reader",
         "LabelsCsv": "labels",
+        "list_photos": "listing",
         "Folders": "listing",
         "find_photos": "walk",
         "walk_photos": "walk",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -836,3 +837,23 @@ def test_validation_out_of_the_training_split_is_refused(run, drawn):
     data = dataclasses.replace(drawn, files=files, counts={**drawn.counts, "val": 50})
     with pytest.raises(ValueError, match="50 val images have the same id "):
         run(data=data)
+
+
+@pytest.mark.parametrize(
+    ("function", "values", "hint"),
+    [
+        (
+            train,
+            {"lr": 1e-3},
+            "It is a field of the plan: train(data, plan=TrainingPlan(max_lr=...))",
+        ),
+        (train, {"epochs": 3}, "TrainingPlan(epochs=...)"),
+        (train, {"output_dir": "x"}, "Did you mean 'out'?"),
+        (train, {"device": "gpu"}, "The device is found by itself"),
+        (fine_tune, {"lr": 1e-3}, "Did you mean 'base_lr'?"),
+        (fit_one_cycle, {"epochs": 1, "lr_max": 1e-3}, "Did you mean 'max_lr'?"),
+    ],
+)
+def test_an_argument_by_the_name_of_another_tool_leads_to_the_right_one(function, values, hint):
+    with pytest.raises(TypeError, match=re.escape(hint)):
+        function(None, **values)
