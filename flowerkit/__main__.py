@@ -1,6 +1,7 @@
 """The command line: parse, run, print. The only module that prints errors or exits."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         if isinstance(error, WrongUsage):
-            return _fail(f"flowerkit {args.command}: {error}", progress, status=2)
+            return _fail(f"flowerkit {args.command}: {_in_options(error)}", progress, status=2)
         return _fail(f"flowerkit: {_describe(error)}", progress)
     finally:
         progress.stop()
@@ -76,12 +77,20 @@ def _describe(error: Exception) -> str:
     if is_out_of_memory(error):
         remedy = "Pass a smaller --per-replica-batch or --input-size."
         error = RuntimeError(f"the device has too little memory. {remedy}\n{error}")
-    first, *more = str(error).strip().splitlines() or ["no details"]
+    first, *more = _in_options(error).strip().splitlines() or ["no details"]
     if isinstance(error, ModuleNotFoundError):
         first += ". Install it; `flowerkit doctor` lists what else is missing."
     if not isinstance(error, (ValueError, OSError, RuntimeError)):
         first = f"{type(error).__name__}: {first}"
     return first + (" (--debug shows the rest)" if more else "")
+
+
+def _in_options(error: Exception) -> str:
+    """The words of the command line where a message has those of Python, too.
+
+    "Pass image_size=64 (--image-size 64)" as "Pass --image-size 64".
+    """
+    return re.sub(r"\b(?:\w+=\S*|None|\w+_\w+) \((--[a-z][^()]*)\)", r"\1", str(error))
 
 
 def run() -> None:

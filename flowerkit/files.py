@@ -346,8 +346,26 @@ def _another(folder: Path) -> str:
 
 
 def _free_bytes(folder: Path) -> int:
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_nearest(folder)).free
+
+
+def _nearest(folder: Path) -> Path:
+    """`folder`, or the folder above it that is there."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Raise OSError where `folder` cannot be made or nothing can be written into it; makes nothing."""
+    folder = Path(folder)
+    try:
+        with tempfile.TemporaryFile(dir=_nearest(folder)):
+            pass
+    except OSError as error:
+        remedy = _another(folder)
+        remedy = remedy[0].upper() + remedy[1:]
+        raise type(error)(
+            f"{folder} cannot be written to ({error.strerror or error}). {remedy}."
+        ) from error
 
 
 def check_room(folder: str | os.PathLike, num_bytes: int = 0) -> None:

@@ -251,6 +251,8 @@ def _read_lines(path: str | os.PathLike) -> list[str]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no file {path}. Check the path.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder. Pass its csv: {path / 'submission.csv'}.")
     # utf-8-sig drops the byte order mark that spreadsheets put in front.
     text = path.read_bytes().decode("utf-8-sig")
     # Not splitlines(), which breaks at form feeds and Unicode separators inside a value too.

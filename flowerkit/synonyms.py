@@ -32,9 +32,9 @@ _OPTIONS = {
     "per_replica_batch": "b bs batch batchsize batch_size train_batch_size micro_batch_size "
     "per_device_batch_size per_device_train_batch_size batch_per_gpu batch_size_per_gpu "
     "mini_batch_size",
+    "base_lr": "lr learning_rate lr_max max_lr",
     "max_lr": "lr learning_rate learningrate learn_rate lr0 base_lr lr_max peak_lr init_lr "
     "initial_lr initial_learning_rate max_learning_rate rate eta head_lr",
-    "base_lr": "lr learning_rate lr_max max_lr",
     "min_rate": "min_lr start_lr lr_min",
     "max_rate": "lr max_lr end_lr lr_max",
     "min_lr": "lr_min lrf final_lr end_lr eta_min min_learning_rate",
@@ -273,9 +273,7 @@ def _in_python(sentence: str) -> str:
     def write(match: re.Match) -> str:
         if match[1]:
             return match[0]
-        value = {" none": "=None", " gpu": "='gpu'"}.get(
-            match[3], (match[3] or "").replace(" ", "=")
-        )
+        value = (match[3] or "").replace(" ", "=").replace("none", "None").replace("gpu", "'gpu'")
         return match[2].replace("-", "_") + value
 
     return re.sub(r"(`[^`]*`)|--([a-z][a-z-]*)( none| [a-z]*\d[\d.]*| gpu)?", write, sentence)

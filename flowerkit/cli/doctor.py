@@ -55,6 +55,10 @@ def add_doctor_options(parser: ArgumentParser) -> None:
 
 
 def run_doctor(args, echo: Echo, progress: Progress) -> int:
+    from flowerkit.sources import check_source
+
+    if args.data not in ("auto", "drawn") and not Path(args.data).expanduser().exists():
+        check_source(args.data)  # a wrong path is said at once; what else is wrong is a finding
     if args.compile_for:
         return compile_for(args, echo)
     if args.plan or find_changes(args):

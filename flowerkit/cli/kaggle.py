@@ -10,7 +10,7 @@ from pathlib import Path
 from flowerkit import kaggle
 from flowerkit.cli.options import add_path, add_require
 from flowerkit.cli.terminal import Echo, Progress
-from flowerkit.files import find_free_folder, make_folder
+from flowerkit.files import check_writable, find_free_folder
 from flowerkit.text import pluralize
 
 # bundle -------------------------------------------------------------------------------------------
@@ -57,10 +57,10 @@ def add_push_options(parser: ArgumentParser) -> None:
 
 
 def run_push(args, echo: Echo, progress: Progress) -> int:
-    client = kaggle.sign_in(echo)
     data = _find_data(args)  # a mistake in an option is reported before the hours of a run
     if args.out:
-        make_folder(args.out)
+        check_writable(args.out)
+    client = kaggle.sign_in(echo)
     run = kaggle.push_notebook(
         client, args.root, require=args.require, compile_cache=args.compile_cache
     )
@@ -103,8 +103,9 @@ def add_pull_options(parser: ArgumentParser) -> None:
 
 
 def run_pull(args, echo: Echo, progress: Progress) -> int:
-    run, client = _read_run(args.run, echo), kaggle.sign_in(echo)
-    data = _find_data(args)
+    run, data = _read_run(args.run, echo), _find_data(args)
+    check_writable(args.out)
+    client = kaggle.sign_in(echo)
     csv = kaggle.pull_outputs(client, run, args.out)
     _tell_of_compiled(args.out, echo)
     return _check(csv, data, echo)

@@ -13,7 +13,7 @@ from flowerkit.cli.options import (
     open_data,
 )
 from flowerkit.cli.terminal import Echo, Progress, connect_device
-from flowerkit.files import check_room
+from flowerkit.files import check_writable
 from flowerkit.submission import (
     check_predictions,
     check_submission,
@@ -61,6 +61,10 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
     runs = [RunFolder(path) for path in args.runs]
     areas = [run.plan().min_crop_area for run in runs]
     trained_on = [run.environment().data for run in runs]
+    for run in runs:
+        if not run.model_file.is_file():
+            run.result()  # which says how to finish it
+            raise FileNotFoundError(f"{run} has lost its model.keras. Train again in a new folder.")
     data = {}
     for run, known in zip(runs, trained_on, strict=True):
         data[known.image_size] = _find_data(run, known, args)
@@ -112,7 +116,7 @@ def _check_outputs(args) -> None:
             raise FileExistsError(
                 f"{file} already exists. Name another file, or pass --overwrite to replace it."
             )
-        check_room(file.parent)
+        check_writable(file.parent)
 
 
 def _find_data(run, trained_on, args):

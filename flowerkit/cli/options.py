@@ -11,6 +11,7 @@ from pathlib import Path
 from flowerkit.accelerator import POLICIES
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.data import FlowerData
+from flowerkit.files import check_writable
 from flowerkit.photos import LabelsCsv, is_decisions
 from flowerkit.pipeline import Augmentation
 from flowerkit.text import format_value
@@ -102,16 +103,39 @@ def open_data(args: argparse.Namespace, source: str | Path | None = None, **opti
     """The data of `source`, by default of --data, with the folders that are splits; see `find_data`."""
     from flowerkit.sources import find_data
 
-    source = args.data if source is None else source
-    return find_data(
-        source,
+    return find_data(args.data if source is None else source, **_photo_options(args), **options)
+
+
+def _photo_options(args: argparse.Namespace) -> dict:
+    return {
         **read_labels(args),
-        label_pattern=args.label_pattern,
-        train=args.train,
-        val=args.val,
-        test=args.test,
-        **options,
-    )
+        "label_pattern": args.label_pattern,
+        "train": args.train,
+        "val": args.val,
+        "test": args.test,
+    }
+
+
+def check_inputs(
+    args: argparse.Namespace, plan: TrainingPlan | None = None, source: str | Path | None = None
+) -> None:
+    """Refuse data and a network that cannot be, and an --out that cannot be written; in a second."""
+    from flowerkit.models import check_network
+    from flowerkit.sources import check_source
+
+    size = None
+    if plan is not None:
+        size = plan.image_size
+        try:
+            check_network(
+                plan.backbone, plan.weights, None if plan.input_size == "auto" else plan.input_size
+            )
+        except ValueError as error:
+            raise WrongUsage(str(error)) from error
+    source = args.data if source is None else source
+    check_source(source, image_size=size, **_photo_options(args))
+    if args.out is not None:
+        check_writable(args.out)
 
 
 def add_require(parser: argparse.ArgumentParser) -> None:

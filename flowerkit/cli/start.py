@@ -10,7 +10,7 @@ from flowerkit.cli.options import (
     add_require,
 )
 from flowerkit.cli.terminal import Echo, Progress, connect_device
-from flowerkit.files import find_free_folder
+from flowerkit.files import check_writable, find_free_folder
 
 
 def add_demo_options(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,7 @@ def run_demo(args, echo: Echo, progress: Progress) -> int:
     from flowerkit.training import PLANS
 
     out = args.out or find_free_folder("runs", "demo")
+    check_writable(out)
     accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     echo("drawing 2,162 flowers of 12 species")
     data = draw_competition(
@@ -64,6 +65,7 @@ def add_draw_options(parser: argparse.ArgumentParser) -> None:
 def run_draw(args, echo: Echo, progress: Progress) -> int:
     from flowerkit.sources import draw_competition, draw_photos
 
+    check_writable(args.out)
     if args.photos:
         folder = draw_photos(
             args.out,

@@ -21,13 +21,15 @@ from flowerkit.cli.options import (
     add_precision,
     add_require,
     apply_changes,
+    check_inputs,
     find_changes,
     open_data,
     read_plan,
 )
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.cli.terminal import Echo, Progress, connect_device, connect_hosts
-from flowerkit.files import check_room, find_free_folder, write_json
+from flowerkit.console import quiet_frameworks
+from flowerkit.files import check_room, check_writable, find_free_folder, write_json
 from flowerkit.photos import relabel
 from flowerkit.text import pluralize
 
@@ -88,9 +90,13 @@ def _share(requested: tuple | None) -> tuple:
 
 
 def _read_new(args) -> tuple:
+    from flowerkit.training import RunFolder
+
     plan = read_plan(args.plan, find_changes(args))
-    name = Path(args.plan or "fine-tune").stem
-    return plan, args.data, args.out or find_free_folder("runs", name), {}
+    check_inputs(args, plan)
+    out = args.out or find_free_folder("runs", Path(args.plan or "fine-tune").stem)
+    RunFolder.start(out)
+    return plan, args.data, out, {}
 
 
 def _read_resumed(args) -> tuple:
@@ -115,6 +121,7 @@ def _read_resumed(args) -> tuple:
     if args.precision == "auto":
         args.precision = environment.accelerator.precision
     source = environment.data.folder if args.data == "auto" else args.data
+    check_inputs(args, plan, source)
     return plan, source, args.out, environment.data.relabelled
 
 
@@ -285,6 +292,7 @@ def add_lr_find_options(parser: argparse.ArgumentParser) -> None:
 
 def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     plan = read_plan(args.plan, find_changes(args))
+    check_inputs(args, plan)
     accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     from flowerkit.plots import off_screen, plot_lr_finder, save_figure
     from flowerkit.training import lr_find
@@ -346,6 +354,7 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_study(args, echo: Echo, progress: Progress) -> int:
+    check_inputs(args)
     accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
     from flowerkit.experiments import STUDIES, run_study
 
@@ -377,7 +386,15 @@ def add_compare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_compare(args, echo: Echo, progress: Progress) -> int:
-    from flowerkit.experiments import compare_runs
+    from flowerkit.training import RunFolder
+
+    for run in args.runs:
+        RunFolder(run).plan()
+        RunFolder(run).result()
+    if args.out:
+        check_writable(args.out)
+    with quiet_frameworks():
+        from flowerkit.experiments import compare_runs
 
     return _show_comparison(compare_runs(args.runs), args.out, echo)
 

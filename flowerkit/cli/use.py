@@ -9,7 +9,7 @@ from flowerkit.cli.options import add_number, add_path, at_least_one
 from flowerkit.cli.terminal import Echo, Progress
 from flowerkit.console import quiet_frameworks
 from flowerkit.deploy import ACCEPT, FORMATS, check_accept, detect_format
-from flowerkit.files import check_room, write_text
+from flowerkit.files import check_writable, write_text
 from flowerkit.text import format_csv, pluralize
 
 
@@ -27,6 +27,8 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 def run_export(args, echo: Echo, progress: Progress) -> int:
     detect_format(args.model)  # a missing model is an error before frameworks take their seconds
+    if args.out:
+        check_writable(args.out.parent)
     with quiet_frameworks():
         from flowerkit.deploy import export_model
 
@@ -44,16 +46,19 @@ def add_classify_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_classify(args, echo: Echo, progress: Progress) -> int:
+    from flowerkit.deploy import list_files
+
     detect_format(args.model)
+    photos = [photo for path in args.photos for photo in list_files(path)]
     if args.csv:
-        check_room(args.csv.parent)
+        check_writable(args.csv.parent)
     with quiet_frameworks():
         from flowerkit.deploy import load_classifier
 
         classifier = load_classifier(args.model)
     echo(str(classifier))
     predictions = classifier.predict(
-        args.photos, accept=args.accept, similar=args.similar, progress=progress
+        photos, accept=args.accept, similar=args.similar, progress=progress
     )
     top = min(args.top, len(classifier.class_names))
     for prediction in predictions:
@@ -98,9 +103,16 @@ def _tabulate(predictions, top: int, similar: int) -> str:
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
-    add_number(parser, "--port", None, "the port on 127.0.0.1 [the first free one from 7860]")
+    help = "the port on 127.0.0.1 [the first free one from 7860]"
+    add_number(parser, "--port", None, help, _port)
     help = "the number of nearest training photos shown, if the run's data are there; 0: none"
     add_number(parser, "--similar", 6, help, _read_count)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"must be in 1..65535. Received: {text!r}")
+    return int(text)
 
 
 def run_serve(args, echo: Echo, progress: Progress) -> int:

@@ -55,8 +55,8 @@ _SIDE_PX, _GAP_PX, _TEXT_PX, _COLUMNS = 160, 14, 44, 4
 class Place:
     """Where a picture is; `split` is train, val, test or external, `label` None in an unlabelled one.
 
-    >>> print(Place("val", Path("d/val/03-224x224-462.tfrec"), 118, "a1b2", 4))
-    val/03-224x224-462.tfrec, record 118 (id a1b2, label 4)
+    >>> print(Place("val", Path("d/val/03-224x224-462.tfrec"), 118, "a1b2", 4, "tulip"))
+    val/03-224x224-462.tfrec, record 118 (id a1b2, tulip)
     """
 
     split: str
@@ -64,12 +64,13 @@ class Place:
     record: int
     id: str
     label: int | None
+    class_name: str | None = None
 
     def __str__(self) -> str:
         within = f"{self.file.parent.name}/{self.file.name}"
         within = f"{self.split}: {within}" if self.split == EXTERNAL else within
-        label = "" if self.label is None else f", label {self.label}"
-        return f"{within}, record {self.record} (id {self.id}{label})"
+        named = "" if self.class_name is None else f", {self.class_name}"
+        return f"{within}, record {self.record} (id {self.id}{named})"
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,9 @@ def _read_pictures(sources, near: bool, total: int, progress: Progress | None) -
         done, labels = len(places), [None] * len(pictures)
         if pictures.labels is not None and data.class_names == sources[0][1].class_names:
             labels = pictures.labels.tolist()
+        names = [None if label is None else data.class_names[label] for label in labels]
         columns_of_places = zip(
-            pictures.images.records(), pictures.ids.tolist(), labels, strict=True
+            pictures.images.records(), pictures.ids.tolist(), labels, names, strict=True
         )
         places += [Place(name, *record, *facts) for record, *facts in columns_of_places]
         num = len(pictures) if near else 0
@@ -304,7 +306,7 @@ def _judge_classes(
 def _list_classes(where: str, labels: set[int], class_names) -> tuple[str, ...]:
     if not labels:
         return ()
-    shown = ", ".join(f"{label} {class_names[label]}" for label in sorted(labels)[:5])
+    shown = ", ".join(class_names[label] for label in sorted(labels)[:5])
     return (f"classes {where}: {len(labels)} ({shown}{', ...' if len(labels) > 5 else ''})",)
 
 
@@ -314,14 +316,15 @@ def _list_classes(where: str, labels: set[int], class_names) -> tuple[str, ...]:
 def write_pairs(path: str | os.PathLike, report: LeakReport) -> None:
     """All of `report.pairs` as a csv, a pair a line, problems first."""
     head = ["kind", "distance", "similarity", "crosses"]
-    columns = ("split", "file", "record", "id", "label")
+    columns = ("split", "file", "record", "id", "label", "class_name")
     head += [f"{name}_{side}" for side in (1, 2) for name in columns]
     rows = [head]
     for pair in report.sorted_pairs():
         similarity = None if pair.similarity is None else f"{pair.similarity:.4f}"
         rows.append([pair.kind, pair.distance, similarity, pair.crosses])
         for place in (pair.first, pair.second):
-            rows[-1] += [place.split, place.file.name, place.record, place.id, place.label]
+            rows[-1] += [place.split, place.file.name, place.record, place.id]
+            rows[-1] += [place.label, place.class_name]
     write_text(path, format_csv(rows))
 
 
@@ -352,6 +355,8 @@ def draw_pairs(path: str | os.PathLike, pairs: Sequence[DuplicatePair]) -> int:
 def _caption(pair: DuplicatePair) -> str:
     lines = [f"{pair.kind}{pair.likeness}"]
     for place in (pair.first, pair.second):
-        label = "" if place.label is None else f", label {place.label}"
-        lines.append(f"{place.split} {place.file.name.split('-')[0]}/{place.record}{label}")
+        # The font of the picture has the letters of European languages.
+        name = place.class_name
+        named = f", {name if name.isascii() else place.label}" if name else ""
+        lines.append(f"{place.split} {place.file.name.split('-')[0]}/{place.record}{named}")
     return "\n".join(lines)

@@ -287,7 +287,7 @@ def _choose_size(folder: Path, image_size: int | None) -> int:
         nearest = min(sizes, key=lambda size: abs(size - image_size))
         raise FileNotFoundError(
             f"no {_folder_name(image_size)}/ under {folder} (found: {found}). "
-            f"Pass image_size={nearest} (--image-size), or attach the data."
+            f"Pass image_size={nearest} (--image-size {nearest}), or attach the data."
         )
     return image_size
 
@@ -309,7 +309,8 @@ def _describe_absence(folder: Path) -> str:
     shown = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "")
     return (
         f"no tfrecords-jpeg-SxS/ under {folder} (it holds {shown or 'nothing'}). Pass the folder "
-        "that holds the shards, or draw flowers into one with `flowerkit draw FOLDER`."
+        "that holds the shards, or a folder of photos with a sub folder for each class; `flowerkit draw "
+        "FOLDER` draws flowers."
     )
 
 

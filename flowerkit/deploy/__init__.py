@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy(
         "Classifier": "classifier",
         "load_classifier": "classifier",
         "ClassifierPage": "serving",
+        "list_files": "classifier",
         "serve_locally": "local_server",
     },
 )

@@ -240,7 +240,7 @@ def load_classifier(path: str | os.PathLike) -> Classifier:
 def _flatten(photos: Any) -> list[Path | Image.Image]:
     """Every photo: paths as they are, those of a folder sorted, arrays as images."""
     if isinstance(photos, str | os.PathLike):
-        return _list_files(Path(photos))
+        return list_files(Path(photos))
     if isinstance(photos, np.ndarray):
         return _to_images(photos)
     if isinstance(photos, Image.Image):
@@ -253,7 +253,8 @@ def _flatten(photos: Any) -> list[Path | Image.Image]:
     return [photo for item in photos for photo in _flatten(item)]
 
 
-def _list_files(path: Path) -> list[Path]:
+def list_files(path: Path) -> list[Path]:
+    """The photo `path`, or those in and under that folder. Raises OSError or ValueError for none."""
     if not path.exists():
         raise FileNotFoundError(f"no photo {path}")
     if not path.is_dir():

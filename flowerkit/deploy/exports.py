@@ -72,11 +72,11 @@ def export_model(
     saved = path / "model.keras" if path.is_dir() else path
     target = _check_target(Path(out) if out else saved.parent / kind.file, kind)
     kind.check_libraries(to_write=True)
+    check_room(target.parent, 4 * saved.stat().st_size)
     original = load_classifier(saved)
     card = original.card
     images = _draw_images(card.image_size)
     expected = original.probabilities(images)  # refuses what gives none, before it is converted
-    check_room(target.parent, 4 * saved.stat().st_size)
     with (
         writing_to(target.parent),
         tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder,

@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy(
         "prepare_outputs": "outputs",
         "split_over": "outputs",
         "stream_outputs": "outputs",
+        "check_network": "backbones",
         "list_backbones": "backbones",
         "tabulate_backbones": "backbones",
         "find_cached_weights": "backbones",

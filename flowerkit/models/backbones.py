@@ -24,6 +24,9 @@ DENSE = {"dense-small": (64, 64), "dense-large": (512, 512, 512, 512)}
 # What a dense network sees of a larger image: at 224 px its first layer alone would have 77 million
 # weights, at 64 px it has 6.
 DENSE_INPUT_PX = 64
+# The smallest side of an image, in px, where it is not 32: of Keras Applications (their min_size in
+# Keras 3.15), and of four halvings.
+SMALLEST_PX = {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71, TINY: 16}
 
 # Parameters without the classifier (Keras 3.15.1), the side of the images that each was designed for,
 # the licence of its ImageNet weights (empty: it has none), from keras.io/api/applications, its older
@@ -80,6 +83,45 @@ def default_input_size(name: str, image_size: int) -> int:
     return min(image_size, DENSE_INPUT_PX) if name.startswith("dense-") else image_size
 
 
+def check_network(network, weights, input_size: int | None = None) -> None:
+    """Refuse without a framework what `build_backbone` could not build.
+
+    FileNotFoundError for a missing file, ValueError for an unknown name, for weights that a network has
+    not, and for images, (input_size, input_size), that are too small for it. Networks in files and of
+    other types than text are looked at when they are built.
+    """
+    if weights not in (None, "imagenet") and not Path(weights).exists():
+        raise FileNotFoundError(
+            f"no weights {weights}. Pass a weights file, a run folder, weights='imagenet', or None "
+            f"(--weights none)."
+        )
+    name = os.fspath(network) if isinstance(network, str | os.PathLike) else ""
+    if not name or name.startswith(HUB) or name.endswith(".keras"):
+        if name.endswith(".keras") and not Path(name).is_file():
+            raise FileNotFoundError(
+                f"no backbone file {name}. Pass a .keras file or a backbone name."
+            )
+        return
+    if weights == "imagenet" and (name == TINY or name.removesuffix("-bn") in DENSE):
+        raise ValueError(
+            f"the {name} backbone has no pretrained weights; pass weights=None "
+            f"(--weights none). Received: weights={str(weights)!r}"
+        )
+    names = {row["name"].lower(): row["name"] for row in list_backbones()}
+    if name.lower() not in names:
+        raise ValueError(
+            f"backbone {name!r} is neither in the list of `flowerkit models` nor a .keras file, nor a "
+            f"preset of KerasHub, hub:NAME.{did_you_mean(name, names.values())}"
+        )
+    name = names[name.lower()]
+    least = SMALLEST_PX.get(name, 1 if name.startswith("dense-") else 32)
+    if input_size is not None and input_size < least:
+        raise ValueError(
+            f"{name} does not take images of {input_size} x {input_size} px. Pass input_size={least} "
+            f"(--input-size {least}) or more."
+        )
+
+
 def build_backbone(network, weights, input_size: int, dropout: float) -> tuple:
     """The keras.Model `network`, named "backbone", and the preprocess_input of its pixels, or None.
 
@@ -92,12 +134,8 @@ def build_backbone(network, weights, input_size: int, dropout: float) -> tuple:
 
     shape, is_model = (input_size, input_size, 3), isinstance(network, keras.Model)
     name = "" if is_model else os.fspath(network)
+    check_network(network, weights, input_size)
     is_file = weights not in (None, "imagenet")
-    if is_file and not Path(weights).exists():
-        raise FileNotFoundError(
-            f"no weights {weights}. Pass a weights file, a run folder, weights='imagenet', or None "
-            f"(--weights none)."
-        )
     preprocess = None
     if name.startswith(HUB):
         from flowerkit.models.hub import build_from_hub
@@ -108,11 +146,6 @@ def build_backbone(network, weights, input_size: int, dropout: float) -> tuple:
     elif is_model or name.endswith(".keras"):
         body = adopt(network, input_size=input_size, with_weights=weights is not None)
     elif name == TINY or name.removesuffix("-bn") in DENSE:
-        if weights == "imagenet":
-            raise ValueError(
-                f"the {name} backbone has no pretrained weights; pass weights=None "
-                f"(--weights none). Received: weights={str(weights)!r}"
-            )
         body = _build_tiny(shape) if name == TINY else _build_dense(name, shape, dropout)
         preprocess = _to_unit
     else:
@@ -132,13 +165,7 @@ def _build_application(name: str, weights, shape: tuple[int, int, int]) -> tuple
     from flowerkit.models.foreign import reason_of
 
     names = {row["name"].lower(): row["name"] for row in list_backbones()}
-    build = getattr(keras.applications, names.get(name.lower(), ""), None)
-    if build is None:
-        raise ValueError(
-            f"backbone {name!r} is neither in the list of `flowerkit models` nor a .keras file, nor a "
-            f"preset of KerasHub, hub:NAME."
-            f"{did_you_mean(name, names.values())}"
-        )
+    build = getattr(keras.applications, names[name.lower()])
     try:
         body = _download(build, weights if weights == "imagenet" else None, shape)
     except ValueError as error:

@@ -95,10 +95,6 @@ def adopt(
     """
     is_file = not isinstance(network, keras.Model)
     name = Path(network).name if is_file else "the backbone"
-    if is_file and not Path(network).is_file():
-        raise FileNotFoundError(
-            f"no backbone file {network}. Pass a .keras file or a backbone name."
-        )
     source = read_keras(Path(network)) if is_file else network
     if with_weights and not source.built:
         raise ValueError(

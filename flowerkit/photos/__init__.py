@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy(
         "Decision": "decisions",
         "apply_decisions": "decisions",
         "is_decisions": "decisions",
+        "list_photos": "listing",
         "read_decisions": "decisions",
         "relabel": "decisions",
         "write_decisions": "decisions",

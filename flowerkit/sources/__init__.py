@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "find_data": "finder",
+        "check_source": "finder",
         "find_test_ids": "finder",
         "check_test_split": "finder",
         "is_competition_required": "finder",

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from flowerkit.data import FlowerData, find_ids, find_shards, find_sizes
 from flowerkit.files import cache_folder, make_folder, parse_json, writing_to
-from flowerkit.photos import Folders, LabelsCsv, apply_decisions, find_photos, load_conversion
+from flowerkit.photos import (
+    Folders,
+    LabelsCsv,
+    apply_decisions,
+    find_photos,
+    list_photos,
+    load_conversion,
+)
 from flowerkit.sources import competition
 from flowerkit.submission import read_ids, read_labels
 from flowerkit.text import join_some, pluralize
@@ -99,12 +106,28 @@ def _find_shards(source: str | os.PathLike, image_size: int | None) -> FlowerDat
     return find_shards(folder, image_size=image_size, class_names=names, origin="folder")
 
 
+def check_source(
+    source: str | os.PathLike, *, image_size: int | None = None, **photo_options
+) -> None:
+    """Raise at once what `find_data` would raise of a folder: its photos are listed, not converted.
+
+    `photo_options` are those of `find_data`. What would be downloaded or drawn is not looked for.
+    """
+    folder, decisions = Path(source).expanduser(), photo_options.pop("decisions", None)
+    if source == "drawn" or (source == "auto" and not is_competition_required()):
+        return
+    if source != "auto" and (any(photo_options.values()) or is_of_photos(folder)):
+        list_photos(folder, photo_options.pop("labels_csv", None), **photo_options)
+    else:
+        find_data(source, image_size=image_size, decisions=decisions, **photo_options)
+
+
 def is_of_photos(folder: Path) -> bool:
-    """Whether `folder` holds photos, a sub folder a class, and not shards."""
+    """Whether `folder` holds photos, and neither shards nor a run."""
     # A folder above the data may hold the plots of runs: it is an error, and not photos.
     if find_sizes(folder) or any(folder.glob("*/tfrecords-jpeg-*")):
         return False
-    return any("/" in path for path in find_photos(folder))
+    return not (folder / "plan.json").exists() and any(find_photos(folder))
 
 
 def is_competition_required() -> bool:

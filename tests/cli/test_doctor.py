@@ -123,12 +123,14 @@ def test_the_cache_is_measured_and_cleared_of_what_flowerkit_made(tmp_path):
     assert load_photos(photos, image_size=16) == data
 
 
-def test_the_command_clears_the_cache_and_fails_where_nothing_can_be_trained(drawn, capsys):
+def test_the_command_clears_the_cache_and_fails_where_nothing_can_be_trained(
+    drawn, capsys, tmp_path
+):
     assert main(["doctor", "--clear-cache", "--data", str(drawn.folder)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("removed 0.0 MiB from the cache\ndevice     ")
-    assert main(["doctor", "--data", "nowhere"]) == 1
-    assert "data       none\n           -> no folder nowhere" in capsys.readouterr().out
+    assert main(["doctor", "--data", str(tmp_path)]) == 1
+    assert "data       none\n           -> no tfrecords-jpeg-SxS/ under" in capsys.readouterr().out
 
 
 def test_a_plan_without_a_topology_is_wrong_usage_and_an_unknown_topology_is_named(capsys):

@@ -146,7 +146,7 @@ def test_runs_that_were_validated_on_other_images_are_refused(
     [
         ("plan.json", "is no run folder (no plan.json)"),
         ("val_predictions.npz", "no predictions "),
-        ("model.keras", "no model "),
+        ("model.keras", "has lost its model.keras"),
     ],
 )
 def test_a_run_that_lacks_a_file_is_refused_before_anything_is_predicted(

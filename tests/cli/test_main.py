@@ -1,6 +1,7 @@
 """Errors and exit statuses; what each command does is tested beside its module."""
 
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from flowerkit.__main__ import _describe, main
-from flowerkit.cli import doctor
+from flowerkit.cli import doctor, look, train, use
 
 
 def in_a_new_process(*words):
@@ -126,14 +127,77 @@ def test_a_closed_pipe_is_no_error(drawn, unbuffered):
     program.stderr.close()
 
 
-def test_a_device_that_is_required_and_missing_is_refused_before_data_is_read(monkeypatch):
+def test_a_device_that_is_required_and_missing_is_refused_before_photos_are_converted(
+    flowerkit, monkeypatch, tmp_path
+):
     monkeypatch.delenv("FLOWERKIT_VIRTUAL_CPUS", raising=False)
-    done = in_a_new_process("train", "--require", "tpu", "--data", "nowhere")
+    monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path / "cache"))
+    photos = tmp_path / "photos"
+    flowerkit("draw", photos, "--photos", 4, "--classes", 2, "--image-size", 32)
+    done = in_a_new_process("train", "--require", "tpu", "--data", photos)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"flowerkit: require='tpu', but .*\n", done.stderr)
+    assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("words", [["demo"], ["train", "--data", "x"], ["compare", "x"]])
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        ("train --data nowhere", 1, "no folder nowhere."),
+        ("train --data empty", 1, "it holds nothing"),
+        ("train --data flat", 1, "flat holds 1 photos, but none in a sub folder"),
+        ("train --data a.zip", 1, "Unpack it first: python -m zipfile"),
+        ("train --data DATA --image-size 64", 1, "Pass --image-size 32,"),
+        ("train --data DATA --backbone DenseNet12", 2, "Did you mean 'DenseNet121'?"),
+        ("train --data DATA --backbone no.keras", 1, "no backbone file no.keras"),
+        ("train --data DATA --weights no.h5", 1, "no weights no.h5"),
+        ("train --data DATA --input-size 16", 2, "Pass --input-size 32 or more"),
+        ("train --data DATA --plan smoke --input-size 8", 2, "Pass --input-size 16 or more"),
+        ("train --data DATA --out a.zip/run", 1, "a.zip/run cannot be written to"),
+        ("train --resume --out empty", 1, "empty is no run folder"),
+        ("lr-find --data nowhere", 1, "no folder nowhere."),
+        ("lr-find --data DATA --out a.zip/x", 1, "a.zip/x cannot be written to"),
+        ("study pooling --data nowhere", 1, "no folder nowhere."),
+        ("compare nowhere", 1, "nowhere is no run folder"),
+        ("doctor --data nowhere", 1, "no folder nowhere."),
+        ("demo --out a.zip/x", 1, "a.zip/x cannot be written to"),
+        ("draw a.zip/x", 1, "a.zip/x cannot be written to"),
+        ("check empty --data DATA", 1, "empty is a folder. Pass its csv: empty/submission.csv"),
+        ("predict nowhere --data DATA --out x", 1, "nowhere is no run folder"),
+        ("report nowhere", 1, "nowhere is no run folder"),
+        ("classify nowhere flat", 1, "no model nowhere"),
+        ("classify RUN nowhere", 1, "no photo nowhere"),
+        ("classify RUN empty", 1, "no photos in empty"),
+        ("classify RUN flat --csv a.zip/x.csv", 1, "a.zip cannot be written to"),
+        ("export RUN --out a.zip/x.onnx", 1, "a.zip cannot be written to"),
+        ("serve RUN --port 99999", 2, "--port: must be in 1..65535"),
+        ("pull a/b a.zip/x", 1, "a.zip/x cannot be written to"),
+    ],
+)
+def test_paths_names_and_sizes_are_refused_before_a_framework_or_a_server_is_asked(
+    flowerkit, drawn, tmp_path, monkeypatch, words, status, sentence
+):
+    def fail(*args, **kwargs):
+        raise AssertionError("a device, a framework or Kaggle was asked")
+
+    for place in ("terminal.connect", "terminal.quiet_frameworks", "kaggle.kaggle.sign_in"):
+        module, _, name = f"flowerkit.cli.{place}".rpartition(".")
+        monkeypatch.setattr(pkgutil.resolve_name(module), name, fail)
+    for module in (train, use, look):
+        monkeypatch.setattr(module, "quiet_frameworks", fail)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "run").mkdir()
+    for file in ("flat/a.jpg", "a.zip", "run/model.keras"):
+        (tmp_path / file).touch()
+    words = words.replace("DATA", str(drawn.folder)).replace("RUN", "run")
+    found, out, err = flowerkit(*words.split())
+    assert (found, out, err.count("\n")) == (status, [], 1)
+    assert sentence in err
+
+
+@pytest.mark.parametrize("words", [["demo"], ["train"], ["lr-find"]])
 def test_without_a_backend_the_first_command_that_needs_one_says_what_to_install(words, tmp_path):
     hide = "import sys; sys.modules['tensorflow'] = sys.modules['jax'] = None; "
     run = "from flowerkit.__main__ import main; sys.exit(main(sys.argv[1:]))"

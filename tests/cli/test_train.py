@@ -36,7 +36,7 @@ def test_train_leaves_a_checked_csv_and_predict_writes_the_same(
 
     status, _, err = flowerkit(*words)
     assert status == 1
-    assert f"{run} already holds a run. Pass another folder, or resume=True (--resume)" in err
+    assert f"{run} already holds a run. Pass another folder, or --resume" in err
 
 
 def test_with_photos_the_labels_of_test_are_known_and_so_is_the_score(

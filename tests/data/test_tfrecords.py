@@ -298,7 +298,9 @@ def test_several_sizes_without_224_must_be_chosen_from(tmp_path):
 def test_a_size_that_is_not_there_lists_those_that_are(tmp_path):
     for size in (224, 331, 512):
         touch(tmp_path, size, f"00-{size}x{size}-5.tfrec")
-    with pytest.raises(FileNotFoundError, match=r"-192x192/.*224, 331, 512.*224 \(--image-size\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"-192x192/.*224, 331, 512.*224 \(--image-size 224\)"
+    ):
         find(tmp_path, image_size=192)
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import re
 
@@ -356,3 +357,23 @@ def test_images_that_are_mixed_are_settled_in_pairs():
     mixing = TrainingPlan(mixup=0.2)
     assert settle_on(mixing, kind="tpu", replicas=8, num_train=20)[0].per_replica_batch == 2
     assert settle_on(mixing, num_train=5)[0].per_replica_batch == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        ({"batch_size": 8}, "Did you mean 'per_replica_batch'?"),
+        ({"lr": 1e-3}, "Did you mean 'max_lr'?"),
+        ({"epocs": 3}, "Did you mean 'epochs'?"),
+        ({"pretrained": False}, "weights=None trains from scratch."),
+        ({"early_stopping": True}, "patience=None never stops."),
+        ({"xyzzy": 1}, "has no argument 'xyzzy'."),
+    ],
+)
+def test_a_field_by_the_name_of_another_tool_leads_to_the_right_one(values, hint):
+    for make in (TrainingPlan, functools.partial(dataclasses.replace, TrainingPlan())):
+        with pytest.raises(TypeError, match=re.escape(hint)):
+            make(**values)
+    if "argument" not in hint:
+        with pytest.raises(ValueError, match=re.escape(hint)):
+            change_plan(TrainingPlan(), values, where="plan.json")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -940,3 +941,23 @@ def test_the_parts_that_fit_are_named_and_the_folder_stays_free(run, quick_plan)
 def test_where_no_part_is_left_a_smaller_input_is_the_remedy(run, quick_plan):
     with pytest.raises(OutOfMemory, match=r"for 1 images at a time .* \(--input-size\)\.$"):
         run(callbacks=[Exhausted(0)], halve_on_oom=True, accumulate=quick_plan.per_replica_batch)
+
+
+@pytest.mark.parametrize(
+    ("function", "values", "hint"),
+    [
+        (
+            train,
+            {"lr": 1e-3},
+            "It is a field of the plan: train(data, plan=TrainingPlan(max_lr=...))",
+        ),
+        (train, {"epochs": 3}, "TrainingPlan(epochs=...)"),
+        (train, {"output_dir": "x"}, "Did you mean 'out'?"),
+        (train, {"device": "gpu"}, "The device is found by itself"),
+        (fine_tune, {"lr": 1e-3}, "Did you mean 'base_lr'?"),
+        (fit_one_cycle, {"epochs": 1, "lr_max": 1e-3}, "Did you mean 'max_lr'?"),
+    ],
+)
+def test_an_argument_by_the_name_of_another_tool_leads_to_the_right_one(function, values, hint):
+    with pytest.raises(TypeError, match=re.escape(hint)):
+        function(None, **values)
