@@ -21,8 +21,8 @@ class LabelIssues:
     """How doubtful each label is; row i of `given`, `suggested` and `is_issue` is the same photo.
 
     `order` (n,) int64: the rows, the most doubtful label first, by `given`. `given` (n,) float64: the
-    probability of the label. `suggested` (n,) int64: the most probable other class. `is_issue` (n,) bool:
-    another class is likely and the label is not; their number estimates how many labels are wrong.
+    probability of the label. `suggested` (n,) int64: the most probable other class. `is_issue` (n,)
+    bool: another class is likely and the label is not; their number estimates how many labels are wrong.
     """
 
     order: np.ndarray
@@ -77,9 +77,9 @@ def predict_out_of_fold(
 
     `features` (n, width) float, of a network that has not seen the labels; `labels` and `fold_of` (n,)
     int. The model is kernel ridge regression on all classes at once (RBF kernel; with more photos than
-    3,000 on as many landmarks, as A. Rudi, R. Camoriano, L. Rosasco, "Less is More: Nystrom Computational
-    Regularization", NeurIPS 2015); a temperature, fitted to the labels, makes probabilities of its
-    outputs. A class that the other folds lack gets 0 in a fold.
+    3,000 on as many landmarks, as A. Rudi, R. Camoriano, L. Rosasco, "Less is More: Nystrom
+    Computational Regularization", NeurIPS 2015); a temperature, fitted to the labels, makes
+    probabilities of its outputs. A class that the other folds lack gets 0 in a fold.
 
     Raises ValueError for arrays that differ in length, or fewer than two folds.
     """
