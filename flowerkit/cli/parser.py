@@ -44,6 +44,12 @@ COMMANDS = {
     "check-data": Command(
         "data", "find pictures that are in two splits", "check-data data --out pairs"
     ),
+    "clean": Command(
+        "data",
+        "find labels that are probably wrong, decide on them on a local page",
+        "clean runs/mine",
+        "use",
+    ),
     "train": Command(
         "train",
         "train a plan, predict the test split, write a checked csv",

@@ -1,16 +1,20 @@
-"""export, classify and serve."""
+"""export, classify, serve and clean."""
 
 import argparse
 import contextlib
+import shlex
 import threading
 from collections import Counter
 
 from flowerkit.cli.options import add_number, add_path, at_least_one
 from flowerkit.cli.terminal import Echo, Progress
 from flowerkit.console import quiet_frameworks
-from flowerkit.deploy import ACCEPT, FORMATS, check_accept, detect_format
+from flowerkit.deploy import ACCEPT, DECISIONS, FORMATS, check_accept, detect_format
 from flowerkit.files import check_writable, write_text
 from flowerkit.text import format_csv, pluralize
+from flowerkit.training import RunFolder
+
+SHOWN_DOUBTS = 10
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
@@ -118,17 +122,68 @@ def _port(text: str) -> int:
 def run_serve(args, echo: Echo, progress: Progress) -> int:
     detect_format(args.model)
     with quiet_frameworks():
-        from flowerkit.deploy import ClassifierPage, load_classifier, serve_locally
+        from flowerkit.deploy import ClassifierPage, load_classifier
 
         classifier = load_classifier(args.model)
         page = ClassifierPage(
             classifier, top=args.top, accept=args.accept, similar=args.similar, progress=progress
         )
     echo(str(classifier))
-    with serve_locally(page, port=args.port) as url:
+    _serve_until_stopped(page, args.port, echo)
+    return 0
+
+
+def _serve_until_stopped(page, port: int | None, echo: Echo) -> None:
+    from flowerkit.deploy import serve_locally
+
+    with serve_locally(page, port=port) as url:
         echo(f"open {url} in a browser on this machine; Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
+
+
+def add_clean_options(parser: argparse.ArgumentParser) -> None:
+    add_path(parser, "run_folder", "RUN", "a run of `flowerkit train`")
+    add_path(parser, "--data", "DIR", "the folder of its shards, if they were moved")
+    add_path(parser, "--out", "CSV", "the decisions, which continue if they are there [in the run]")
+    top = "the number of labels shown [as many as are probably wrong, at least a twentieth of all]"
+    add_number(parser, "--top", None, top)
+    parser.add_argument(
+        "--csv-only",
+        action="store_true",
+        help="no page: write the list to a new csv, whose column `new` is filled in by hand",
+    )
+    add_number(parser, "--port", None, "the port on 127.0.0.1 [the first free one from 7860]")
+
+
+def run_clean(args, echo: Echo, progress: Progress) -> int:
+    run = RunFolder(args.run_folder)
+    run.plan()  # what is no run is an error before frameworks take their seconds
+    file = args.out or run.path / DECISIONS
+    if args.csv_only and file.exists():
+        raise FileExistsError(f"{file} is there already. Name another csv (--out).")
+    with quiet_frameworks():
+        from flowerkit.deploy import LabelReview, ReviewPage
+
+    review = LabelReview(run, file, folder=args.data, progress=progress)
+    labels = pluralize(len(review.doubts), "label")
+    echo(f"about {review.num_issues:,} of {labels} are wrong; the most doubtful:")
+    shown = review.first(args.top)
+    for doubt in shown[:SHOWN_DOUBTS]:
+        echo(f"  {doubt}")
+    if review.num_unjudged:
+        photos = pluralize(review.num_unjudged, "photo")
+        echo(f"not judged: {photos} of classes without another photo to compare with")
+    if args.csv_only:
+        review.write_list(file, shown)
+        echo(f"wrote {file} ({pluralize(len(shown), 'label')})")
+        echo("fill in the column new: a class, or 'leave out'; an empty one changes nothing")
+    else:
+        _serve_until_stopped(ReviewPage(review, args.top), args.port, echo)
+        echo(f"{file} has {pluralize(len(review.decisions), 'decision')}")
+    data = run.environment().data
+    source = shlex.quote(data.photos or str(args.data or data.folder))
+    echo(f"next: flowerkit train --data {source} --labels {shlex.quote(str(file))}")
     return 0
 
 

@@ -9,6 +9,7 @@ Nothing here trains or changes a model.
     run_photos    the photos of a run's data: those that look like a photo, examples from val
     classifier    `load_classifier`, and `Classifier.predict` for photos
     serving       the page of `flowerkit serve`
+    label_review  labels that are probably wrong, decisions on them, the page of `flowerkit clean`
     local_server  a server for such pages, which only this machine reaches
 """
 
@@ -26,6 +27,9 @@ __getattr__, __dir__, __all__ = lazy(
         "load_classifier": "classifier",
         "ClassifierPage": "serving",
         "list_files": "classifier",
+        "DECISIONS": "label_review",
+        "LabelReview": "label_review",
+        "ReviewPage": "label_review",
         "serve_locally": "local_server",
     },
 )

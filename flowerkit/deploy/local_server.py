@@ -107,8 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Type", reply.kind)
         self.send_header("Content-Length", str(len(reply.body)))
-        self.end_headers()
-        self.wfile.write(reply.body)
+        with contextlib.suppress(ConnectionError):  # the browser has left the page
+            self.end_headers()
+            self.wfile.write(reply.body)
 
     def log_message(self, format, *args) -> None:
         pass

@@ -4,6 +4,7 @@ They are read from where the run found them; an export does not know the place.
 """
 
 import csv
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +35,13 @@ class KnownPhoto:
 
 
 class RunPhotos:
-    """A split of the data that a run was trained on, in its order.
+    """A split of the data that a run was trained on, in its order, with the labels that it had.
 
-    Raises FileNotFoundError where the model is no run or its data are gone, and ValueError where others
-    are in their place.
+    `folder`: where the data are now; None: where they were. Raises FileNotFoundError where the model is
+    no run or its data are gone, and ValueError where others are in their place.
     """
 
-    def __init__(self, run: RunFolder, split: str):
+    def __init__(self, run: RunFolder, split: str, folder: str | os.PathLike | None = None):
         from flowerkit.prediction import describe_data
 
         if not run.environment_file.is_file():
@@ -49,37 +50,37 @@ class RunPhotos:
                 f"on. Pass the run's folder."
             )
         data = run.environment().data
-        if not Path(data.folder).is_dir():
+        folder = data.folder if folder is None else folder
+        if not Path(folder).is_dir():
             raise FileNotFoundError(
-                f"the photos that {run} was trained on are not in {data.folder} any more. Put them back "
+                f"the photos that {run} was trained on are not in {folder} any more. Put them back "
                 f"there."
             )
         self.class_names = data.class_names
-        shards = find_shards(
-            data.folder,
-            image_size=data.image_size,
-            class_names=data.class_names,
-            origin=data.origin,
+        self.data = data.relabel(
+            find_shards(
+                folder, image_size=data.image_size, class_names=data.class_names, origin=data.origin
+            )
         )
         self.split: Split = load_split(
-            shards, split, on_corrupt=run.plan().on_corrupt, cache="none"
+            self.data, split, on_corrupt=run.plan().on_corrupt, cache="none"
         )
         if not data.images[split].startswith(describe_data(self.split)):
             raise ValueError(
-                f"{data.folder} holds others than the {split} photos of {run}. Put those back, or train "
+                f"{folder} holds others than the {split} photos of {run}. Put those back, or train "
                 f"again."
             )
-        table = Path(data.folder) / "photos.csv"
-        self._paths = {}
+        table = Path(folder) / "photos.csv"
+        self.paths: dict[str, str] = {}
         if table.is_file():
             with table.open(encoding="utf-8", newline="") as file:
-                self._paths = {row["id"]: row["path"] for row in csv.DictReader(file)}
+                self.paths = {row["id"]: row["path"] for row in csv.DictReader(file)}
 
     def get(self, row: int, similarity: float | None = None) -> KnownPhoto:
         """The photo of a row of the split."""
         image_id = str(self.split.ids[row])
         return KnownPhoto(
-            self._paths.get(image_id, image_id),
+            self.paths.get(image_id, image_id),
             self.class_names[self.split.labels[row]],
             self.split.images[row],
             similarity,

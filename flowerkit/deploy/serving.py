@@ -129,9 +129,14 @@ class ClassifierPage:
 def encode(pixels: np.ndarray) -> str:
     """(h, w, 3) RGB as a JPEG, (h, w, 2) grey and opacity as a PNG, uint8: a data URI."""
     kind = "png" if pixels.shape[-1] == 2 else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(encode_bytes(pixels, kind)).decode()}"
+
+
+def encode_bytes(pixels: np.ndarray, kind: str = "jpeg") -> bytes:
+    """A picture of an array of `encode`, in the format `kind`."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind, quality=90)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return file.getvalue()
 
 
 def find_cams_of(classifier: Classifier) -> Callable | None:

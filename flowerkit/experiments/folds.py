@@ -64,6 +64,7 @@ def make_folds(
     *,
     seed: int = 0,
     on_corrupt: str = "raise",
+    rare: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Folds:
     """Divide the images of train and val into `count` folds, of each class as equally as can be.
@@ -72,8 +73,8 @@ def make_folds(
     no model is scored on a picture that it has learned. The folds depend on the images, their labels and
     the seed. `progress("pictures", done, total)` is called after each block.
 
-    Raises ValueError for fewer than two folds, a class with fewer pictures than folds, and what
-    `load_split` raises.
+    Raises ValueError for fewer than two folds, a class with fewer pictures than folds unless it may be
+    `rare`, and what `load_split` raises.
     """
     if count < 2:
         raise ValueError(f"folds are 2 or more. Received: {count}")
@@ -84,7 +85,8 @@ def make_folds(
         for name in ("ids", "labels", "digests")
     )
     groups = _group(ids, digests, *_look_at(splits, len(ids), progress))
-    _check_classes(labels, groups, count, data.class_names)
+    if not rare:
+        _check_classes(labels, groups, count, data.class_names)
     fold_of = _assign(labels, groups, count, seed)
     facts = [ids.tolist(), labels.tolist(), digests.tolist(), fold_of.tolist()]
     key = sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -49,7 +49,7 @@ def is_decisions(file: str | os.PathLike) -> bool:
 
 
 def read_decisions(file: str | os.PathLike) -> dict[str, Decision]:
-    """The decisions in a csv, by id.
+    """The decisions in a csv, by id; a row without a new label is none.
 
     Raises FileNotFoundError without the file; ValueError for text of an unknown encoding, for columns or
     values that are missing, and for two different decisions on an id.
@@ -66,11 +66,10 @@ def read_decisions(file: str | os.PathLike) -> dict[str, Decision]:
     for line, values in table.rows:
         cells = {name: _unescape(value) for name, value in zip(names, values, strict=True)}
         decision = Decision(*(cells.get(name, "") for name in COLUMNS))
-        if empty := [name for name in ("id", "given", "new") if not cells[name]]:
-            raise ValueError(
-                f"{file}, line {line}: no {empty[0]}. `new` is a class or {LEAVE_OUT!r}; remove the row "
-                "where nothing is decided."
-            )
+        if not cells["new"]:
+            continue  # not decided
+        if empty := [name for name in ("id", "given") if not cells[name]]:
+            raise ValueError(f"{file}, line {line}: no {empty[0]}. Fill it in, or remove the row.")
         before = decisions.setdefault(decision.id, decision)
         if before.new != decision.new:
             raise ValueError(

@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy(
         "predict_features": "features",
         "LabelIssues": "label_issues",
         "find_label_issues": "label_issues",
+        "predict_out_of_fold": "label_issues",
         "blend": "blending",
         "find_weights": "blending",
     },

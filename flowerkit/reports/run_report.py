@@ -91,7 +91,7 @@ def write_report(
         )
     mistakes = run.worst_mistakes[:SHOWN_MISTAKES].tolist()
     issues = find_label_issues(run.labels, run.probabilities)
-    doubted = issues.order[: issues.is_issue.sum()].tolist()
+    doubted = issues.order[issues.is_issue[issues.order]].tolist()
     if len(doubted) > MOST_DOUBTED * len(run.labels):
         doubted = []
     pairs, examples = _find_pairs(run), _find_examples(run)

@@ -37,6 +37,7 @@ __getattr__, __dir__, __all__ = lazy(
         "RunResult": "run_folder",
         "TrainingPlan": "plan",
         "TrainingResult": "trainer",
+        "build_model": "step",
         "change_plan": "plan",
         "describe_difference": "run_folder",
         "fine_tune": "trainer",

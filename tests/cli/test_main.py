@@ -180,7 +180,7 @@ def test_paths_names_and_sizes_are_refused_before_a_framework_or_a_server_is_ask
     def fail(*args, **kwargs):
         raise AssertionError("a device, a framework or Kaggle was asked")
 
-    for place in ("terminal.connect", "terminal.quiet_frameworks", "kaggle.kaggle.sign_in"):
+    for place in ("terminal.connect", "kaggle.kaggle.sign_in"):
         module, _, name = f"flowerkit.cli.{place}".rpartition(".")
         monkeypatch.setattr(pkgutil.resolve_name(module), name, fail)
     for module in (train, use, look):

@@ -59,7 +59,7 @@ def test_a_csv_that_a_spreadsheet_saved_is_read(tmp_path):
     ("rows", "values"),
     [
         (["a,,rose,lily,", "b,,rose,rose,", "a,,rose,leave out,"], ["'a'", "line 2", "line 4"]),
-        (["a,,rose,,"], ["line 2", "no new", "leave out"]),
+        (["a,,,rose,"], ["line 2", "no given"]),
         ([",,rose,lily,"], ["line 2", "no id"]),
     ],
 )
@@ -69,8 +69,8 @@ def test_rows_that_decide_nothing_or_twice_are_refused_by_their_lines(write, row
     assert all(value in str(error.value) for value in values)
 
 
-def test_the_same_decision_twice_is_one(write):
-    assert len(read_decisions(write("a,,rose,lily,", "a,,rose,lily,"))) == 1
+def test_the_same_decision_twice_is_one_and_an_empty_one_is_none(write):
+    assert list(read_decisions(write("a,,rose,lily,", "b,,rose,,", "a,,rose,lily,"))) == ["a"]
 
 
 def test_another_csv_is_refused_by_its_columns(write):

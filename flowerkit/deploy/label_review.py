@@ -1,0 +1,287 @@
+"""The labels of a run's data in order of doubt, what a person decides on them, and the page for that.
+
+Every photo of train and val is judged by a model that did not see its label: the body that the run
+began with computes its features, and a model on those learns from the other folds. (The trained network
+has seen the labels; it would believe the wrong ones that it has learned.) Decisions are a csv, see
+`photos.decisions`; no photo and no shard is changed.
+"""
+
+import json
+import logging
+import os
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from flowerkit.accelerator import Accelerator, connect
+from flowerkit.deploy.local_server import Reply
+from flowerkit.deploy.run_photos import BATCH, RunPhotos
+from flowerkit.deploy.serving import encode_bytes
+from flowerkit.experiments import make_folds
+from flowerkit.files import check_room, write_text
+from flowerkit.photos import LEAVE_OUT, Decision, read_decisions, write_decisions
+from flowerkit.reports import render
+from flowerkit.text import format_csv, percent
+from flowerkit.training import RunFolder
+
+NUM_FOLDS = 5
+LEAST_SHOWN = 0.05  # of all labels
+DECISIONS = "decisions.csv"
+_FILES = {
+    "/page.css": ("clean.css", "text/css; charset=utf-8"),
+    "/page.js": ("clean.js", "text/javascript; charset=utf-8"),
+}
+
+_log = logging.getLogger("flowerkit")
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A label and how far it is believed.
+
+    `split` is "train" or "val", `row` the photo's place there; `file` its path in the folder of photos,
+    "" where the data are no photos; `given` the name of its class, and `probability` that of it;
+    `suggested` the most probable other class, with its own; `is_issue`: see `LabelIssues`.
+    """
+
+    split: str
+    row: int
+    id: str
+    file: str
+    given: str
+    probability: float
+    suggested: str
+    suggested_probability: float
+    is_issue: bool
+
+    @property
+    def name(self) -> str:
+        """The file, else the id."""
+        return self.file or self.id
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} ({self.split}): {self.given} {percent(self.probability)}, rather "
+            f"{self.suggested} {percent(self.suggested_probability)}"
+        )
+
+
+class LabelReview:
+    """The labels of a run's train and val photos, the most doubtful first, and decisions on them.
+
+    `doubts` has every label that can be judged; `num_issues` estimates how many are wrong;
+    `num_unjudged` counts the photos whose class is in one fold alone. `decisions` are by id; `decide`
+    writes them to `file`, where those of an earlier session stay. `folder` is where the data are now, if
+    not where they were. `progress(text, done, total)` is called while pictures are compared and features
+    computed.
+
+    Raises what `RunPhotos` raises, ValueError for a class named "leave out", for fewer pictures than two
+    folds need and for a `file` of decisions on other data.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        file: str | os.PathLike,
+        *,
+        folder: str | os.PathLike | None = None,
+        accelerator: Accelerator | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ):
+        self.file, self.run = Path(file), run
+        check_room(self.file.parent)
+        self.photos = {split: RunPhotos(run, split, folder) for split in ("train", "val")}
+        self.class_names = self.photos["train"].class_names
+        if LEAVE_OUT in (name.strip().casefold() for name in self.class_names):
+            raise ValueError(
+                f"a class is called {LEAVE_OUT!r}, which in decisions means no class. Rename its folder."
+            )
+        self.doubts: list[Doubt] = []
+        self.num_unjudged = 0
+        self.decisions = read_decisions(self.file) if self.file.is_file() else {}
+        self._check_decisions()
+        self._judge(accelerator or connect(), progress)
+
+    @property
+    def num_issues(self) -> int:
+        """How many labels are probably wrong."""
+        return sum(doubt.is_issue for doubt in self.doubts)
+
+    def first(self, num: int | None = None) -> list[Doubt]:
+        """The first `num` doubts; None: as many as are probably wrong, at least 5 % of the labels."""
+        least = max(self.num_issues, round(LEAST_SHOWN * len(self.doubts)), 1)
+        return self.doubts[: least if num is None else num]
+
+    def decide(self, doubt: Doubt, new: str | None) -> None:
+        """Write that the photo is of the class `new`, or is left out; None takes a decision back.
+
+        Raises ValueError for a class that there is not.
+        """
+        if new is None:
+            self.decisions.pop(doubt.id, None)
+        else:
+            if new not in (LEAVE_OUT, *self.class_names):
+                raise ValueError(f"there is no class {new!r}")
+            before = self.decisions.get(doubt.id)
+            given = before.given if before else doubt.given
+            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+            self.decisions[doubt.id] = Decision(doubt.id, doubt.file, given, new, now)
+        write_decisions(self.file, self.decisions.values())
+
+    def write_list(self, file: str | os.PathLike, doubts: list[Doubt]) -> None:
+        """Write doubts as a csv whose column `new` is to be filled in: then it is one of decisions."""
+        rows = [
+            ("id", "file", "given", "new", "decided", "probability", "suggested", "probability_2")
+        ]
+        for each in doubts:
+            likely = (
+                f"{each.probability:.4f}",
+                each.suggested,
+                f"{each.suggested_probability:.4f}",
+            )
+            rows.append((each.id, each.file, each.given, "", "", *likely))
+        write_text(file, format_csv(rows))
+
+    def _check_decisions(self) -> None:
+        known = {id for photos in self.photos.values() for id in photos.split.ids.tolist()}
+        known |= set(self.run.environment().data.relabelled)
+        if self.decisions and not known & set(self.decisions):
+            raise ValueError(
+                f"{self.file} holds decisions on other data: none of its ids is in the data of "
+                f"{self.run}. Pass another --out."
+            )
+
+    def _judge(self, accelerator: Accelerator, progress) -> None:
+        from flowerkit.prediction import compute_features, find_label_issues, predict_out_of_fold
+
+        data, on_corrupt = self.photos["train"].data, self.run.plan().on_corrupt
+        folds = make_folds(data, NUM_FOLDS, on_corrupt=on_corrupt, rare=True, progress=progress)
+        with accelerator.scope():
+            body = _build_body(self.run, data, accelerator)
+            parts = [
+                compute_features(
+                    body,
+                    photos.split,
+                    global_batch=BATCH * accelerator.replicas,
+                    name=split,
+                    progress=progress,
+                ).array
+                for split, photos in self.photos.items()
+            ]
+        probabilities = predict_out_of_fold(
+            np.concatenate(parts), folds.labels, folds.fold_of, len(self.class_names)
+        )
+        rows = np.arange(len(folds.labels))
+        judged = np.flatnonzero(probabilities[rows, folds.labels] > 0)
+        self.num_unjudged = len(rows) - len(judged)
+        if not len(judged):
+            raise ValueError(f"no class of {data.folder} has two different photos to compare.")
+        issues = find_label_issues(folds.labels[judged], probabilities[judged])
+        places = [
+            (split, row)
+            for split, photos in self.photos.items()
+            for row in range(len(photos.split))
+        ]
+        for k in issues.order.tolist():
+            (split, row), label = places[judged[k]], int(folds.labels[judged[k]])
+            id = str(folds.ids[judged[k]])
+            other = int(issues.suggested[k])
+            self.doubts.append(
+                Doubt(
+                    split,
+                    row,
+                    id,
+                    self.photos[split].paths.get(id, ""),
+                    self.class_names[label],
+                    float(issues.given[k]),
+                    self.class_names[other],
+                    float(probabilities[judged[k], other]),
+                    bool(issues.is_issue[k]),
+                )
+            )
+
+
+def _build_body(run: RunFolder, data, accelerator: Accelerator):
+    """The body that the run began with, its features averaged over the places of a feature map."""
+    import keras
+
+    from flowerkit.models import split_classifier
+    from flowerkit.training import build_model
+
+    plan, classifier = run.plan(), None
+    if plan.weights is None:
+        _log.warning(
+            "this run began with random weights, so features come from the trained network, which has "
+            "seen the labels: it finds fewer of those that are wrong in train"
+        )
+    else:
+        try:
+            classifier = build_model(plan, data, accelerator)
+        except (FileNotFoundError, RuntimeError) as error:
+            _log.warning(
+                f"features come from the trained network, which has seen the labels, and finds fewer of "
+                f"those that are wrong in train: {error}"
+            )
+    body, _ = split_classifier(classifier or run.model())
+    if len(body.output_shape) < 4:
+        return body
+    mean = keras.layers.GlobalAveragePooling2D()(body.outputs[0])
+    return keras.Model(body.inputs[0], mean, name="pooled_body")
+
+
+# The page -----------------------------------------------------------------------------------------
+
+
+class ReviewPage:
+    """The page of a review: calling it with (method, path, body) gives the reply, or None."""
+
+    def __init__(self, review: LabelReview, num: int | None = None):
+        self.review, self.shown = review, review.first(num)
+
+    def __call__(self, method: str, path: str, body: bytes) -> Reply | None:
+        parts = urllib.parse.urlsplit(path)
+        if (method, parts.path) == ("POST", "/decide"):
+            return self._decide(body)
+        if method != "GET":
+            return None
+        if parts.path == "/":
+            return Reply(self.render().encode(), "text/html; charset=utf-8")
+        if parts.path in _FILES:
+            name, kind = _FILES[parts.path]
+            return Reply(render(name).encode(), kind)
+        number = parts.path.removeprefix("/photo/")
+        if number.isdecimal() and int(number) < len(self.shown):
+            doubt = self.shown[int(number)]
+            image = self.review.photos[doubt.split].split.images[doubt.row]
+            return Reply(encode_bytes(image), "image/jpeg")
+        return None
+
+    def render(self) -> str:
+        """The page as it stands, HTML."""
+        decided = self.review.decisions
+        return render(
+            "clean.html.j2",
+            name=self.review.run.path.resolve().name,
+            file=str(self.review.file),
+            doubts=self.shown,
+            decided=[decided[each.id].new if each.id in decided else "" for each in self.shown],
+            class_names=self.review.class_names,
+            num_labels=len(self.review.doubts),
+            num_issues=self.review.num_issues,
+            leave_out=LEAVE_OUT,
+        )
+
+    def _decide(self, body: bytes) -> Reply:
+        try:
+            asked = json.loads(body)
+            number, new = asked["number"], asked["new"]
+            if type(number) is not int or not 0 <= number < len(self.shown):
+                raise ValueError(f"there is no photo {number!r}")
+            self.review.decide(self.shown[number], new)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            return Reply(f"This was not written: {error}".encode(), status=400)
+        return Reply(b"{}", "application/json")
