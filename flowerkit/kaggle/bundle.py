@@ -17,7 +17,7 @@ from flowerkit.text import join_some
 SOURCE = "notebooks/01_petals_to_the_metal.ipynb"
 BUNDLE = "notebooks/kaggle/petals.ipynb"
 # Only a checkout uses these; all that `import flowerkit` offers in Python goes along.
-LEFT_OUT = ("__main__.py", "cli/", "kaggle/", "deploy/serving.py")
+LEFT_OUT = ("__main__.py", "cli/", "kaggle/", "deploy/serving.py", "deploy/label_review.py")
 
 _REFRESH = "Run `flowerkit bundle`."
 _LINE = re.compile(r'^"([\w./-]+)": "([^"]*)",$', re.MULTILINE)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from flowerkit.__main__ import _describe, main
-from flowerkit.cli import doctor, look, train, use
+from flowerkit.cli import doctor, train, use
 
 
 def in_a_new_process(*words):
@@ -183,7 +183,7 @@ def test_paths_names_and_sizes_are_refused_before_a_framework_or_a_server_is_ask
     for place in ("terminal.connect", "kaggle.kaggle.sign_in"):
         module, _, name = f"flowerkit.cli.{place}".rpartition(".")
         monkeypatch.setattr(pkgutil.resolve_name(module), name, fail)
-    for module in (train, use, look):
+    for module in (train, use):
         monkeypatch.setattr(module, "quiet_frameworks", fail)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()

@@ -141,7 +141,8 @@ def test_a_click_decides_in_a_browser_and_no_request_leaves_the_machine(review, 
         metrics = {"width": width, "height": 1400, "deviceScaleFactor": 1, "mobile": width < 500}
         page.call("Emulation.setDeviceMetricsOverride", **metrics)
         page.call("Page.navigate", url=url)
-        page.wait_for("document.querySelectorAll('.labels li').length == 4")
+        loaded = "document.readyState == 'complete'"  # and so its script
+        page.wait_for(loaded + " && document.querySelectorAll('.labels li').length == 4")
         assert page.run("document.documentElement.scrollWidth <= innerWidth")
         click = "document.querySelectorAll('.labels li')[%d].querySelector('%s').click()"
         page.run(click % (0, ".choices button:nth-child(2)"))
