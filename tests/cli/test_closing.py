@@ -48,13 +48,19 @@ def test_photos_are_classified_where_they_still_are(close, tmp_path, monkeypatch
     assert f"  flowerkit classify {run} 'my photos'" in close(data=data)
 
 
-def test_a_run_near_chance_is_told_to_train_longer_and_not_how_to_use_it(close):
-    lines = close(predicted=(1, 2, 0) * 20, f1=0.3, epochs=2)
-    assert lines[0].startswith("macro F1 0.00 on val is no better than chance (0.33)")
+def test_a_low_run_is_told_to_train_longer_first(close):
+    lines = close(predicted=(1, 2, 0) * 10 + RIGHT[:30], f1=0.3, epochs=2)
+    assert lines[0].startswith("macro F1 0.50 on val is low, and above chance (0.33)")
     assert "training steps in all" in lines[1]
-    better = lines[lines.index("next:") + 1]
+    better, *uses = lines[lines.index("next:") + 1 :]
     assert better.startswith("  flowerkit train --data 'my photos' --plan=smoke --epochs ")
-    assert "serve" not in " ".join(lines)
+    assert "flowerkit serve" in uses[-1]
+
+
+def test_a_run_at_chance_is_not_offered_for_use(close):
+    lines = close(predicted=(1, 2, 0) * 20)
+    assert lines[0].startswith("macro F1 0.00 on val is no better than chance (0.33)")
+    assert not any("serve" in line or "classify" in line for line in lines)
 
 
 @pytest.mark.parametrize(
