@@ -17,7 +17,10 @@ def activation_bytes(model: keras.Model, *, precision: str) -> int:
 
 
 def _count_values(model: keras.Model, *images: keras.KerasTensor) -> int:
-    """How many numbers all layers give for an image; of `images`, where the model's size is free."""
+    """How many numbers all layers give for an image; of `images`, where the model's size is free.
+
+    There what a layer gives is taken to be as large as its input if it does not tell.
+    """
     count, last = 0, images
     known = {id(each): image for each, image in zip(model.inputs, images, strict=False)}
 
@@ -31,16 +34,12 @@ def _count_values(model: keras.Model, *images: keras.KerasTensor) -> int:
             last = outputs
         elif not isinstance(layer, keras.layers.InputLayer):
             if any(None in each.shape[1:] for each in outputs):
-                found = _find_specs(layer, keras.tree.map_structure(find, inputs), len(outputs))
-                known |= dict(zip(map(id, outputs), keras.tree.flatten(found), strict=True))
+                inputs = keras.tree.map_structure(find, inputs)
+                try:
+                    found = keras.tree.flatten(layer.compute_output_spec(inputs))
+                except Exception:  # of an operation with constants, of a layer of the user's
+                    found = keras.tree.flatten(inputs)[:1] * len(outputs)
+                known |= dict(zip(map(id, outputs), found, strict=True))
             last = [find(each) for each in outputs]
             count += sum(int(np.prod(each.shape[1:], dtype="int64")) for each in last)
     return count
-
-
-def _find_specs(layer, inputs, num_outputs: int):
-    """What a layer gives for `inputs`; as large as they are, where it takes more than they."""
-    try:
-        return layer.compute_output_spec(inputs)
-    except (TypeError, ValueError):  # an operation, such as x / 255, or attention
-        return keras.tree.flatten(inputs)[:1] * num_outputs

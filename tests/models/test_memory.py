@@ -11,7 +11,7 @@ def test_what_all_layers_give_is_counted_once_also_where_a_network_takes_any_siz
     accelerator, size
 ):
     inner_inputs = keras.Input((size, size, 4))
-    inner = keras.Model(inner_inputs, keras.layers.ReLU()(keras.layers.ReLU()(inner_inputs)))
+    inner = keras.Model(inner_inputs, keras.layers.ReLU()(inner_inputs / 255.0))
     pixels = keras.Input((8, 8, 3))
     features = inner(keras.layers.Conv2D(4, 3, padding="same")(pixels))
     outputs = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(features))
