@@ -9,6 +9,7 @@ import pytest
 
 from flowerkit.cli.parser import parse
 from flowerkit.cli.train import _read_new, find_free_folder
+from flowerkit.data import load_split
 from flowerkit.training import RunFolder, TrainingPlan
 
 
@@ -81,6 +82,36 @@ def test_a_host_that_cannot_be_is_wrong_usage(flowerkit):
         "train", "--coordinator", "10.0.0.1:9000", "--num-hosts", 2, "--host", 2
     )
     assert (status, "--host I" in err) == (2, True)
+
+
+def test_a_run_keeps_the_labels_that_were_decided_and_refuses_others(
+    flowerkit, drawn, plan_file, tmp_path
+):
+    train = load_split(drawn, "train")
+    names = [drawn.class_names[label] for label in train.labels]
+    rows = [f"{id},,{name},leave out" for id, name in zip(train.ids, names, strict=True)]
+    for file, row in (("a.csv", rows[0]), ("b.csv", rows[1])):
+        (tmp_path / file).write_text(f"id,file,given,new\n{row}\n", encoding="utf-8")
+    run, out = tmp_path / "run", ("--out", tmp_path / "run")
+    data = ("--data", drawn.folder, "--labels", tmp_path / "a.csv")
+    assert flowerkit("train", *data, "--plan", plan_file, "--epochs", 1, *out)[0] == 0
+    trained_on = RunFolder(run).environment().data
+    assert trained_on.relabelled == {str(train.ids[0]): None}
+    assert sum(trained_on.class_counts["train"]) == 49
+    resume = ("train", "--resume", *out, "--epochs", 2)
+    status, _, err = flowerkit(*resume, "--labels", tmp_path / "b.csv")
+    assert (status, "began with other images" in err) == (1, True)
+    assert flowerkit(*resume)[0] == 0
+
+    status, lines, _ = flowerkit("clean", run, "--csv-only", "--top", 3)
+    assert status == 0
+    assert lines[-1] == (
+        f"next: flowerkit train --data {drawn.folder} --labels {run / 'decisions.csv'}"
+    )
+    text = (run / "decisions.csv").read_text(encoding="utf-8").splitlines()
+    assert len(text) == 4
+    status, _, err = flowerkit("clean", run, "--csv-only")
+    assert (status, "there already" in err, "--out" in err) == (1, True, True)
 
 
 class _CtrlC(logging.Handler):
