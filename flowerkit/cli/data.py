@@ -12,7 +12,10 @@ _SHOWN_PROBLEMS = 20
 
 
 def add_convert_options(parser: argparse.ArgumentParser) -> None:
-    photos = "a folder with a sub folder for each class, or with train/, val/ and test/ of those"
+    photos = (
+        "a folder with a sub folder for each class, or with train/, val/ and test/ of those; photos "
+        "that cannot be read are named and left out"
+    )
     add_path(parser, "photos", "PHOTOS", photos)
     add_path(parser, "out", "OUT", "the folder to make; after an interruption it continues")
     parser.add_argument(
