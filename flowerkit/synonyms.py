@@ -197,8 +197,7 @@ _OTHER_COMMANDS = {
     "convert": "prepare import preprocess tfrecord tfrecords to-tfrecords split",
     "check-data": "checkdata inspect audit dedupe duplicates leaks data",
     "draw": "generate synth synthetic make-data sample samples",
-    "doctor": "info env environment status-device checks settings system cache clean devices "
-    "device",
+    "doctor": "info env environment status-device checks settings system cache devices device",
     "demo": "quickstart example tutorial try hello init smoke",
     "export": "onnx tflite litert savedmodel save convert-model deploy",
     "serve": "app web ui gui webui gradio dashboard server api launch",
