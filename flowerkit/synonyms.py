@@ -10,6 +10,8 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from flowerkit.text import did_you_mean
+
 # flowerkit's option or argument: what others call it. Of several, the first counts that a command knows.
 _OPTIONS = {
     "data": "data_dir data_path dataset dataset_dir datadir root_dir path dir folder input "
@@ -94,9 +96,20 @@ _OPTIONS = {
     "coordinator": "master_addr dist_url rdzv_endpoint master_address",
     "external": "extra other",
     "owner": "user username",
-    "debug": "traceback verbose v vv",
+    "debug": "traceback",
     "resume": "continue resume_from resume_from_checkpoint restart",
     "accumulate": "accumulate_grad_batches gradient_accumulation_steps grad_accum_steps nbs",
+    # Choices
+    "gpu": "cuda nvidia",
+    "float16": "fp16 half amp",
+    "bfloat16": "bf16",
+    "float32": "fp32 tf32 full",
+    "litert": "tflite",
+    "val_f1": "f1 macro_f1 f1_score",
+    "val_accuracy": "acc val_acc top1",
+    "one-cycle": "1cycle one_cycle_lr",
+    "cosine": "cosine_annealing",
+    "constant": "plateau reduce_on_plateau none",
     # Arguments without an option
     "photos": "data images image source input path folder files file dir",
     "runs": "run model models weights checkpoint ckpt",
@@ -184,8 +197,7 @@ _OTHER_COMMANDS = {
     "convert": "prepare import preprocess tfrecord tfrecords to-tfrecords split",
     "check-data": "checkdata inspect audit dedupe duplicates leaks data",
     "draw": "generate synth synthetic make-data sample samples",
-    "doctor": "info env environment status-device checks settings system cache clean devices "
-    "device",
+    "doctor": "info env environment status-device checks settings system cache devices device",
     "demo": "quickstart example tutorial try hello init smoke",
     "export": "onnx tflite litert savedmodel save convert-model deploy",
     "serve": "app web ui gui webui gradio dashboard server api launch",
@@ -239,6 +251,16 @@ def find_name(name: str, known: Iterable[str], *, spelled: bool = True) -> str |
 
 def _first(names: list[str], known: Mapping[str, str]) -> str | None:
     return next((known[_key(name)] for name in names if _key(name) in known), None)
+
+
+def explain_choice(word: str, choices: Iterable[str]) -> str:
+    """ " Did you mean 'x'?" with the choice that is meant or has nearly that spelling, or nothing.
+
+    >>> explain_choice("cuda", ["tpu", "gpu", "cpu"]), explain_choice("tpuu", ["tpu", "gpu", "cpu"])
+    (" Did you mean 'gpu'?", " Did you mean 'tpu'?")
+    """
+    choices = list(choices)
+    return did_you_mean(find_name(word, choices, spelled=False) or word, choices)
 
 
 def find_way(name: str) -> str | None:

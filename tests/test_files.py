@@ -15,6 +15,7 @@ import pytest
 from flowerkit.files import (
     cache_folder,
     check_room,
+    check_writable,
     explain_unpacking,
     find_free_folder,
     find_marked,
@@ -359,3 +360,11 @@ def test_the_command_unpacks_and_a_korean_zip_gets_its_encoding(tmp_path):
 def test_what_is_no_archive_has_no_command():
     assert explain_unpacking("photos") is None
     assert explain_unpacking("photos/rose.jpg") is None
+
+
+def test_a_folder_that_could_not_be_written_is_said_and_none_is_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"file/run cannot be written to .* Pass another"):
+        check_writable(tmp_path / "file" / "run")
+    check_writable(tmp_path / "runs" / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

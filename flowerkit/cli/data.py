@@ -5,14 +5,17 @@ from pathlib import Path
 
 from flowerkit.cli.options import add_number, add_path, add_photo_options, open_data, read_labels
 from flowerkit.cli.terminal import Echo, Progress
-from flowerkit.files import make_folder
+from flowerkit.files import check_writable, make_folder
 from flowerkit.text import pluralize
 
 _SHOWN_PROBLEMS = 20
 
 
 def add_convert_options(parser: argparse.ArgumentParser) -> None:
-    photos = "a folder with a sub folder for each class, or with train/, val/ and test/ of those"
+    photos = (
+        "a folder with a sub folder for each class, or with train/, val/ and test/ of those; photos "
+        "that cannot be read are named and left out"
+    )
     add_path(parser, "photos", "PHOTOS", photos)
     add_path(parser, "out", "OUT", "the folder to make; after an interruption it continues")
     parser.add_argument(
@@ -89,6 +92,8 @@ def run_check_data(args, echo: Echo, progress: Progress) -> int:
     from flowerkit.data import find_leaks, find_sizes
     from flowerkit.sources import find_data
 
+    if args.out:
+        check_writable(args.out)
     data, external = open_data(args, image_size=args.image_size), None
     if args.external:  # bytes can be compared at the same size only
         is_same = data.image_size in find_sizes(args.external)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from flowerkit import __version__
-from flowerkit.synonyms import find_command, find_name, find_way
+from flowerkit.synonyms import explain_choice, find_command, find_name, find_way
 from flowerkit.text import did_you_mean, join_some
 
 
@@ -215,7 +215,7 @@ class _Parser(argparse.ArgumentParser):
             hint = meant and f" Did you mean {meant!r} ({COMMANDS[meant].help})?"
             self._refuse(f"no command {word!r}", hint or did_you_mean(word, COMMANDS))
         choices = [str(each) for action in self._actions for each in action.choices or ()]
-        self._refuse(message, did_you_mean(word, choices))
+        self._refuse(message, explain_choice(word, choices))
 
     def _refuse(self, message: str, hint: str = ""):
         self.exit(2, f"{self.prog}: {message}.{hint} `{self.prog} --help` lists all.\n")
@@ -225,6 +225,8 @@ class _Parser(argparse.ArgumentParser):
         for word in itertools.takewhile(lambda word: word != "--", args or ()):
             if self.prog == "flowerkit" and not word.startswith("-"):
                 break  # a command, with options of its own
+            if not word or re.fullmatch(r"--[\w-]+=", word):
+                self._refuse(f"an argument is empty ({word or repr(word)})", " Give it a value.")
             name = word.partition("=")[0]
             if re.fullmatch(r"--?[^\W\d][\w.-]*", name) and not self._knows(name):
                 later = next((each for each in args if each in COMMANDS), None)

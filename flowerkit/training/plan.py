@@ -13,7 +13,7 @@ from flowerkit import schedules
 from flowerkit.files import read_json
 from flowerkit.models import fixed_input_size
 from flowerkit.pipeline import Augmentation, check_between, setting
-from flowerkit.synonyms import explain_arguments, explain_name
+from flowerkit.synonyms import explain_arguments, explain_choice, explain_name
 from flowerkit.text import did_you_mean
 
 # What a run logs every epoch, with the direction that is better. By "epoch" the last is the best, which
@@ -264,15 +264,15 @@ class TrainingPlan:
             raise ValueError(f"epochs must be a finite number. Received: epochs={self.epochs}")
         if not (self.epochs or self.freeze_epochs):
             raise ValueError(
-                f"epochs must be 1 or more. Received: epochs={self.epochs} (0 trains the head alone, "
-                f"for freeze_epochs={self.freeze_epochs})"
+                f"epochs must be 1 or more. Received: epochs={self.epochs}, the head alone: "
+                f"then pass freeze_epochs=5 (--freeze-epochs 5), too."
             )
 
     def _check_monitor(self) -> None:
         if self.monitor not in MONITORS:
             raise ValueError(
                 f"monitor {self.monitor!r} is not logged by this run; it logs "
-                f"{', '.join(MONITORS)}.{did_you_mean(self.monitor, MONITORS)}"
+                f"{', '.join(MONITORS)}.{explain_choice(self.monitor, MONITORS)}"
             )
 
     def _check_optimizer(self) -> None:
@@ -410,7 +410,7 @@ def _check_type(name: str, value, hint) -> None:
 
 def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
     if not isinstance(value, str | None) or value not in choices:
-        hint = did_you_mean(str(value), filter(None, choices))
+        hint = explain_choice(str(value), filter(None, choices))
         raise ValueError(
             f"{name} must be one of {', '.join(map(str, choices))}. Received: {name}={value!r}."
             f"{_OTHER_WAYS.get(name, '') if not isinstance(value, str) else hint}"

@@ -171,6 +171,8 @@ def test_a_device_that_is_required_and_missing_is_refused_before_photos_are_conv
         ("classify RUN flat --csv a.zip/x.csv", 1, "a.zip cannot be written to"),
         ("export RUN --out a.zip/x.onnx", 1, "a.zip cannot be written to"),
         ("serve RUN --port 99999", 2, "--port: must be in 1..65535"),
+        ("check-data DATA --out a.zip/x", 1, "a.zip/x cannot be written to"),
+        ("convert flat a.zip/x", 1, "none in a sub folder"),
         ("pull a/b a.zip/x", 1, "a.zip/x cannot be written to"),
     ],
 )

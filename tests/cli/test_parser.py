@@ -23,6 +23,10 @@ from flowerkit.cli.parser import COMMANDS, load_function, parse
         ("train --no-flp", "Did you mean --no-flip?"),
         ("train --epoch 3", "`flowerkit train` takes it as --epochs."),
         ("train --require tpuu", "Did you mean 'tpu'?"),
+        ("train --require cuda", "Did you mean 'gpu'?"),
+        ("train --precision fp16", "Did you mean 'float16'?"),
+        ("export r --format tflite", "Did you mean 'litert'?"),
+        ("train --monitor f1", "Did you mean 'val_f1'?"),
         ("predict r --data d --out c --on-corrupt skipp", "Did you mean 'skip'?"),
         ("train --epochs", "flowerkit train: argument --epochs: expected one argument."),
         ("train --epochs three", "argument --epochs: invalid float or auto value: 'three'."),
@@ -44,7 +48,12 @@ def test_wrong_usage_is_one_sentence_with_the_nearest_word(flowerkit, words, mes
 
 def test_a_word_like_no_other_gets_no_suggestion(flowerkit):
     assert "Did you mean" not in flowerkit("train", "--xyzzy")[2]
-    assert "unrecognized arguments: ''." in flowerkit("check", "a.csv", "--data", "d", "")[2]
+    for words in (
+        ("check", "a.csv", "--data", "d", ""),
+        ("train", "--out="),
+        ("train", "--out", ""),
+    ):
+        assert "an argument is empty" in flowerkit(*words)[2]
     assert 'no command "it\'s".' in flowerkit("it's")[2]
 
 
