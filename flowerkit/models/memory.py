@@ -18,7 +18,7 @@ def activation_bytes(model: keras.Model, *, precision: str) -> int:
 
 
 def _count_values(model: keras.Model, *images: keras.KerasTensor) -> int:
-    """How many numbers all layers give for an image; of the sizes of `images` where the model's are free."""
+    """How many numbers all layers give for an image, which is as large as `images` are."""
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs, model.outputs)  # clone_model takes no call_function there
     count = 0
