@@ -80,6 +80,8 @@ class Publication:
     public: bool = False
 
     def __post_init__(self) -> None:
+        if self.kind not in LICENCES:
+            raise ValueError(f"kind must be 'model' or 'dataset'. Received: kind={self.kind!r}")
         parts, has_host = split_address(self.name, f"{self.kind}s")
         name = "/".join(parts[:2]).lower()
         slug = name.partition("/")[2]
@@ -106,8 +108,9 @@ class Publication:
 
 def _find_licence(kind: str, licence: str | None) -> str:
     """The licence as Kaggle spells it; "cc-by-4.0" is the one with (CC BY 4.0), too."""
+    wanted = _squash(licence or "")
     for name in LICENCES[kind]:
-        if licence and _squash(licence) in (_squash(name), _squash(name.partition("(")[2])):
+        if wanted and wanted in (_squash(name), _squash(name.partition("(")[2])):
             return name
     received = f"{licence!r} is none that Kaggle has here" if licence else "none is given"
     raise ValueError(

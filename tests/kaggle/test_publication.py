@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fake_kaggle import KEY
 
+from flowerkit import deploy
 from flowerkit.files import write_dataclass
 from flowerkit.kaggle import LICENCES, KaggleError, Publication, publish
 from flowerkit.models import backbones
@@ -52,6 +53,16 @@ def temporary(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
+
+
+@pytest.fixture
+def copied_export(monkeypatch):
+    """Exports are copies: what is in them is tested apart."""
+
+    def export_model(folder, out, format):
+        shutil.copy(folder / "model.keras", out)
+
+    monkeypatch.setattr(deploy, "export_model", export_model)
 
 
 # Models -------------------------------------------------------------------------------------------
@@ -114,7 +125,7 @@ def test_the_card_has_scores_with_their_interval_and_no_path_or_secret(
 
 
 def test_a_second_publication_is_a_new_version_whose_page_shows_the_new_card(
-    fake, client, lines, run_copy
+    fake, client, lines, run_copy, copied_export
 ):
     publish(client, run_copy, to_model())
     run = RunFolder(run_copy)
@@ -130,7 +141,9 @@ def test_a_second_publication_is_a_new_version_whose_page_shows_the_new_card(
     assert fake.calls.count("CreateModel") == 1
 
 
-def test_a_run_without_validation_says_that_its_score_was_not_measured(fake, client, run_copy):
+def test_a_run_without_validation_says_that_its_score_was_not_measured(
+    fake, client, run_copy, copied_export
+):
     run = RunFolder(run_copy)
     values = vars(run.result()) | dict.fromkeys(("val_f1", "val_accuracy", "val_loss"))
     write_dataclass(run.result_file, run.result().__class__(**values))
@@ -143,7 +156,7 @@ def test_a_run_without_validation_says_that_its_score_was_not_measured(fake, cli
     "call", ["CreateModel", "CreateModelInstance", "CreateModelInstanceVersion"]
 )
 def test_what_creates_a_model_is_sent_once_even_if_its_response_is_lost(
-    fake, client, finished_run, call
+    fake, client, finished_run, copied_export, call
 ):
     if call.endswith("Version"):
         publish(client, finished_run.folder, to_model())
@@ -247,7 +260,7 @@ def test_a_data_set_that_kaggle_cannot_process_is_an_error(fake, client, weights
 # Refused ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("licence", [None, "", "Apache 3"])
+@pytest.mark.parametrize("licence", [None, "", "-", "Apache 3"])
 @pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_without_a_licence_that_kaggle_knows_all_of_them_are_named(kind, licence):
     with pytest.raises(ValueError, match="a licence is needed") as caught:
