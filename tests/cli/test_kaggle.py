@@ -199,7 +199,7 @@ def test_publish_makes_a_data_set_and_says_how_a_push_attaches_it(
         "https://www.kaggle.com/datasets/flora/vgg16-weights",
         "next: flowerkit push --weights-dataset flora/vgg16-weights",
     ]
-    assert fake.created[0]["isPrivate"] is False
+    assert not fake.created[0].get("isPrivate")
     assert command("push", "--root", checkout, *out.splitlines()[-1].split()[3:])[0] == 0
     assert fake.pushed[0]["datasetDataSources"] == ["flora/vgg16-weights"]
 
