@@ -189,7 +189,7 @@ class FakeKaggle(ThreadingHTTPServer):
     def _get(self, name: str, found: dict, *, of=None) -> dict:
         if not name.startswith(f"{USER}/"):
             return refuse(403, "Permission was denied")
-        return found if name in (of or self.versions) else refuse(404, "Not found")
+        return found if name in (self.versions if of is None else of) else refuse(404, "Not found")
 
     def _create(self, name: str, body: dict) -> dict:
         if not name.startswith(f"{USER}/"):
@@ -219,7 +219,8 @@ class FakeKaggle(ThreadingHTTPServer):
 
     def on_GetModel(self, body):
         name = f"{body['ownerSlug']}/{body['modelSlug']}"
-        return self._get(name, {"ref": name}, of=self.pages)
+        found = {"ref": name, "description": self.pages.get(name, {}).get("description")}
+        return self._get(name, found, of=self.pages)
 
     def on_CreateModel(self, body):
         name = f"{body['ownerSlug']}/{body['slug']}"

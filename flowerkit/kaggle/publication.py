@@ -186,8 +186,8 @@ def _make_model(client: Client, source: Path, target: Publication, folder: Path)
             return api.model_instance_version_create(handle, str(folder), _NOTE, quiet=True)
         return api.model_instance_create(str(folder), quiet=True)
 
-    has_page = find_model() is not None
-    before = find_version() if has_page else 0
+    old = find_model()
+    before = find_version() if old else 0
     client.echo(f"exporting {run}")
     with quiet_frameworks():
         from flowerkit.deploy import export_model
@@ -197,7 +197,7 @@ def _make_model(client: Client, source: Path, target: Publication, folder: Path)
     _write(folder / "classes.json", run.environment().data.class_names)
     (owner, slug), (framework, variation) = target.name.split("/"), FRAMEWORK.split("/")
     page = {"ownerSlug": owner, "slug": slug, "description": card}
-    if not has_page:
+    if not old:
         page |= {"title": target.title, "isPrivate": not target.public}
     _write(folder / "model-metadata.json", page)
     instance = {
@@ -208,11 +208,11 @@ def _make_model(client: Client, source: Path, target: Publication, folder: Path)
         "licenseName": target.licence,
     }
     _write(folder / "model-instance-metadata.json", instance)
-    if not has_page:
+    if not old:
         _send(client, target, lambda: api.model_create_new(str(folder)), find_model)
     _report_upload(client, folder)
     _send(client, target, send, lambda: find_version() > before or None)
-    if has_page:  # which showed the figures of an older version
+    if old and handle in old.description:  # a card like this, with the figures of an older version
         _send(client, target, lambda: api.model_update(str(folder)))
     _report_end(client, target, before)
     client.echo(f'load it with: kagglehub.model_download("{handle}"), see its README.md')

@@ -184,7 +184,7 @@ def test_credentials_stay_hidden_with_debug_and_in_a_log_that_repeats_them(
 
 
 def test_publish_makes_a_data_set_and_says_how_a_push_attaches_it(
-    command, fake, checkout, tmp_path
+    command, fake, checkout, five_images, tmp_path
 ):
     (tmp_path / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5").write_bytes(
         b"\x89HDF\r\n\x1a\n"
@@ -200,7 +200,8 @@ def test_publish_makes_a_data_set_and_says_how_a_push_attaches_it(
         "next: flowerkit push --weights-dataset flora/vgg16-weights",
     ]
     assert not fake.created[0].get("isPrivate")
-    assert command("push", "--root", checkout, *out.splitlines()[-1].split()[3:])[0] == 0
+    next_options = out.splitlines()[-1].split()[3:]
+    assert command("push", "--root", checkout, "--data", five_images, *next_options)[0] == 0
     assert fake.pushed[0]["datasetDataSources"] == ["flora/vgg16-weights"]
 
 

@@ -139,6 +139,9 @@ def test_a_second_publication_is_a_new_version_whose_page_shows_the_new_card(
     assert fake.pages[MODEL]["isPrivate"] is True
     assert f"published {MODEL}, version 2, seen by those who saw it before: " in lines[-3]
     assert fake.calls.count("CreateModel") == 1
+    fake.pages[MODEL]["description"] = "written by hand"
+    publish(client, run_copy, to_model())
+    assert fake.pages[MODEL]["description"] == "written by hand"
 
 
 def test_a_run_without_validation_says_that_its_score_was_not_measured(
