@@ -141,6 +141,11 @@ def train(
     with showing(progress, speaks=hosts.is_first()) as progress:
         if given is None:
             _log.info(f"{accelerator}")
+        if hosts.count() > 1 and plan.halve_on_oom:
+            _log.warning(
+                "halve_on_oom (--halve-on-oom) has no effect on several hosts, which end together where "
+                "a step does not fit: pass accumulate=2 (--accumulate 2) or more"
+            )
         folder = _open_folder(out, plan, schedule, resume)
         precision = accelerator.precision
         if resume and given is None:
@@ -577,6 +582,8 @@ def fit(
     """
     first_epoch = len(run.history)
     watching = [*build_callbacks(run, phase, step, stop, progress), *callbacks]
+    if callbacks and hosts.count() > 1:
+        watching.append(own.FollowFirstHost())
     limit = None
     if run.clock.is_limited:  # last: what any other has stopped is not fitted anew
         validation = next(each for each in watching if isinstance(each, Validation))
