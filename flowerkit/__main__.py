@@ -81,7 +81,7 @@ def _describe(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] in BACKENDS:
         problem = detect(collect_evidence()).problem  # of a command that starts no device
         error = RuntimeError(problem) if problem else error
-    if type(error).__name__ == "JaxRuntimeError" and hosts.count() > 1:
+    if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and hosts.count() > 1:
         error = RuntimeError(
             f"host {hosts.index()} of {hosts.count()} lost the others, whose output may say why "
             f"({str(error).splitlines()[0][:200]}). Start all again with --resume and the same --out."
