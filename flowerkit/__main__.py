@@ -59,9 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _interrupt(signum, frame):
     """End the command at Ctrl-C and SIGTERM."""
-    if frame is not None and frame.f_code.co_name in _DROPPING:
-        threading.Timer(0.1, os.kill, (os.getpid(), signum)).start()
-        return
+    while frame is not None:
+        if frame.f_code.co_name in _DROPPING:
+            threading.Timer(0.1, os.kill, (os.getpid(), signum)).start()
+            return
+        frame = frame.f_back
     signal.signal(signum, signal.SIG_DFL)  # a second one ends at once
     raise KeyboardInterrupt
 

@@ -112,6 +112,9 @@ def test_a_signal_that_comes_where_python_drops_exceptions_comes_again(
 ):
     class Last:
         def __del__(self):
+            self.close()
+
+        def close(self):
             signal.raise_signal(number)
 
     def wait(args, echo, progress):
