@@ -9,6 +9,8 @@ import collections
 import contextlib
 import itertools
 import json
+import logging
+import os
 import re
 import signal
 import socket
@@ -21,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from flowerkit.text import join_some, pluralize
+
+_log = logging.getLogger("flowerkit")
 
 # Those who start a process on each host, by the variables with the number of all and of this one.
 LAUNCHERS = {
@@ -40,6 +44,7 @@ _ONE_DAY_MS = 24 * 3600 * 1000  # host 0 may be busy for long, and JAX ends all 
 _PIECE_BYTES = 2**20
 _KEPT_MESSAGES = 1000  # steps keep hosts closer together than that
 _LISTEN_SECONDS = 0.5
+_GRACE_SECONDS = 2  # for a host that ends by itself, as where all find the same fault
 _ENDING_SECONDS = 10
 
 
@@ -286,7 +291,9 @@ def are_together() -> bool:
 
 def scratch() -> Path:
     """A folder of this process, for what host 0 keeps and others need for a while; gone at the end."""
-    return Path(_job.scratch.name)
+    folder = Path(_job.scratch.name)
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def own_rows(num_rows: int) -> slice:
@@ -310,8 +317,7 @@ def together() -> Iterator[None]:
     keras.distribution.set_distribution(_job.joint)
     _job.together = True
     try:
-        with listening():
-            yield
+        yield
     finally:
         _job.together = False
         keras.distribution.set_distribution(_job.alone)
@@ -428,13 +434,19 @@ def first_then_others(function: Callable[[], Any]) -> Any:
 # What any host may say, at any time ---------------------------------------------------------------
 
 
+def _abort(sentence: str) -> None:
+    """End this process as JAX does where another host is lost."""
+    _log.error(sentence)
+    os.abort()
+
+
 @contextlib.contextmanager
-def listening(end: Callable[[str], None] | None = None) -> Iterator[None]:
+def listening(end: Callable[[str], None] = _abort) -> Iterator[None]:
     """Hear of the other hosts what none of them waits to be told; all enter it in the same order.
 
-    That is a signal, see `tell_signal`, and, with `end`, that a host has left the block by an error:
-    `end(sentence)` is then called in a thread of every other host. It must end the process, which may
-    wait for that host. Within such a block another changes nothing.
+    That is a signal, see `tell_signal`, and that a host has left the block by an error: `end(sentence)`
+    is then called in a thread of every other host, unless that leaves it by an error, too. It must end
+    the process, which may wait for that host for ever. Within such a block another changes nothing.
     """
     if _job is None or _job.listener:
         yield
@@ -445,10 +457,9 @@ def listening(end: Callable[[str], None] | None = None) -> Iterator[None]:
         yield
     except BaseException as error:
         listener.stop()
-        if end:
-            listener.say("error", str(error) or "it was interrupted")
-            listener.wait_for_others()
-            job.scratch.cleanup()  # the process may end without it
+        listener.say("error", str(error) or "it was interrupted")
+        listener.wait_for_others()
+        job.scratch.cleanup()  # the process may end without it
         raise
     finally:
         listener.stop()
@@ -468,7 +479,7 @@ def heard_signal() -> str | None:
 class _Listener(threading.Thread):
     """Reads every half second what hosts have said."""
 
-    def __init__(self, job: _Job, end: Callable[[str], None] | None):
+    def __init__(self, job: _Job, end: Callable[[str], None]):
         super().__init__(name="flowerkit-hosts", daemon=True)
         self.job, self.end, self.place = job, end, f"flowerkit/{next(job.numbers)}"
         self.signal: str | None = None
@@ -491,14 +502,17 @@ class _Listener(threading.Thread):
                 kind, host, text = json.loads(message)
                 if kind == "signal":
                     self.signal = text
-                elif self.end:
-                    self.wait_for_others()
-                    self.job.scratch.cleanup()
-                    self.end(
-                        f"host {self.job.index} of {self.job.count} ends, because host {host} did: "
-                        f"{text.rstrip('.')}. Start all again; with --resume and the same --out a run "
-                        f"goes on after its last whole epoch."
-                    )
+                elif not self.is_over.wait(_GRACE_SECONDS):
+                    self._end_with(host, text)
+
+    def _end_with(self, host: int, text: str) -> None:
+        self.wait_for_others()
+        self.job.scratch.cleanup()  # the process ends without it
+        self.end(
+            f"host {self.job.index} of {self.job.count} ends, because host {host} did: "
+            f"{text.rstrip('.')}. Start all again; with --resume and the same --out a run goes on after "
+            f"its last whole epoch."
+        )
 
     def wait_for_others(self) -> None:
         """Let all hosts hear before one ends: with host 0 ends what messages go through."""

@@ -102,7 +102,8 @@ def train(
     (`fitting`); the result's plan has the values. With `resume` an interrupted run in `out` continues
     exactly where its last whole epoch ended; on another number of replicas or hosts, or in another
     precision, with the same batches, and a log line says what has changed.
-    Of several hosts (`connect`) each calls it with the same arguments; host 0 alone writes `out`.
+    Of several hosts (`connect`) each calls it with the same arguments; host 0 alone writes `out`, and
+    an error on one of them ends the processes of the others.
     `schedule`: your own for the last phase, used as it is: a `schedules.Schedule`, a function of the
     epoch (from 0) or of (epoch, rate), which begins with the plan's max_lr, an object of
     keras.optimizers.schedules, which counts the phase's steps, or a rate. A plan is data and holds no
@@ -138,7 +139,7 @@ def train(
             "several hosts need the backbone as a file that each of them has: save the model, and pass "
             "backbone='FILE.keras' (--backbone FILE.keras)."
         )
-    with showing(progress, speaks=hosts.is_first()) as progress:
+    with showing(progress, speaks=hosts.is_first()) as progress, hosts.listening():
         if given is None:
             _log.info(f"{accelerator}")
         if hosts.count() > 1 and plan.halve_on_oom:

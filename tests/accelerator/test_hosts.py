@@ -1,6 +1,5 @@
 """hosts: who this process is, how hosts meet, and runs of several processes on this machine."""
 
-import contextlib
 import json
 import os
 import signal
@@ -181,6 +180,7 @@ def two_hosts(monkeypatch):
     """(use, jobs): two joined hosts; from `use(index)` on this process is one of them."""
     jobs = [hosts._Job(None, 2, index) for index in (0, 1)]
     jobs[0].client = jobs[1].client = KeyValues(2)
+    monkeypatch.setattr(hosts, "_GRACE_SECONDS", 15)
     monkeypatch.setattr(hosts, "broadcast", lambda value: value)
 
     def use(index):
@@ -191,7 +191,7 @@ def two_hosts(monkeypatch):
 
 def test_a_signal_to_any_host_is_heard_by_host_0(two_hosts):
     use, jobs = two_hosts
-    listeners = [hosts._Listener(job, None) for job in jobs]
+    listeners = [hosts._Listener(job, pytest.fail) for job in jobs]
     jobs[0].listener, jobs[1].listener = listeners
     use(0)
     assert hosts.heard_signal() is None
@@ -213,8 +213,9 @@ def test_a_signal_to_any_host_is_heard_by_host_0(two_hosts):
         (KeyboardInterrupt(), "host 0 did: it was interrupted. Start all again; with --resume"),
     ],
 )
-def test_a_host_that_fails_ends_the_others_with_its_sentence(two_hosts, error, said):
+def test_a_host_that_fails_ends_the_others_with_its_sentence(two_hosts, monkeypatch, error, said):
     use, jobs = two_hosts
+    monkeypatch.setattr(hosts, "_GRACE_SECONDS", 0)
     ended, heard = threading.Event(), []
     other = hosts._Listener(jobs[1], lambda sentence: (heard.append(sentence), ended.set()))
     use(0)
@@ -236,17 +237,23 @@ def test_hosts_that_end_well_tell_nothing(two_hosts):
     assert jobs[1].listener is None
 
 
-def test_a_scratch_folder_is_gone_with_its_host(two_hosts):
+def test_hosts_that_fail_alike_each_tell_their_own_and_leave_no_scratch_folder(two_hosts):
     use, jobs = two_hosts
-    use(1)
+    heard = []
+    other = hosts._Listener(jobs[1], heard.append)
+
+    def fail_too():
+        other.stop()
+        other.wait_for_others()
+
+    also = threading.Timer(1, fail_too)
+    also.start()
+    use(0)
     folder = hosts.scratch()
-    assert folder.is_dir()
-    with (
-        contextlib.suppress(RuntimeError, threading.BrokenBarrierError),
-        hosts.listening(lambda sentence: None),
-    ):
-        jobs[1].client.barrier.abort()
-        raise RuntimeError("no room")
+    with pytest.raises(ValueError, match="no such class"), hosts.listening(pytest.fail):
+        raise ValueError("no such class")
+    also.join(30)
+    assert heard == []
     assert not folder.exists()
 
 
