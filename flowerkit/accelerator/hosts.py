@@ -357,8 +357,13 @@ def on_first(function: Callable[[], Any]) -> Any:
 
 def check_same(value: Any, what: str) -> None:
     """Raise ValueError on a host where `value`, of what JSON can hold, is not as on host 0."""
-    first = broadcast(value)
-    if first != json.loads(json.dumps(value)):
+    if _job is None:
+        return
+    first, value = broadcast(value), json.loads(json.dumps(value))
+    if first != value:
+        if isinstance(value, dict):
+            differing = [name for name in value if first.get(name) != value[name]]
+            first, value = ({name: each.get(name) for name in differing} for each in (first, value))
         raise ValueError(
             f"host {index()} has other {what} than host 0: {value}, host 0: {first}. Give all hosts "
             f"the same."

@@ -140,6 +140,9 @@ def train(
             "backbone='FILE.keras' (--backbone FILE.keras)."
         )
     with showing(progress, speaks=hosts.is_first()) as progress, hosts.listening():
+        names = [type(each).__name__ for each in callbacks]
+        options = {"schedule": str(schedule), "callbacks": names, "resume": resume}
+        hosts.check_same(plan.to_dict() | options, "arguments")
         if given is None:
             _log.info(f"{accelerator}")
         if hosts.count() > 1 and plan.halve_on_oom:
