@@ -366,22 +366,21 @@ def test_when_a_host_is_lost_the_others_end_within_a_minute_with_a_sentence(lost
     assert json.loads((run / "plan.json").read_text())["epochs"] == 500
 
 
-# `sys.argv` from the third on are the command's; {0} fails {1} when the second epoch is kept.
+# The first word is the host that has no room for its second epoch, the others are the command.
 FAILING = """
 import sys
 from flowerkit.accelerator import hosts
 from flowerkit.training.run_folder import RunFolder
 from flowerkit.__main__ import run
 
-save_epoch = RunFolder.save_epoch
+failing, save_epoch = int(sys.argv.pop(1)), RunFolder.save_epoch
 
 def fail(folder, kind, epoch, save):
-    if epoch == 2 and hosts.index() == int(sys.argv[1]):
+    if epoch == 2 and hosts.index() == failing:
         raise OSError(28, "No space left on device", str(folder))
     save_epoch(folder, kind, epoch, save)
 
 RunFolder.save_epoch = fail
-sys.argv = ["flowerkit", *sys.argv[2:]]
 run()
 """
 
