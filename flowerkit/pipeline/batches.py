@@ -9,7 +9,7 @@ import functools
 import itertools
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -193,7 +193,7 @@ def train_batches(
 
 
 def feature_batches(
-    array: np.ndarray,
+    views: Sequence[np.ndarray],
     labels: np.ndarray,
     *,
     global_batch: int,
@@ -203,8 +203,9 @@ def feature_batches(
 ) -> Batches:
     """Endless batches (features (global_batch, ...), labels (global_batch, num_classes)), float32.
 
-    `array` (n, ...) float32 are the features of n images, in the order that `train_batches` gives them
-    with this seed and batch. Raises ValueError if a batch does not fit.
+    `views`: one array (n, ...) float32 or more of the features of n images, as they are, mirrored ...;
+    an image shows the next of them in each epoch. The images come in the order in which `train_batches`
+    gives them with this seed and batch. Raises ValueError if a batch does not fit.
     """
     steps = steps_per_epoch(len(labels), global_batch)
     own = hosts.own_rows(global_batch)
@@ -220,10 +221,14 @@ def feature_batches(
     def make_batch(number):
         epoch, step = divmod(number, steps)
         rows = order_of(epoch)[step * global_batch : (step + 1) * global_batch][own]
-        return _gather(array, rows, memory), one_hot(labels[rows])
+        features = _gather(views[0], rows, memory)
+        for place, view in enumerate(views[1:], start=1):
+            shown = (rows + epoch) % len(views) == place
+            features[shown] = view[rows[shown]]
+        return features, one_hot(labels[rows])
 
     spec = (
-        ArraySpec((own.stop - own.start, *array.shape[1:]), "float32"),
+        ArraySpec((own.stop - own.start, *views[0].shape[1:]), "float32"),
         ArraySpec((own.stop - own.start, num_classes), "float32"),
     )
     return Batches(make_batch, spec, first=first_step)

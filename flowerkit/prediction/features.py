@@ -61,9 +61,10 @@ def compute_features(
     *,
     global_batch: int,
     name: str = "images",
+    mirrored: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Features:
-    """What `body` gives for every image of `split`, in its order.
+    """What `body` gives for every image of `split`, in its order; with `mirrored` for its mirror image.
 
     Features are kept in a file in the cache folder that the next run finds by what the body and the
     data are, or in memory where the disk has no room. Images are read batch by batch; `global_batch`
@@ -80,13 +81,15 @@ def compute_features(
             f"Choose the stored size with image_size (--image-size)."
         )
     start = time.perf_counter()
-    made_from = f"{_FORMAT} {fingerprint(body)} {describe_data(split)}"
+    made_from = f"{_FORMAT} {fingerprint(body)} {describe_data(split)}" + " mirrored" * mirrored
     key = sha256(made_from.encode()).hexdigest()[:16]
     shape = (len(split), *body.output_shape[1:])
     # Hosts that train together must all compute: what one of them finds, others may not.
     array, seconds = None if hosts.are_together() else _find_kept(key, shape, name), 0.0
     if array is None:
-        array = _keep(_compute(body, split, global_batch, name, progress), key, shape, name)
+        array = _keep(
+            _compute(body, split, global_batch, name, mirrored, progress), key, shape, name
+        )
         seconds = time.perf_counter() - start
         _log.info(
             f"features of {name}: {len(array):,} of {_name_shape(shape[1:])} in {seconds:.1f} s"
@@ -94,11 +97,14 @@ def compute_features(
     return Features(array, split.labels, split.ids, seconds)
 
 
-def _compute(body, split: Split, global_batch: int, name: str, progress) -> Iterator[np.ndarray]:
+def _compute(
+    body, split: Split, global_batch: int, name: str, mirrored: bool, progress
+) -> Iterator[np.ndarray]:
     """The body's outputs, batch by batch, without the padding of the last batch."""
     batches = eval_batches(split, global_batch=global_batch)
+    views = (images[:, :, ::-1] if mirrored else images for images, _, _ in batches)
     done = 0
-    for rows in stream_outputs(body, (images for images, _, _ in batches)):
+    for rows in stream_outputs(body, views):
         rows = rows[: len(split) - done]
         yield rows
         done += len(rows)

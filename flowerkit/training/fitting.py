@@ -9,7 +9,7 @@ keeps it. `check_memory` looks whether a step fits; where one did not, `OutOfMem
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,6 +49,7 @@ _log = logging.getLogger("flowerkit")
 SMALLEST_BATCH = 8
 TRAINING_OVER_PREDICTING = 3.0  # the time of a training step over that of predicting its images
 HEAD_SHARE = 0.5  # of the time, at most, for the features that the head learns from
+FLIP_SHARE = 0.25  # with those of mirrored images
 RANGE_TEST_SHARE = 0.05
 RANGE_TEST_STEPS = 100
 RANGE_TEST_RATES = 1e-6, 1.0  # as lr_find
@@ -65,15 +66,16 @@ def build_in_time(
     accelerator: Accelerator,
     clock: Clock,
     *,
-    is_open: bool,
+    open_fields: Collection[str],
     needs_features: bool,
 ) -> tuple[TrainingPlan, keras.Model, tuple[keras.Model, keras.Model], dict[str, str]]:
     """(plan, classifier, its body and head, reasons): with an input size that the time allows.
 
     With a time limit and a head that is to learn (`needs_features`), the classifier's body is timed on
-    a few batches. Where the features of all images would take more than half of the time and the size
-    `is_open`, a smaller one is taken. Raises ValueError where the time is too short for the features and
-    the csv.
+    a few batches. Of the `open_fields`, which are the run's to choose, input_size becomes smaller where
+    the features of all images would take more than half of the time, and freeze_flip False where with
+    those of mirrored images they would take more than a quarter. Raises ValueError where the time is too
+    short for the features and the csv.
     """
     start, reasons = hosts.now(), {}
     classifier = build_model(plan, data, accelerator)
@@ -82,13 +84,14 @@ def build_in_time(
     if not (clock.is_limited and needs_features):
         return plan, classifier, parts, reasons
     _time_body(parts[0], plan, data, accelerator, clock)
-    num_images = data.counts["train"] + data.counts["val"]
-    if is_open:
-        plan = _choose_smaller(plan, num_images, clock, reasons)
+    if "input_size" in open_fields:
+        plan = _choose_smaller(plan, data.counts, clock, reasons)
         if reasons:
             classifier = build_model(plan, data, accelerator)
             parts = split_classifier(classifier)
-    head_seconds = clock.image_seconds * num_images
+    if "freeze_flip" in open_fields:
+        plan = _choose_flip(plan, data.counts, clock, reasons)
+    head_seconds = clock.image_seconds * _count_shown(plan, data.counts)
     left = clock.left() - head_seconds
     if left < 0:
         found = f"the features that the head learns from take about {head_seconds:.0f} s"
@@ -105,16 +108,17 @@ class Pace:
     """How long runs of a plan take, as far as it is known before one: see `measure_pace`.
 
     The network sees `input_size` px (None: as stored) and predicts an image in `image_seconds`; building
-    and compiling take `once_seconds`.
+    and compiling take `once_seconds`. The head learns from features of `views` of each image.
     """
 
     input_size: int | None
     image_seconds: float
     once_seconds: float
+    views: int = 1
 
     def seconds(self, counts: Mapping[str, int], epochs: float) -> float:
         """What a run on splits with so many images takes: features, `epochs` of the network, the csv."""
-        once = counts["train"] + counts["val"] + 1.3 * counts["test"]
+        once = self.views * counts["train"] + counts["val"] + 1.3 * counts["test"]
         return self.once_seconds + self.image_seconds * (once + epochs * self._images_shown(counts))
 
     def epochs(self, counts: Mapping[str, int], seconds: float) -> float:
@@ -135,7 +139,8 @@ def measure_pace(
 
     Where its input size is "auto", it is the one that `seconds` allow.
     """
-    is_open, clock = plan.input_size == "auto", Clock(num_test=data.counts["test"])
+    is_open, flip_is_open = plan.input_size == "auto", plan.freeze_flip == "auto"
+    clock = Clock(num_test=data.counts["test"])
     plan, _ = settle(
         plan,
         num_train=data.counts["train"],
@@ -148,18 +153,40 @@ def measure_pace(
     classifier = build_model(plan, data, accelerator)
     clock.build_seconds = hosts.now() - start
     _time_body(split_classifier(classifier)[0], plan, data, accelerator, clock)
+    clock.at = hosts.now() + seconds
     if is_open:
-        clock.at = hosts.now() + seconds
-        plan = _choose_smaller(plan, data.counts["train"] + data.counts["val"], clock, {})
+        plan = _choose_smaller(plan, data.counts, clock, {})
+    if flip_is_open:
+        plan = _choose_flip(plan, data.counts, clock, {})
     # Compiled are both phases' steps, and predictions and statistics of each.
     compiling = (2 + 2 * TRAINING_OVER_PREDICTING) * clock.compile_seconds
-    return Pace(plan.input_size, clock.image_seconds, 5 + 3 * clock.build_seconds + compiling)
+    once_seconds = 5 + 3 * clock.build_seconds + compiling
+    return Pace(plan.input_size, clock.image_seconds, once_seconds, 1 + plan.freeze_flip)
+
+
+def _count_shown(plan: TrainingPlan, counts: Mapping[str, int]) -> int:
+    """Of how many images the features are computed."""
+    return (1 + (plan.freeze_flip is True)) * counts["train"] + counts["val"]
+
+
+def _choose_flip(
+    plan: TrainingPlan, counts: Mapping[str, int], clock: Clock, reasons: dict[str, str]
+) -> TrainingPlan:
+    seconds = clock.image_seconds * _count_shown(plan, counts)
+    if not plan.freeze_flip or seconds <= FLIP_SHARE * clock.left():
+        return plan
+    reasons["freeze_flip"] = (
+        f"False: with those of mirrored images the features would take {seconds:.0f} of the "
+        f"{clock.left():.0f} s that are left"
+    )
+    return replace(plan, freeze_flip=False)
 
 
 def _choose_smaller(
-    plan: TrainingPlan, num_images: int, clock: Clock, reasons: dict[str, str]
+    plan: TrainingPlan, counts: Mapping[str, int], clock: Clock, reasons: dict[str, str]
 ) -> TrainingPlan:
-    size, full = plan.input_size, clock.image_seconds
+    num_images, size = counts["train"] + counts["val"], plan.input_size
+    full = clock.image_seconds
     for smaller in SIZES_PX:
         if size is None or clock.image_seconds * num_images <= HEAD_SHARE * clock.left():
             break
@@ -192,7 +219,7 @@ def _time_body(body, plan: TrainingPlan, data, accelerator, clock: Clock) -> Non
 
 def has_time_for_batch(run: RunContext, data: FlowerData) -> bool:
     """Whether `shrink_batch` will surely keep the batch, when the head has learned from its features."""
-    clock, num_images = run.clock, data.counts["train"] + data.counts["val"]
+    clock, num_images = run.clock, _count_shown(run.plan, data.counts)
     step_seconds = TRAINING_OVER_PREDICTING * clock.image_seconds * run.global_batch
     left = clock.left() - clock.image_seconds * num_images
     return left >= 2 * FEWEST_STEPS_A_PHASE * step_seconds

@@ -137,6 +137,10 @@ class TrainingPlan:
         f"{HEAD_EPOCHS} on a pretrained backbone)",
     )
     freeze_lr: float | None = setting(3e-3, "learning rate of those (none: max_lr)")
+    freeze_flip: bool | Auto = setting(
+        "auto",
+        "in those, features of mirrored images, too (auto: with flip, where the time allows it)",
+    )
     unfreeze_from: str | float | None = setting(
         None, "then learn from this layer or stage on, or this last part of them (none: all)"
     )
@@ -466,6 +470,10 @@ def settle(
         if before.max_lr != "auto":
             choose("max_lr", before.max_lr, f"that of {plan.weights}")
     choose("freeze_epochs", longer(plan.head_epochs, steps) if pretrained else 0, backbone)
+    if chosen.get("freeze_epochs", plan.freeze_epochs):
+        choose("freeze_flip", plan.flip, f"flip={plan.flip}")
+    elif plan.freeze_flip == "auto":
+        chosen["freeze_flip"] = False
     choose("freeze_norms", pretrained, backbone)
     choose("backbone_lr_factor", 0.2 if pretrained else None, backbone)
     if plan.input_size == "auto" and pretrained and (fixed := fixed_input_size(plan.backbone)):

@@ -316,18 +316,31 @@ class _FeatureStep(TrainStep):
         return self._compute(self.run.train, "train")
 
     @cached_property
+    def views(self) -> list[np.ndarray]:
+        """Arrays of the features of the training images: as they are and, with freeze_flip, mirrored."""
+        views = [self.train_features.array]
+        if self.run.plan.freeze_flip:
+            views.append(self._compute(self.run.train, "train, mirrored", mirrored=True).array)
+        return views
+
+    @cached_property
     def val_features(self) -> Features:
         """The features of the validation images."""
         return self._compute(self.run.val, "val")
 
-    def _compute(self, split: Split, name: str) -> Features:
+    def _compute(self, split: Split, name: str, *, mirrored: bool = False) -> Features:
         return compute_features(
-            self.body, split, global_batch=self.run.part_batch, name=name, progress=self.progress
+            self.body,
+            split,
+            global_batch=self.run.part_batch,
+            name=name,
+            mirrored=mirrored,
+            progress=self.progress,
         )
 
     def batches(self, first_step: int) -> Batches:
         return feature_batches(
-            self.train_features.array,
+            self.views,
             self.train_features.labels,
             global_batch=self.run.global_batch,
             seed=self.run.plan.seed,

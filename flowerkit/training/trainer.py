@@ -323,10 +323,10 @@ def _prepare(
         clock.at = started + 60 * plan.max_minutes
     fitted = folder.fitted() if resume else Fitted()
     is_frozen = plan.freeze_epochs > len(history) and (not history or history.last["phase"] == 1)
-    is_open = "input_size" in reasons and not fixed_input_size(plan.backbone)
+    open_fields = set(reasons) - {"input_size"} if fixed_input_size(plan.backbone) else reasons
     # Before the data: a missing backbone or missing weights are reported at once.
     plan, classifier, parts, smaller = build_in_time(
-        plan, data, accelerator, clock, is_open=is_open, needs_features=is_frozen
+        plan, data, accelerator, clock, open_fields=open_fields, needs_features=is_frozen
     )
     reasons |= smaller
     global_batch = plan.per_replica_batch * accelerator.replicas

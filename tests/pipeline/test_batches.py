@@ -74,14 +74,15 @@ def test_a_batch_depends_on_seed_and_number_alone(split):
 
 def test_features_come_in_the_order_of_the_images(split):
     array = np.arange(50 * 3, dtype="float32").reshape(50, 3)
-    features = take(feature_batches(array, split.labels, global_batch=16, seed=5, num_classes=4), 9)
+    views = [array, -array]  # an image shows the one in its even epochs, the other in its odd ones
+    features = take(feature_batches(views, split.labels, global_batch=16, seed=5, num_classes=4), 9)
     for number, (rows, labels) in enumerate(features):
         epoch, step = divmod(number, 3)
         order = epoch_permutation(50, seed=5, epoch=epoch)[16 * step :][:16]
-        np.testing.assert_array_equal(rows, array[order])
+        np.testing.assert_array_equal(rows, array[order] * (-1.0) ** (order + epoch)[:, None])
         np.testing.assert_array_equal(labels, np.eye(4)[split.labels[order]])
     resumed = feature_batches(
-        array, split.labels, global_batch=16, seed=5, num_classes=4, first_step=6
+        views, split.labels, global_batch=16, seed=5, num_classes=4, first_step=6
     )
     for (rows, _), (expected, _) in zip(take(resumed, 3), features[6:], strict=True):
         np.testing.assert_array_equal(rows, expected)
