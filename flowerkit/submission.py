@@ -93,6 +93,23 @@ def holds_predictions(path: str | os.PathLike) -> bool:
     return False
 
 
+def name_csv(*, is_of_photos: bool) -> str:
+    """The file that holds what is predicted for test: names for people, or what a competition takes."""
+    return "predictions.csv" if is_of_photos else "submission.csv"
+
+
+def check_csv(
+    path: str | os.PathLike,
+    ids: Iterable[str],
+    class_names: Sequence[str],
+    csv_labels: Sequence[str] | None = None,
+) -> list[str]:
+    """Every problem of a csv of either kind, which its header tells apart."""
+    if holds_predictions(path):
+        return check_predictions(path, ids, class_names)
+    return check_submission(path, ids, len(class_names), csv_labels)
+
+
 def check_predictions(
     path: str | os.PathLike, photos: Iterable[str], class_names: Sequence[str]
 ) -> list[str]:

@@ -25,6 +25,7 @@ from flowerkit.files import (
 )
 from flowerkit.photos import load_conversion, relabel
 from flowerkit.schedules import Schedule
+from flowerkit.submission import name_csv
 from flowerkit.text import join_some
 from flowerkit.training.history import History
 from flowerkit.training.phases import Phase
@@ -239,8 +240,7 @@ class RunFolder:
         self.model_file = self.path / "model.keras"
         self.val_predictions_file = self.path / "val_predictions.npz"
         self.test_predictions_file = self.path / "test_predictions.npz"
-        self.submission_file = self.path / "submission.csv"
-        self.predictions_file = self.path / "predictions.csv"
+        self.csv_files = [self.path / name_csv(is_of_photos=each) for each in (False, True)]
         self.report_file = self.path / "report.html"
         self.checkpoints = self.path / "checkpoints"
 
@@ -459,8 +459,7 @@ class RunFolder:
         for file in (
             self.result_file,
             self.test_predictions_file,
-            self.submission_file,
-            self.predictions_file,
+            *self.csv_files,
             self.report_file,
         ):
             file.unlink(missing_ok=True)
@@ -489,8 +488,7 @@ class RunFolder:
 
     def csv_file(self) -> Path:
         """What it predicts for test: predictions.csv of a folder of photos, else submission.csv."""
-        is_of_photos = self.environment().data.photos is not None
-        return self.predictions_file if is_of_photos else self.submission_file
+        return self.csv_files[self.environment().data.photos is not None]
 
     def history(self) -> History:
         """The epochs so far; an empty history before the first."""

@@ -334,6 +334,15 @@ def test_the_submission_beside_it_is_judged(make_run, tmp_path, csv, problems, v
     assert ("flowerkit check submission.csv --data DATA" in text) == ("well formed" in verdict)
 
 
+def test_data_without_a_test_split_need_no_csv(make_run, tmp_path):
+    folder = make_run(tmp_path / "run")
+    file = RunFolder(folder).environment_file
+    values = json.loads(file.read_text())
+    values["data"]["counts"]["test"] = 0
+    file.write_text(json.dumps(values))
+    assert "There is no test split, so no submission.csv." in Page(write_report(folder)).text
+
+
 # In a browser -------------------------------------------------------------------------------------
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
