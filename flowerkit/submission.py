@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
 
-from flowerkit.files import write_text
+from flowerkit.files import near_path, write_text
 from flowerkit.text import format_csv, is_formula, pluralize, to_cell
 
 HEADER = ["id", "label"]
@@ -267,7 +267,7 @@ def _class_index(label: int, row: int) -> int:
 def _read_lines(path: str | os.PathLike) -> list[str]:
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no file {path}. Check the path.")
+        raise FileNotFoundError(f"no file {path}.{near_path(path)} Check the path.")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder. Pass its csv: {path / 'submission.csv'}.")
     # utf-8-sig drops the byte order mark that spreadsheets put in front.

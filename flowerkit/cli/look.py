@@ -24,8 +24,8 @@ _SHOWN_PROBLEMS = 50
 
 
 def add_predict_options(parser: argparse.ArgumentParser) -> None:
-    add_path(parser, "runs", "RUN", "run folders; several are blended", nargs="+")
-    add_path(parser, "--out", "CSV", "the csv to write", required=True)
+    add_path(parser, "runs", "RUN", "run folders; several are blended", takes=["run"], nargs="+")
+    add_path(parser, "--out", "CSV", "the csv to write", takes=["csv"], required=True)
     add_path(parser, "--probabilities", "NPZ", "write ids and probabilities there, too")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_number(parser, "--tta", 1, "views of each image: as it is, mirrored, then crops")
@@ -140,7 +140,7 @@ def _find_data(run, trained_on, args):
 
 
 def add_check_options(parser: argparse.ArgumentParser) -> None:
-    add_path(parser, "csv", "CSV", "the file to check")
+    add_path(parser, "csv", "CSV", "the file to check", takes=["csv"])
     add_data(parser, required=True)
     add_number(parser, "--image-size", None, "the stored size, in px, where there are several")
 
@@ -168,11 +168,12 @@ def report_problems(csv: Path, data, echo: Echo) -> list[str]:
         echo(f"{csv}: {pluralize(rows, 'photo')}, every one once, with names of classes: valid")
     else:
         labels = "class names that are numbers" if data.csv_labels else f"0..{data.num_classes - 1}"
-        echo(f"{csv}: {rows:,} rows, every id once, labels in {labels}: valid")
+        echo(f"{csv}: {pluralize(rows, 'row')}, every id once, labels in {labels}: valid")
     if score := find_score(csv, data):
         f1, share, num = score
         echo(
-            f"on test, whose labels are known: macro F1 {f1:.4f}, accuracy {share:.4f} ({num:,} images)"
+            f"on test, whose labels are known: macro F1 {f1:.4f}, accuracy {share:.4f} "
+            f"({pluralize(num, 'image')})"
         )
     return []
 
@@ -181,9 +182,10 @@ def report_problems(csv: Path, data, echo: Echo) -> list[str]:
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
-    add_path(parser, "run_folder", "RUN", "a run of `flowerkit train`")
+    add_path(parser, "run_folder", "RUN", "a run of `flowerkit train`", takes=["run"])
     data = "its data, for the pictures of its mistakes [where it was in training]"
-    parser.add_argument("--data", metavar="FOLDER", help=data)
+    action = parser.add_argument("--data", metavar="FOLDER", help=data)
+    action.takes = ("data", "photos")
     add_photo_options(parser)
 
 

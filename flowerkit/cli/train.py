@@ -141,8 +141,8 @@ def train_and_submit(
 
     The last lines are about the result and how to go on, perhaps from `command`.
     """
-    from flowerkit.reports import SavedRun, write_pictures, write_report
-    from flowerkit.training import RunFolder, train
+    from flowerkit.reports import write_pictures, write_report
+    from flowerkit.training import RunFolder, SavedRun, train
 
     with _telling_how_to_go_on(out, echo):
         run = train(
@@ -156,7 +156,7 @@ def train_and_submit(
         )
         if not hosts.is_first():
             return int(run.summary.interrupted or run.summary.failed)
-        echo(str(run))
+        echo(str(run.summary))
         if run.summary.interrupted:
             echo("write a csv with the best weights so far:")
             csv = RunFolder(out).csv_file().name
@@ -383,7 +383,7 @@ def run_study(args, echo: Echo, progress: Progress) -> int:
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
     runs = "finished run folders; those that differ only in the seed are one row"
-    add_path(parser, "runs", "RUN", runs, nargs="+")
+    add_path(parser, "runs", "RUN", runs, takes=["run"], nargs="+")
     add_path(parser, "--out", "FOLDER", "write the table there: html with curves, markdown, csv")
 
 

@@ -25,6 +25,7 @@ from flowerkit.experiments.folds import Folds, make_folds
 from flowerkit.files import check_room, locked, make_folder, read_dataclass, write_dataclass
 from flowerkit.prediction import Predictions, blend, describe_data, find_weights, predict
 from flowerkit.sources import check_test_split, choose_csv, read_test_labels, write_csv
+from flowerkit.text import format_epochs, format_seconds
 from flowerkit.training import (
     FINE_TUNE,
     NotEnoughTime,
@@ -231,7 +232,7 @@ class _Running:
         data = self.folds.without(fold or 0)
         if fold is None:
             plan, data = self._fix_epochs(plan, entry), self.folds.together()
-        _log.info(f"{folder}: {seconds / 60:.1f} min")
+        _log.info(f"{folder}: {format_seconds(seconds)}")
         result = train(
             data,
             replace(plan, max_minutes=seconds / 60),
@@ -240,7 +241,7 @@ class _Running:
             resume=folder.history_file.is_file(),
             progress=self.progress,
         )
-        _log.info(f"{result}")
+        _log.info(f"{result.summary}")
         if result.summary.interrupted:
             raise RuntimeError(
                 f"interrupted in {folder} after epoch {len(result.history)}. The same call or command "
@@ -275,7 +276,7 @@ class _Running:
         """
         epochs = statistics.median_high(map(_count_best_epochs, self._list_folds(entry)))
         epochs = float(f"{epochs:.3g}")
-        _log.info(f"{epochs:g} epochs of the network, as were best in the middle fold")
+        _log.info(f"{format_epochs(epochs)} of the network, as were best in the middle fold")
         return replace(plan, epochs=epochs, monitor="epoch", patience=None)
 
     def _is_finished(self, folder: RunFolder) -> bool:

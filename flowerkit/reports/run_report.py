@@ -17,10 +17,8 @@ from flowerkit.prediction import find_label_issues
 from flowerkit.reports.charts import Chart, draw_calibration, draw_history
 from flowerkit.reports.pictures import PHOTO_PX, Picture, encode_photo, encode_photos
 from flowerkit.reports.rendering import render
-from flowerkit.reports.saved_run import SavedRun
-from flowerkit.reports.verdict import judge
 from flowerkit.submission import check_csv, holds_predictions, read_ids
-from flowerkit.training import Phase, RunFolder, TrainingPlan, plan_phases
+from flowerkit.training import Phase, RunFolder, SavedRun, TrainingPlan, judge, plan_phases
 
 SHOWN_MISTAKES = 12
 SHOWN_DOUBTED = 6
