@@ -17,12 +17,13 @@ _HALF_PAIRS = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def pluralize(num: int, noun: str) -> str:
-    """The number and its noun, with an s unless the number is 1.
+    """The number and its noun, which is in the plural unless the number is 1.
 
-    >>> pluralize(1, "seed"), pluralize(1200, "photo")
-    ('1 seed', '1,200 photos')
+    >>> pluralize(1, "seed"), pluralize(1200, "photo"), pluralize(0, "class")
+    ('1 seed', '1,200 photos', '0 classes')
     """
-    return f"{num:,} {noun}{'s' * (num != 1)}"
+    plural = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{num:,} {noun}{plural * (num != 1)}"
 
 
 def join_some(items: Sequence[str], num: int = 5, mark: str = ", ") -> str:

@@ -31,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy(
         "find_decoder": "jpeg",
         "SPLITS": "tfrecords",
         "FlowerData": "tfrecords",
+        "check_is_data": "tfrecords",
         "check_counts": "tfrecords",
         "find_ids": "tfrecords",
         "check_shard": "tfrecords",

@@ -63,7 +63,7 @@ def run_study(
                 f"interrupted in {name} after epoch {len(result.history)}. The same call or command "
                 f"with out={shlex.quote(str(out))} continues from there."
             )
-        _log.info(f"{result}")
+        _log.info(f"{result.summary}")
     return compare_runs([out / name for name in planned])
 
 

@@ -25,7 +25,7 @@ from flowerkit.files import cache_folder, check_room, writing_to
 from flowerkit.models import stream_outputs, walk_layers
 from flowerkit.pipeline import eval_batches
 from flowerkit.prediction.predictions import Predictions
-from flowerkit.text import format_bytes
+from flowerkit.text import format_bytes, format_seconds
 
 _log = logging.getLogger("flowerkit")
 
@@ -89,7 +89,8 @@ def compute_features(
         array = _keep(_compute(body, split, global_batch, name, progress), key, shape, name)
         seconds = time.perf_counter() - start
         _log.info(
-            f"features of {name}: {len(array):,} of {_name_shape(shape[1:])} in {seconds:.1f} s"
+            f"features of {name}: {len(array):,} of {_name_shape(shape[1:])} in "
+            f"{format_seconds(seconds)}"
         )
     return Features(array, split.labels, split.ids, seconds)
 
@@ -98,7 +99,7 @@ def _compute(body, split: Split, global_batch: int, name: str, progress) -> Iter
     """The body's outputs, batch by batch, without the padding of the last batch."""
     batches = eval_batches(split, global_batch=global_batch)
     done = 0
-    for rows in stream_outputs(body, (images for images, _, _ in batches)):
+    for rows in stream_outputs(body, (images for images, _, _ in batches), name="the backbone"):
         rows = rows[: len(split) - done]
         yield rows
         done += len(rows)

@@ -468,7 +468,9 @@ def settle(
     choose("freeze_epochs", longer(plan.head_epochs, steps) if pretrained else 0, backbone)
     choose("freeze_norms", pretrained, backbone)
     choose("backbone_lr_factor", 0.2 if pretrained else None, backbone)
-    if plan.input_size == "auto" and pretrained and (fixed := fixed_input_size(plan.backbone)):
+    if plan.input_size == "auto" and (
+        fixed := fixed_input_size(plan.backbone, with_weights=pretrained)
+    ):
         choose("input_size", fixed, f"{plan.backbone} takes no other")
     if not pretrained:
         choose("input_size", None, f"as stored; {backbone} has no size of its own")
