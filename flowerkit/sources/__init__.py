@@ -4,6 +4,7 @@ finder       find_data: the competition, shards, a folder of photos, or drawn fl
 competition  Petals to the Metal: its mounts on Kaggle, its download, its 104 class names
 synthetic    flowers painted by the computer: as a competition or as a folder of photos
 painting     a picture of a species, pixel by pixel
+session      how a notebook starts: its device, folder and data
 """
 
 from flowerkit.lazy import lazy
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy(
         "draw_competition": "synthetic",
         "draw_flower": "synthetic",
         "draw_photos": "synthetic",
+        "start_session": "session",
         "CLASS_NAMES": "competition",
         "KAGGLE": "competition",
         "SLUG": "competition",

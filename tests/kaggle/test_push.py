@@ -40,6 +40,15 @@ def test_a_data_set_with_what_was_compiled_is_attached_to_this_push_alone(fake, 
     assert len(fake.pushed) == 1
 
 
+def test_another_plan_and_its_minutes_are_those_of_this_push_alone(fake, client, checkout):
+    before = (checkout / BUNDLE).read_bytes()
+    push_notebook(client, checkout, plan="contest", max_minutes=240)
+    text = fake.pushed[0]["text"]
+    (plan,) = [cell for cell in json.loads(text)["cells"] if cell["id"] == "plan"]
+    assert "".join(plan["source"]).startswith('plan_name = "contest"\nmax_minutes = 240\n')
+    assert (checkout / BUNDLE).read_bytes() == before
+
+
 def test_nothing_is_pushed_while_lint_finds_problems(fake, client, lines, checkout):
     (checkout / "flowerkit/__init__.py").write_text("# newer\n")
     with pytest.raises(KaggleError, match="nothing was pushed: 2 problems"):
