@@ -10,7 +10,7 @@ import os
 import shlex
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
+from flowerkit.console import Progress, shows_progress
 from flowerkit.data import FlowerData, load_split
 from flowerkit.experiments.contest_page import Step, score_out_of_fold, score_test, write_contest
 from flowerkit.experiments.entries import END_SECONDS, Entry, choose_entries, list_plans
@@ -75,6 +76,7 @@ class Contest:
         return "\n".join([*lines, f"the winner is {self.winner}"])
 
 
+@shows_progress
 def run_contest(
     data: FlowerData,
     plan: TrainingPlan = FINE_TUNE,
@@ -84,7 +86,7 @@ def run_contest(
     folds: int = 5,
     accelerator: Accelerator | None = None,
     started: float | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Contest:
     """Train folds of `plan` and a last run on everything, and blend them, in `plan.max_minutes`.
 
@@ -197,7 +199,7 @@ class _Running:
     entries: Sequence[Entry]
     accelerator: Accelerator
     deadline: float
-    progress: Callable[[str, int, int], None] | None
+    progress: Progress | None
     last: list[TrainingResult] = field(default_factory=list)
 
     def folder(self, entry: Entry, fold: int | None) -> RunFolder:

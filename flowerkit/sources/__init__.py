@@ -5,6 +5,7 @@ competition  Petals to the Metal: its mounts on Kaggle, its download, its 104 cl
 synthetic    flowers painted by the computer: as a competition or as a folder of photos
 test_csv     the csv of a test split: which file, writing it, its problems, its score
 painting     a picture of a species, pixel by pixel
+session      how a notebook starts: its device, folder and data
 """
 
 from flowerkit.lazy import lazy
@@ -26,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy(
         "draw_competition": "synthetic",
         "draw_flower": "synthetic",
         "draw_photos": "synthetic",
+        "start_session": "session",
         "CLASS_NAMES": "competition",
         "KAGGLE": "competition",
         "SLUG": "competition",
