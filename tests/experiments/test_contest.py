@@ -16,27 +16,14 @@ from flowerkit.metrics import macro_f1
 from flowerkit.photos import TEST_LABELS
 from flowerkit.prediction import Predictions, blend
 from flowerkit.submission import check_submission, read_labels, write_submission
-from flowerkit.training import Pace, RunFolder, TrainingPlan
+from flowerkit.training import Pace, RunFolder
 
 BACKBONES = ("dense-small", "dense-small-bn")
 
 
 @pytest.fixture(scope="module")
-def plan(accelerator):
-    return TrainingPlan(
-        backbone="dense-small",
-        weights=None,
-        head="plain",
-        dropout=0.0,
-        epochs=1,
-        patience=None,
-        per_replica_batch=16 // accelerator.replicas,
-        lr_reference_batch=None,
-        schedule="constant",
-        max_lr=1e-3,
-        flip=False,
-        max_minutes=60,
-    )
+def plan(dense_plan):
+    return replace(dense_plan, max_lr=1e-3, max_minutes=60)
 
 
 @pytest.fixture(scope="module")
