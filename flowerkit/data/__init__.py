@@ -34,7 +34,6 @@ __getattr__, __dir__, __all__ = lazy(
         "check_is_data": "tfrecords",
         "check_counts": "tfrecords",
         "find_ids": "tfrecords",
-        "check_shard": "tfrecords",
         "choose_shard_size": "tfrecords",
         "find_shards": "tfrecords",
         "find_sizes": "tfrecords",

@@ -412,13 +412,6 @@ def check_counts(files: Iterable[Path]) -> list[CorruptRecord]:
     return faults
 
 
-def check_shard(
-    path: str | os.PathLike, *, image_size: int, num_classes: int, labelled: bool
-) -> list[CorruptRecord]:
-    """Everything wrong with a shard, record by record, and [] if it is valid; decodes every JPEG."""
-    return scan_shard(Path(path), image_size, num_classes, labelled, decode=True)[1]
-
-
 class FoundRecord(NamedTuple):
     """A valid record of a shard, its number from 0 and where its payload is, in bytes.
 
@@ -458,7 +451,7 @@ def scan_shard(
 
 
 def check_example(
-    payload: bytes, image_size: int, num_classes: int, labelled: bool, *, decode: bool = True
+    payload: bytes, image_size: int, num_classes: int, labelled: bool, *, decode: bool
 ) -> tuple[Record | None, list[str]]:
     """The record in a serialized Example, if it is valid, and everything wrong with it."""
     from flowerkit.data.jpeg import check_jpeg  # which loads NumPy

@@ -7,7 +7,6 @@ choose the winner and the weights of the blend.
 
 import logging
 import os
-import shlex
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -23,18 +22,12 @@ from flowerkit.data import FlowerData, load_split
 from flowerkit.experiments.contest_page import Step, score_out_of_fold, score_test, write_contest
 from flowerkit.experiments.entries import END_SECONDS, Entry, choose_entries, list_plans
 from flowerkit.experiments.folds import Folds, make_folds
+from flowerkit.experiments.runs import list_differing, train_or_continue
 from flowerkit.files import check_room, locked, make_folder, read_dataclass, write_dataclass
 from flowerkit.prediction import Predictions, blend, describe_data, find_weights, predict
 from flowerkit.sources import check_test_split, choose_csv, read_test_labels, write_csv
 from flowerkit.text import format_epochs, format_seconds
-from flowerkit.training import (
-    FINE_TUNE,
-    NotEnoughTime,
-    RunFolder,
-    TrainingPlan,
-    TrainingResult,
-    train,
-)
+from flowerkit.training import FINE_TUNE, NotEnoughTime, RunFolder, TrainingPlan, TrainingResult
 
 _log = logging.getLogger("flowerkit")
 
@@ -168,11 +161,7 @@ def _find_before(out: Path, asked: ContestFile) -> ContestFile | None:
     if not file.is_file():
         return None
     before = read_dataclass(file, ContestFile, remedy="Restore it, or pass another folder (--out)")
-    differing = [
-        f"{name} {before.plan.get(name)} and {value}"
-        for name, value in asked.plan.items()
-        if before.plan.get(name) != value
-    ]
+    differing = list_differing(before.plan, asked.plan)
     for name in ("folds", "backbones"):
         if getattr(before, name) != getattr(asked, name):
             differing.append(f"{name} {getattr(before, name)} and {getattr(asked, name)}")
@@ -235,20 +224,8 @@ class _Running:
         if fold is None:
             plan, data = self._fix_epochs(plan, entry), self.folds.together()
         _log.info(f"{folder}: {format_seconds(seconds)}")
-        result = train(
-            data,
-            replace(plan, max_minutes=seconds / 60),
-            out=folder.path,
-            accelerator=self.accelerator,
-            resume=folder.history_file.is_file(),
-            progress=self.progress,
-        )
-        _log.info(f"{result.summary}")
-        if result.summary.interrupted:
-            raise RuntimeError(
-                f"interrupted in {folder} after epoch {len(result.history)}. The same call or command "
-                f"with out={shlex.quote(str(self.out))} continues from there."
-            )
+        plan = replace(plan, max_minutes=seconds / 60)
+        result = train_or_continue(data, plan, folder, self.accelerator, self.progress)
         if fold is not None:
             self.last[:] = [result]
         return result.model

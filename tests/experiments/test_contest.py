@@ -17,27 +17,14 @@ from flowerkit.photos import TEST_LABELS, Conversion
 from flowerkit.prediction import Predictions, blend
 from flowerkit.reports import write_report
 from flowerkit.submission import check_predictions, check_submission, read_labels, write_submission
-from flowerkit.training import Pace, RunFolder, TrainingPlan
+from flowerkit.training import Pace, RunFolder
 
 BACKBONES = ("dense-small", "dense-small-bn")
 
 
 @pytest.fixture(scope="module")
-def plan(accelerator):
-    return TrainingPlan(
-        backbone="dense-small",
-        weights=None,
-        head="plain",
-        dropout=0.0,
-        epochs=1,
-        patience=None,
-        per_replica_batch=16 // accelerator.replicas,
-        lr_reference_batch=None,
-        schedule="constant",
-        max_lr=1e-3,
-        flip=False,
-        max_minutes=60,
-    )
+def plan(dense_plan):
+    return replace(dense_plan, max_lr=1e-3, max_minutes=60)
 
 
 @pytest.fixture(scope="module")
