@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -19,6 +20,9 @@ from flowerkit.cli import WrongUsage, load_function, parse, start_log
 from flowerkit.console import ProgressLine
 from flowerkit.text import clean
 
+# Python drops what is raised in them: the signal has to come again. JAX's is called at each collection.
+_DROPPING = ("_xla_gc_callback", "__del__")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 failed or problems found, 2 wrong usage."""
@@ -27,7 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.started, args.words = started, list(sys.argv[1:] if argv is None else argv)
     start_log()
     progress = ProgressLine()
-    before = signal.signal(signal.SIGTERM, _interrupt)  # in training, the run has its own
+    numbers = (signal.SIGTERM, signal.SIGINT)  # in training, the run has its own handlers
+    before = {each: signal.getsignal(each) for each in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupt)
     try:
         status = load_function(args.command, "run_{}")(args, _echo, progress)
         sys.stdout.flush()
@@ -45,11 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"flowerkit: {_describe(error)}", progress)
     finally:
         progress.stop()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(signum, frame):
-    """Let SIGTERM do what Ctrl-C does."""
+    """End the command at Ctrl-C and SIGTERM."""
+    while frame is not None:
+        if frame.f_code.co_name in _DROPPING:
+            threading.Timer(0.1, os.kill, (os.getpid(), signum)).start()
+            return
+        frame = frame.f_back
     signal.signal(signum, signal.SIG_DFL)  # a second one ends at once
     raise KeyboardInterrupt
 
@@ -69,7 +83,7 @@ def _describe(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] in BACKENDS:
         problem = detect(collect_evidence()).problem  # of a command that starts no device
         error = RuntimeError(problem) if problem else error
-    if type(error).__name__ == "JaxRuntimeError" and hosts.count() > 1:
+    if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and hosts.count() > 1:
         error = RuntimeError(
             f"host {hosts.index()} of {hosts.count()} lost the others, whose output may say why "
             f"({str(error).splitlines()[0][:200]}). Start all again with --resume and the same --out."

@@ -202,10 +202,11 @@ _OTHER_COMMANDS = {
     "export": "onnx tflite litert savedmodel save convert-model deploy",
     "serve": "app web ui gui webui gradio dashboard server api launch",
     "bundle": "build package notebook",
-    "push": "upload publish kaggle",
+    "push": "upload kaggle",
     "watch": "status logs log follow tail",
     "pull": "download output outputs fetch",
     "submit": "submissions competition",
+    "publish": "share release upload-model push-to-hub save-pretrained kagglehub",
 }
 
 

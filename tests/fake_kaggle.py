@@ -65,6 +65,9 @@ class FakeKaggle(ThreadingHTTPServer):
         self.submissions, self.uploads, self.submit_response = [], [], None
         self.returns_number = True
         self.submission_statuses = ["PENDING", "COMPLETE"]
+        self.versions, self.pages, self.blobs = {}, {}, []  # of what was published
+        self.created, self.create_response = [], {}
+        self.data_set_statuses = ["BLOBS_RECEIVED", "READY"]
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -168,6 +171,91 @@ class FakeKaggle(ThreadingHTTPServer):
             status = self.submission_statuses[0]
         result = {"status": status, "publicScore": "0.97", "errorDescription": "wrong ids"}
         return {"submissions": [entry | result for entry in self.submissions]}
+
+    # What is published ----------------------------------------------------------------------------
+
+    def on_StartBlobUpload(self, body):
+        self.blobs.append(body)
+        number = len(self.blobs)
+        return {"token": f"blob-{number}", "createUrl": f"{HOST}/upload/{number}?signature=sesame"}
+
+    def files(self) -> dict[str, bytes]:
+        """What the newest version holds, by name."""
+        tokens = [
+            int(file["token"].removeprefix("blob-")) - 1 for file in self.created[-1]["files"]
+        ]
+        return {self.blobs[number]["name"]: self.uploads[number] for number in tokens}
+
+    def _get(self, name: str, found: dict, *, of=None) -> dict:
+        if not name.startswith(f"{USER}/"):
+            return refuse(403, "Permission was denied")
+        return found if name in (self.versions if of is None else of) else refuse(404, "Not found")
+
+    def _create(self, name: str, body: dict) -> dict:
+        if not name.startswith(f"{USER}/"):
+            return refuse(403, "Permission was denied")
+        if not self.create_response.get("error"):
+            self.created.append(body)
+            self.versions[name] = self.versions.get(name, 0) + 1
+        return {"ref": name, "status": "ok", "url": f"{HOST}/{name}"} | self.create_response
+
+    def on_GetDatasetStatus(self, body):
+        statuses = self.data_set_statuses
+        status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
+        return self._get(_name_data_set(body), {"status": status})
+
+    def on_GetDataset(self, body):
+        name = _name_data_set(body)
+        return self._get(name, {"ref": name, "currentVersionNumber": self.versions.get(name)})
+
+    def on_CreateDataset(self, body):
+        name = f"{body['ownerSlug']}/{body['slug']}"
+        if name in self.versions:
+            return {"status": "error", "error": "The slug is in use"}
+        return self._create(name, body)
+
+    def on_CreateDatasetVersion(self, body):
+        return self._create(_name_data_set(body), body["body"])
+
+    def on_GetModel(self, body):
+        name = f"{body['ownerSlug']}/{body['modelSlug']}"
+        found = {"ref": name, "description": self.pages.get(name, {}).get("description")}
+        return self._get(name, found, of=self.pages)
+
+    def on_CreateModel(self, body):
+        name = f"{body['ownerSlug']}/{body['slug']}"
+        if not name.startswith(f"{USER}/"):
+            return refuse(403, "Permission was denied")
+        if name in self.pages:
+            return refuse(409, "The model exists")
+        self.pages[name] = body
+        return {"ref": name}
+
+    def on_UpdateModel(self, body):
+        page = self.pages[f"{body['ownerSlug']}/{body['modelSlug']}"]
+        names = {"is_private": "isPrivate"}
+        for name in body["updateMask"].split(","):
+            page[names.get(name, name)] = body[names.get(name, name)]
+        return {}
+
+    def on_GetModelInstance(self, body):
+        name = _name_instance(body, body)
+        return self._get(name, {"versionNumber": self.versions.get(name)})
+
+    def on_CreateModelInstance(self, body):
+        return self._create(_name_instance(body, body["body"]), body["body"])
+
+    def on_CreateModelInstanceVersion(self, body):
+        return self._create(_name_instance(body, body), body["body"])
+
+
+def _name_data_set(body: dict) -> str:
+    return f"{body['ownerSlug']}/{body['datasetSlug']}"
+
+
+def _name_instance(body: dict, instance: dict) -> str:
+    framework = instance["framework"].removeprefix("MODEL_FRAMEWORK_").lower()
+    return f"{body['ownerSlug']}/{body['modelSlug']}/{framework}/{instance['instanceSlug']}"
 
 
 def _name(body: dict) -> str:

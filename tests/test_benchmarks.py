@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import flowerkit
+from flowerkit.data import read_records
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
@@ -71,7 +74,7 @@ def test_a_side_that_fails_ends_the_benchmark_with_its_error():
         harness.run_child(python("raise ValueError('no flowers')"))
 
 
-@every_script
+@pytest.mark.parametrize("name", [*SCRIPTS, "beside_fastai"])
 def test_a_script_imports_no_framework_and_explains_itself(name):
     code = (
         f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import {name}; "
@@ -82,6 +85,22 @@ def test_a_script_imports_no_framework_and_explains_itself(name):
     done = subprocess.run(script, capture_output=True, text=True, check=True)
     assert f"python benchmarks/{name}.py" in done.stdout
     assert importlib.import_module(name).__doc__.splitlines()[0] in done.stdout
+
+
+def test_fastai_gets_the_photos_of_the_shards_byte_by_byte(tmp_path):
+    import beside_fastai
+
+    data = flowerkit.draw_competition(
+        tmp_path / "data", num_classes=3, image_size=32, num_train=9, num_val=6, num_test=3
+    )
+    beside_fastai.export_photos(tmp_path / "data", tmp_path / "photos")
+    for split, count in (("train", 9), ("val", 6)):
+        records = [record for file in data.files[split] for _, record in read_records(file)]
+        expected = {f"{split}/{each.label:03d}/{each.id}.jpg": each.image for each in records}
+        files = (tmp_path / "photos" / split).glob("*/*")
+        found = {str(file.relative_to(tmp_path / "photos")): file.read_bytes() for file in files}
+        assert len(records) == count
+        assert found == expected
 
 
 @pytest.mark.slow

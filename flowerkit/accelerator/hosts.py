@@ -1,19 +1,21 @@
 """Several hosts that train one model: which of them this process is, and what host 0 tells the others.
 
 JAX's own runtime joins them. All do the same in the same order, each for its own rows of a batch; what
-could differ between them, the time and what is on disk, is host 0's. A host that is lost ends all.
+could differ between them, the time and what is on disk, is host 0's. A signal to one host stops all
+after the same step; a host that fails, or is lost, ends all.
 """
 
-import atexit
 import collections
 import contextlib
-import functools
 import itertools
 import json
+import logging
+import os
 import re
-import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from flowerkit.text import join_some, pluralize
+
+_log = logging.getLogger("flowerkit")
 
 # Those who start a process on each host, by the variables with the number of all and of this one.
 LAUNCHERS = {
@@ -39,6 +43,9 @@ LOST_SECONDS = 30  # without a heartbeat
 _ONE_DAY_MS = 24 * 3600 * 1000  # host 0 may be busy for long, and JAX ends all if it is lost
 _PIECE_BYTES = 2**20
 _KEPT_MESSAGES = 1000  # steps keep hosts closer together than that
+_LISTEN_SECONDS = 0.5
+_GRACE_SECONDS = 2  # for a host that ends by itself, as where all find the same fault
+_ENDING_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,8 @@ class _Job:
         self.numbers = itertools.count()
         self.names: collections.deque[str] = collections.deque()
         self.together = False
+        self.listener: _Listener | None = None
+        self.scratch = tempfile.TemporaryDirectory(prefix="flowerkit-host-")
         self.joint = self.alone = (
             None  # Keras's distributions over all devices and over this host's
         )
@@ -177,6 +186,8 @@ def _use_joined(num_hosts: int | None) -> None:
     if state.num_processes == 1:
         return
     _job = _Job(state.client, state.num_processes, state.process_id)
+    if threading.current_thread() is threading.main_thread():  # JAX has taken it, and only warns
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     first_count = broadcast(num_hosts or _job.count)
     if first_count != (num_hosts or _job.count):
         raise NotJoined(
@@ -278,12 +289,11 @@ def are_together() -> bool:
     return bool(_job and _job.together)
 
 
-@functools.cache
 def scratch() -> Path:
     """A folder of this process, for what host 0 keeps and others need for a while; gone at the end."""
-    folder = tempfile.mkdtemp(prefix="flowerkit-host-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+    folder = Path(_job.scratch.name)
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def own_rows(num_rows: int) -> slice:
@@ -347,8 +357,13 @@ def on_first(function: Callable[[], Any]) -> Any:
 
 def check_same(value: Any, what: str) -> None:
     """Raise ValueError on a host where `value`, of what JSON can hold, is not as on host 0."""
-    first = broadcast(value)
-    if first != json.loads(json.dumps(value)):
+    if _job is None:
+        return
+    first, value = broadcast(value), json.loads(json.dumps(value))
+    if first != value:
+        if isinstance(value, dict):
+            differing = [name for name in value if first.get(name) != value[name]]
+            first, value = ({name: each.get(name) for name in differing} for each in (first, value))
         raise ValueError(
             f"host {index()} has other {what} than host 0: {value}, host 0: {first}. Give all hosts "
             f"the same."
@@ -405,6 +420,8 @@ def leave() -> None:
         import jax
 
         wait_for_all()
+        if _job.listener:
+            _job.listener.stop()
         jax.distributed.shutdown()
         _job = None
 
@@ -417,6 +434,101 @@ def first_then_others(function: Callable[[], Any]) -> Any:
     if is_first():
         wait_for_all()
     return value
+
+
+# What any host may say, at any time ---------------------------------------------------------------
+
+
+def _abort(sentence: str) -> None:
+    """End this process as JAX does where another host is lost."""
+    _log.error(sentence)
+    os.abort()
+
+
+@contextlib.contextmanager
+def listening(end: Callable[[str], None] = _abort) -> Iterator[None]:
+    """Hear of the other hosts what none of them waits to be told; all enter it in the same order.
+
+    That is a signal, see `tell_signal`, and that a host has left the block by an error: `end(sentence)`
+    is then called in a thread of every other host, unless that leaves it by an error, too. It must end
+    the process, which may wait for that host for ever. Within such a block another changes nothing.
+    """
+    if _job is None or _job.listener:
+        yield
+        return
+    job = _job
+    job.listener = listener = _Listener(job, end)
+    try:
+        yield
+    except BaseException as error:
+        listener.stop()
+        listener.say("error", str(error) or "it was interrupted")
+        listener.wait_for_others()
+        job.scratch.cleanup()  # the process may end without it
+        raise
+    finally:
+        listener.stop()
+        job.listener = None
+
+
+def tell_signal(name: str) -> None:
+    """Have `heard_signal` give `name` on all hosts soon."""
+    _job.listener.say("signal", name)
+
+
+def heard_signal() -> str | None:
+    """The signal that any host has received, as host 0 knows of it: see `broadcast`."""
+    return broadcast(_job.listener.signal)
+
+
+class _Listener(threading.Thread):
+    """Reads every half second what hosts have said."""
+
+    def __init__(self, job: _Job, end: Callable[[str], None]):
+        super().__init__(name="flowerkit-hosts", daemon=True)
+        self.job, self.end, self.place = job, end, f"flowerkit/{next(job.numbers)}"
+        self.signal: str | None = None
+        self.is_over = threading.Event()
+        self.start()
+
+    def say(self, kind: str, text: str) -> None:
+        """Leave a message for the listeners of all hosts, this one's, too."""
+        with contextlib.suppress(RuntimeError):  # said already, or host 0 is gone
+            message = json.dumps([kind, self.job.index, text])
+            self.job.client.key_value_set(f"{self.place}/{self.job.index}-{kind}", message)
+
+    def run(self) -> None:
+        while not self.is_over.wait(_LISTEN_SECONDS):
+            try:
+                messages = self.job.client.key_value_dir_get(f"{self.place}/")
+            except RuntimeError:  # host 0 is gone, and JAX will end this process
+                return
+            for _, message in messages:
+                kind, host, text = json.loads(message)
+                if kind == "signal":
+                    self.signal = text
+                elif not self.is_over.wait(_GRACE_SECONDS):
+                    self._end_with(host, text)
+
+    def _end_with(self, host: int, text: str) -> None:
+        self.wait_for_others()
+        self.job.scratch.cleanup()  # the process ends without it
+        self.end(
+            f"host {self.job.index} of {self.job.count} ends, because host {host} did: "
+            f"{text.rstrip('.')}. Start all again; with --resume and the same --out a run goes on after "
+            f"its last whole epoch."
+        )
+
+    def wait_for_others(self) -> None:
+        """Let all hosts hear before one ends: with host 0 ends what messages go through."""
+        with contextlib.suppress(RuntimeError):
+            self.job.client.wait_at_barrier(self.place, 1000 * _ENDING_SECONDS)
+
+    def stop(self) -> None:
+        """Listen no more."""
+        self.is_over.set()
+        if threading.current_thread() is not self:
+            self.join()
 
 
 # Devices ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Kaggle: bundle the notebook, push it, watch its run, fetch its outputs, submit its csv."""
+"""Kaggle: bundle and push the notebook, watch its run, submit its csv, publish models and weights."""
 
 import contextlib
 import shlex
@@ -54,6 +54,11 @@ def add_push_options(parser: ArgumentParser) -> None:
         help="attach a data set with what an earlier run compiled: compiled/ of its outputs",
     )
     parser.add_argument(
+        "--weights-dataset",
+        metavar="OWNER/NAME",
+        help="attach a data set with pretrained weights, for runs without internet",
+    )
+    parser.add_argument(
         "--plan",
         choices=(*PLANS, "contest"),
         help="what the notebook trains; contest: folds and their blend [fine-tune]",
@@ -68,11 +73,12 @@ def run_push(args, echo: Echo, progress: Progress) -> int:
     if args.out:
         check_writable(args.out)
     client = kaggle.sign_in(echo)
+    data_sets = list(filter(None, [args.compile_cache, args.weights_dataset]))
     run = kaggle.push_notebook(
         client,
         args.root,
         require=args.require,
-        compile_cache=args.compile_cache,
+        data_sets=data_sets,
         plan=args.plan,
         max_minutes=args.max_minutes,
     )
@@ -186,6 +192,37 @@ def _check(csv: Path, data, echo: Echo, *, hint: bool = True) -> int:
     echo(f"{csv}: valid ({checked})")
     if hint:
         echo(f"submit it with: flowerkit submit {shlex.quote(str(csv))}")
+    return 0
+
+
+# publish ------------------------------------------------------------------------------------------
+
+
+def add_publish_options(parser: ArgumentParser) -> None:
+    add_path(parser, "source", "RUN|FILE", "a finished run; or, for a data set, a weights file")
+    kinds = parser.add_mutually_exclusive_group(required=True)
+    kinds.add_argument(
+        "--kaggle-model",
+        metavar="OWNER/NAME",
+        help="publish the run as a Kaggle Model: the exported network, its classes, its card",
+    )
+    kinds.add_argument(
+        "--weights-dataset",
+        metavar="OWNER/NAME",
+        help="publish the pretrained weights of the run, or the file, as a data set for runs offline",
+    )
+    parser.add_argument(
+        "--licence", "--license", metavar="NAME", help="required: apache-2.0, CC-BY-4.0 ..."
+    )
+    parser.add_argument("--title", metavar="TEXT", help="6 to 50 characters [from the name]")
+    parser.add_argument("--public", action="store_true", help="everybody sees it [only you do]")
+
+
+def run_publish(args, echo: Echo, progress: Progress) -> int:
+    kind = "model" if args.kaggle_model else "dataset"
+    name = args.kaggle_model or args.weights_dataset
+    target = kaggle.Publication(kind, name, args.licence, args.title, args.public)
+    kaggle.publish(kaggle.sign_in(echo), args.source, target)
     return 0
 
 

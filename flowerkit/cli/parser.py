@@ -115,6 +115,11 @@ COMMANDS = {
         "check and submit a csv, or that of a notebook's version",
         'submit submission.csv --message "first try"',
     ),
+    "publish": Command(
+        "kaggle",
+        "a run as a Kaggle Model, or its weights as a data set",
+        "publish runs/mine --kaggle-model <your-name>/petals-flowerkit --licence apache-2.0",
+    ),
 }
 
 _ABOUT = "From flowers in TFRecords, or from your photos, to a classifier and a csv you can trust."

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flowerkit.accelerator import Accelerator, connect, hosts, keep_compilations
 from flowerkit.console import LineHandler, Progress
+from flowerkit.text import clean
 
 Echo = Callable[[str], None]
 
@@ -68,7 +69,10 @@ def connect_hosts(
         echo, progress = (lambda line: None), None
         logging.getLogger("flowerkit").setLevel(logging.ERROR)
     _introduce(accelerator, echo, args.compile_cache)
-    with _last_words() if hosts.count() > 1 else contextlib.nullcontext():
+    if hosts.count() == 1:
+        yield accelerator, echo, progress
+        return
+    with _last_words() as end, hosts.listening(end):
         yield accelerator, echo, progress
         hosts.leave()
 
@@ -77,8 +81,11 @@ _SPEAK_AT_THE_END = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys
 
 
 @contextlib.contextmanager
-def _last_words():
-    """Have another process say what happened if JAX aborts this one, as when a host is lost."""
+def _last_words() -> Iterator[Callable[[str], None]]:
+    """Have another process say what happened if JAX aborts this one, as when a host is lost.
+
+    The function of the block ends this process with other words.
+    """
     sentence = (
         f"flowerkit: host {hosts.index()} of {hosts.count()} was ended, because a host was lost; its "
         f"own output may say why. Start all again with --resume and the same --out; their number may "
@@ -89,7 +96,13 @@ def _last_words():
         stdin=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is not for it
     )
+
+    def end(sentence: str) -> None:
+        watcher.communicate(b"done")
+        print(clean(f"flowerkit: {sentence}"), file=sys.stderr, flush=True)
+        os._exit(1)
+
     try:
-        yield
+        yield end
     finally:
         watcher.communicate(b"done")

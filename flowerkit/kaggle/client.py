@@ -11,8 +11,9 @@ import io
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from packaging.version import Version
@@ -35,7 +36,7 @@ _REMEDIES = {
 }
 # A request that changes something must not be repeated: it may have arrived, only its response be
 # lost. A log that is silent is read again when the run's status is known.
-_SENT_ONCE = re.compile(r"/(SaveKernel|CreateSubmission|CreateCodeSubmission|logs/stream/.*)$")
+_SENT_ONCE = re.compile(r"/(SaveKernel|Create\w+|logs/stream/.*)$")
 # A path instead of an address has one slash fewer.
 _HOST = re.compile(r"(https?:/{1,2})?(www\.)?kaggle\.com/+", re.IGNORECASE)
 # In kaggle.com/OWNER/NAME, as older addresses are, these are no owners and no names.
@@ -51,6 +52,25 @@ Response = TypeVar("Response")
 
 class KaggleError(RuntimeError):
     """Kaggle or the network failed; the message names a remedy and holds no credentials."""
+
+
+def split_address(text: str, page: str) -> tuple[list[str], bool]:
+    """Owner, name and what follows them in OWNER/NAME or an address kaggle.com/PAGE/OWNER/NAME.
+
+    An empty list where it has none; the second value: whether it begins with the host.
+
+    >>> split_address("https://www.kaggle.com/datasets/flora/petals?select=x.h5", "datasets")
+    (['flora', 'petals'], True)
+    """
+    path = re.split("[?#]", text.strip().strip("<>'\""))[0]
+    host = _HOST.match(path)
+    first, *others = path[host.end() if host else 0 :].rstrip("/").split("/")
+    parts = others if first.lower() == page else [first, *others]
+    is_older = host and parts == [first, *others]
+    named = len(parts) > 1 and all(re.fullmatch(r"[\w-]+", part) for part in parts[:2])
+    if not named or (is_older and not set(_PAGES.split()).isdisjoint(parts[:2])):
+        return [], False
+    return parts, bool(host)
 
 
 @dataclass(frozen=True)
@@ -72,15 +92,9 @@ class KernelRun:
         >>> str(KernelRun.parse("www.kaggle.com/code/flora/petals/edit/run/7#Results"))
         'flora/petals'
         """
-        path = re.split("[?#]", text.strip().strip("<>'\""))[0]
-        host = _HOST.match(path)
-        first, *others = path[host.end() if host else 0 :].rstrip("/").split("/")
-        parts = others if first.lower() == "code" else [first, *others]
-        is_older = host and parts == [first, *others]
-        named = len(parts) > 1 and all(re.fullmatch(r"[\w-]+", part) for part in parts[:2])
+        parts, has_host = split_address(text, "code")
         version = re.fullmatch(r"v?(\d{1,9})", parts[2]) if len(parts) == 3 else None
-        known = version or host or len(parts) == 2
-        if not (named and known) or (is_older and not set(_PAGES.split()).isdisjoint(parts[:2])):
+        if not (version or has_host or len(parts) == 2):
             raise ValueError(
                 f"{text!r} is no OWNER/NAME of a notebook. Take it from the end of the notebook's "
                 "address, kaggle.com/code/OWNER/NAME; a version may follow: OWNER/NAME/3."
@@ -126,12 +140,13 @@ class Client:
         *,
         find_result: Callable[[], Response | None] | None = None,
         suspects: str = "its names",
+        remedies: Mapping[int, str] = MappingProxyType({}),
     ) -> Response:
         """What `request()` returns; `action` names it in errors. Raises KaggleError.
 
         A request that changes something on Kaggle may arrive and its response get lost: `find_result`
         returns what that would have held, or None. Kaggle responds with status 500 to requests that it
-        does not expect, too: `suspects` are what to check in this one.
+        does not expect, too: `suspects` are what to check in this one; `remedies` by status are its own.
         """
         try:
             with hushed():
@@ -143,7 +158,9 @@ class Client:
                 cause = cause.__context__
             if find_result and _is_lost(cause) and (result := find_result()) is not None:
                 return result
-            raise KaggleError(self.scrub(f"{action}: {_describe(cause, suspects)}")) from None
+            raise KaggleError(
+                self.scrub(f"{action}: {_describe(cause, suspects, remedies)}")
+            ) from None
 
     def scrub(self, text: str) -> str:
         """The text without the credentials, in case a server has repeated them."""
@@ -205,11 +222,12 @@ def hushed() -> Iterator[None]:
 
 def _build_api(backoff_seconds: float, timeout_seconds: tuple[float, float]) -> Any:
     """The kaggle package's API, with limits of time and retries in every session."""
+    from requests import Session
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
 
     with hushed():
-        from kaggle.api.kaggle_api_extended import KaggleApi
+        from kaggle.api.kaggle_api_extended import KaggleApi, ResumableUploadResult
 
     retry = Retry(
         5,
@@ -228,6 +246,17 @@ def _build_api(backoff_seconds: float, timeout_seconds: tuple[float, float]) -> 
     class Api(KaggleApi):
         # With VERBOSE in the environment it would print the header with the credentials.
         args = [word for word in KaggleApi.args if word != "--verbose"]
+
+        def with_retry(self, func, **_):
+            return func  # the adapter repeats what may be
+
+        def upload_complete(self, path, url, quiet, resume=False):
+            # The client's own waits without limit and hides why it failed.
+            with Session() as session, open(path, "rb") as file:
+                for scheme in ("http://", "https://"):
+                    session.mount(scheme, Adapter())
+                session.put(url, data=file).raise_for_status()
+            return ResumableUploadResult.COMPLETE
 
         def build_kaggle_client(self):
             kaggle = super().build_kaggle_client()
@@ -252,7 +281,7 @@ def _find_status(cause: Exception) -> int:
     return getattr(getattr(cause, "response", None), "status_code", 0)
 
 
-def _describe(cause: Exception, suspects: str) -> str:
+def _describe(cause: Exception, suspects: str, remedies: Mapping[int, str]) -> str:
     """Reason and remedy on one line, without addresses, because those of files are signed."""
     status, text = _find_status(cause), " ".join(str(cause).split())
     if status:
@@ -265,7 +294,7 @@ def _describe(cause: Exception, suspects: str) -> str:
                 f"Kaggle fails so at a request that it does not expect: check {suspects}. If all is "
                 f"right, Kaggle has trouble: try again later"
             )
-        return f"{status}: {text[:300]}. {_REMEDIES.get(status, remedy)}."
+        return f"{status}: {text[:300]}. {(_REMEDIES | remedies).get(status, remedy)}."
     if _is_lost(cause):
         return (
             "no response from Kaggle, the connection failed or broke. Check the network, then try "

@@ -8,13 +8,14 @@ without an error, and the run gets another name or a CPU. The rules were read fr
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from flowerkit.files import read_json, write_json
 from flowerkit.kaggle.bundle import BUNDLE, build_bundle, check_bundle
+from flowerkit.kaggle.client import split_address
 from flowerkit.sources import SLUG
 
 METADATA = "kernel-metadata.json"
@@ -119,14 +120,15 @@ class KernelMetadata:
         return type(self)(self.values | {"id": f"{owner}/{slug}"})
 
     def with_data_set(self, name: str) -> Self:
-        """With the data set OWNER/NAME attached. Raises ValueError for another form."""
-        if not re.fullmatch(r"[\w-]+/[\w-]+", name):
+        """With a data set attached: OWNER/NAME or its address. Raises ValueError for another form."""
+        parts, has_host = split_address(name, "datasets")
+        if (len(parts) != 2 and not has_host) or not parts:
             raise ValueError(
                 f"{name!r} is no data set OWNER/NAME: pass what its page shows after "
                 "kaggle.com/datasets/."
             )
         attached = list(self.values.get("dataset_sources") or [])
-        return type(self)(self.values | {"dataset_sources": [*attached, name]})
+        return type(self)(self.values | {"dataset_sources": [*attached, "/".join(parts[:2])]})
 
 
 def slugify(title: str) -> str:
@@ -158,18 +160,25 @@ def write_bundle(root: str | os.PathLike, *, owner: str | None = None) -> tuple[
 
 
 def lint(
-    root: str | os.PathLike, *, owner_known: bool = False, require: str | None = None
+    root: str | os.PathLike,
+    *,
+    owner_known: bool = False,
+    require: str | None = None,
+    data_sets: Sequence[str] = (),
 ) -> list[str]:
     """Everything that would make a push from `root` fail or run wrong, in sentences; [] if nothing.
 
     With `owner_known` the push fills in a missing owner. `require` ("tpu", "gpu", "cpu") is the device
-    that the metadata must request. Raises as `check_bundle` does.
+    that the metadata must request, and `data_sets` are attached by the push. Raises as `check_bundle`
+    and `with_data_set` do.
     """
     problems = check_bundle(root)
     try:
         metadata = KernelMetadata.load(root)
     except (FileNotFoundError, ValueError) as error:
         return [str(error), *problems]
+    for name in data_sets:
+        metadata = metadata.with_data_set(name)
     return [
         *_check_identity(metadata, owner_known),
         *_check_settings(metadata),
@@ -224,7 +233,7 @@ def _check_settings(metadata: KernelMetadata) -> Iterator[str]:
     if offline and not any(metadata.values.get(kind) for kind in list(SOURCES)[1:]):
         yield (
             "enable_internet is off, and no attached source can hold the pretrained weights. "
-            'Write "enable_internet": true, or attach the weights under dataset_sources.'
+            'Write "enable_internet": true, or pass --weights-dataset OWNER/NAME to `flowerkit push`.'
         )
 
 

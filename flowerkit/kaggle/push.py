@@ -7,6 +7,7 @@ import contextlib
 import re
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,28 +36,29 @@ def push_notebook(
     root: str | Path,
     *,
     require: str | None = None,
-    compile_cache: str | None = None,
+    data_sets: Sequence[str] = (),
     plan: str | None = None,
     max_minutes: float | None = None,
 ) -> KernelRun:
     """Push the bundled notebook of the checkout `root`; Kaggle begins to run it.
 
     Where kernel-metadata.json has no owner yet, the credentials' user is; the checkout is not changed.
-    `compile_cache` is the OWNER/NAME of a data set to attach, which holds what JAX compiled in an
-    earlier run (compiled/ of its outputs). `plan` (a name, or "contest") and `max_minutes` replace those
-    that the notebook has, in this push alone.
+    `data_sets` (OWNER/NAME, or addresses) are attached: with weights, see `publish`, or with what JAX
+    compiled in an earlier run (compiled/ of its outputs). `plan` (a name, or "contest") and
+    `max_minutes` replace those of the notebook in this push alone.
     Raises KaggleError if `lint` (see there for `require`) finds problems, which are echoed, or if
     Kaggle refuses the notebook or its inputs.
     """
-    if problems := lint(root, owner_known=bool(client.username), require=require):
+    problems = lint(root, owner_known=bool(client.username), require=require, data_sets=data_sets)
+    if problems:
         for problem in problems:
             client.echo(problem)
         raise KaggleError(f"nothing was pushed: {pluralize(len(problems), 'problem')}")
     metadata = KernelMetadata.load(root)
     if metadata.kernel.startswith(f"{PLACEHOLDER}/"):
         metadata = metadata.with_owner(client.username)
-    if compile_cache is not None:
-        metadata = metadata.with_data_set(compile_cache)
+    for name in data_sets:
+        metadata = metadata.with_data_set(name)
     asked = {"plan_name": plan, "max_minutes": max_minutes}
     values = {name: value for name, value in asked.items() if value is not None}
     run = KernelRun.parse(metadata.kernel)

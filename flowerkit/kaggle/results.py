@@ -125,11 +125,7 @@ def submit(client: Client, source: Path | KernelRun, *, message: str | None = No
         text = message or f"flowerkit {__version__}, {sha256(source.read_bytes()).hexdigest()[:8]}"
 
         def send():
-            response = client.api.competition_submit(str(source), text, SLUG, quiet=True)
-            # The client returns this where the upload failed; nothing was submitted then.
-            if response.message == client.api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
-                raise KaggleError(f"{source} could not be uploaded to Kaggle. Try again later.")
-            return response
+            return client.api.competition_submit(str(source), text, SLUG, quiet=True)
 
     before = {submission.ref for submission in _list_submissions(client)}
 

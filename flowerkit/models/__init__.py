@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy(
         "list_backbones": "backbones",
         "tabulate_backbones": "backbones",
         "find_cached_weights": "backbones",
+        "is_weights_of": "backbones",
         "fixed_input_size": "backbones",
         "weights_folder": "backbones",
         "read_keras": "foreign",

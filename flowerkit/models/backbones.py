@@ -61,9 +61,20 @@ def weights_folder() -> Path:
     return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
 
 
-def find_cached_weights() -> list[Path]:
-    """The weights files that Keras has downloaded before, sorted."""
-    return sorted(weights_folder().glob("*_no*top*.h5"))
+def find_cached_weights(name: str | None = None) -> list[Path]:
+    """The weights files that Keras has downloaded before, sorted; or those of the backbone `name`."""
+    files = sorted(weights_folder().glob("*_no*top*.h5"))
+    return [file for file in files if name is None or is_weights_of(file.name, name)]
+
+
+def is_weights_of(file: str, name: str) -> bool:
+    """Whether Keras keeps the ImageNet weights of the backbone `name` in a file of this name.
+
+    >>> is_weights_of("resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5", "ResNet50")
+    False
+    """
+    start = rf"(weights)?{re.escape(name.lower())}(?!v\d)"
+    return bool(re.match(start, re.sub("[^a-z0-9]", "", file.lower()))) and "top" in file
 
 
 def fixed_input_size(backbone) -> int | None:
@@ -186,6 +197,8 @@ def _download(build, weights: str | None, shape: tuple[int, int, int]):
         if not url:
             raise
         file = url[1].rsplit("/", 1)[-1]
+        if file.startswith("NASNet-"):  # Keras keeps it under another name
+            file = file.lower().replace("-", "_")
         attached = sorted((KAGGLE / "input").rglob(file))
         if not attached:
             raise RuntimeError(

@@ -14,7 +14,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -209,7 +209,7 @@ def _convert(
         and not {"exif", "xmp", "icc_profile"} & image.info.keys()
     )
     square = _resize(_simplify(image, is_deep, notes), image_size, resize)
-    square = _to_srgb(square, image.info.get("icc_profile"), notes)
+    square = _to_srgb(square, image.info, notes)
     # Turned after all else: a square has the fewest pixels to turn.
     if orientation in _TURNS:
         square = square.transpose(_TURNS[orientation])
@@ -318,9 +318,9 @@ def _reduce_depth(values: np.ndarray, has_16_bits: bool) -> np.ndarray:
     return np.clip(np.round(values), 0, 255).astype("uint8")
 
 
-def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
-    """From its profile to sRGB, over white; done after resizing, where few pixels are left."""
-    alpha = None
+def _to_srgb(image: Image.Image, info: Mapping, notes: list[str]) -> Image.Image:
+    """From its profile or gamma to sRGB, over white; done after resizing, where few pixels are left."""
+    profile, alpha = info.get("icc_profile"), None
     if image.mode[-1] == "a":
         image = image.convert(image.mode[:-1] + "A")
         alpha = image.getchannel("A")
@@ -331,12 +331,29 @@ def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
     if transform and image.mode == mode:
         notes.append(f"from the colour profile {name!r} to sRGB")
         image = transform.apply(image)
+    elif not profile and (levels := _find_levels(info)):
+        notes.append(f"from the gamma {info['gamma']:.3g} to sRGB's")
+        image = image.point(levels * len(image.getbands()))
     elif image.mode == "CMYK":
         notes.append("CMYK without a profile, converted plainly")
     image = image.convert("RGB")
     if alpha:
         image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
     return image
+
+
+def _find_levels(info: Mapping) -> list[int]:
+    """What 0 to 255 become in a PNG with another gamma than sRGB's (its gAMA); empty if none needs to.
+
+    >>> _find_levels({"gamma": 1.0})[55], _find_levels({"gamma": 0.45455}), _find_levels({})
+    (127, [], [])
+    """
+    gamma = 0 if "srgb" in info else info.get("gamma", 0)
+    if not 0.01 < gamma < 10:
+        return []
+    levels = np.rint(255 * (np.arange(256) / 255) ** (1 / (2.2 * gamma)))
+    changes = np.abs(levels - np.arange(256)).max() > _UNSEEN
+    return levels.astype(int).tolist() if changes else []
 
 
 @functools.lru_cache(maxsize=16)

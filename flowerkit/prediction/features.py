@@ -83,7 +83,8 @@ def compute_features(
     made_from = f"{_FORMAT} {fingerprint(body)} {describe_data(split)}"
     key = sha256(made_from.encode()).hexdigest()[:16]
     shape = (len(split), *body.output_shape[1:])
-    array, seconds = _find_kept(key, shape, name), 0.0
+    # Hosts that train together must all compute: what one of them finds, others may not.
+    array, seconds = None if hosts.are_together() else _find_kept(key, shape, name), 0.0
     if array is None:
         array = _keep(_compute(body, split, global_batch, name, progress), key, shape, name)
         seconds = time.perf_counter() - start
@@ -230,7 +231,6 @@ def _find_kept(key: str, shape: tuple[int, ...], name: str) -> np.ndarray | None
 
 
 def _folder() -> Path:
-    # Hosts that train together must all compute, or none: what one of them finds, others may not.
     return hosts.scratch() if hosts.are_together() else cache_folder() / "features"
 
 

@@ -182,7 +182,6 @@ class StopFlag(StepListener):
         self.cut_short = False  # inside an epoch
         self.ends_run = False  # not only the phase
         self.failed = False  # a fault, not a limit that was given, ended it
-        self.signal: str | None = None  # that this process has received
         self.interrupted = False
 
     def set_model(self, model):
@@ -192,7 +191,13 @@ class StopFlag(StepListener):
 
     def on_step(self, done, logs):
         self.done = done
-        if hosts.count() > 1 and (name := hosts.broadcast(self.signal)):
+        self._heed_signal()
+
+    def on_train_end(self, logs=None):
+        self._heed_signal()
+
+    def _heed_signal(self) -> None:
+        if hosts.count() > 1 and (name := hosts.heard_signal()):
             self._interrupt(name)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -224,9 +229,10 @@ class StopFlag(StepListener):
             _log.warning(f"{name}: ending after this step (once more to end at once)")
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self.signal = name
-            if hosts.count() == 1:  # others are told after a step, by host 0
+            if hosts.count() == 1:
                 self._interrupt(name)
+            else:  # all end after the same step
+                hosts.tell_signal(name)
 
         before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
         try:
@@ -238,6 +244,20 @@ class StopFlag(StepListener):
     def _interrupt(self, name: str) -> None:
         self.interrupted = True
         self.request(f"it was interrupted ({name})", cut_short=True)
+
+
+class FollowFirstHost(keras.callbacks.Callback):
+    """Stop where host 0 stops: callbacks of yours may decide by a clock, or by what is on disk."""
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.trained = model
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.trained.stop_training = hosts.broadcast(bool(self.trained.stop_training))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.on_train_batch_end(epoch)
 
 
 class ReseedDropout(keras.callbacks.Callback):
@@ -322,7 +342,8 @@ class HistoryWriter(keras.callbacks.Callback):
         logs["images_per_second"] = num_images / (self.hooks.trained_at - self.start)
         logs["steps"] = self.hooks.done
         logs["phase"] = self.phase.number
-        row = {name: float(value) for name, value in logs.items()}
+        # What is decided by it is decided alike on every host.
+        row = hosts.broadcast({name: float(value) for name, value in logs.items()})
         self.run.history.append({"epoch": epoch + 1} | row)
 
 

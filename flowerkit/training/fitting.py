@@ -252,7 +252,8 @@ def fit_network(
             num_steps = most * steps_an_epoch
             if clock.is_limited:
                 num_steps = min(num_steps, clock.left() / step_seconds)
-            rate, reasons["max_lr"] = _search_rate(run, step, num_steps, progress)
+            found = _search_rate(run, step, num_steps, progress)
+            rate, reasons["max_lr"] = hosts.broadcast(found)
             plan = replace(plan, max_lr=rate)
     step.hooks.planned = None  # the rate, too, is what it was
     if clock.is_limited:
@@ -379,9 +380,10 @@ class OutOfMemory(RuntimeError):
         remedy = _SMALLER_INPUT
         if self.parts:
             size = batch // self.parts
+            finds = "halve_on_oom=True (--halve-on-oom), which finds such parts, "
             remedy = (
-                f"{_name_parts(plan, self.parts)}, halve_on_oom=True (--halve-on-oom), which finds "
-                f"such parts, or per_replica_batch={size} (--per-replica-batch {size})"
+                f"{_name_parts(plan, self.parts)}, {finds * (accelerator.hosts == 1)}"
+                f"or per_replica_batch={size} (--per-replica-batch {size})"
             )
         super().__init__(f"{self.fault}. Pass {remedy}.")
 

@@ -102,7 +102,8 @@ def train(
     (`fitting`); the result's plan has the values. With `resume` an interrupted run in `out` continues
     exactly where its last whole epoch ended; on another number of replicas or hosts, or in another
     precision, with the same batches, and a log line says what has changed.
-    Of several hosts (`connect`) each calls it with the same arguments; host 0 alone writes `out`.
+    Of several hosts (`connect`) each calls it with the same arguments; host 0 alone writes `out`, and
+    an error on one of them ends the processes of the others.
     `schedule`: your own for the last phase, used as it is: a `schedules.Schedule`, a function of the
     epoch (from 0) or of (epoch, rate), which begins with the plan's max_lr, an object of
     keras.optimizers.schedules, which counts the phase's steps, or a rate. A plan is data and holds no
@@ -138,9 +139,17 @@ def train(
             "several hosts need the backbone as a file that each of them has: save the model, and pass "
             "backbone='FILE.keras' (--backbone FILE.keras)."
         )
-    with showing(progress, speaks=hosts.is_first()) as progress:
+    with showing(progress, speaks=hosts.is_first()) as progress, hosts.listening():
+        names = [type(each).__name__ for each in callbacks]
+        options = {"schedule": str(schedule), "callbacks": names, "resume": resume}
+        hosts.check_same(plan.to_dict() | options, "arguments")
         if given is None:
             _log.info(f"{accelerator}")
+        if hosts.count() > 1 and plan.halve_on_oom:
+            _log.warning(
+                "halve_on_oom (--halve-on-oom) has no effect on several hosts, which end together where "
+                "a step does not fit: pass accumulate=2 (--accumulate 2) or more"
+            )
         folder = _open_folder(out, plan, schedule, resume)
         precision = accelerator.precision
         if resume and given is None:
@@ -577,6 +586,8 @@ def fit(
     """
     first_epoch = len(run.history)
     watching = [*build_callbacks(run, phase, step, stop, progress), *callbacks]
+    if callbacks and hosts.count() > 1:
+        watching.append(own.FollowFirstHost())
     limit = None
     if run.clock.is_limited:  # last: what any other has stopped is not fitted anew
         validation = next(each for each in watching if isinstance(each, Validation))

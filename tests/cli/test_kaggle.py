@@ -1,6 +1,7 @@
 """The Kaggle commands, by the real `kaggle` client, against a small Kaggle on loopback."""
 
 import json
+import re
 
 import pytest
 from fake_kaggle import DEVICE, KERNEL, KEY, NAME, VALID_CSV, refuse
@@ -187,3 +188,49 @@ def test_credentials_stay_hidden_with_debug_and_in_a_log_that_repeats_them(
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_publish_makes_a_data_set_and_says_how_a_push_attaches_it(
+    command, fake, checkout, five_images, tmp_path
+):
+    (tmp_path / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5").write_bytes(
+        b"\x89HDF\r\n\x1a\n"
+    )
+    (weights,) = tmp_path.glob("*.h5")
+    options = ("--weights-dataset", "flora/vgg16-weights", "--licence", "CC-BY-4.0", "--public")
+    status, out, err = command("publish", weights, *options)
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        f"uploading {weights.name} (0.0 MiB)",
+        "published flora/vgg16-weights, version 1, public: "
+        "https://www.kaggle.com/datasets/flora/vgg16-weights",
+        "next: flowerkit push --weights-dataset flora/vgg16-weights",
+    ]
+    assert not fake.created[0].get("isPrivate")
+    next_options = out.splitlines()[-1].split()[3:]
+    assert command("push", "--root", checkout, "--data", five_images, *next_options)[0] == 0
+    assert fake.pushed[0]["datasetDataSources"] == ["flora/vgg16-weights"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--kaggle-model", "flora/petals-kit"], "a licence is needed, and none is given. .*MIT"),
+        (["--kaggle-model", "flora/rose", "--license", "MIT"], "6 to 50 letters"),
+        (["--kaggle-model", "flora/petals-kit", "--licence", "MIT"], "no run folder"),
+        (["--weights-dataset", "flora/petals-kit", "--licence", "other"], "no run folder"),
+    ],
+)
+def test_publish_refuses_before_it_asks_kaggle(command, fake, tmp_path, options, message):
+    status, out, err = command("publish", tmp_path, *options)
+    assert (status, out) == (1, "")
+    assert re.search(message, err)
+    assert fake.calls == []
+
+
+def test_publish_without_credentials_says_where_to_get_them(command, monkeypatch, tmp_path):
+    monkeypatch.delenv("KAGGLE_KEY")
+    options = ("--kaggle-model", "flora/petals-kit", "--licence", "MIT")
+    status, _, err = command("publish", tmp_path, *options)
+    assert status == 1
+    assert "no Kaggle credentials here" in err

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -103,6 +104,28 @@ def test_sigterm_does_what_ctrl_c_does_and_a_second_one_ends_at_once(flowerkit, 
     assert flowerkit("doctor") == (1, [], "flowerkit: interrupted\n")
     assert before_second[1] == signal.SIG_DFL != before_second[0]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_where_python_drops_exceptions_comes_again(
+    flowerkit, monkeypatch, number
+):
+    class Last:
+        def __del__(self):
+            self.close()
+
+        def close(self):
+            signal.raise_signal(number)
+
+    def wait(args, echo, progress):
+        last = Last()
+        del last
+        time.sleep(30)
+
+    monkeypatch.setattr(doctor, "run_doctor", wait)
+    start = time.monotonic()
+    assert flowerkit("doctor") == (1, [], "flowerkit: interrupted\n")
+    assert time.monotonic() - start < 20
 
 
 def test_what_a_terminal_obeys_is_not_printed(flowerkit, monkeypatch):

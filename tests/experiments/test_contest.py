@@ -79,6 +79,8 @@ def test_each_network_has_its_folds_and_the_winner_a_run_on_everything(contest, 
         assert check_submission(csv, ids, 4, data.csv_labels) == []
 
 
+@pytest.mark.backends
+@pytest.mark.replicas
 def test_out_of_fold_each_image_is_predicted_once_by_a_run_that_has_not_learned_it(contest):
     runs = [RunFolder(contest.folder / f"{contest.winner}-fold{number}") for number in (1, 2)]
     parts = [run.val_predictions() for run in runs]
@@ -93,6 +95,8 @@ def test_out_of_fold_each_image_is_predicted_once_by_a_run_that_has_not_learned_
     assert (step.num_images, step.interval) == (68, None)
 
 
+@pytest.mark.backends
+@pytest.mark.replicas
 def test_the_csv_is_the_weighted_mean_of_the_runs(contest, data):
     def load(name, *parts):
         files = [contest.folder / f"{name}-{part}" / "test_predictions.npz" for part in parts]
@@ -126,6 +130,7 @@ def test_the_page_tells_what_each_step_brought(contest):
     assert "are not known here" not in page
 
 
+@pytest.mark.backends
 def test_what_is_finished_is_not_trained_again_and_a_run_that_was_cut_off_is(
     contest, data, plan, accelerator, tmp_path
 ):
@@ -185,6 +190,7 @@ def test_a_run_on_the_same_images_is_no_start_for_a_contest(data, plan, accelera
         run_contest(data, start, out=tmp_path / "c", accelerator=accelerator)
 
 
+@pytest.mark.backends
 def test_ctrl_c_ends_the_contest_and_keeps_the_csv(data, plan, accelerator, tmp_path):
     """In the second of its runs."""
 

@@ -8,7 +8,7 @@ from fake_kaggle import DEVICE, KERNEL, KEY
 from flowerkit.kaggle import push
 from flowerkit.kaggle.bundle import BUNDLE
 from flowerkit.kaggle.client import KaggleError, KernelRun
-from flowerkit.kaggle.metadata import METADATA
+from flowerkit.kaggle.metadata import METADATA, KernelMetadata
 from flowerkit.kaggle.push import RunFailed, push_notebook, watch_run
 
 RUN = KernelRun.parse(KERNEL)
@@ -30,13 +30,15 @@ def test_what_is_pushed_is_the_bundle_for_a_tpu_in_the_users_name(fake, client, 
     assert (checkout / METADATA).read_bytes() == before  # the credentials' owner is not stored
 
 
-def test_a_data_set_with_what_was_compiled_is_attached_to_this_push_alone(fake, client, checkout):
+def test_data_sets_are_attached_to_this_push_alone(fake, client, checkout):
     before = (checkout / METADATA).read_bytes()
-    push_notebook(client, checkout, compile_cache="someone/compiled-v5e")
-    assert fake.pushed[0]["datasetDataSources"] == ["someone/compiled-v5e"]
+    weights = "https://www.kaggle.com/datasets/flora/densenet-weights?select=x.h5"
+    push_notebook(client, checkout, data_sets=["someone/compiled-v5e", weights])
+    attached = ["someone/compiled-v5e", "flora/densenet-weights"]
+    assert fake.pushed[0]["datasetDataSources"] == attached
     assert (checkout / METADATA).read_bytes() == before
     with pytest.raises(ValueError, match=r"'compiled' is no data set OWNER/NAME"):
-        push_notebook(client, checkout, compile_cache="compiled")
+        push_notebook(client, checkout, data_sets=["compiled"])
     assert len(fake.pushed) == 1
 
 
@@ -47,6 +49,18 @@ def test_another_plan_and_its_minutes_are_those_of_this_push_alone(fake, client,
     (plan,) = [cell for cell in json.loads(text)["cells"] if cell["id"] == "plan"]
     assert "".join(plan["source"]).startswith('plan_name = "contest"\nmax_minutes = 240\n')
     assert (checkout / BUNDLE).read_bytes() == before
+
+
+def test_weights_that_are_attached_make_a_push_without_internet_valid(
+    fake, client, checkout, lines
+):
+    metadata = KernelMetadata.load(checkout)
+    KernelMetadata(metadata.values | {"enable_internet": False}).save(checkout)
+    with pytest.raises(KaggleError, match="nothing was pushed: 1 problem"):
+        push_notebook(client, checkout)
+    assert "--weights-dataset OWNER/NAME" in lines[0]
+    push_notebook(client, checkout, data_sets=["flora/densenet-weights"])
+    assert fake.pushed[0]["enableInternet"] is False
 
 
 def test_nothing_is_pushed_while_lint_finds_problems(fake, client, lines, checkout):

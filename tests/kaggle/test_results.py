@@ -143,7 +143,7 @@ def test_a_submission_whose_response_is_lost_is_not_repeated(fake, client, csv):
 
 def test_what_kaggle_does_not_take_or_cannot_score_is_an_error(fake, client, csv):
     fake.faults["PUT"] = [400]
-    with pytest.raises(KaggleError, match="could not be uploaded"):
+    with pytest.raises(KaggleError, match="submitting .*: 400: Client Error: Bad Request"):
         submit(client, csv)
     fake.submit_response = {"message": "You have submitted too often today"}
     with pytest.raises(KaggleError, match=r"'You have submitted too often today'.*/rules"):

@@ -178,3 +178,46 @@ def test_imagenet_weights_offline_come_from_what_is_attached(tmp_path, offline, 
         build("MobileNetV3Small", "imagenet").get_weights(), body.get_weights(), strict=True
     ):
         np.testing.assert_array_equal(loaded, saved)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("convnext_large_notop.h5", "ConvNeXtLarge"),
+        ("densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5", "DenseNet121"),
+        ("efficientnetb0_notop.h5", "EfficientNetB0"),
+        ("efficientnetv2-b0_notop.h5", "EfficientNetV2B0"),
+        ("inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5", "InceptionResNetV2"),
+        ("inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5", "InceptionV3"),
+        ("mobilenet_1_0_224_tf_no_top.h5", "MobileNet"),
+        ("mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5", "MobileNetV2"),
+        ("weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5", "MobileNetV3Small"),
+        ("nasnet_mobile_no_top.h5", "NASNetMobile"),
+        ("resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "ResNet50"),
+        ("resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5", "ResNet50V2"),
+        ("xception_weights_tf_dim_ordering_tf_kernels_notop.h5", "Xception"),
+    ],
+)
+def test_a_weights_file_of_keras_is_of_one_backbone(file, name, tmp_path, monkeypatch):
+    names = [row["name"] for row in backbones.list_backbones()]
+    assert [each for each in names if backbones.is_weights_of(file, each)] == [name]
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / file).touch()
+    (tmp_path / "models/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5").touch()
+    assert backbones.find_cached_weights(name) == [tmp_path / "models" / file]
+
+
+def test_weights_that_keras_keeps_under_another_name_than_their_address_are_found(
+    tmp_path, monkeypatch
+):
+    def build(weights, **_):
+        if weights == "imagenet":
+            raise Exception("URL fetch failure on https://x.org/NASNet-mobile-no-top.h5: None")
+        return weights
+
+    monkeypatch.setattr(backbones, "KAGGLE", tmp_path)
+    (tmp_path / "input/w").mkdir(parents=True)
+    file = tmp_path / "input/w/nasnet_mobile_no_top.h5"
+    file.touch()
+    assert backbones._download(build, "imagenet", (32, 32, 3)) == file

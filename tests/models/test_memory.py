@@ -26,3 +26,18 @@ def test_a_larger_input_needs_more_and_half_the_precision_half(accelerator):
 
     assert measure(64) == pytest.approx(4 * measure(32), rel=0.05)
     assert measure(32, "bfloat16") < 0.51 * measure(32)
+
+
+def test_a_file_of_any_size_needs_what_the_same_network_of_one_size_needs(accelerator, tmp_path):
+    def measure(name, size):
+        pixels = keras.Input((size, size, 3))
+        scaled = keras.layers.Rescaling(1 / 255)(pixels)
+        features = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="conv")(scaled)
+        sums = keras.Sequential([keras.layers.ReLU(), keras.layers.MaxPooling2D()])(features)
+        keras.Model(pixels, [sums]).save(tmp_path / name)
+        return activation_bytes(
+            build_classifier(5, image_size=32, backbone=tmp_path / name, weights=None),
+            precision="float32",
+        )
+
+    assert measure("free.keras", None) == measure("fixed.keras", 32) > 1.5 * 4 * 32 * 32 * 3

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from flowerkit.photos import reader as photo_reader
 from flowerkit.photos.reader import UnreadablePhoto, can_read_heic, read_photo
@@ -165,6 +166,26 @@ def test_srgb_and_damaged_profiles_change_nothing(halves, profile):
     data = encode(halves, icc_profile=profile)
     assert are_near(edge_colours(read_pixels(data)), [RED, GREEN])
     assert read_photo(data, 32).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("chunks", "grey", "notes"),
+    [
+        ({"gAMA": 100_000}, 188, ("from the gamma 1 to sRGB's",)),  # stored as light: 128 is half
+        ({"gAMA": 45_455}, 128, ()),
+        ({"gAMA": 100_000, "sRGB": 0}, 128, ()),  # which overrules it
+        ({"gAMA": 0}, 128, ()),
+    ],
+)
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_a_png_of_another_gamma_looks_as_a_browser_shows_it(mode, chunks, grey, notes):
+    info = PngInfo()
+    for name, value in chunks.items():
+        info.add(name.encode(), struct.pack(">I" if name == "gAMA" else ">B", value))
+    picture = Image.new("RGB", (40, 30), (128, 128, 128)).convert(mode)
+    data = encode(picture, pnginfo=info)
+    assert np.abs(read_pixels(data) - grey).max() <= 3
+    assert read_photo(data, 32).notes == notes
 
 
 # One picture, one square --------------------------------------------------------------------------

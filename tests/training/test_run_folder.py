@@ -221,6 +221,8 @@ def whole(train_phases):
 
 def assert_same(result, whole):
     """The same epochs, weights and predictions, in memory and in the folder."""
+    # A SIGTERM for the tests (`timeout 600 pytest`) ends the run that is under way, and not the tests.
+    assert not result.summary.interrupted, result.summary.stop_reason
     for row, other in zip(result.history, whole.history, strict=True):
         assert {k: v for k, v in row.items() if k not in TIMES} == pytest.approx(
             {k: v for k, v in other.items() if k not in TIMES}, rel=1e-5, nan_ok=True

@@ -1,0 +1,444 @@
+"""Publish on Kaggle: a run as a Kaggle Model with its card, or weights as a data set for runs offline.
+
+The licences and the limits of names and titles are those of kaggle-api's docs (models_metadata.md,
+datasets_metadata.md) and of the client, September 2026.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from flowerkit import __version__, metrics
+from flowerkit.console import quiet_frameworks
+from flowerkit.files import check_room
+from flowerkit.kaggle.client import Client, KaggleError, split_address
+from flowerkit.kaggle.metadata import slugify
+from flowerkit.models import find_cached_weights, is_weights_of, list_backbones, weights_folder
+from flowerkit.reports import SavedRun, judge
+from flowerkit.text import did_you_mean, format_bytes, pluralize, readable
+from flowerkit.training import RunFolder, TrainingPlan
+
+FRAMEWORK = "keras/default"  # framework and variation of the published model
+NUM_STATUS_POLLS = 15
+_NOTE = f"flowerkit {__version__}"
+_SIGNATURES = {".h5": b"\x89HDF\r\n\x1a\n", ".keras": b"PK\x03\x04"}
+_DATA = {"competition": "Petals to the Metal", "drawn": "drawn flowers", "folder": "own photos"}
+
+_MODEL_LICENCES = """\
+Apache 2.0
+MIT
+BSD-3-Clause
+CC0: Public Domain
+Attribution 3.0 Unported (CC BY 3.0)
+Attribution 3.0 IGO (CC BY 3.0 IGO)
+Attribution 4.0 International (CC BY 4.0)
+CC BY-SA 3.0
+CC BY-SA 4.0
+Attribution-NoDerivatives 4.0 International (CC BY-ND 4.0)
+Attribution-NonCommercial 4.0 International (CC BY-NC 4.0)
+Attribution-NonCommercial-NoDerivatives 4.0 International (CC BY-NC-ND 4.0)
+Attribution-NonCommercial-ShareAlike 3.0 IGO (CC BY-NC-SA 3.0 IGO)
+CC BY-NC-SA 4.0
+Community Data License Agreement - Permissive - Version 1.0
+Community Data License Agreement - Sharing - Version 1.0
+GPL 2
+GPL 3
+GNU Lesser General Public License 3.0
+GNU Affero General Public License 3.0
+GNU Free Documentation License 1.3
+ODC Attribution License (ODC-By)
+ODC Public Domain Dedication and Licence (PDDL)"""
+_DATA_SET_LICENCES = """\
+CC0-1.0 apache-2.0 CC-BY-3.0 CC-BY-3.0-IGO CC-BY-4.0 CC-BY-SA-3.0 CC-BY-SA-4.0 CC-BY-ND-4.0 CC-BY-NC-4.0
+CC-BY-NC-ND-4.0 CC-BY-NC-SA-4.0 CC-BY-NC-SA-3.0-IGO CDLA-Permissive-1.0 CDLA-Sharing-1.0 GPL-2.0 GPL-3.0
+LGPL-3.0 AGPL-3.0 FDL-1.3 ODC-BY-1.0 PDDL ODbL-1.0 DbCL-1.0 US-Government-Works EU-ODP-Legal-Notice
+copyright-authors other unknown"""
+LICENCES = {"model": _MODEL_LICENCES.split("\n"), "dataset": _DATA_SET_LICENCES.split()}
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where something is published, and how: `kind` is "model" or "dataset".
+
+    `name`: OWNER/NAME, or the address of what is there already. `licence`: one of `LICENCES[kind]`.
+    `title`: None makes one of the name. `public`: others see it; what is there already keeps who sees
+    it. Raises ValueError for values that Kaggle does not take.
+    """
+
+    kind: str
+    name: str
+    licence: str | None
+    title: str | None = None
+    public: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in LICENCES:
+            raise ValueError(f"kind must be 'model' or 'dataset'. Received: kind={self.kind!r}")
+        parts, has_host = split_address(self.name, f"{self.kind}s")
+        name = "/".join(parts[:2]).lower()
+        slug = name.partition("/")[2]
+        is_name = has_host or len(parts) == 2
+        if not is_name or not 6 <= len(slug) <= 50 or slug != slugify(slug):
+            raise ValueError(
+                f"{self.name!r} is no OWNER/NAME to publish as: OWNER is your Kaggle user name, NAME "
+                "has 6 to 50 letters from a to z, digits and single hyphens, such as petals-flowerkit."
+            )
+        title = slug.replace("-", " ").capitalize() if self.title is None else self.title.strip()
+        if not 6 <= len(title) <= 50:
+            raise ValueError(
+                f"the title {title!r} has {len(title)} characters, and Kaggle takes 6 to 50. Pass a "
+                "title (--title) of that length."
+            )
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "title", title)
+        object.__setattr__(self, "licence", _find_licence(self.kind, self.licence))
+
+    @property
+    def url(self) -> str:
+        return f"https://www.kaggle.com/{self.kind}s/{self.name}"
+
+
+def _find_licence(kind: str, licence: str | None) -> str:
+    """The licence as Kaggle spells it; "cc-by-4.0" is the one with (CC BY 4.0), too."""
+    wanted = _squash(licence or "")
+    for name in LICENCES[kind]:
+        if wanted and wanted in (_squash(name), _squash(name.partition("(")[2])):
+            return name
+    received = f"{licence!r} is none that Kaggle has here" if licence else "none is given"
+    raise ValueError(
+        f"a licence is needed, and {received}.{did_you_mean(licence or '', LICENCES[kind])} Pass "
+        f"--licence with one of: {', '.join(LICENCES[kind])}."
+    )
+
+
+def _squash(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def publish(client: Client, source: str | Path, target: Publication) -> None:
+    """Publish `source` as `target` says; where that is there already, as its new version.
+
+    A model: `source` is the folder of a finished run, exported as a `.keras` file that needs no
+    flowerkit, with its classes (classes.json) and its card (README.md). A data set: `source` is a file
+    of weights (.h5, .keras), or a run, whose pretrained weights are published.
+
+    The client's `echo` receives the address and what comes next. Raises, before anything is sent,
+    FileNotFoundError and ValueError for a source that cannot be published; then KaggleError.
+    """
+    make = _make_model if target.kind == "model" else _make_data_set
+    with tempfile.TemporaryDirectory(prefix="flowerkit-publish-") as folder:
+        make(client, Path(source), target, Path(folder))
+
+
+# A run becomes a model ----------------------------------------------------------------------------
+
+_CARD = """\
+# {title}
+
+It names {num} classes on photos. {scores}
+
+| | |
+|---|---|
+{rows}
+
+## How to load it
+
+```python
+import kagglehub, keras{hub}
+
+folder = kagglehub.model_download("{handle}")
+model = keras.saving.load_model(f"{{folder}}/classifier.keras")
+probabilities = model.predict(pixels)  # (n, {size}, {size}, 3) float32, RGB 0..255
+```
+
+Photos became squares by: {resize}. classes.json has the names of the columns, in order. With flowerkit,
+`load_classifier(file).predict(photo)` also says which photos show none of these classes.
+
+## Classes
+
+| class | F1 on val | images in val |
+|---|---|---|
+{classes}
+"""
+
+
+def _make_model(client: Client, source: Path, target: Publication, folder: Path) -> None:
+    run, api, handle = RunFolder(source), client.api, f"{target.name}/{FRAMEWORK}"
+    card = describe_run(run, target)  # refuses what is not finished
+
+    def find_model():
+        return _find(client, target, lambda: api.model_get(target.name))
+
+    def find_version() -> int:
+        found = _find(client, target, lambda: api.model_instance_get(handle))
+        return found.version_number if found else 0
+
+    def send():
+        if before:
+            return api.model_instance_version_create(handle, str(folder), _NOTE, quiet=True)
+        return api.model_instance_create(str(folder), quiet=True)
+
+    old = find_model()
+    before = find_version() if old else 0
+    client.echo(f"exporting {run}")
+    with quiet_frameworks():
+        from flowerkit.deploy import export_model
+
+        export_model(run.path, folder / "classifier.keras", "keras")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    _write(folder / "classes.json", run.environment().data.class_names)
+    (owner, slug), (framework, variation) = target.name.split("/"), FRAMEWORK.split("/")
+    page = {"ownerSlug": owner, "slug": slug, "description": card}
+    if not old:
+        page |= {"title": target.title, "isPrivate": not target.public}
+    _write(folder / "model-metadata.json", page)
+    instance = {
+        "ownerSlug": owner,
+        "modelSlug": slug,
+        "instanceSlug": variation,
+        "framework": framework,
+        "licenseName": target.licence,
+    }
+    _write(folder / "model-instance-metadata.json", instance)
+    if not old:
+        _send(client, target, lambda: api.model_create_new(str(folder)), find_model)
+    _report_upload(client, folder)
+    _send(client, target, send, lambda: find_version() > before or None)
+    if old and handle in old.description:  # a card like this, with the figures of an older version
+        _send(client, target, lambda: api.model_update(str(folder)))
+    _report_end(client, target, before)
+    client.echo(f'load it with: kagglehub.model_download("{handle}"), see its README.md')
+    client.echo(f'in a kernel-metadata.json: "model_sources": ["{handle}/{before + 1}"]')
+
+
+def describe_run(run: RunFolder, target: Publication) -> str:
+    """The card of a run in Markdown: licence, scores, data, training, versions, use and classes.
+
+    It names no path of this machine. Raises FileNotFoundError for a run that is not finished.
+    """
+    plan, result, environment = run.plan().to_dict(), run.result(), run.environment()
+    data, device = environment.data, environment.accelerator
+    scores, reports = "Its score on images that it has not seen was not measured.", {}
+    if result.val_f1 is not None:
+        saved = SavedRun.load(run.path)
+        scores = f"{judge(saved).headline} (95 % interval). Accuracy {result.val_accuracy:.4f}."
+        for row in metrics.class_report(saved.labels, saved.predicted, saved.class_names):
+            reports[row["name"]] = f"{row['f1']:.2f} | {row['support']:,}"
+    if result.test_f1 is not None:
+        images = pluralize(result.test_images, "test image")
+        scores += f" macro F1 {result.test_f1:.4f} on {images}."
+    usual, backbone = TrainingPlan().to_dict(), plan.pop("backbone")
+    plan["weights"] = _last_part(plan["weights"] or "none")
+    if environment.schedule:
+        plan["schedule"] = "given in Python"
+    counts = ", ".join(f"{split} {count:,}" for split, count in data.counts.items())
+    versions = {"flowerkit": __version__} | environment.versions
+    rows = {
+        "licence": target.licence,
+        "backbone": _last_part(backbone),
+        "data": f"{_DATA[data.origin]}: {counts}; {data.image_size} px",
+        "plan": ", ".join(f"{k} {v}" for k, v in plan.items() if v != usual.get(k)),
+        "training": f"{result.stopped_at_epoch} epochs, the best is {result.best_epoch}; it stopped "
+        f"because {result.stop_reason}",
+        "device": f"{device.kind} x {device.replicas}, {device.backend}, {device.precision}",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+    }
+    text = _CARD.format(
+        title=target.title,
+        num=len(data.class_names),
+        scores=scores,
+        rows=_tabulate(rows),
+        hub=", keras_hub" if backbone.startswith("hub:") else "",
+        handle=f"{target.name}/{FRAMEWORK}",
+        size=data.image_size,
+        resize=data.resize or "crop",
+        classes=_tabulate({name: reports.get(name, "- | 0") for name in data.class_names}),
+    )
+    return readable(text)
+
+
+def _last_part(name: str) -> str:
+    """A path of any system without its folders; names and addresses as they are."""
+    return name if "://" in name else re.split(r"[\\/]", name)[-1]
+
+
+def _tabulate(rows: dict[str, str]) -> str:
+    names = (" ".join(name.split()).replace("|", r"\|") for name in rows)
+    cells = zip(names, rows.values(), strict=True)
+    return "\n".join(f"| {name} | {' '.join(cell.split())} |" for name, cell in cells)
+
+
+# Weights become a data set ------------------------------------------------------------------------
+
+_WEIGHTS = """\
+Weights for image classifiers, for notebooks without internet. Licence: {licence}.
+
+{files}
+
+```python
+import pathlib, keras
+
+file = next(pathlib.Path("/kaggle/input").rglob("{name}"))
+{load}
+```
+"""
+
+
+def _make_data_set(client: Client, source: Path, target: Publication, folder: Path) -> None:
+    files, api = find_weights_files(source), client.api
+
+    def find(**options) -> str | None:
+        return _find(client, target, lambda: api.dataset_status(target.name, **options))
+
+    def find_version() -> int:
+        found = find(format="json(current_version_number)")
+        return json.loads(found)["current_version_number"] if found else 0
+
+    def send():
+        if before:
+            return api.dataset_create_version(str(folder), _NOTE, quiet=True)
+        return api.dataset_create_new(str(folder), public=target.public, quiet=True)
+
+    before = find_version()
+    check_room(folder, sum(file.stat().st_size for file in files))
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    values = {"id": target.name, "title": target.title, "licenses": [{"name": target.licence}]}
+    text = {"description": _describe_weights(files, target)}
+    _write(folder / "dataset-metadata.json", values | text)
+    _report_upload(client, folder)
+    _send(client, target, send, lambda: find_version() > before or None)
+    for _ in range(NUM_STATUS_POLLS):  # no notebook can attach it earlier
+        if (status := find()) in ("ready", "failed", "deleted"):
+            break
+        time.sleep(client.poll_seconds)
+    if status != "ready":
+        raise KaggleError(f"{target.name} is on Kaggle but not ready ({status}). See {target.url}.")
+    _report_end(client, target, before)
+    client.echo(f"next: flowerkit push --weights-dataset {target.name}")
+
+
+def find_weights_files(source: Path) -> list[Path]:
+    """The pretrained weights with which a run began, or the file of weights `source` itself.
+
+    Of a backbone of Keras Applications they are in Keras's cache. Raises FileNotFoundError where they
+    are gone, ValueError where there are none or `source` is no whole file of weights.
+    """
+    files = [source]
+    if source.is_dir():
+        plan = RunFolder(source).plan()
+        if plan.backbone.endswith(".keras"):
+            files = [Path(plan.backbone)]
+        elif plan.weights != "imagenet" or plan.backbone.startswith("hub:"):
+            raise ValueError(
+                f"{source} has no ImageNet weights to publish: its network was {plan.backbone}, its "
+                f"weights {plan.weights or 'random'}. Pass a file of weights (.h5, .keras); what hub: "
+                "names are Kaggle Models already, to be attached."
+            )
+        elif not (files := find_cached_weights(plan.backbone)):
+            raise FileNotFoundError(
+                f"no weights of {plan.backbone} in {weights_folder()}. `flowerkit train` puts them "
+                "there where there is internet; or pass their file."
+            )
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"no file of weights {file}. Pass one (.h5, .keras), or a run.")
+        signature = _SIGNATURES.get(file.suffix)
+        with file.open("rb") as opened:
+            if not signature or opened.read(len(signature)) != signature:
+                raise ValueError(
+                    f"{file} is no whole file of weights. Pass one that ends in .h5 or .keras."
+                )
+    return files
+
+
+def _describe_weights(files: list[Path], target: Publication) -> str:
+    lines, load = [], "model.load_weights(file)  # of a model with these layers"
+    if files[0].suffix == ".keras":
+        load = "model = keras.saving.load_model(file)"
+    for file in files:
+        lines.append(f"- `{file.name}`, {format_bytes(file.stat().st_size)}")
+        for row in list_backbones():
+            if is_weights_of(file.name, row["name"]):
+                lines[-1] += (
+                    f": {row['name']}, ImageNet ({row['licence']}); flowerkit finds it by this name"
+                )
+                load = f"keras.applications.{row['name']}(include_top=False, weights=file)"
+    text = _WEIGHTS.format(
+        licence=target.licence, files="\n".join(lines), name=files[0].name, load=load
+    )
+    return readable(text)
+
+
+# Shared -------------------------------------------------------------------------------------------
+
+
+def _find(client: Client, target: Publication, get: Callable[[], Found]) -> Found | None:
+    """What `get()` returns; None where Kaggle has it not.
+
+    Under the user's own name a 403 says no more than that: as for notebooks, Kaggle may respond so.
+    """
+    from requests.exceptions import HTTPError
+
+    def look() -> Found | None:
+        try:
+            return get()
+        except HTTPError as error:
+            is_own = target.name.partition("/")[0] == (client.username or "").lower()
+            if error.response.status_code == 404 or (error.response.status_code == 403 and is_own):
+                return None
+            raise
+
+    return client.call(f"looking for {target.name}", look, remedies=_remedies(client, target))
+
+
+def _send(client: Client, target: Publication, send: Callable, find_result=None) -> None:
+    """Send what changes something on Kaggle, once. Raises KaggleError, also where it is not taken."""
+    response = client.call(
+        f"publishing {target.name}",
+        send,
+        find_result=find_result,
+        suspects="the name, the title and the licence",
+        remedies=_remedies(client, target),
+    )
+    if error := getattr(response, "error", None):
+        raise KaggleError(
+            f"Kaggle did not take {target.name}: {client.scrub(error).rstrip('.')}. Correct that and "
+            "publish again."
+        )
+
+
+def _remedies(client: Client, target: Publication) -> dict[int, str]:
+    user, slug = client.username, target.name.partition("/")[2]
+    return {
+        403: f"You are signed in as {user}: publish as {user}/{slug}, or for an organisation that lets "
+        "you; Kaggle may ask for a verified phone, see kaggle.com/settings",
+        404: f"Check the name: {target.url} must be yours",
+        409: "The name is taken: pass another one",
+    }
+
+
+def _write(file: Path, values) -> None:
+    """JSON in ASCII: the client reads it in the encoding of the machine."""
+    file.write_text(json.dumps(values, indent=2), encoding="ascii")
+
+
+def _report_upload(client: Client, folder: Path) -> None:
+    files = [file for file in sorted(folder.iterdir()) if not file.name.endswith("-metadata.json")]
+    size = sum(file.stat().st_size for file in files)
+    client.echo(f"uploading {', '.join(file.name for file in files)} ({format_bytes(size)})")
+
+
+def _report_end(client: Client, target: Publication, before: int) -> None:
+    seen = "public" if target.public else "private"
+    if before:
+        seen = "seen by those who saw it before"
+    client.echo(f"published {target.name}, version {before + 1}, {seen}: {target.url}")
