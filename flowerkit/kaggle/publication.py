@@ -20,9 +20,8 @@ from flowerkit.files import check_room
 from flowerkit.kaggle.client import Client, KaggleError, split_address
 from flowerkit.kaggle.metadata import slugify
 from flowerkit.models import find_cached_weights, is_weights_of, list_backbones, weights_folder
-from flowerkit.reports import SavedRun, judge
 from flowerkit.text import did_you_mean, format_bytes, pluralize, readable
-from flowerkit.training import RunFolder, TrainingPlan
+from flowerkit.training import RunFolder, SavedRun, TrainingPlan, judge
 
 FRAMEWORK = "keras/default"  # framework and variation of the published model
 NUM_STATUS_POLLS = 15

@@ -45,7 +45,7 @@ def push_notebook(
     Where kernel-metadata.json has no owner yet, the credentials' user is; the checkout is not changed.
     `data_sets` (OWNER/NAME, or addresses) are attached: with weights, see `publish`, or with what JAX
     compiled in an earlier run (compiled/ of its outputs). `plan` (a name, or "contest") and
-    `max_minutes` replace those that the notebook has, in this push alone.
+    `max_minutes` replace those of the notebook in this push alone.
     Raises KaggleError if `lint` (see there for `require`) finds problems, which are echoed, or if
     Kaggle refuses the notebook or its inputs.
     """

@@ -73,7 +73,7 @@ def machine(monkeypatch):
     def recompute(statistics):
         made.spend(made.image * sum(map(len, statistics.batches())))
 
-    def time_body(body, batches):
+    def time_body(body, batches, **options):
         start = made.now
         for number, batch in enumerate(batches):
             made.spend(made.image * len(batch) + (made.compile if number == 0 else 0.0))
