@@ -241,6 +241,7 @@ def describe_run(run: RunFolder, target: Publication) -> str:
         plan["schedule"] = "given in Python"
     counts = ", ".join(f"{split} {count:,}" for split, count in data.counts.items())
     versions = {"flowerkit": __version__} | environment.versions
+    used = ("flowerkit", "python", "keras", "tensorflow", "jax", "numpy")
     rows = {
         "licence": target.licence,
         "backbone": _last_part(backbone),
@@ -249,7 +250,7 @@ def describe_run(run: RunFolder, target: Publication) -> str:
         "training": f"{result.stopped_at_epoch} epochs, the best is {result.best_epoch}; it stopped "
         f"because {result.stop_reason}",
         "device": f"{device.kind} x {device.replicas}, {device.backend}, {device.precision}",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "versions": ", ".join(f"{name} {versions[name]}" for name in used if versions.get(name)),
     }
     text = _CARD.format(
         title=target.title,
