@@ -325,6 +325,10 @@ def _make_data_set(client: Client, source: Path, target: Publication, folder: Pa
         raise KaggleError(f"{target.name} is on Kaggle but not ready ({status}). See {target.url}.")
     _report_end(client, target, before)
     client.echo(f"next: flowerkit push --weights-dataset {target.name}")
+    if not _find_backbone(files[0]):
+        client.echo(
+            "then pass its path under /kaggle/input as backbone= or weights= in the notebook"
+        )
 
 
 def find_weights_files(source: Path) -> list[Path]:
@@ -361,18 +365,22 @@ def find_weights_files(source: Path) -> list[Path]:
     return files
 
 
+def _find_backbone(file: Path) -> dict[str, str] | None:
+    """The backbone of Keras Applications that looks for a file of this name."""
+    return next((row for row in list_backbones() if is_weights_of(file.name, row["name"])), None)
+
+
 def _describe_weights(files: list[Path], target: Publication) -> str:
     lines, load = [], "model.load_weights(file)  # of a model with these layers"
     if files[0].suffix == ".keras":
         load = "model = keras.saving.load_model(file)"
     for file in files:
         lines.append(f"- `{file.name}`, {format_bytes(file.stat().st_size)}")
-        for row in list_backbones():
-            if is_weights_of(file.name, row["name"]):
-                lines[-1] += (
-                    f": {row['name']}, ImageNet ({row['licence']}); flowerkit finds it by this name"
-                )
-                load = f"keras.applications.{row['name']}(include_top=False, weights=file)"
+        if row := _find_backbone(file):
+            lines[-1] += (
+                f": {row['name']}, ImageNet ({row['licence']}); flowerkit finds it by this name"
+            )
+            load = f"keras.applications.{row['name']}(include_top=False, weights=file)"
     text = _WEIGHTS.format(
         licence=target.licence, files="\n".join(lines), name=files[0].name, load=load
     )
