@@ -1,6 +1,7 @@
 """Options that several commands share, and an option for each field of a plan."""
 
 import argparse
+import contextlib
 import re
 import types
 import typing
@@ -296,8 +297,11 @@ def _reader(kind: type, kinds: tuple):
             return None
         if text in words:
             return text
+        if float in kinds:  # a name or a number
+            with contextlib.suppress(ValueError):
+                return _whole(float(text))
         try:
-            return _whole(float(text)) if float in kinds else kind(text)
+            return kind(text)
         except ValueError:
             message = f"must be {' or '.join(allowed)}. Received: {text!r}"
             raise argparse.ArgumentTypeError(message) from None

@@ -380,9 +380,10 @@ class OutOfMemory(RuntimeError):
 
     def __init__(self, plan: TrainingPlan, accelerator: Accelerator):
         batch, self.parts = plan.batch, next(_list_parts(plan, 2 * plan.accumulate), None)
+        images = pluralize(batch // plan.accumulate, "image")
         self.fault = (
-            f"the {accelerator.kind.upper()} has too little memory for {batch // plan.accumulate} "
-            f"images at a time on each replica"
+            f"the {accelerator.kind.upper()} has too little memory for {images} at a time on each "
+            f"replica"
         )
         remedy = _SMALLER_INPUT
         if self.parts:

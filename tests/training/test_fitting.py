@@ -131,7 +131,7 @@ def test_the_size_is_as_large_as_half_of_the_time_allows_for_the_features(build,
     assert ("input_size" in reasons) == (size < 224)
     if reasons:
         assert reasons["input_size"].startswith(
-            f"{size}: at 224 px the features of 68 images would take 34 of the "
+            f"{size}: at 224 px the features of 68 images would take 34 s of the "
         )
 
 
@@ -288,7 +288,7 @@ def test_the_epochs_are_those_that_end_in_time(fit):
     assert (phase.epochs, phase.steps) == (3, 22)
     assert (phase.start, phase.end, phase.most_epochs) == (0, 2.2, 120)
     assert phase.schedule == OneCycle(0.01, 2.2)
-    assert reasons["epochs"] == "2.20: a step takes 1.0 s, a validation 7.0 s, 87 s are left"
+    assert reasons["epochs"] == "2.20: a step takes 1.0 s, a validation 6.8 s, 87 s are left"
 
 
 def test_averaged_weights_are_a_validation_more(fit):

@@ -717,7 +717,7 @@ def test_a_function_or_a_schedule_of_keras_sets_the_rate(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"find_data\(FOLDER\) returns. Received: data='photos'"),
+        ({}, r"find_data\('photos'\) returns. Received: data='photos'"),
         ({"plan": "smoke"}, r"load_plan.* Received: plan='smoke'"),
         ({"schedule": lambda epoch: {0: 0.1}[epoch]}, "failed for epoch 1: KeyError"),
         ({"schedule": lambda epoch: None}, "returned None for epoch 0"),
