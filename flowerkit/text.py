@@ -19,10 +19,10 @@ _HALF_PAIRS = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 def pluralize(num: int, noun: str) -> str:
     """The number and its noun, which is in the plural unless the number is 1.
 
-    >>> pluralize(1, "seed"), pluralize(1200, "photo"), pluralize(0, "class")
-    ('1 seed', '1,200 photos', '0 classes')
+    >>> pluralize(1, "seed"), pluralize(1200, "photo"), pluralize(0, "class"), pluralize(2, "epoch")
+    ('1 seed', '1,200 photos', '0 classes', '2 epochs')
     """
-    plural = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    plural = "es" if noun.endswith(("s", "x", "sh", "tch")) else "s"
     return f"{num:,} {noun}{plural * (num != 1)}"
 
 
