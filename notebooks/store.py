@@ -1,6 +1,6 @@
 """Run notebooks 01 to 04 and store them with their pictures: python notebooks/store.py [01 04]
 
-It needs `pip install nbclient`. Pictures keep 256 colours. Of text, what differs between two runs on the
+It needs `pip install nbclient`. Pictures keep 128 colours. Of text, what differs between two runs on the
 same machine is left out: times, and lines with a path or with memory. nbval compares the text of cells
 that have the tag "nbval-check-output"; it is the same everywhere.
 """
@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 FOLDER = Path(__file__).parent
-COLOURS = 256
+COLOURS = 128
 # At the end of an epoch's and of a run's line.
 PACE = re.compile(r"[;,]? +[\d.]+ s( an epoch,)? +[\d,]+ images/s")
 UNSTABLE = re.compile(r"\d (s|ms|min)\b|\d/s\b|[MG]iB\b|[/\\]\w[^ ]*[/\\]|^wrote ")

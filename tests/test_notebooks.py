@@ -110,7 +110,7 @@ def test_each_notebook_has_text_that_nbval_compares():
         MAIN: ["plan", "check"],
         LESSONS[0]: ["plan"],
         LESSONS[1]: ["regularisation-plans"],
-        LESSONS[2]: ["photos"],
+        LESSONS[2]: ["names"],
     }
 
 
