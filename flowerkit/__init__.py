@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "connect": "accelerator",
+    "start_session": "sources",
     "find_data": "sources",
     "load_photos": "photos",
     "convert_photos": "photos",

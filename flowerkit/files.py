@@ -4,6 +4,7 @@ A file carries its own checksum (CRC-32): JSON of a dataclass as its field "chec
 binary files at the end of their name.
 """
 
+import difflib
 import errno
 import itertools
 import json
@@ -19,7 +20,7 @@ import types
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -114,6 +115,16 @@ def _flush(path: Path) -> None:
         pass
     finally:
         os.close(number)
+
+
+def near_path(path: str | os.PathLike) -> str:
+    """ " Did you mean runs/mine?" for a path that is not there, by what lies beside it, or nothing."""
+    path = Path(path)
+    with suppress(OSError):
+        names = [] if path.exists() else os.listdir(path.parent)
+        if near := difflib.get_close_matches(path.name, names, n=1, cutoff=0.75):
+            return f" Did you mean {path.parent / near[0]}?"
+    return ""
 
 
 def checksum(path: str | os.PathLike) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
 
-from flowerkit.files import write_text
+from flowerkit.files import near_path, write_text
 from flowerkit.text import format_csv, is_formula, pluralize, to_cell
 
 HEADER = ["id", "label"]
@@ -91,6 +91,23 @@ def holds_predictions(path: str | os.PathLike) -> bool:
     with contextlib.suppress(UnicodeDecodeError):
         return _split(next(iter(_read_lines(path)), ""))[: len(PREDICTIONS)] == PREDICTIONS
     return False
+
+
+def name_csv(*, is_of_photos: bool) -> str:
+    """The file that holds what is predicted for test: names for people, or what a competition takes."""
+    return "predictions.csv" if is_of_photos else "submission.csv"
+
+
+def check_csv(
+    path: str | os.PathLike,
+    ids: Iterable[str],
+    class_names: Sequence[str],
+    csv_labels: Sequence[str] | None = None,
+) -> list[str]:
+    """Every problem of a csv of either kind, which its header tells apart."""
+    if holds_predictions(path):
+        return check_predictions(path, ids, class_names)
+    return check_submission(path, ids, len(class_names), csv_labels)
 
 
 def check_predictions(
@@ -250,7 +267,7 @@ def _class_index(label: int, row: int) -> int:
 def _read_lines(path: str | os.PathLike) -> list[str]:
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no file {path}. Check the path.")
+        raise FileNotFoundError(f"no file {path}.{near_path(path)} Check the path.")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder. Pass its csv: {path / 'submission.csv'}.")
     # utf-8-sig drops the byte order mark that spreadsheets put in front.

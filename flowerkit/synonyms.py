@@ -285,18 +285,23 @@ def explain_name(name: str, known: Iterable[str]) -> str:
     known = list(known)
     found = find_name(name, known, spelled=False)
     if not found and (way := find_way(name)):
-        return f" {_in_python(way[0].upper() + way[1:])}."
+        return f" {in_python(way[0].upper() + way[1:])}."
     found = found or find_name(name, known)
     return f" Did you mean {found!r}?" if found else ""
 
 
-def _in_python(sentence: str) -> str:
-    """--weights none as weights=None; commands in `...` stay."""
+def in_python(sentence: str) -> str:
+    """A sentence with options as Python writes them; commands in `...` stay.
+
+    >>> in_python("`flowerkit doctor` shows it: --require gpu or --weights none (--resume)")
+    "`flowerkit doctor` shows it: require='gpu' or weights=None (resume=True)"
+    """
 
     def write(match: re.Match) -> str:
         if match[1]:
             return match[0]
-        value = (match[3] or "").replace(" ", "=").replace("none", "None").replace("gpu", "'gpu'")
+        given = match[3] or " True" * (match[2] == "resume")
+        value = given.replace(" ", "=").replace("none", "None").replace("gpu", "'gpu'")
         return match[2].replace("-", "_") + value
 
     return re.sub(r"(`[^`]*`)|--([a-z][a-z-]*)( none| [a-z]*\d[\d.]*| gpu)?", write, sentence)

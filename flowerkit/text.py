@@ -17,12 +17,13 @@ _HALF_PAIRS = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def pluralize(num: int, noun: str) -> str:
-    """The number and its noun, with an s unless the number is 1.
+    """The number and its noun, which is in the plural unless the number is 1.
 
-    >>> pluralize(1, "seed"), pluralize(1200, "photo")
-    ('1 seed', '1,200 photos')
+    >>> pluralize(1, "seed"), pluralize(1200, "photo"), pluralize(0, "class"), pluralize(2, "epoch")
+    ('1 seed', '1,200 photos', '0 classes', '2 epochs')
     """
-    return f"{num:,} {noun}{'s' * (num != 1)}"
+    plural = "es" if noun.endswith(("s", "x", "sh", "tch")) else "s"
+    return f"{num:,} {noun}{plural * (num != 1)}"
 
 
 def join_some(items: Sequence[str], num: int = 5, mark: str = ", ") -> str:

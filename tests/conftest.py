@@ -86,7 +86,7 @@ def make_run(finished_run):
     """Writes finished runs with chosen predictions, see `run_pages.write_run`."""
     from run_pages import write_run
 
-    from flowerkit.reports import SavedRun
+    from flowerkit.training import SavedRun
 
     return functools.partial(write_run, SavedRun.load(finished_run.folder))
 

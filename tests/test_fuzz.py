@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowerkit.data import check_shard, find_shards, load_split
+from flowerkit.data import find_shards, load_split
+from flowerkit.data.tfrecords import scan_shard
 from flowerkit.photos import UnreadablePhoto, read_photo
 from flowerkit.sources import draw_flower
 from flowerkit.submission import check_submission, read_ids, read_labels, write_submission
@@ -83,7 +84,7 @@ def test_a_shard_that_is_damaged_anywhere_is_read_right_or_refused_by_name(drawn
     num_read = 0
     for damaged in mutations(content, 72, seed=1):
         file.write_bytes(damaged)
-        faults = check_shard(file, image_size=32, num_classes=4, labelled=True)
+        faults = scan_shard(file, 32, 4, True, decode=True)[1]
         with allow(ValueError, naming="val"):
             split = load_split(data, "val", on_corrupt="skip", cache="none")
             assert faults or len(split) == 18

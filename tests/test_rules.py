@@ -19,8 +19,8 @@ PACKAGE = ROOT / "flowerkit"
 ORDER = [
     "text",
     "console",
-    "lazy",
     "synonyms",
+    "lazy",
     "files",
     "schedules",
     "metrics",
@@ -106,7 +106,7 @@ def test_the_imports_are_really_seen():
 def test_a_face_says_what_lives_in_the_folder_and_what_others_use(name):
     folder = importlib.import_module(f"flowerkit.{name}")
     modules = {path.stem for path in (PACKAGE / name).glob("*.py")} - {"__init__"}
-    assert len(modules) <= 13
+    assert len(modules) <= 15
     missing = [module for module in sorted(modules) if module not in folder.__doc__]
     assert missing == []
     for exported in folder.__all__:
@@ -125,6 +125,8 @@ def test_faces_and_the_package_load_nothing_heavy_and_every_public_name_arrives(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["", "True"]
+    with pytest.raises(AttributeError, match=r"no attribute 'fit'\. Did you mean 'train'\?"):
+        _ = flowerkit.fit
     with pytest.raises(AttributeError, match="module 'flowerkit' has no attribute 'trian'"):
         flowerkit.trian  # noqa: B018
 

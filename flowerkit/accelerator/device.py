@@ -22,6 +22,7 @@ from flowerkit.accelerator.machine import (
 )
 from flowerkit.accelerator.programs import keep_compilations
 from flowerkit.console import quiet_frameworks
+from flowerkit.synonyms import explain_choice
 from flowerkit.text import did_you_mean, join_some, pluralize
 
 VIRTUAL_CPUS = "FLOWERKIT_VIRTUAL_CPUS"
@@ -120,7 +121,10 @@ def connect(
     """
     global _connected
     if require not in (None, *get_args(Kind)):
-        raise ValueError(f"require must be None, 'tpu', 'gpu' or 'cpu'. Received: {require!r}.")
+        hint = explain_choice(str(require), get_args(Kind))
+        raise ValueError(
+            f"require must be None, 'tpu', 'gpu' or 'cpu'. Received: {require!r}.{hint}"
+        )
     if precision not in ("auto", *POLICIES):
         known = ", ".join(("auto", *POLICIES))
         raise ValueError(

@@ -20,6 +20,7 @@ from pathlib import Path
 from flowerkit.accelerator import hosts
 from flowerkit.accelerator.machine import num_cores
 from flowerkit.files import cache_folder, make_folder
+from flowerkit.text import format_seconds
 
 _log = logging.getLogger("flowerkit")
 
@@ -200,7 +201,7 @@ def _listen(event: str, **_) -> None:
 def _describe(done: list[_Compilation]) -> str:
     import jax
 
-    parts = ", ".join(f"{each.name} {each.seconds:.1f} s" for each in done)
+    parts = ", ".join(f"{each.name} {format_seconds(each.seconds)}" for each in done)
     if not (folder := jax.config.jax_compilation_cache_dir):
         return f"compiled: {parts}; no cache keeps it"
     hits = sum(each.was_cached for each in done)

@@ -5,6 +5,7 @@ below it, `run_NAME(args, echo, progress) -> exit status`. Exit status: 0 done, 
 problems were found, 2 wrong usage. Only `__main__` prints and exits.
 
 parser    the table of commands (add a command here); argparse with "Did you mean ...?"
+arguments which kind of path an argument is, and the command that was meant
 options   options that several commands share, and an option for each field of a plan
 terminal  progress bars, log lines, the device's line, and silent frameworks
 start     demo, draw

@@ -8,7 +8,7 @@ from pathlib import Path
 from flowerkit.accelerator import choose_backend, connect, find_topology
 from flowerkit.cli.options import find_changes, read_plan
 from flowerkit.cli.terminal import Echo
-from flowerkit.text import format_bytes
+from flowerkit.text import format_bytes, format_seconds, pluralize
 
 _COMPETITION = {"train": 12_753, "val": 3_712, "test": 7_382}
 
@@ -28,7 +28,8 @@ def compile_for(args, echo: Echo) -> int:
         plan, num_train=data.counts["train"], stored_px=data.image_size, kind="tpu", replicas=num
     )
     echo(
-        f"{topology.name}: {num} devices of {chip.memory_bytes / 1e9:.0f} GB, {plan.batch} images each, "
+        f"{topology.name}: {pluralize(num, 'device')} of {chip.memory_bytes / 1e9:.0f} GB, "
+        f"{pluralize(plan.batch, 'image')} each, "
         f"{precision}; {plan.backbone}, {plan.input_size or data.image_size} px, "
         f"{data.num_classes} classes"
     )
@@ -45,7 +46,8 @@ def compile_for(args, echo: Echo) -> int:
         seconds = cost.seconds_on(chip)
         largest = cost.largest_batch_on(chip, plan.batch)
         echo(
-            f"{name}: compiles, in {time.monotonic() - start:.0f} s; on each device and in each call"
+            f"{name}: compiles, in {format_seconds(time.monotonic() - start)}; on each "
+            f"device and in each call"
         )
         echo(
             f"    {cost.flops / 1e9:,.1f} GFLOP, {cost.bytes_moved / 1e9:,.2f} GB moved, "

@@ -11,7 +11,7 @@ def close_training(run, problems: Sequence[str] | None, command: Sequence[str]) 
 
     `problems` are those of its csv, None without one; `command` is what trained it, without "flowerkit".
     """
-    from flowerkit.reports import judge
+    from flowerkit.training import judge
 
     verdict, csv = judge(run), _csv_of(run)
     failed = [finding for finding in verdict.findings if finding.name == "failed"]

@@ -16,8 +16,9 @@ def add_convert_options(parser: argparse.ArgumentParser) -> None:
         "a folder with a sub folder for each class, or with train/, val/ and test/ of those; photos "
         "that cannot be read are named and left out"
     )
-    add_path(parser, "photos", "PHOTOS", photos)
-    add_path(parser, "out", "OUT", "the folder to make; after an interruption it continues")
+    add_path(parser, "photos", "PHOTOS", photos, takes=["photos"])
+    out = "the folder to make; after an interruption it continues"
+    add_path(parser, "out", "OUT", out, takes=["data", "new"])
     parser.add_argument(
         "--resize",
         choices=("crop", "pad", "squish"),
@@ -76,7 +77,7 @@ def run_convert(args, echo: Echo, progress: Progress) -> int:
 def add_check_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data", metavar="DIR", help="a folder that holds tfrecords-jpeg-SxS/, or auto, or drawn"
-    )
+    ).takes = ("data", "photos")
     parser.add_argument(
         "--external", metavar="DIR2", help="another such folder, to be trained on as well"
     )

@@ -12,7 +12,7 @@ from flowerkit.cli.parser import WrongUsage
 from flowerkit.cli.terminal import Echo, Progress
 from flowerkit.console import quiet_frameworks
 from flowerkit.files import cache_folder
-from flowerkit.text import format_bytes
+from flowerkit.text import format_bytes, pluralize
 
 GIB = 2**30
 # What flowerkit keeps in the cache folder beside converted photos, and makes again when it is needed.
@@ -143,7 +143,9 @@ def _examine_space() -> list[Finding]:
     clear = "flowerkit doctor --clear-cache frees it" if cached > GIB else None
     return [
         Finding(
-            "memory", f"{format_bytes(memory)} free, {accelerator.num_cores()} cores", more_memory
+            "memory",
+            f"{format_bytes(memory)} free, {pluralize(accelerator.num_cores(), 'core')}",
+            more_memory,
         ),
         Finding("disk", f"{format_bytes(disk)} free in this folder", more_disk),
         Finding("cache", f"{format_bytes(cached)} in {folder}", clear),

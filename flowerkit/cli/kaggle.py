@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flowerkit import kaggle
-from flowerkit.cli.options import add_path, add_require
+from flowerkit.cli.options import add_number, add_path, add_require
 from flowerkit.cli.terminal import Echo, Progress
 from flowerkit.files import check_writable, find_free_folder
 from flowerkit.text import pluralize
+from flowerkit.training import PLANS
 
 # bundle -------------------------------------------------------------------------------------------
 
@@ -57,6 +58,12 @@ def add_push_options(parser: ArgumentParser) -> None:
         metavar="OWNER/NAME",
         help="attach a data set with pretrained weights, for runs without internet",
     )
+    parser.add_argument(
+        "--plan",
+        choices=(*PLANS, "contest"),
+        help="what the notebook trains; contest: folds and their blend [fine-tune]",
+    )
+    add_number(parser, "--max-minutes", None, "of the training [480, 8 hours]")
     add_require(parser)
     _add_submission(parser)
 
@@ -66,8 +73,14 @@ def run_push(args, echo: Echo, progress: Progress) -> int:
     if args.out:
         check_writable(args.out)
     client = kaggle.sign_in(echo)
-    data_sets = list(filter(None, [args.compile_cache, args.weights_dataset]))
-    run = kaggle.push_notebook(client, args.root, require=args.require, data_sets=data_sets)
+    run = kaggle.push_notebook(
+        client,
+        args.root,
+        require=args.require,
+        data_sets=list(filter(None, [args.compile_cache, args.weights_dataset])),
+        plan=args.plan,
+        max_minutes=args.max_minutes,
+    )
     echo(f"pushed {run}: {run.url}")
     require = kaggle.KernelMetadata.load(args.root).device
     _watch(client, run, require)

@@ -14,15 +14,8 @@ from flowerkit.cli.options import (
 )
 from flowerkit.cli.terminal import Echo, Progress, connect_device
 from flowerkit.files import check_writable
-from flowerkit.submission import (
-    check_predictions,
-    check_submission,
-    holds_predictions,
-    read_labels,
-    read_predictions,
-    write_predictions,
-    write_submission,
-)
+from flowerkit.sources import find_problems, find_score, write_csv
+from flowerkit.submission import holds_predictions
 from flowerkit.text import pluralize
 
 _SHOWN_PROBLEMS = 50
@@ -31,8 +24,8 @@ _SHOWN_PROBLEMS = 50
 
 
 def add_predict_options(parser: argparse.ArgumentParser) -> None:
-    add_path(parser, "runs", "RUN", "run folders; several are blended", nargs="+")
-    add_path(parser, "--out", "CSV", "the csv to write", required=True)
+    add_path(parser, "runs", "RUN", "run folders; several are blended", takes=["run"], nargs="+")
+    add_path(parser, "--out", "CSV", "the csv to write", takes=["csv"], required=True)
     add_path(parser, "--probabilities", "NPZ", "write ids and probabilities there, too")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_number(parser, "--tta", 1, "views of each image: as it is, mirrored, then crops")
@@ -99,7 +92,8 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
     if args.probabilities:
         blended.save(args.probabilities)
         echo(f"wrote {args.probabilities}")
-    return int(bool(submit(blended, data_of_size, args.out, echo)))
+    write_csv(args.out, blended, data_of_size)
+    return int(bool(report_problems(args.out, data_of_size, echo)))
 
 
 def _check_outputs(args) -> None:
@@ -142,47 +136,11 @@ def _find_data(run, trained_on, args):
     return data
 
 
-def submit(predictions, data, csv: Path, echo: Echo) -> list[str]:
-    """Write the csv of `Predictions`, of a folder of photos with names, and report its problems."""
-    from flowerkit.photos import load_conversion
-
-    if load_conversion(data.folder) is None:
-        write_submission(csv, predictions.ids, predictions.predicted, data.csv_labels)
-    else:
-        write_predictions(
-            csv,
-            predictions.ids,
-            predictions.predicted,
-            predictions.probabilities.max(axis=1),
-            data.class_names,
-            read_test_labels(data),
-        )
-    return report_problems(csv, data, echo)
-
-
-def read_test_labels(data) -> dict[str, int] | None:
-    """The class ids of test images by id, where the test split has labels (a folder of photos)."""
-    from flowerkit.photos import TEST_LABELS
-
-    known = data.folder / TEST_LABELS
-    return read_labels(known, data.csv_labels) if known.is_file() else None
-
-
-def find_problems(csv: Path, data) -> list[str]:
-    """Every problem of a submission.csv or a predictions.csv, which its header tells apart."""
-    from flowerkit.sources import find_test_ids
-
-    ids = find_test_ids(data)
-    if holds_predictions(csv):
-        return check_predictions(csv, ids, data.class_names)
-    return check_submission(csv, ids, data.num_classes, data.csv_labels)
-
-
 # check --------------------------------------------------------------------------------------------
 
 
 def add_check_options(parser: argparse.ArgumentParser) -> None:
-    add_path(parser, "csv", "CSV", "the file to check")
+    add_path(parser, "csv", "CSV", "the file to check", takes=["csv"])
     add_data(parser, required=True)
     add_number(parser, "--image-size", None, "the stored size, in px, where there are several")
 
@@ -210,40 +168,24 @@ def report_problems(csv: Path, data, echo: Echo) -> list[str]:
         echo(f"{csv}: {pluralize(rows, 'photo')}, every one once, with names of classes: valid")
     else:
         labels = "class names that are numbers" if data.csv_labels else f"0..{data.num_classes - 1}"
-        echo(f"{csv}: {rows:,} rows, every id once, labels in {labels}: valid")
+        echo(f"{csv}: {pluralize(rows, 'row')}, every id once, labels in {labels}: valid")
     if score := find_score(csv, data):
         f1, share, num = score
         echo(
-            f"on test, whose labels are known: macro F1 {f1:.4f}, accuracy {share:.4f} ({num:,} images)"
+            f"on test, whose labels are known: macro F1 {f1:.4f}, accuracy {share:.4f} "
+            f"({pluralize(num, 'image')})"
         )
     return []
-
-
-def find_score(csv: Path, data) -> tuple[float, float, int] | None:
-    """Macro F1, accuracy and number of images of a valid csv; None where no test label is known."""
-    from flowerkit.metrics import accuracy, macro_f1
-
-    true = read_test_labels(data)
-    if true is None:
-        return None
-    if holds_predictions(csv):
-        found = read_predictions(csv, data.class_names)
-    else:
-        found = read_labels(csv, data.csv_labels)
-    labels = {name: label for name, label in true.items() if name in found}
-    if not labels:
-        return None
-    true, predicted = list(labels.values()), [found[name] for name in labels]
-    return macro_f1(true, predicted), accuracy(true, predicted), len(labels)
 
 
 # report -------------------------------------------------------------------------------------------
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
-    add_path(parser, "run_folder", "RUN", "a run of `flowerkit train`")
+    add_path(parser, "run_folder", "RUN", "a run of `flowerkit train`", takes=["run"])
     data = "its data, for the pictures of its mistakes [where it was in training]"
-    parser.add_argument("--data", metavar="FOLDER", help=data)
+    action = parser.add_argument("--data", metavar="FOLDER", help=data)
+    action.takes = ("data", "photos")
     add_photo_options(parser)
 
 

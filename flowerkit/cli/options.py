@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 import types
 import typing
 from collections.abc import Callable, Collection
@@ -25,18 +26,28 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
-def add_path(parser: argparse.ArgumentParser, name: str, metavar: str, help: str, **more) -> None:
-    """A file or a folder, positional or an option."""
-    parser.add_argument(name, type=Path, metavar=metavar, help=help, **more)
+def add_path(
+    parser: argparse.ArgumentParser,
+    name: str,
+    metavar: str,
+    help: str,
+    *,
+    takes: Collection[str] = (),
+    **more,
+) -> None:
+    """A file or a folder, positional or an option; `takes`: of which `arguments.KINDS`, () for any."""
+    action = parser.add_argument(name, type=Path, metavar=metavar, help=help, **more)
+    action.takes = tuple(takes)
 
 
 def add_number(
     parser: argparse.ArgumentParser, name: str, default, help: str, kind: Callable = at_least_one
 ) -> None:
     """An option for a number, its default in brackets; None: the help says what happens."""
+    type = _reader(kind, (kind,)) if kind in (int, float) else kind
     help = help if default is None else f"{help} [{default:g}]"
     metavar = "X" if kind is float else "N"
-    parser.add_argument(name, type=kind, default=default, metavar=metavar, help=help)
+    parser.add_argument(name, type=type, default=default, metavar=metavar, help=help)
 
 
 def add_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
@@ -48,7 +59,8 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = False) -> None
     )
     if not required:
         help += " [auto]"
-    parser.add_argument("--data", required=required, default="auto", help=help)
+    action = parser.add_argument("--data", required=required, default="auto", help=help)
+    action.takes = ("data", "photos")
     add_photo_options(parser)
 
 
@@ -263,13 +275,29 @@ def read_plan(name: str | None, changes: dict) -> TrainingPlan:
 def apply_changes(plan: TrainingPlan, changes: dict) -> TrainingPlan:
     """`plan` with other values. Raises WrongUsage for values that no plan can have."""
     try:
-        return change_plan(plan, changes, where="the options")
+        return change_plan(plan, changes, where="")
     except ValueError as error:
-        raise WrongUsage(str(error)) from error
+        raise WrongUsage(_name_options(str(error).removeprefix(": "))) from error
+
+
+def _name_options(message: str) -> str:
+    """A message about fields of a plan in options: "max_minutes=0" as "--max-minutes 0"."""
+    for each in fields(TrainingPlan):
+        # What has its option in brackets is replaced by that, see `__main__`.
+        named = rf"(?<![\w-]){each.name}=(?!\S+ \(--)|^{each.name}\b(?!=)"
+        if "_" in each.name:
+            named += rf"|(?<![\w-]){each.name}\b(?!=)"
+        option = "--" + each.name.replace("_", "-")
+        message = re.sub(
+            named, lambda found, option=option: option + " " * found[0].endswith("="), message
+        )
+    return message
 
 
 def _reader(kind: type, kinds: tuple):
     words = [word for each in kinds for word in typing.get_args(each)]
+    allowed = [{int: "a whole number", float: "a number", str: "a name"}[kind], *words]
+    allowed += ["none"] * (types.NoneType in kinds)
 
     def read(text: str):
         if types.NoneType in kinds and text.lower() == "none":
@@ -279,10 +307,12 @@ def _reader(kind: type, kinds: tuple):
         if float in kinds:  # a name or a number
             with contextlib.suppress(ValueError):
                 return _whole(float(text))
-        return kind(text)
+        try:
+            return kind(text)
+        except ValueError:
+            message = f"must be {' or '.join(allowed)}. Received: {text!r}"
+            raise argparse.ArgumentTypeError(message) from None
 
-    # argparse's error: "invalid float or auto value"
-    read.__name__ = " or ".join([kind.__name__, *words])
     return read
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from flowerkit import __version__
+from flowerkit.cli.arguments import explain_arguments, find_kind
 from flowerkit.synonyms import explain_choice, find_command, find_name, find_way
 from flowerkit.text import did_you_mean, join_some
 
@@ -219,6 +220,15 @@ class _Parser(argparse.ArgumentParser):
             meant = find_command(word)
             hint = meant and f" Did you mean {meant!r} ({COMMANDS[meant].help})?"
             self._refuse(f"no command {word!r}", hint or did_you_mean(word, COMMANDS))
+        if message.startswith("the following arguments are required"):
+            name = self.prog.rpartition(" ")[2]
+            example = (
+                f" For example: `flowerkit {COMMANDS[name].example}`." if name in COMMANDS else ""
+            )
+            self._refuse(message, example)
+        number = re.search(r"must be a .*Received: '(\d+(?:\.\d+)?)[^\d.'][^']*'$", message)
+        if number:
+            self._refuse(message, f" Did you mean {number[1]}?")
         choices = [str(each) for action in self._actions for each in action.choices or ()]
         self._refuse(message, explain_choice(word, choices))
 
@@ -240,11 +250,24 @@ class _Parser(argparse.ArgumentParser):
                 self._refuse(f"no option {name}", self._explain_option(name))
             if name == "--data" and [each.partition("=")[0] for each in args].count(name) > 1:
                 self._refuse("--data is given twice", " Put all into one folder.")
+        is_help = not {"-h", "--help"}.isdisjoint(args or ())
+        if self.prog != "flowerkit" and not is_help and (wrong := explain_arguments(self, args)):
+            self._refuse(*wrong)
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            words = " ".join(word or "''" for word in unknown)
-            takes_data = "--data" in self._option_string_actions and "--data" not in args
-            hint = f" Did you mean --data {words}?" if takes_data else ""
+            words, options = " ".join(word or "''" for word in unknown), self._option_string_actions
+            hint = ""
+            if pairs := [word.split("=", 1) for word in unknown if re.match(r"\w+=.", word)]:
+                own = _names_of(self, positional=False)
+                named = [
+                    (own.get(find_name(key, own) or "", f"--{key}"), value) for key, value in pairs
+                ]
+                shown = " ".join(word for pair in named for word in pair)
+                hint = f" Did you mean {shown}?"
+            elif find_kind(unknown[0]) == "run" and "--resume" in options:
+                hint = f" Did you mean --resume --out {words}, or --weights {words}?"
+            elif "--data" in options and "--data" not in args:
+                hint = f" Did you mean --data {words}?"
             self._refuse(f"unrecognized arguments: {words}", hint)
         return known, unknown
 

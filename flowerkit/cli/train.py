@@ -141,8 +141,8 @@ def train_and_submit(
 
     The last lines are about the result and how to go on, perhaps from `command`.
     """
-    from flowerkit.reports import SavedRun, write_pictures, write_report
-    from flowerkit.training import RunFolder, train
+    from flowerkit.reports import write_pictures, write_report
+    from flowerkit.training import RunFolder, SavedRun, train
 
     with _telling_how_to_go_on(out, echo):
         run = train(
@@ -156,7 +156,7 @@ def train_and_submit(
         )
         if not hosts.is_first():
             return int(run.summary.interrupted or run.summary.failed)
-        echo(str(run))
+        echo(str(run.summary))
         if run.summary.interrupted:
             echo("write a csv with the best weights so far:")
             csv = RunFolder(out).csv_file().name
@@ -190,9 +190,10 @@ def _telling_how_to_go_on(out: Path, echo: Echo):
 
 def _submit_test(run, data, echo: Echo) -> list[str] | None:
     """Write the run's csv, and a known score into result.json; None without a test split."""
-    from flowerkit.cli.look import find_score, submit
+    from flowerkit.cli.look import report_problems
     from flowerkit.data import load_split
     from flowerkit.prediction import predict
+    from flowerkit.sources import find_score, write_csv
     from flowerkit.training import RunFolder
 
     if not data.counts["test"]:
@@ -202,7 +203,8 @@ def _submit_test(run, data, echo: Echo) -> list[str] | None:
     csv = folder.csv_file()
     test = load_split(data, "test", on_corrupt=run.plan.on_corrupt)
     predictions = predict(run.model, test, global_batch=run.global_batch // run.plan.accumulate)
-    problems = submit(predictions, data, csv, echo)
+    write_csv(csv, predictions, data)
+    problems = report_problems(csv, data, echo)
     if not problems and (score := find_score(csv, data)):
         f1, accuracy, num = score
         folder.write_result(
@@ -262,10 +264,10 @@ def run_contest(args, echo: Echo, progress: Progress) -> int:
         raise
     echo(str(contest))
     echo(f"wrote {contest.page}")
-    if contest.predictions is None:
-        echo("no test split, so no submission.csv")
+    if contest.csv is None:
+        echo("no test split, so no csv")
         return 0
-    return int(bool(report_problems(out / "submission.csv", data, echo)))
+    return int(bool(report_problems(contest.csv, data, echo)))
 
 
 # lr-find ------------------------------------------------------------------------------------------
@@ -381,7 +383,7 @@ def run_study(args, echo: Echo, progress: Progress) -> int:
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
     runs = "finished run folders; those that differ only in the seed are one row"
-    add_path(parser, "runs", "RUN", runs, nargs="+")
+    add_path(parser, "runs", "RUN", runs, takes=["run"], nargs="+")
     add_path(parser, "--out", "FOLDER", "write the table there: html with curves, markdown, csv")
 
 

@@ -18,7 +18,8 @@ SHOWN_DOUBTS = 10
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
-    add_path(parser, "model", "RUN", "a run of `flowerkit train`, or an exported .keras file")
+    model = "a run of `flowerkit train`, or an exported .keras file"
+    add_path(parser, "model", "RUN", model, takes=["run", "model"])
     parser.add_argument(
         "--format",
         choices=tuple(FORMATS),
@@ -43,7 +44,14 @@ def run_export(args, echo: Echo, progress: Progress) -> int:
 
 def add_classify_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
-    add_path(parser, "photos", "PHOTO", "photos, or folders of them", nargs="+")
+    add_path(
+        parser,
+        "photos",
+        "PHOTO",
+        "photos, or folders of them",
+        takes=["photo", "photos"],
+        nargs="+",
+    )
     add_path(parser, "--csv", "FILE", "write a table too")
     help = "the number of nearest training photos named with each photo; it needs the run's data"
     add_number(parser, "--similar", 0, help, _read_count)
@@ -143,7 +151,7 @@ def _serve_until_stopped(page, port: int | None, echo: Echo) -> None:
 
 
 def add_clean_options(parser: argparse.ArgumentParser) -> None:
-    add_path(parser, "run_folder", "RUN", "a run of `flowerkit train`")
+    add_path(parser, "run_folder", "RUN", "a run of `flowerkit train`", takes=["run"])
     add_path(parser, "--data", "DIR", "the folder of its shards, if they were moved")
     add_path(parser, "--out", "CSV", "the decisions, which continue if they are there [in the run]")
     top = "the number of labels shown [as many as are probably wrong, at least a twentieth of all]"
@@ -188,7 +196,9 @@ def run_clean(args, echo: Echo, progress: Progress) -> int:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    add_path(parser, "model", "MODEL", "a run folder, or an export of a run")
+    add_path(
+        parser, "model", "MODEL", "a run folder, or an export of a run", takes=["run", "model"]
+    )
     add_number(parser, "--top", 3, "the number of classes shown")
     help = (
         "the fraction of the run's val photos that are of a known class; photos of which the model is "

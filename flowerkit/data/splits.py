@@ -14,8 +14,9 @@ import numpy as np
 from flowerkit.accelerator import free_memory_bytes
 from flowerkit.data.images import DecodedImages, ShardReader, map_ahead, reserved_bytes
 from flowerkit.data.records import CorruptRecord
-from flowerkit.data.tfrecords import FlowerData, find_gaps, scan_shard
-from flowerkit.text import format_bytes
+from flowerkit.data.tfrecords import SPLITS, FlowerData, check_is_data, find_gaps, scan_shard
+from flowerkit.synonyms import find_name
+from flowerkit.text import did_you_mean, format_bytes, format_seconds, pluralize
 
 CACHES = ("auto", "ram", "none")
 # Of the memory that is free: the rest is for the model, its gradients and the batches in flight.
@@ -69,6 +70,12 @@ def load_split(
     """
     if cache not in CACHES:
         raise ValueError(f"cache={cache!r} is unknown. Pass {', '.join(CACHES)} (--cache).")
+    check_is_data(data)
+    if name not in SPLITS:
+        found = find_name(str(name), SPLITS) or name
+        raise ValueError(
+            f"name must be one of {', '.join(SPLITS)}. Received: {name!r}.{did_you_mean(found, SPLITS)}"
+        )
     files = data.files[name]
     if not files or not data.counts[name]:
         raise ValueError(f"the {name} split of {data.folder} is empty. Attach or draw its shards.")
@@ -83,7 +90,10 @@ def load_split(
         except ValueError:
             scan = _scan(data, name, on_corrupt, decode=True)
             images = _open_images(scan.reader, name, cache, order)
-    _log.info(f"{name}: {len(images):,} images checked in {time.perf_counter() - start:.1f} s")
+    _log.info(
+        f"{name}: {pluralize(len(images), 'image')} checked in "
+        f"{format_seconds(time.perf_counter() - start)}"
+    )
     return Split(images, scan.labels, scan.ids, scan.digests)
 
 
@@ -102,7 +112,7 @@ def _open_images(reader: ShardReader, name: str, cache: str, order) -> DecodedIm
         except MemoryError:
             free = 0
     if cache == "none":
-        _log.info(f"{name}: {len(reader):,} images, decoded each time they are needed")
+        _log.info(f"{name}: {pluralize(len(reader), 'image')}, decoded each time they are needed")
     else:
         _log.warning(
             f"{size} do not fit in RAM ({format_bytes(free)} free): they are decoded again each epoch"

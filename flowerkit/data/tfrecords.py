@@ -21,9 +21,9 @@ from google.protobuf.message import DecodeError
 from flowerkit.data.class_names import find_csv_labels
 from flowerkit.data.example import Example
 from flowerkit.data.records import CorruptRecord, find_frames, frame, read_frames
-from flowerkit.files import explain_unpacking, make_folder, writing_to
+from flowerkit.files import explain_unpacking, make_folder, near_path, writing_to
 from flowerkit.submission import find_id_fault
-from flowerkit.text import join_some
+from flowerkit.text import join_some, pluralize
 
 SPLITS = ("train", "val", "test")
 
@@ -84,6 +84,13 @@ class Record:
     image: bytes
     id: str
     label: int | None
+
+
+def check_is_data(data) -> None:
+    """Raise ValueError for what is no `FlowerData`, such as the path of a folder."""
+    if not isinstance(data, FlowerData):
+        folder = repr(str(data)) if isinstance(data, str | os.PathLike) else "FOLDER"
+        raise ValueError(f"data must be what find_data({folder}) returns. Received: data={data!r}")
 
 
 # Parsing ------------------------------------------------------------------------------------------
@@ -299,7 +306,7 @@ def _describe_absence(folder: Path) -> str:
             "Pass the folder that holds tfrecords-jpeg-SxS/, or a folder of photos with a sub folder "
             "for each class."
         )
-        return f"{found}. {remedy}"
+        return f"{found}.{near_path(folder)} {remedy}"
     if _FOLDER_NAME.fullmatch(folder.name):
         return f"{folder} is the folder of an image size. Pass its parent, {folder.parent}."
     for near in (folder.parent.parent, *sorted(folder.iterdir())):
@@ -405,13 +412,6 @@ def check_counts(files: Iterable[Path]) -> list[CorruptRecord]:
     return faults
 
 
-def check_shard(
-    path: str | os.PathLike, *, image_size: int, num_classes: int, labelled: bool
-) -> list[CorruptRecord]:
-    """Everything wrong with a shard, record by record, and [] if it is valid; decodes every JPEG."""
-    return scan_shard(Path(path), image_size, num_classes, labelled, decode=True)[1]
-
-
 class FoundRecord(NamedTuple):
     """A valid record of a shard, its number from 0 and where its payload is, in bytes.
 
@@ -451,7 +451,7 @@ def scan_shard(
 
 
 def check_example(
-    payload: bytes, image_size: int, num_classes: int, labelled: bool, *, decode: bool = True
+    payload: bytes, image_size: int, num_classes: int, labelled: bool, *, decode: bool
 ) -> tuple[Record | None, list[str]]:
     """The record in a serialized Example, if it is valid, and everything wrong with it."""
     from flowerkit.data.jpeg import check_jpeg  # which loads NumPy
@@ -476,4 +476,8 @@ def _compare_counts(path: Path, num_found: int) -> list[CorruptRecord]:
     num_named = count_in_name(path)
     if num_named == num_found:
         return []
-    return [CorruptRecord(path, None, f"{num_named} records by its name, {num_found} in the file")]
+    return [
+        CorruptRecord(
+            path, None, f"{pluralize(num_named, 'record')} by its name, {num_found} in the file"
+        )
+    ]

@@ -16,6 +16,7 @@ from flowerkit.data import decode_jpeg
 from flowerkit.deploy.card import ACCEPT
 from flowerkit.deploy.formats import LoadedModel, detect_format
 from flowerkit.deploy.run_photos import KnownPhoto, SimilarPhotos
+from flowerkit.files import near_path
 from flowerkit.photos import SUFFIXES, UnreadablePhoto, read_photo, walk_photos
 from flowerkit.training import RunFolder
 
@@ -256,7 +257,7 @@ def _flatten(photos: Any) -> list[Path | Image.Image]:
 def list_files(path: Path) -> list[Path]:
     """The photo `path`, or those in and under that folder. Raises OSError or ValueError for none."""
     if not path.exists():
-        raise FileNotFoundError(f"no photo {path}")
+        raise FileNotFoundError(f"no photo {path}.{near_path(path)}".removesuffix("."))
     if not path.is_dir():
         return [path]
     walk = walk_photos(path)

@@ -19,7 +19,7 @@ from typing import Any
 
 from flowerkit.deploy.card import CARD_FILE, ModelCard, find_run_card
 from flowerkit.deploy.keras_file import read_keras_card
-from flowerkit.files import parse_json
+from flowerkit.files import near_path, parse_json
 
 _LABELS_FILE = "labels.txt"
 _METADATA_KEY = "flowerkit"
@@ -302,7 +302,9 @@ def detect_format(path: str | os.PathLike) -> Format:
     if (path / "model.keras").is_file():
         return FORMATS["keras"]
     if not path.exists():
-        raise FileNotFoundError(f"no model {path}. Pass a run folder, or an export of a run.")
+        raise FileNotFoundError(
+            f"no model {path}.{near_path(path)} Pass a run folder, or an export of a run."
+        )
     for format in FORMATS.values():
         if path.is_file() and path.suffix and path.suffix == Path(format.file).suffix:
             return format

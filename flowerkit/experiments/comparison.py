@@ -13,9 +13,8 @@ import numpy as np
 
 from flowerkit.metrics import Interval, bootstrap_difference
 from flowerkit.prediction import Predictions
-from flowerkit.reports import SavedRun
-from flowerkit.text import format_epochs, join_some
-from flowerkit.training import describe_difference
+from flowerkit.text import format_epochs, join_some, pluralize
+from flowerkit.training import SavedRun, describe_difference
 
 
 class Figure(NamedTuple):
@@ -90,7 +89,7 @@ class Comparison:
         return [run for experiment in self.experiments for run in experiment.runs]
 
 
-def compare_runs(folders: Sequence[str | os.PathLike]) -> Comparison:
+def compare_runs(folders: Sequence[str | os.PathLike] | str | os.PathLike) -> Comparison:
     """Compare finished runs; those that differ in nothing but the seed are one experiment.
 
     Device and data count like fields of the plan. Where two experiments were validated on the same
@@ -98,6 +97,8 @@ def compare_runs(folders: Sequence[str | os.PathLike]) -> Comparison:
 
     Raises ValueError for no folder and a folder that is given twice, and what `SavedRun.load` raises.
     """
+    if isinstance(folders, str | os.PathLike):
+        folders = [folders]
     if not folders:
         raise ValueError("there is nothing to compare: pass one run folder or more.")
     places = [Path(folder).resolve() for folder in folders]
@@ -216,7 +217,9 @@ def _find_mismatch(first: SavedRun, second: SavedRun) -> str | None:
             f"{common:,} of them in both)"
         )
     if repeated := len(first_ids) - len(np.unique(first_ids)):
-        return f"{repeated:,} ids of {first.name} occur twice, so images cannot be paired"
+        return (
+            f"{first.name}: {pluralize(repeated, 'id')} more than once, so images cannot be paired"
+        )
     if differ := int(np.sum(first.labels != second.labels)):
         return f"{differ:,} of their validation images have different labels"
     return None

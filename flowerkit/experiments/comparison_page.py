@@ -19,17 +19,10 @@ from flowerkit.experiments.tables import (
     to_markdown,
 )
 from flowerkit.files import write_text
-from flowerkit.reports import (
-    NUM_STYLES,
-    Chart,
-    Picture,
-    SavedRun,
-    draw_experiments,
-    encode_photos,
-    render,
-)
+from flowerkit.reports import NUM_STYLES, Chart, Picture, draw_experiments, encode_photos, render
 from flowerkit.sources import find_data
 from flowerkit.text import format_value
+from flowerkit.training import SavedRun
 
 SHOWN_DISAGREEMENTS = 12  # photos that one run alone has right, of each of two
 PHOTO_PX = 160

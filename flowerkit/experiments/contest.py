@@ -7,10 +7,9 @@ choose the winner and the weights of the blend.
 
 import logging
 import os
-import shlex
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,17 @@ from typing import Any
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
+from flowerkit.console import Progress, shows_progress
 from flowerkit.data import FlowerData, load_split
 from flowerkit.experiments.contest_page import Step, score_out_of_fold, score_test, write_contest
 from flowerkit.experiments.entries import END_SECONDS, Entry, choose_entries, list_plans
 from flowerkit.experiments.folds import Folds, make_folds
+from flowerkit.experiments.runs import list_differing, train_or_continue
 from flowerkit.files import check_room, locked, make_folder, read_dataclass, write_dataclass
-from flowerkit.photos import TEST_LABELS
 from flowerkit.prediction import Predictions, blend, describe_data, find_weights, predict
-from flowerkit.sources import check_test_split, find_test_ids
-from flowerkit.submission import check_submission, read_labels, write_submission
-from flowerkit.training import (
-    FINE_TUNE,
-    NotEnoughTime,
-    RunFolder,
-    TrainingPlan,
-    TrainingResult,
-    train,
-)
+from flowerkit.sources import check_test_split, choose_csv, read_test_labels, write_csv
+from flowerkit.text import format_epochs, format_seconds
+from flowerkit.training import FINE_TUNE, NotEnoughTime, RunFolder, TrainingPlan, TrainingResult
 
 _log = logging.getLogger("flowerkit")
 
@@ -56,8 +49,8 @@ class Contest:
 
     `weights` are those of the blend by the name of each network, of which `winner` has the highest macro
     F1 out of fold. `out_of_fold` and `predictions` are the blend's: of train and val, and of test (None
-    without one). `problems` are those of its csv, [] if it is valid. `run` is that of the last fold that
-    was trained in this call, None if none was.
+    without one). `problems` are those of its `csv`, [] if it is valid. `run` is that of the last fold
+    that was trained in this call, None if none was.
     """
 
     folder: Path
@@ -68,6 +61,7 @@ class Contest:
     problems: list[str]
     page: Path
     steps: list[Step]
+    csv: Path | None = None
     run: TrainingResult | None = None
 
     def __str__(self) -> str:
@@ -75,6 +69,7 @@ class Contest:
         return "\n".join([*lines, f"the winner is {self.winner}"])
 
 
+@shows_progress
 def run_contest(
     data: FlowerData,
     plan: TrainingPlan = FINE_TUNE,
@@ -84,7 +79,7 @@ def run_contest(
     folds: int = 5,
     accelerator: Accelerator | None = None,
     started: float | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Contest:
     """Train folds of `plan` and a last run on everything, and blend them, in `plan.max_minutes`.
 
@@ -166,11 +161,7 @@ def _find_before(out: Path, asked: ContestFile) -> ContestFile | None:
     if not file.is_file():
         return None
     before = read_dataclass(file, ContestFile, remedy="Restore it, or pass another folder (--out)")
-    differing = [
-        f"{name} {before.plan.get(name)} and {value}"
-        for name, value in asked.plan.items()
-        if before.plan.get(name) != value
-    ]
+    differing = list_differing(before.plan, asked.plan)
     for name in ("folds", "backbones"):
         if getattr(before, name) != getattr(asked, name):
             differing.append(f"{name} {getattr(before, name)} and {getattr(asked, name)}")
@@ -197,7 +188,7 @@ class _Running:
     entries: Sequence[Entry]
     accelerator: Accelerator
     deadline: float
-    progress: Callable[[str, int, int], None] | None
+    progress: Progress | None
     last: list[TrainingResult] = field(default_factory=list)
 
     def folder(self, entry: Entry, fold: int | None) -> RunFolder:
@@ -221,7 +212,7 @@ class _Running:
             global_batch = plan.batch * self.accelerator.replicas
             predictions = predict(model, test, global_batch=global_batch, progress=self.progress)
             predictions.save(folder.test_predictions_file)
-            self._write_csv(folder.submission_file, predictions)
+            self._write_csv(folder.path, predictions)
             self.blend()  # a valid csv is there from the first run on
 
     def _fit(self, folder: RunFolder, entry: Entry, fold: int | None):
@@ -232,21 +223,9 @@ class _Running:
         data = self.folds.without(fold or 0)
         if fold is None:
             plan, data = self._fix_epochs(plan, entry), self.folds.together()
-        _log.info(f"{folder}: {seconds / 60:.1f} min")
-        result = train(
-            data,
-            replace(plan, max_minutes=seconds / 60),
-            out=folder.path,
-            accelerator=self.accelerator,
-            resume=folder.history_file.is_file(),
-            progress=self.progress,
-        )
-        _log.info(f"{result}")
-        if result.summary.interrupted:
-            raise RuntimeError(
-                f"interrupted in {folder} after epoch {len(result.history)}. The same call or command "
-                f"with out={shlex.quote(str(self.out))} continues from there."
-            )
+        _log.info(f"{folder}: {format_seconds(seconds)}")
+        plan = replace(plan, max_minutes=seconds / 60)
+        result = train_or_continue(data, plan, folder, self.accelerator, self.progress)
         if fold is not None:
             self.last[:] = [result]
         return result.model
@@ -276,13 +255,14 @@ class _Running:
         """
         epochs = statistics.median_high(map(_count_best_epochs, self._list_folds(entry)))
         epochs = float(f"{epochs:.3g}")
-        _log.info(f"{epochs:g} epochs of the network, as were best in the middle fold")
+        _log.info(f"{format_epochs(epochs)} of the network, as were best in the middle fold")
         return replace(plan, epochs=epochs, monitor="epoch", patience=None)
 
     def _is_finished(self, folder: RunFolder) -> bool:
-        files = (folder.test_predictions_file, folder.submission_file)
-        needed = files if self.folds.data.counts["test"] else ()
-        return _is_trained(folder) and all(file.is_file() for file in needed)
+        if not _is_trained(folder):
+            return False
+        files = (folder.test_predictions_file, folder.csv_file())
+        return not self.folds.data.counts["test"] or all(file.is_file() for file in files)
 
     # What comes of them -------------------------------------------------------------------------------
 
@@ -317,7 +297,14 @@ class _Running:
         entries = [entry for entry in self.entries if entry.name in scored]
         of_runs = [self._load_test(*self._list_folds(x), self.folder(x, None)) for x in entries]
         test = blend([blend(each) for each in of_runs], weights, names=names)
-        return by_name, out_of_fold, test, self._write_csv(self.out / "submission.csv", test)
+        return by_name, out_of_fold, test, self._write_csv(self.out, test)
+
+    def _write_csv(self, folder: Path, predictions: Predictions) -> list[str]:
+        file = folder / choose_csv(self.folds.data)
+        problems = write_csv(file, predictions, self.folds.data)
+        for problem in problems:
+            _log.warning(f"{file}: {problem}")
+        return problems
 
     def finish(self) -> Contest:
         """Blend what there is, and write the page."""
@@ -326,7 +313,7 @@ class _Running:
         steps = score_out_of_fold(
             self.find_scored(), winner.name, out_of_fold, minutes=self._count_minutes()
         )
-        if (labels := self._find_test_labels()) and test:
+        if test and (labels := read_test_labels(self.folds.data)):
             steps += score_test(
                 winner.name,
                 self._load_test(*self._list_folds(winner)),
@@ -347,8 +334,9 @@ class _Running:
             weights=weights,
         )
         last = self.last[0] if self.last else None
+        csv = test and self.out / choose_csv(self.folds.data)
         return Contest(
-            self.out, weights, winner.name, out_of_fold, test, problems, page, steps, last
+            self.out, weights, winner.name, out_of_fold, test, problems, page, steps, csv, last
         )
 
     def _count_minutes(self) -> dict[str, float]:
@@ -361,25 +349,12 @@ class _Running:
             if all(map(_is_trained, self._list_folds(entry)))
         }
 
-    def _find_test_labels(self) -> dict[str, int]:
-        """The class of each test image whose label is known, by its id."""
-        file = self.folds.data.folder / TEST_LABELS
-        return read_labels(file, self.folds.data.csv_labels) if file.is_file() else {}
-
     def _list_folds(self, entry: Entry) -> list[RunFolder]:
         return [self.folder(entry, fold) for fold in range(self.folds.count)]
 
     def _load_test(self, *runs: RunFolder) -> list[Predictions]:
         """The predictions of test by those of `runs` that are finished."""
         return [Predictions.load(r.test_predictions_file) for r in runs if self._is_finished(r)]
-
-    def _write_csv(self, file: Path, predictions: Predictions) -> list[str]:
-        data = self.folds.data
-        write_submission(file, predictions.ids, predictions.predicted, data.csv_labels)
-        problems = check_submission(file, find_test_ids(data), data.num_classes, data.csv_labels)
-        for problem in problems:
-            _log.warning(f"{file}: {problem}")
-        return problems
 
 
 def _is_trained(folder: RunFolder) -> bool:

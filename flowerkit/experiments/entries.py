@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flowerkit.accelerator import Accelerator
 from flowerkit.experiments.folds import Folds
+from flowerkit.text import format_epochs, format_seconds, pluralize
 from flowerkit.training import Pace, TrainingPlan, measure_pace
 
 # What joins a pretrained network of Keras Applications where the time is long: of other families, whose
@@ -86,7 +87,8 @@ def choose_entries(
         elif _count_epochs(trial, folds, seconds) < plan.network_epochs:
             epochs = _count_epochs(trial, folds, seconds)
             _log.info(
-                f"{name} is left out: with it each run would have {epochs:.1f} epochs of the network "
+                f"{name} is left out: with it each run would have "
+                f"{format_epochs(round(epochs, 1))} of the network "
                 f"instead of {plan.network_epochs:g}"
             )
             continue
@@ -104,7 +106,8 @@ def _check_time(entry: Entry, folds: Folds, seconds: float) -> None:
         a_run = entry.pace.seconds(folds.without(0).counts, 0)
         raise ValueError(
             f"max_minutes is {missing:g} too few for {folds.count} folds of {entry.name} and a run on "
-            f"everything: each takes about {a_run:.0f} s before its network learns at all. Add at least "
+            f"everything: each takes about {format_seconds(a_run)} before its network "
+            f"learns at all. Add at least "
             f"{missing:g} (--max-minutes), or pass fewer folds (--folds)."
         )
 
@@ -127,16 +130,17 @@ def _tell_what_fits(
 ) -> None:
     epochs = _count_epochs(entries, folds, seconds)
     _log.info(
-        f"into {seconds / 60:.1f} minutes fit, as measured on a few batches, runs with about "
-        f"{epochs:.1f} epochs of the network each:"
+        f"into {format_seconds(seconds)} fit, as measured on a few batches, runs with about "
+        f"{format_epochs(round(epochs, 1))} of the network each:"
     )
     counts = folds.without(0).counts
     for entry in entries:
         size = f"{entry.pace.input_size or folds.data.image_size} px"
-        minutes = entry.pace.seconds(counts, epochs) / 60
+        seconds = format_seconds(entry.pace.seconds(counts, epochs))
         _log.info(
-            f"  {entry.name} at {size}: {folds.count} folds of {counts['train']:,} images, about "
-            f"{minutes:.1f} min each"
+            f"  {entry.name} at {size}: {folds.count} folds of "
+            f"{pluralize(counts['train'], 'image')}, about "
+            f"{seconds} each"
         )
     _log.info(f"  the winner once more on all {len(folds.ids):,} images; then the blend")
     if epochs < full_epochs:

@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.console import Progress, shows_progress
@@ -12,7 +13,7 @@ from flowerkit.data import FlowerData
 from flowerkit.experiments.comparison import Comparison, compare_runs
 from flowerkit.experiments.studies import find_study, spread_over_seeds
 from flowerkit.files import check_room
-from flowerkit.training import RunFolder, TrainingPlan, describe_difference, train
+from flowerkit.training import RunFolder, TrainingPlan, TrainingResult, describe_difference, train
 
 _log = logging.getLogger("flowerkit")
 
@@ -48,23 +49,43 @@ def run_study(
         _log.info(f"{name} ({number} of {len(planned)}){': finished before' * finished[name]}")
         if finished[name]:
             continue
-        folder = RunFolder(out / name)
-        result = train(
-            data,
-            plan,
-            out=folder.path,
-            accelerator=accelerator,
-            # A run that ended before its first epoch has no row to continue from.
-            resume=folder.history_file.is_file(),
-            progress=progress,
-        )
-        if result.summary.interrupted:
-            raise RuntimeError(
-                f"interrupted in {name} after epoch {len(result.history)}. The same call or command "
-                f"with out={shlex.quote(str(out))} continues from there."
-            )
-        _log.info(f"{result}")
+        train_or_continue(data, plan, RunFolder(out / name), accelerator, progress)
     return compare_runs([out / name for name in planned])
+
+
+def train_or_continue(
+    data: FlowerData,
+    plan: TrainingPlan,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    progress: Progress | None,
+) -> TrainingResult:
+    """One of the runs in a folder of several. Raises RuntimeError when interrupted."""
+    result = train(
+        data,
+        plan,
+        out=folder.path,
+        accelerator=accelerator,
+        # A run that ended before its first epoch has no row to continue from.
+        resume=folder.history_file.is_file(),
+        progress=progress,
+    )
+    if result.summary.interrupted:
+        raise RuntimeError(
+            f"interrupted in {folder.path.name} after epoch {len(result.history)}. The same call or "
+            f"command with out={shlex.quote(str(folder.path.parent))} continues from there."
+        )
+    _log.info(f"{result.summary}")
+    return result
+
+
+def list_differing(before: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+    """The fields of `plan` that were others before, with both values."""
+    return [
+        f"{name} {before.get(name)} and {value}"
+        for name, value in plan.items()
+        if before.get(name) != value
+    ]
 
 
 def _check_out(out: Path, plans: Mapping[str, TrainingPlan]) -> None:
@@ -80,13 +101,8 @@ def _is_finished(folder: RunFolder, plan: TrainingPlan, data: FlowerData) -> boo
     """Whether the folder holds this run to its end. Raises ValueError for a different plan or data."""
     if not folder.plan_file.is_file():
         return False
-    before = folder.fitted().asked(folder.plan()).to_dict()
-    differing = [
-        f"{name} {before[name]} and {value}"
-        for name, value in plan.to_dict().items()
-        if before[name] != value
-    ]
-    if differing:
+    before = folder.fitted().asked(folder.plan())
+    if differing := list_differing(before.to_dict(), plan.to_dict()):
         raise ValueError(
             f"{folder} holds a run of another plan: {', '.join(differing)}. Pass another out (--out), "
             f"or remove it."

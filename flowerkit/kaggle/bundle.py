@@ -5,9 +5,11 @@ compressed with the file before it as its dictionary, so that a changed module i
 """
 
 import base64
+import json
 import os
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,28 @@ def check_bundle(root: str | os.PathLike) -> list[str]:
     if bundle != _assemble(root, [line[0] for line in found]):
         return [f"{BUNDLE} is stale: {SOURCE} or the bundle's own cells changed since. {_REFRESH}"]
     return []
+
+
+def set_values(notebook: dict, values: Mapping[str, Any]) -> dict:
+    """A bundle whose lines `NAME = ...` give these values instead, as --plan of a push does.
+
+    Raises ValueError where it has not one such line for a name.
+    """
+    cells = [dict(cell) for cell in notebook["cells"]]
+    for name, value in values.items():
+        found = 0
+        for cell in cells:
+            line = re.compile(rf"^{name} = .*$", re.MULTILINE)
+            text, count = line.subn(f"{name} = {json.dumps(value)}", "".join(cell["source"]))
+            if count and cell["cell_type"] == "code":
+                cell["source"] = text.splitlines(keepends=True)
+                found += count
+        if found != 1:
+            raise ValueError(
+                f"{BUNDLE} has {found} lines `{name} = ...`, and a push can set one. Restore that line "
+                f"in {SOURCE}. {_REFRESH}"
+            )
+    return notebook | {"cells": cells}
 
 
 def _read_notebook(path: Path, remedy: str) -> dict:

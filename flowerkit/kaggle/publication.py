@@ -20,9 +20,8 @@ from flowerkit.files import check_room
 from flowerkit.kaggle.client import Client, KaggleError, split_address
 from flowerkit.kaggle.metadata import slugify
 from flowerkit.models import find_cached_weights, is_weights_of, list_backbones, weights_folder
-from flowerkit.reports import SavedRun, judge
 from flowerkit.text import did_you_mean, format_bytes, pluralize, readable
-from flowerkit.training import RunFolder, TrainingPlan
+from flowerkit.training import RunFolder, SavedRun, TrainingPlan, judge
 
 FRAMEWORK = "keras/default"  # framework and variation of the published model
 NUM_STATUS_POLLS = 15
@@ -241,6 +240,7 @@ def describe_run(run: RunFolder, target: Publication) -> str:
         plan["schedule"] = "given in Python"
     counts = ", ".join(f"{split} {count:,}" for split, count in data.counts.items())
     versions = {"flowerkit": __version__} | environment.versions
+    used = ("flowerkit", "python", "keras", "tensorflow", "jax", "numpy")
     rows = {
         "licence": target.licence,
         "backbone": _last_part(backbone),
@@ -249,7 +249,7 @@ def describe_run(run: RunFolder, target: Publication) -> str:
         "training": f"{result.stopped_at_epoch} epochs, the best is {result.best_epoch}; it stopped "
         f"because {result.stop_reason}",
         "device": f"{device.kind} x {device.replicas}, {device.backend}, {device.precision}",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "versions": ", ".join(f"{name} {versions[name]}" for name in used if versions.get(name)),
     }
     text = _CARD.format(
         title=target.title,
@@ -324,6 +324,10 @@ def _make_data_set(client: Client, source: Path, target: Publication, folder: Pa
         raise KaggleError(f"{target.name} is on Kaggle but not ready ({status}). See {target.url}.")
     _report_end(client, target, before)
     client.echo(f"next: flowerkit push --weights-dataset {target.name}")
+    if not _find_backbone(files[0]):
+        client.echo(
+            "then pass its path under /kaggle/input as backbone= or weights= in the notebook"
+        )
 
 
 def find_weights_files(source: Path) -> list[Path]:
@@ -360,18 +364,22 @@ def find_weights_files(source: Path) -> list[Path]:
     return files
 
 
+def _find_backbone(file: Path) -> dict[str, str] | None:
+    """The backbone of Keras Applications that looks for a file of this name."""
+    return next((row for row in list_backbones() if is_weights_of(file.name, row["name"])), None)
+
+
 def _describe_weights(files: list[Path], target: Publication) -> str:
     lines, load = [], "model.load_weights(file)  # of a model with these layers"
     if files[0].suffix == ".keras":
         load = "model = keras.saving.load_model(file)"
     for file in files:
         lines.append(f"- `{file.name}`, {format_bytes(file.stat().st_size)}")
-        for row in list_backbones():
-            if is_weights_of(file.name, row["name"]):
-                lines[-1] += (
-                    f": {row['name']}, ImageNet ({row['licence']}); flowerkit finds it by this name"
-                )
-                load = f"keras.applications.{row['name']}(include_top=False, weights=file)"
+        if row := _find_backbone(file):
+            lines[-1] += (
+                f": {row['name']}, ImageNet ({row['licence']}); flowerkit finds it by this name"
+            )
+            load = f"keras.applications.{row['name']}(include_top=False, weights=file)"
     text = _WEIGHTS.format(
         licence=target.licence, files="\n".join(lines), name=files[0].name, load=load
     )

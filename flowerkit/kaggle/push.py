@@ -5,14 +5,14 @@ Watching can start later and on another machine: it needs only the notebook's na
 
 import contextlib
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flowerkit.files import parse_json
+from flowerkit.files import parse_json, read_json, write_json
+from flowerkit.kaggle.bundle import BUNDLE, set_values
 from flowerkit.kaggle.client import Client, KaggleError, KernelRun
 from flowerkit.kaggle.metadata import METADATA, PLACEHOLDER, KernelMetadata, lint
 from flowerkit.text import pluralize
@@ -32,13 +32,20 @@ class RunFailed(KaggleError):
 
 
 def push_notebook(
-    client: Client, root: str | Path, *, require: str | None = None, data_sets: Sequence[str] = ()
+    client: Client,
+    root: str | Path,
+    *,
+    require: str | None = None,
+    data_sets: Sequence[str] = (),
+    plan: str | None = None,
+    max_minutes: float | None = None,
 ) -> KernelRun:
     """Push the bundled notebook of the checkout `root`; Kaggle begins to run it.
 
     Where kernel-metadata.json has no owner yet, the credentials' user is; the checkout is not changed.
     `data_sets` (OWNER/NAME, or addresses) are attached: with weights, see `publish`, or with what JAX
-    compiled in an earlier run (compiled/ of its outputs).
+    compiled in an earlier run (compiled/ of its outputs). `plan` (a name, or "contest") and
+    `max_minutes` replace those of the notebook in this push alone.
     Raises KaggleError if `lint` (see there for `require`) finds problems, which are echoed, or if
     Kaggle refuses the notebook or its inputs.
     """
@@ -52,6 +59,8 @@ def push_notebook(
         metadata = metadata.with_owner(client.username)
     for name in data_sets:
         metadata = metadata.with_data_set(name)
+    asked = {"plan_name": plan, "max_minutes": max_minutes}
+    values = {name: value for name, value in asked.items() if value is not None}
     run = KernelRun.parse(metadata.kernel)
     before = find_version(client, run)
 
@@ -63,7 +72,7 @@ def push_notebook(
         metadata.save(folder)
         code = Path(folder, metadata.values["code_file"])
         code.parent.mkdir(parents=True)
-        shutil.copyfile(Path(root, metadata.values["code_file"]), code)
+        write_json(code, set_values(read_json(Path(root, BUNDLE)), values), indent=1)
         return client.call(
             f"pushing {run}",
             lambda: _read_response(client, run, client.api.kernels_push(folder)),

@@ -14,7 +14,7 @@ from flowerkit.kaggle.client import RULES, Client, KaggleError, KernelRun
 from flowerkit.kaggle.push import FINISHED, describe_end, find_version, get_session, read_log
 from flowerkit.sources import CLASS_NAMES, SLUG
 from flowerkit.submission import check_submission
-from flowerkit.text import join_some
+from flowerkit.text import join_some, pluralize
 
 CSV = "submission.csv"
 NUM_TEST_IMAGES = 7_382  # of the competition
@@ -92,7 +92,9 @@ def check_csv(csv: str | Path, data: FlowerData | None = None) -> list[str]:
     # The ids are the csv's own here, so their number is checked below.
     problems = [line for line in problems if not line.startswith(f"{len(ids):,} row")]
     if len(ids) != NUM_TEST_IMAGES:
-        problems.append(f"{len(ids):,} rows; the competition's test set has {NUM_TEST_IMAGES:,}")
+        problems.append(
+            f"{pluralize(len(ids), 'row')}; the competition's test set has {NUM_TEST_IMAGES:,}"
+        )
     return problems
 
 

@@ -6,12 +6,17 @@ Keras is imported where a network is built: `flowerkit models` prints the list w
 """
 
 import csv
+import json
 import logging
 import os
 import re
 import sys
+import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
+from flowerkit.files import near_path
 from flowerkit.sources import KAGGLE
 from flowerkit.text import did_you_mean
 
@@ -77,16 +82,66 @@ def is_weights_of(file: str, name: str) -> bool:
     return bool(re.match(start, re.sub("[^a-z0-9]", "", file.lower()))) and "top" in file
 
 
-def fixed_input_size(backbone) -> int | None:
-    """The only side, in px, of the images that a pretrained `backbone` takes; None: it takes any.
+def fixed_input_size(backbone, *, with_weights: bool = True) -> int | None:
+    """The only side, in px, of the images that a `backbone` takes; None: it takes any.
 
-    Transformers of KerasHub have one. Raises as `build_backbone`.
+    Files and models can have one, and with their weights transformers of KerasHub. Raises as
+    `build_backbone`.
     """
-    if not str(backbone).startswith(HUB):
-        return None
-    from flowerkit.models.hub import fixed_input_size
+    if isinstance(backbone, str) and backbone.startswith(HUB):
+        from flowerkit.models.hub import fixed_input_size
 
-    return fixed_input_size(str(backbone))
+        return fixed_input_size(backbone) if with_weights else None
+    if not isinstance(backbone, str):
+        shapes = [tuple(each.shape) for each in getattr(backbone, "inputs", None) or ()]
+    else:
+        shapes = read_input_shapes(Path(backbone)) if backbone.endswith(".keras") else []
+    return shapes[0][1] if shapes else None
+
+
+def read_config(path: Path) -> str:
+    """The layers of a `.keras` file as JSON; empty for what is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read("config.json").decode()
+    except (zipfile.BadZipFile, KeyError, EOFError, ValueError, zlib.error):
+        return ""
+
+
+def read_input_shapes(path: Path) -> list[tuple[int | None, ...]]:
+    """The shapes (images, height, width, channels) that a `.keras` file takes, as far as it says."""
+    try:
+        layers = json.loads(read_config(path))["config"]["layers"]
+        return [
+            tuple(layer["config"]["batch_shape"])
+            for layer in layers
+            if layer["class_name"] == "InputLayer"
+        ]
+    except (ValueError, KeyError, TypeError):  # of a class of the user, or damaged
+        return []
+
+
+def check_input(shapes: Sequence[tuple[int | None, ...]], name: str, size: int | None) -> None:
+    """Refuse the inputs of a network that would get images (size, size); None: of any size."""
+    if not shapes:  # a subclassed model is asked by calling it
+        return
+    if len(shapes) > 1 or len(shapes[0]) != 4 or shapes[0][3] not in (3, None):
+        raise ValueError(
+            f"{name} takes {' and '.join(map(str, shapes))}; a backbone takes RGB images (None, height, "
+            f"width, 3). Put before it what makes its input of them: images = keras.Input((None, None, "
+            f"3)), then keras.Model(images, network(...))."
+        )
+    height, width = shapes[0][1:3]
+    if height != width:
+        raise ValueError(
+            f"{name} takes images of {height} x {width} px only. Images are squares here: build it on "
+            f"keras.Input((None, None, 3))."
+        )
+    if size is not None and height not in (None, size):
+        raise ValueError(
+            f"{name} takes images of {height} x {height} px only, and would get {size} x {size}. Pass "
+            f"input_size={height} (--input-size {height})."
+        )
 
 
 def default_input_size(name: str, image_size: int) -> int:
@@ -98,20 +153,25 @@ def check_network(network, weights, input_size: int | None = None) -> None:
     """Refuse without a framework what `build_backbone` could not build.
 
     FileNotFoundError for a missing file, ValueError for an unknown name, for weights that a network has
-    not, and for images, (input_size, input_size), that are too small for it. Networks in files and of
-    other types than text are looked at when they are built.
+    not, and for images, (input_size, input_size), that it does not take. Of a network in a file only
+    its input is looked at; one of KerasHub and a model are looked at when they are built.
     """
     if weights not in (None, "imagenet") and not Path(weights).exists():
         raise FileNotFoundError(
-            f"no weights {weights}. Pass a weights file, a run folder, weights='imagenet', or None "
+            f"no weights {weights}.{near_path(weights)} Pass a weights file, a run folder, "
+            f"weights='imagenet', or None "
             f"(--weights none)."
         )
     name = os.fspath(network) if isinstance(network, str | os.PathLike) else ""
     if not name or name.startswith(HUB) or name.endswith(".keras"):
-        if name.endswith(".keras") and not Path(name).is_file():
-            raise FileNotFoundError(
-                f"no backbone file {name}. Pass a .keras file or a backbone name."
-            )
+        if name.endswith(".keras"):
+            if not Path(name).is_file():
+                raise FileNotFoundError(
+                    f"no backbone file {name}.{near_path(name)} Pass a .keras file or a backbone name."
+                )
+            if not zipfile.is_zipfile(name):
+                raise ValueError(f"{name} is no .keras file: it is no zip file. Copy it again.")
+            check_input(read_input_shapes(Path(name)), Path(name).name, input_size)
         return
     if weights == "imagenet" and (name == TINY or name.removesuffix("-bn") in DENSE):
         raise ValueError(

@@ -6,13 +6,13 @@ contract.
 
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import keras
 
+from flowerkit.models.backbones import check_input, read_config
 from flowerkit.models.freezing import own_learnable, unfreeze, walk_layers
 
 
@@ -21,7 +21,7 @@ def read_keras(path: Path) -> keras.Model:
 
     Raises ValueError if it does not load, RuntimeError where it needs KerasHub, which is not here.
     """
-    if "keras_hub>" in _read_config(path):
+    if "keras_hub>" in read_config(path):
         from flowerkit.models.hub import import_keras_hub
 
         import_keras_hub()  # registers its layers
@@ -43,22 +43,13 @@ def read_keras(path: Path) -> keras.Model:
 @contextmanager
 def _policy_of(path: Path) -> Iterator[None]:
     """The dtype policy of a file, which the layers that a user's layer makes for itself follow."""
-    mixed = re.search('"(mixed_b?float16)"', _read_config(path))
+    mixed = re.search('"(mixed_b?float16)"', read_config(path))
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(mixed[1] if mixed else "float32")
     try:
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def _read_config(path: Path) -> str:
-    """The layers of a `.keras` file as JSON; empty for what is none."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read("config.json").decode()
-    except (zipfile.BadZipFile, KeyError, EOFError, ValueError, zlib.error):
-        return ""
 
 
 def reason_of(error: Exception) -> str:
@@ -101,7 +92,8 @@ def adopt(
             f"{name} has no weights yet, because it has not been built. Begin it with "
             f"keras.Input((None, None, 3)), or pass weights=None (--weights none)."
         )
-    _check_input(source, name, input_size)
+    shapes = [tuple(each.shape) for each in getattr(source, "inputs", None) or ()]
+    check_input(shapes, name, input_size)
     policy = keras.config.dtype_policy().name
     is_as_wanted = all(layer.dtype_policy.name == policy for _, layer in walk_layers(source))
     is_kept = (is_file or is_ours) and with_weights and is_as_wanted
@@ -114,26 +106,6 @@ def adopt(
     body.name = "backbone"
     unfreeze(body)  # a file remembers what was frozen when it was saved
     return body
-
-
-def _check_input(network: keras.Model, name: str, size: int) -> None:
-    shapes = [tuple(each.shape) for each in getattr(network, "inputs", None) or ()]
-    if not shapes:  # a subclassed model is asked by calling it
-        return
-    if len(shapes) > 1 or len(shapes[0]) != 4 or shapes[0][3] not in (3, None):
-        raise ValueError(
-            f"{name} takes {' and '.join(map(str, shapes))}; a backbone takes RGB images (None, height, "
-            f"width, 3). Put before it what makes its input of them: images = keras.Input((None, None, "
-            f"3)), then keras.Model(images, network(...))."
-        )
-    height, width = shapes[0][1:3]
-    if height not in (None, size) or width not in (None, size):
-        remedy = f"Pass input_size={height} (--input-size {height})."
-        if height != width:
-            remedy = "Images are squares here: build it on keras.Input((None, None, 3))."
-        raise ValueError(
-            f"{name} takes images of {height} x {width} px only, and would get {size} x {size}. {remedy}"
-        )
 
 
 def _make_anew(network: keras.Model, name: str, policy: str) -> keras.Model:

@@ -4,7 +4,9 @@ On JAX that is a program for each shape of a batch, which all models that XLA ca
 classifier runs as its body and its head there: features, validation and test need the same two.
 """
 
+import logging
 import os
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,11 +15,15 @@ import numpy as np
 
 from flowerkit.accelerator import Program, batch_spec, hosts
 from flowerkit.models.classifier import load_model, split_classifier
+from flowerkit.text import format_seconds
+
+_log = logging.getLogger("flowerkit")
 
 # The programs of a model, by shape and dtype of the batch. They refer to no model.
 _programs: weakref.WeakKeyDictionary[keras.Model, dict[tuple, Program]] = (
     weakref.WeakKeyDictionary()
 )
+_announced: weakref.WeakSet[keras.Model] = weakref.WeakSet()  # whose compiling was logged
 
 
 def find_chain(model: keras.Model) -> Sequence[keras.Model]:
@@ -46,15 +52,32 @@ def stream_outputs(
     batches: Iterable[np.ndarray],
     *,
     changing: Sequence[keras.Variable] = (),
+    name: str | None = None,
 ) -> Iterator[np.ndarray]:
     """What a model, or several one after the other, give for each batch: (batch, ...) float32.
 
     The replicas divide the length of a batch; all have the same. Of hosts that train together each gives
     its own rows of a batch, and gets the outputs for all. `changing`: variables that the models
     assign when they are called; each has its new value when the batch's outputs come. Two batches at a
-    time are in memory, so that the device need not wait for the host.
+    time are in memory, so that the device need not wait for the host. With a `name`, what compiling
+    takes is logged once for the first of the models.
     """
     models = [models] if isinstance(models, keras.Model) else models
+    outputs = _stream(models, batches, changing)
+    if name and models[0] not in _announced:
+        _announced.add(models[0])
+        _log.info(f"compiling {name}, which takes from seconds to some minutes")
+        start = time.perf_counter()
+        first = next(outputs, None)
+        if first is None:
+            return
+        taken = format_seconds(time.perf_counter() - start)
+        _log.info(f"first batch {taken}, compiling included; not again")
+        yield first
+    yield from outputs
+
+
+def _stream(models, batches, changing) -> Iterator[np.ndarray]:
     if _on_jax():
         yield from _stream_with_jax(models, batches, changing)
         return

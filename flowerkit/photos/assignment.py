@@ -83,7 +83,7 @@ def assign_photos(
     if len(names) < 2:
         first = ": ".join(next(iter((unreadable | left_out).items())))
         raise ValueError(
-            f"photos of {len(names)} class{'es' * (len(names) != 1)} are left, and a classifier needs "
+            f"photos of {pluralize(len(names), 'class')} are left, and a classifier needs "
             f"two. {len(unreadable):,} are unreadable, {len(left_out):,} left out; the first: {first}"
         )
     groups = _find_near_duplicates(read)

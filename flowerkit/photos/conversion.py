@@ -36,6 +36,7 @@ from flowerkit.photos.listing import Folders, Listing, list_photos
 from flowerkit.photos.reader import JPEG_QUALITY, can_read_heic, check_size
 from flowerkit.photos.walk import name_paths, normalize_name
 from flowerkit.submission import write_submission
+from flowerkit.synonyms import explain_arguments
 from flowerkit.text import format_csv, pluralize
 
 UNFINISHED = ".converting"
@@ -79,6 +80,7 @@ class Request:
         return self.val_fraction, self.test_fraction
 
 
+@explain_arguments()
 @shows_progress
 def convert_photos(
     photos: str | os.PathLike,
@@ -270,6 +272,7 @@ def _write_beside(
 # The cache ----------------------------------------------------------------------------------------
 
 
+@explain_arguments()
 @shows_progress
 def load_photos(
     folder: str | os.PathLike,
@@ -308,7 +311,7 @@ def load_photos(
     if not request.unfinished.exists() and (conversion := load_conversion(out)):
         _log.info(f"the photos of {folder} were converted before, into {out}")
         return _open_data(out, conversion)
-    _log.info(f"converting {len(listing.photos):,} photos of {folder} into {out}")
+    _log.info(f"converting {pluralize(len(listing.photos), 'photo')} of {folder} into {out}")
     data, conversion = _convert(request, listing, workers, progress)
     for line in [*conversion.summary(), f"details are in {out / 'conversion.json'}"]:
         _log.info(line)

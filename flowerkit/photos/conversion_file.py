@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowerkit.data import SPLITS
 from flowerkit.files import read_dataclass, write_dataclass
-from flowerkit.text import join_some, pluralize
+from flowerkit.text import format_seconds, join_some, pluralize
 
 RESIZE_METHODS = ("crop", "pad", "squish")
 
@@ -73,8 +73,8 @@ class Conversion:
             totals.update(splits)
         shares = ", ".join(f"{split} {totals[split]:,}" for split in SPLITS)
         lines = [
-            f"{self.num_photos:,} photos of {len(self.class_names)} classes: {shares} "
-            f"({self.seconds:.1f} s)"
+            f"{pluralize(self.num_photos, 'photo')} of {len(self.class_names)} classes: {shares} "
+            f"({format_seconds(self.seconds)})"
         ]
         for title, reasons in (("unreadable", self.unreadable), ("left out", self.left_out)):
             if reasons:

@@ -114,21 +114,19 @@ def decide(
             f"{file} has no file for the id {join_some(without, 3)}: its decisions are on shards. Pass "
             "them with those shards (--data SHARDS --labels CSV)."
         )
-    keys = [each.file if by_file else each.id for each in decisions]
+    keyed = {each.file if by_file else each.id: each for each in decisions}
     names = {name.strip(): name for name in class_names}
-    unknown = [key for key, each in zip(keys, decisions, strict=True) if key not in labels]
-    needed = [each for each in decisions if each.new != LEAVE_OUT]
-    if unknown and (
-        len(unknown) == len(keys) or any((d.file if by_file else d.id) in unknown for d in needed)
-    ):
+    unknown = [key for key in keyed if key not in labels]
+    is_needed = any(keyed[key].new != LEAVE_OUT for key in unknown)
+    if unknown and (is_needed or len(unknown) == len(keyed)):
         noun = "file" if by_file else "id"
         raise ValueError(
-            f"{file} is of other data: {pluralize(len(unknown), noun)} of its {len(keys):,} "
+            f"{file} is of other data: {pluralize(len(unknown), noun)} of its {len(keyed):,} "
             f"{'are' if len(unknown) > 1 else 'is'} not in {where}, such as {unknown[0]!r}. Pass the "
             "data that the decisions were made on, or remove these rows."
         )
     changes = {}
-    for key, decision in zip(keys, decisions, strict=True):
+    for key, decision in keyed.items():
         if key not in labels:
             continue
         if decision.new != LEAVE_OUT and decision.new not in names:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from flowerkit.files import near_path
 from flowerkit.photos.tree import SPLIT_WORDS
 from flowerkit.photos.walk import normalize_name
 from flowerkit.text import did_you_mean, join_some
@@ -132,7 +133,9 @@ def read_table(file: Path, notes: list[str]) -> _Table:
     try:
         text = _decode(file, file.read_bytes(), notes)
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no {file}. Pass a csv of names and labels.") from None
+        raise FileNotFoundError(
+            f"there is no {file}.{near_path(file)} Pass a csv of names and labels."
+        ) from None
     head = text.partition("\n")[0]
     # Not splitlines(), which ends a line at U+0085 and U+2028 too.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flowerkit.data import find_alike, find_sizes, sort_class_names
-from flowerkit.files import explain_unpacking
+from flowerkit.files import explain_unpacking, near_path
 from flowerkit.photos.decisions import decide, is_decisions
 from flowerkit.photos.labels import (
     LabelsCsv,
@@ -120,7 +120,7 @@ def list_photos(
 def _check_folder(folder: Path, option: str = "") -> None:
     remedy = explain_unpacking(folder) or "Pass the folder that holds the class folders."
     if not folder.exists():
-        raise FileNotFoundError(f"no folder {folder}{option}. {remedy}")
+        raise FileNotFoundError(f"no folder {folder}{option}.{near_path(folder)} {remedy}")
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file{option}. {remedy}")
     if sizes := find_sizes(folder):
@@ -219,7 +219,8 @@ def _label_by_folder(folder: Path, walk: Walk, parts: Mapping[str, Part]) -> lis
     walk.left_out |= dict.fromkeys(outside, f"it is in none of the splits {starts}")
     if not photos:
         raise ValueError(
-            f"{folder} holds {len(loose):,} photos, but none in a sub folder. Make a folder for each "
+            f"{folder} holds {pluralize(len(loose), 'photo')}, but none in a sub folder. "
+            f"Make a folder for each "
             "class, pass a csv of file names and labels (labels_csv=, --labels), or a pattern of the "
             "names (label_pattern=, --label-pattern)."
         )
@@ -287,13 +288,13 @@ def _label_by_csv(
             reason = f"its rows disagree (line {row.line} says {row.class_name!r})"
             walk.left_out[row.paths[0]] = reason
     for num, fact, rows in (
-        (len(missing), "name no photo that is there", missing),
-        (len(several), "name several photos, and need their folders", several),
-        (unlabelled, "have no label", []),
+        (len(missing), "without a photo of this name", missing),
+        (len(several), "with a name of several photos, which need their folders", several),
+        (unlabelled, "without a label", []),
     ):
         if num:
             some = f" ({join_some(rows, 3, '; ')})" if rows else ""
-            walk.notes.append(f"{file_name}: {num:,} rows {fact}{some}")
+            walk.notes.append(f"{file_name}: {pluralize(num, 'row')} {fact}{some}")
     photos = []
     for photo in files:
         split = split_of.get(photo.path)
@@ -374,17 +375,19 @@ def _find_classes(
     if names and (alone := [name for name in found if not counts[name]]):
         num = sum(photo.class_name in alone for photo in photos)
         walk.notes.append(
-            f"{num:,} photos of test have no label, because no photo to learn from is of "
+            f"without a label, {pluralize(num, 'photo')} of test, because no photo to learn from is of "
             f"{join_some(alone)}"
         )
         photos = [replace(p, class_name=None) if p.class_name in alone else p for p in photos]
     if len(names) < 2:
-        fact = f"all {len(photos):,} photos under {folder} are of one class, {''.join(names)!r}"
+        fact = f"{pluralize(len(photos), 'photo')} under {folder}, all of one class, {''.join(names)!r}"
         shared = os.path.commonpath([os.path.dirname(photo.path) for photo in photos])
         inner = {photo.path[len(shared) :].strip("/").split("/")[0] for photo in photos}
         if shared and all("/" in photo.path[len(shared) + 1 :] for photo in photos):
             top = folder / normalize_name(shared)
-            raise ValueError(f"{fact}. Did you mean {top}, which holds {len(inner)} folders?")
+            raise ValueError(
+                f"{fact}. Did you mean {top}, which holds {pluralize(len(inner), 'folder')}?"
+            )
         raise ValueError(f"{fact}. A classifier needs two classes: make a folder for each.")
     counts = Counter(photo.class_name for photo in photos)
     if single := [name for name in names if counts[name] == 1]:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from flowerkit.metrics import Calibration, count_classes, most_confused
 from flowerkit.plots import style
+from flowerkit.text import pluralize
 
 SPLIT_COLOURS = (style.BLUE, style.ORANGE, style.GREEN)
 CLASSES_PER_COLUMN = 36
@@ -54,7 +55,8 @@ def describe_counts(counts: np.ndarray) -> str:
     """
     present = counts[counts > 0]
     text = (
-        f"{counts.sum():,} images of {len(present):,} classes, {present.min():,} to "
+        f"{pluralize(int(counts.sum()), 'image')} of {pluralize(len(present), 'class')}, "
+        f"{present.min():,} to "
         f"{present.max():,} of each (median {np.median(present):,.0f})"
     )
     absent = len(counts) - len(present)

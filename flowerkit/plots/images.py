@@ -14,7 +14,7 @@ from PIL import Image
 
 from flowerkit.metrics import predicted_labels, top_losses
 from flowerkit.plots import style
-from flowerkit.text import percent
+from flowerkit.text import percent, pluralize
 
 CELL_INCHES = 1.9
 LETTERS_PER_LINE = 24  # of 9 pt in a cell; Korean and Chinese letters are twice as wide
@@ -86,7 +86,9 @@ def plot_mistakes(
     if len(wrong):
         return _plot_predictions(images, labels, probabilities, class_names, wrong)
     ax = style.new_axes((5, 1.5))
-    ax.text(0.5, 0.5, f"No mistakes among {len(labels):,} images", ha="center", va="center")
+    ax.text(
+        0.5, 0.5, f"No mistakes among {pluralize(len(labels), 'image')}", ha="center", va="center"
+    )
     ax.set_axis_off()
     return np.array([ax])
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from flowerkit.metrics import log_loss, macro_f1, predicted_labels
 from flowerkit.prediction.predictions import Predictions
+from flowerkit.text import pluralize
 
 _NUM_CHOICES = 30
 _SHOWN_IDS = 3
@@ -175,7 +176,8 @@ def _join_labels(aligned: list[Predictions], names: Sequence[str]) -> np.ndarray
         if differ.any():
             row = differ.argmax()
             raise ValueError(
-                f"{name} and {first_name} disagree on the labels of {differ.sum():,} images: "
+                f"{name} and {first_name} disagree on the labels of "
+                f"{pluralize(int(differ.sum()), 'image')}: "
                 f"{str(first.ids[row])!r} is of class {member.labels[row]} and {first.labels[row]}. "
                 f"Blend predictions of the same data."
             )

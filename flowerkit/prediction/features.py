@@ -25,7 +25,7 @@ from flowerkit.files import cache_folder, check_room, writing_to
 from flowerkit.models import stream_outputs, walk_layers
 from flowerkit.pipeline import eval_batches
 from flowerkit.prediction.predictions import Predictions
-from flowerkit.text import format_bytes
+from flowerkit.text import format_bytes, format_seconds
 
 _log = logging.getLogger("flowerkit")
 
@@ -92,7 +92,8 @@ def compute_features(
         )
         seconds = time.perf_counter() - start
         _log.info(
-            f"features of {name}: {len(array):,} of {_name_shape(shape[1:])} in {seconds:.1f} s"
+            f"features of {name}: {len(array):,} of {_name_shape(shape[1:])} in "
+            f"{format_seconds(seconds)}"
         )
     return Features(array, split.labels, split.ids, seconds)
 
@@ -104,7 +105,7 @@ def _compute(
     batches = eval_batches(split, global_batch=global_batch)
     views = (images[:, :, ::-1] if mirrored else images for images, _, _ in batches)
     done = 0
-    for rows in stream_outputs(body, views):
+    for rows in stream_outputs(body, views, name="the backbone"):
         rows = rows[: len(split) - done]
         yield rows
         done += len(rows)

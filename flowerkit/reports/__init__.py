@@ -2,8 +2,6 @@
 
 Reads run folders; trains nothing, and computes only what a page shows.
 
-    saved_run   a finished run folder, read whole: plan, history, predictions, and scores from them
-    verdict     is the score good, what held it back, what to try next: sentences
     run_report  report.html and the pictures beside it
     charts      curves and calibration as SVG, in the page's own colours
     pictures    photos as small encoded pictures
@@ -16,16 +14,13 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "SavedRun": "saved_run",
         "write_pictures": "run_report",
         "write_report": "run_report",
         "Chart": "charts",
         "NUM_STYLES": "charts",
         "Picture": "pictures",
-        "Verdict": "verdict",
         "draw_experiments": "charts",
         "encode_photos": "pictures",
-        "judge": "verdict",
         "render": "rendering",
     },
 )

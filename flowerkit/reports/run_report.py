@@ -17,10 +17,8 @@ from flowerkit.prediction import find_label_issues
 from flowerkit.reports.charts import Chart, draw_calibration, draw_history
 from flowerkit.reports.pictures import PHOTO_PX, Picture, encode_photo, encode_photos
 from flowerkit.reports.rendering import render
-from flowerkit.reports.saved_run import SavedRun
-from flowerkit.reports.verdict import judge
-from flowerkit.submission import check_predictions, check_submission, read_ids
-from flowerkit.training import Phase, RunFolder, TrainingPlan, plan_phases
+from flowerkit.submission import check_csv, holds_predictions, read_ids
+from flowerkit.training import Phase, RunFolder, SavedRun, TrainingPlan, judge, plan_phases
 
 SHOWN_MISTAKES = 12
 SHOWN_DOUBTED = 6
@@ -78,10 +76,9 @@ def write_report(
     """Write report.html into a run folder: a single file that loads nothing.
 
     `val_images` is (n, size, size, 3) uint8 in the order of val_predictions.npz; without it the report
-    has no photos. `submission_problems` is the result of `check_submission` for submission.csv, or of
-    `check_predictions` for predictions.csv; None: only the csv's form is checked here. With `model`, the
-    run's keras.Model, and `val_images` the report shows where it looked in the worst mistakes, if its
-    feature map is fine enough.
+    has no photos. `submission_problems` are those of its csv, see `submission.check_csv`; None: only
+    the csv's form is checked here. With `model`, the run's keras.Model, and `val_images` the report
+    shows where it looked in the worst mistakes, if its feature map is fine enough.
     Raises what `SavedRun.load` raises, and ValueError where images and predictions differ in number.
     """
     run = SavedRun.load(folder)
@@ -139,6 +136,7 @@ def write_report(
         calibration=calibration,
         class_counts={split: plots.describe_counts(of_split) for split, of_split in counts.items()},
         rarest=_find_rarest(run.class_names, counts["train"]),
+        csv_name=RunFolder(folder).csv_file().name,
         submission=_check_submission(run, submission_problems),
         charts=_draw_charts(run),
         calibration_chart=_draw_calibration(calibration),
@@ -283,24 +281,22 @@ def _find_rarest(class_names: Sequence[str], counts: np.ndarray) -> list[tuple[s
 
 def _check_submission(run: SavedRun, problems: Sequence[str] | None) -> dict | None:
     """The problems of the run's csv, its name and rows, and whether its ids were checked."""
-    file, num_rows = RunFolder(run.path).csv_file(), 0
-    names, is_of_photos = run.class_names, run.environment.data.photos is not None
+    file, names = RunFolder(run.path).csv_file(), run.class_names
+    found, num_rows, has_names = problems, 0, False
     if not file.is_file():
         return {"problems": problems, "name": file.name} if problems else None
-    found = problems
     try:
-        ids = read_ids(file, column="photo" if is_of_photos else "id")
+        has_names = holds_predictions(file)
+        ids = read_ids(file, column="photo" if has_names else "id")
         num_rows = len(ids)
-        if problems is None and is_of_photos:
-            found = check_predictions(file, ids, names)
-        elif problems is None:
-            found = check_submission(file, ids, len(names), find_csv_labels(names))
+        if problems is None:
+            found = check_csv(file, ids, names, find_csv_labels(names))
     except ValueError as error:
         found = problems or [str(error)]
     return {
         "problems": found,
         "name": file.name,
-        "holds": "names of classes" if is_of_photos else f"labels in 0..{len(names) - 1}",
+        "holds": "names of classes" if has_names else f"labels in 0..{len(names) - 1}",
         "num_rows": num_rows,
         "ids_checked": problems is not None,
     }

@@ -202,8 +202,8 @@ def find_test_ids(data: FlowerData) -> list[str]:
         ids = read_ids(sample)
         if data.counts["test"] not in (0, len(ids)):
             raise ValueError(
-                f"{sample} has {len(ids):,} ids, but the names of the test shards promise "
-                f"{data.counts['test']:,} images. Download the data again."
+                f"{sample} has {pluralize(len(ids), 'id')}, but the names of the test shards promise "
+                f"{pluralize(data.counts['test'], 'image')}. Download the data again."
             )
         return ids
     if not data.files["test"]:

@@ -9,6 +9,8 @@
     validation      scores raw and averaged weights with statistics of their own; keeps the best
     history         history.csv: a row an epoch; the best by the plan's monitor
     run_folder      every file of a run, each with the one function that reads it
+    saved_run       a finished run folder, read whole: plan, history, predictions, and scores from them
+    verdict         is the score good, what held it back, what to try next: sentences
     fitting         what the plan leaves "auto" and the clock decides: size, rate, epochs
     lr_finder       the learning-rate range test
     optimizers      which weights decay, which learn more slowly, the average of the weights
@@ -35,13 +37,16 @@ __getattr__, __dir__, __all__ = lazy(
         "Phase": "phases",
         "RunFolder": "run_folder",
         "RunResult": "run_folder",
+        "SavedRun": "saved_run",
         "TrainingPlan": "plan",
         "TrainingResult": "trainer",
+        "Verdict": "verdict",
         "build_model": "step",
         "change_plan": "plan",
         "describe_difference": "run_folder",
         "fine_tune": "trainer",
         "fit_one_cycle": "trainer",
+        "judge": "verdict",
         "list_programs": "step",
         "load_plan": "plan",
         "lr_find": "lr_finder",

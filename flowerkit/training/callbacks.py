@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from flowerkit.accelerator import hosts, without_garbage_collection
-from flowerkit.text import join_some
+from flowerkit.text import format_seconds, join_some, pluralize
 
 _log = logging.getLogger("flowerkit")
 
@@ -26,6 +26,7 @@ _log = logging.getLogger("flowerkit")
 # batches waiting there need little memory.
 STEPS_AHEAD = 16
 ESTIMATED_STEPS = 9
+SHORT_SECONDS = 20  # of a rest that nobody would shorten
 
 # What a machine sends before it is taken away counts as Ctrl-C.
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -158,7 +159,9 @@ class StepHooks(keras.callbacks.Callback):
             outputs = self.execute(*state)
         float(_logs_of(outputs)["loss"])  # waits, this once
         self.first_step_seconds = time.perf_counter() - start
-        _log.info(f"first step {self.first_step_seconds:.1f} s, compiling included; not again")
+        _log.info(
+            f"first step {format_seconds(self.first_step_seconds)}, compiling included; not again"
+        )
         return outputs
 
 
@@ -367,7 +370,7 @@ class EpochLogger(keras.callbacks.Callback):
                 best = "  best so far" + " (averaged weights)" * bool(row.get("averaged"))
         _log.info(
             f"epoch {epoch + 1}/{self.params['epochs']}{part}  loss {row['loss']:.3f}  {scores}"
-            f"rate {row['learning_rate']:.2g}  {row['seconds']:.0f} s  "
+            f"rate {row['learning_rate']:.2g}  {format_seconds(row['seconds'])}  "
             f"{row['images_per_second']:,.0f} images/s{best}"
         )
 
@@ -427,7 +430,7 @@ class TimeLimit(StepListener):
 
 
 class TimeEstimate(StepListener):
-    """Say after ten steps, of one epoch or of several, how long the rest of a phase will take."""
+    """Say after ten steps, of one epoch or of several, how long the rest of a long phase will take."""
 
     def __init__(self, phase):
         super().__init__()
@@ -447,12 +450,12 @@ class TimeEstimate(StepListener):
         if len(self.seconds) == ESTIMATED_STEPS:
             epochs = self.phase.first_epoch + self.phase.epochs - self.epoch
             steps = epochs * self.phase.steps - done
-            if steps <= 0:
+            seconds = steps * sum(self.seconds) / ESTIMATED_STEPS
+            if seconds < SHORT_SECONDS:
                 return
-            minutes = steps * sum(self.seconds) / ESTIMATED_STEPS / 60
             _log.info(
-                f"{steps:,} steps more take about {minutes:.1f} min, besides validation; "
-                f"--max-minutes N (max_minutes) fits the schedule into less"
+                f"{pluralize(steps, 'step')} more take about {format_seconds(seconds)}, besides "
+                f"validation; --max-minutes N (max_minutes) fits the schedule into less"
             )
 
 

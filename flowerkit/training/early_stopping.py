@@ -9,6 +9,7 @@ and put back on every exit by `trainer.train`.
 
 import keras
 
+from flowerkit.text import format_epochs
 from flowerkit.training.history import History
 from flowerkit.training.phases import Phase
 
@@ -27,7 +28,8 @@ class EarlyStopping(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if is_stopping_due(self.history, self.phase, self.patience):
             self.stop.request(
-                f"{self.history.monitor} had not improved for {self.patience} epochs (early stopping)",
+                f"{self.history.monitor} had not improved for "
+                f"{format_epochs(self.patience)} (early stopping)",
                 ends_run=False,
             )
 

@@ -23,7 +23,7 @@ from flowerkit.files import check_room
 from flowerkit.models import activation_bytes, split_classifier, stream_outputs
 from flowerkit.pipeline import steps_per_epoch
 from flowerkit.schedules import Schedule
-from flowerkit.text import format_bytes
+from flowerkit.text import format_bytes, format_epochs, format_seconds, pluralize
 from flowerkit.training.callbacks import StepListener
 from flowerkit.training.lr_finder import (
     FEWEST_STEPS,
@@ -94,7 +94,7 @@ def build_in_time(
     head_seconds = clock.image_seconds * _count_shown(plan, data.counts)
     left = clock.left() - head_seconds
     if left < 0:
-        found = f"the features that the head learns from take about {head_seconds:.0f} s"
+        found = f"the features that the head learns from take about {format_seconds(head_seconds)}"
         raise NotEnoughTime(_too_short(plan, clock, -left, found))
     return plan, classifier, parts, reasons
 
@@ -176,8 +176,8 @@ def _choose_flip(
     if not plan.freeze_flip or seconds <= FLIP_SHARE * clock.left():
         return plan
     reasons["freeze_flip"] = (
-        f"False: with those of mirrored images the features would take {seconds:.0f} of the "
-        f"{clock.left():.0f} s that are left"
+        f"False: with those of mirrored images the features would take {format_seconds(seconds)} of "
+        f"the {format_seconds(clock.left())} that are left"
     )
     return replace(plan, freeze_flip=False)
 
@@ -195,7 +195,8 @@ def _choose_smaller(
             plan = replace(plan, input_size=smaller)
             reasons["input_size"] = (
                 f"{smaller}: at {size} px the features of {num_images:,} images would take "
-                f"{full * num_images:.0f} of the {clock.left():.0f} s that are left"
+                f"{format_seconds(full * num_images)} of the {format_seconds(clock.left())} "
+                f"that are left"
             )
     return plan
 
@@ -206,7 +207,7 @@ def _time_body(body, plan: TrainingPlan, data, accelerator, clock: Clock) -> Non
     rows = hosts.own_rows(num_images)
     batch = np.zeros((rows.stop - rows.start, size, size, 3), "uint8")
     times = [hosts.now()]
-    for _ in stream_outputs(body, [batch] * 5):
+    for _ in stream_outputs(body, [batch] * 5, name="the backbone"):
         times.append(hosts.now())
     first, *others = np.diff(times)
     steady = float(min(others))
@@ -241,7 +242,8 @@ def shrink_batch(run: RunContext) -> tuple[RunContext, dict[str, str]]:
     if batch == run.plan.batch:
         return run, {}
     reason = (
-        f"{batch}, of the network: {num_shown / len(run.train):.1f} epochs fit into the time, and "
+        f"{batch}, of the network: {format_epochs(round(num_shown / len(run.train), 1))} fit into the "
+        f"time, and "
         f"smaller batches make more steps of them"
     )
     return replace(
@@ -347,7 +349,8 @@ def _search_rate(run: RunContext, step: TrainStep, num_steps: float, progress) -
     rate = float(f"{rate / scale_of_rates(plan, run.global_batch):.3g}")
     return (
         rate,
-        f"{rate:g}: the valley of a range test, {len(reader.losses)} steps in {seconds:.0f} s",
+        f"{rate:g}: the valley of a range test, {pluralize(len(reader.losses), 'step')} in "
+        f"{format_seconds(seconds)}",
     )
 
 
@@ -366,7 +369,10 @@ def _fit_epochs(run: RunContext, step_seconds: float, most: float) -> tuple[floa
         steps_an_epoch=run.num_steps,
         most=math.ceil(most * run.num_steps),
     )
-    found = f"a step takes {step_seconds:.2g} s, a validation {val_seconds:.0f} s, {left:.0f} s are left"
+    found = (
+        f"a step takes {format_seconds(step_seconds)}, a validation {format_seconds(val_seconds)}, "
+        f"{format_seconds(max(0, left))} are left"
+    )
     if steps < min(FEWEST_STEPS_TO_FIT, most * run.num_steps) and run.history:
         return None, f"0: the head alone; {found}"
     if steps < 1:
@@ -380,8 +386,9 @@ def _too_short(plan: TrainingPlan, clock: Clock, missing_seconds: float, found: 
     gone, finish = 60 * plan.max_minutes - clock.at + hosts.now(), clock.finish_seconds
     least = math.ceil(10 * (plan.max_minutes + 1.1 * missing_seconds / 60)) / 10
     return (
-        f"max_minutes={plan.max_minutes:g} is too short for this machine: {gone:.0f} s are gone, "
-        f"{found}, and what comes after takes {finish:.0f} s. Pass max_minutes={least:g} "
+        f"max_minutes={plan.max_minutes:g} is too short for this machine: "
+        f"{format_seconds(gone)} are gone, "
+        f"{found}, and what comes after takes {format_seconds(finish)}. Pass max_minutes={least:g} "
         f"(--max-minutes {least:g}) or more, or a smaller input_size (--input-size)."
     )
 
@@ -400,9 +407,10 @@ class OutOfMemory(RuntimeError):
 
     def __init__(self, plan: TrainingPlan, accelerator: Accelerator):
         batch, self.parts = plan.batch, next(_list_parts(plan, 2 * plan.accumulate), None)
+        images = pluralize(batch // plan.accumulate, "image")
         self.fault = (
-            f"the {accelerator.kind.upper()} has too little memory for {batch // plan.accumulate} "
-            f"images at a time on each replica"
+            f"the {accelerator.kind.upper()} has too little memory for {images} at a time on each "
+            f"replica"
         )
         remedy = _SMALLER_INPUT
         if self.parts:
@@ -442,7 +450,7 @@ def check_memory(
 
     line = (
         f"a step needs about {format_bytes(needed(plan.accumulate))} on each replica "
-        f"({format_bytes(fixed)} of weights, {plan.batch // plan.accumulate} images of "
+        f"({format_bytes(fixed)} of weights, {pluralize(plan.batch // plan.accumulate, 'image')} of "
         f"{format_bytes(each)}); {format_bytes(free)} are free"
         + f" beside {format_bytes(decoded)} of decoded images"
         * bool(decoded)
@@ -483,4 +491,5 @@ def _list_parts(plan: TrainingPlan, least: int) -> Iterator[int]:
 
 def _name_parts(plan: TrainingPlan, parts: int) -> str:
     size = plan.batch // parts
-    return f"accumulate={parts} (--accumulate {parts}), for the same steps with {size} images at a time"
+    images = pluralize(size, "image")
+    return f"accumulate={parts} (--accumulate {parts}), for the same steps with {images} at a time"

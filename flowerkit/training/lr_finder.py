@@ -18,8 +18,9 @@ import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.console import Progress, shows_progress
-from flowerkit.data import FlowerData, load_split
+from flowerkit.data import FlowerData, check_is_data, load_split
 from flowerkit.pipeline import epoch_permutation, steps_per_epoch
+from flowerkit.text import format_seconds, pluralize
 from flowerkit.training.callbacks import STEPS_AHEAD, ReseedDropout, StepListener
 from flowerkit.training.optimizers import copies_of
 from flowerkit.training.phases import find_phase
@@ -72,7 +73,8 @@ class LRFinderResult:
         rate = self.for_plan()[self.field]
         scaled = "" if self.scale == 1 else f" (at this batch {self.suggestion:.2g})"
         return (
-            f"{len(self.rates)} steps of {self.global_batch:,} images, {self.seconds:.0f} s; "
+            f"{pluralize(len(self.rates), 'step')} of {pluralize(self.global_batch, 'image')}, "
+            f"{format_seconds(self.seconds)}; "
             f"{self.stop_reason}; suggestion: {self.field} {rate:.2g}{scaled}"
         )
 
@@ -99,6 +101,7 @@ def lr_find(
     Raises ValueError for an unknown phase, rates out of order, too few steps, a loss that is not a
     number from the start, and a loss that diverges before there is anything to read.
     """
+    check_is_data(data)
     start, rates = time.perf_counter(), spread_rates(min_lr, max_lr, num_steps)
     accelerator = accelerator or connect()
     plan, _ = settle(
@@ -117,7 +120,8 @@ def lr_find(
     num_batches = steps_per_epoch(len(split), global_batch)
     run = RunContext(plan, accelerator, classifier, split, None, global_batch, num_batches)
     _log.info(
-        f"range test: {num_steps} steps of {global_batch:,} images, rates {min_lr:g} to {max_lr:g}"
+        f"range test: {pluralize(num_steps, 'step')} of {pluralize(global_batch, 'image')}, "
+        f"rates {min_lr:g} to {max_lr:g}"
     )
     with accelerator.scope():
         step = TrainStep.for_phase(run, is_frozen, progress=progress)

@@ -46,7 +46,7 @@ _OTHER_WAYS = {
 }
 Auto = Literal["auto"]
 # What "auto" is where nothing can be measured; `fitting` measures and replaces it.
-HEAD_EPOCHS = 10  # on features an epoch takes a second or less
+HEAD_EPOCHS = 20  # on features an epoch takes a second or less
 EPOCHS = 12
 EPOCHS_FROM_SCRATCH = 40
 MAX_LR = 1e-3  # for Adam at a batch of 32
@@ -82,7 +82,7 @@ class TrainingPlan:
 
     "auto" leaves a field to the run (`fitting`): size and batch to the device, the data and the time,
     max_lr to a range test, epochs to the time that is left. On a pretrained backbone the head learns
-    first, for 10 epochs; then the network learns with frozen norms, its first layer at a fifth of the
+    first, for 20 epochs, from mirrored images, too; then the network learns with frozen norms, its first layer at a fifth of the
     head's rate. With weights=None all learns from the start, at one rate.
 
     The schedules: "one-cycle" (`schedules.OneCycle`), "ramp" (start_lr to max_lr over rampup_epochs,
@@ -319,7 +319,7 @@ class TrainingPlan:
 
     @property
     def head_epochs(self) -> int:
-        """How long the head learns alone; "auto" is 10 on a pretrained backbone."""
+        """How long the head learns alone; "auto" is 20 on a pretrained backbone."""
         if self.freeze_epochs != "auto":
             return self.freeze_epochs
         return HEAD_EPOCHS if self.weights else 0
@@ -476,7 +476,9 @@ def settle(
         chosen["freeze_flip"] = False
     choose("freeze_norms", pretrained, backbone)
     choose("backbone_lr_factor", 0.2 if pretrained else None, backbone)
-    if plan.input_size == "auto" and pretrained and (fixed := fixed_input_size(plan.backbone)):
+    if plan.input_size == "auto" and (
+        fixed := fixed_input_size(plan.backbone, with_weights=pretrained)
+    ):
         choose("input_size", fixed, f"{plan.backbone} takes no other")
     if not pretrained:
         choose("input_size", None, f"as stored; {backbone} has no size of its own")

@@ -16,6 +16,7 @@ from flowerkit.files import (
     find_marked,
     list_marked,
     locked,
+    near_path,
     read_dataclass,
     read_json,
     remove_temporary,
@@ -25,7 +26,8 @@ from flowerkit.files import (
 )
 from flowerkit.photos import load_conversion, relabel
 from flowerkit.schedules import Schedule
-from flowerkit.text import join_some
+from flowerkit.submission import name_csv
+from flowerkit.text import format_seconds, join_some, pluralize
 from flowerkit.training.history import History
 from flowerkit.training.phases import Phase
 from flowerkit.training.plan import TrainingPlan, change_plan
@@ -213,7 +215,7 @@ class RunResult:
         return (
             f"stopped at epoch {self.stopped_at_epoch} because {self.stop_reason}; best epoch "
             f"{self.best_epoch} ({self.best_weights} weights): {scores}; "
-            f"{self.seconds_per_epoch:.1f} s an epoch, {self.images_per_second:,.0f} images/s"
+            f"{format_seconds(self.seconds_per_epoch)} an epoch, {self.images_per_second:,.0f} images/s"
         )
 
 
@@ -239,8 +241,7 @@ class RunFolder:
         self.model_file = self.path / "model.keras"
         self.val_predictions_file = self.path / "val_predictions.npz"
         self.test_predictions_file = self.path / "test_predictions.npz"
-        self.submission_file = self.path / "submission.csv"
-        self.predictions_file = self.path / "predictions.csv"
+        self.csv_files = [self.path / name_csv(is_of_photos=each) for each in (False, True)]
         self.report_file = self.path / "report.html"
         self.checkpoints = self.path / "checkpoints"
 
@@ -319,21 +320,22 @@ class RunFolder:
         if rest:
             possible = [str(n) for n in range(1, accelerator.replicas) if global_batch % n == 0]
             raise ValueError(
-                f"the batches of the run in {self} have {global_batch} images, which "
+                f"the batches of the run in {self} have {pluralize(global_batch, 'image')}, which "
                 f"{accelerator.replicas} replicas cannot share. Resume it on {join_some(possible, 9)} "
                 f"of them (GPUs: CUDA_VISIBLE_DEVICES), or train in a new folder."
             )
         if plan.per_replica_batch not in (own, batch):
             raise ValueError(
                 f"per_replica_batch is {plan.per_replica_batch}, but the batches of the run in {self} "
-                f"have {global_batch} images, {batch} a replica. Leave it, or train in a new folder."
+                f"have {pluralize(global_batch, 'image')}, {batch} a replica. Leave it, or "
+                f"train in a new folder."
             )
         names = ("kind", "backend", "replicas", "hosts", "precision")
         pairs = ((name, getattr(before, name), getattr(accelerator, name)) for name in names)
         if changes := [f"{name} {old} -> {new}" for name, old, new in pairs if old != new]:
             _log.info(
                 f"the run goes on with another device: {join_some(changes)}; a batch stays "
-                f"{global_batch:,} images"
+                f"{pluralize(global_batch, 'image')}"
             )
         if plan.augmentation().mixes:
             parts = math.gcd(parts, max(1, batch // 2))  # of whole pairs
@@ -459,8 +461,7 @@ class RunFolder:
         for file in (
             self.result_file,
             self.test_predictions_file,
-            self.submission_file,
-            self.predictions_file,
+            *self.csv_files,
             self.report_file,
         ):
             file.unlink(missing_ok=True)
@@ -471,8 +472,9 @@ class RunFolder:
         """The plan of the run. Raises FileNotFoundError for a folder that is no run."""
         if not self.plan_file.is_file():
             near = next(iter(sorted(self.path.glob("*/plan.json"))), None)
-            remedy = f"Did you mean {near.parent}?" if near else "Run `flowerkit train`."
-            raise FileNotFoundError(f"{self} is no run folder (no plan.json). {remedy}")
+            meant = f" Did you mean {near.parent}?" if near else near_path(self.path)
+            meant = meant or " Run `flowerkit train`."
+            raise FileNotFoundError(f"{self} is no run folder (no plan.json).{meant}")
         values = read_json(self.plan_file, remedy=_REMEDY)
         fields = {name: values[name] for name in values if name not in ("fitted", "checksum")}
         plan = change_plan(TrainingPlan(), fields, where=str(self.plan_file))
@@ -489,8 +491,7 @@ class RunFolder:
 
     def csv_file(self) -> Path:
         """What it predicts for test: predictions.csv of a folder of photos, else submission.csv."""
-        is_of_photos = self.environment().data.photos is not None
-        return self.predictions_file if is_of_photos else self.submission_file
+        return self.csv_files[self.environment().data.photos is not None]
 
     def history(self) -> History:
         """The epochs so far; an empty history before the first."""

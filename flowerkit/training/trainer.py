@@ -19,7 +19,7 @@ import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect, hosts, is_out_of_memory
 from flowerkit.console import Progress, showing
-from flowerkit.data import FlowerData, Split, check_leak, load_split
+from flowerkit.data import FlowerData, Split, check_is_data, check_leak, load_split
 from flowerkit.files import check_room, find_free_folder
 from flowerkit.models import check_reload, choose_trainable, fixed_input_size, save_classifier
 from flowerkit.pipeline import epoch_permutation, own_first, steps_per_epoch
@@ -27,7 +27,7 @@ from flowerkit.prediction import Predictions, describe_data
 from flowerkit.schedules import Constant, Schedule, as_schedule
 from flowerkit.sources import check_test_split
 from flowerkit.synonyms import explain_arguments
-from flowerkit.text import did_you_mean, pluralize
+from flowerkit.text import did_you_mean, format_epochs, pluralize
 from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
 from flowerkit.training.fitting import (
@@ -44,6 +44,7 @@ from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
 from flowerkit.training.plan import EPOCHS, FINE_TUNE, MONITORS, TrainingPlan, name_plan, settle
 from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult, find_goes_on
+from flowerkit.training.saved_run import SavedRun
 from flowerkit.training.step import STATISTICS_IMAGES, RunContext, TrainStep, compile_ahead
 from flowerkit.training.validation import (
     SCORES,
@@ -52,6 +53,7 @@ from flowerkit.training.validation import (
     load_state,
     statistics_of,
 )
+from flowerkit.training.verdict import Verdict, judge
 
 _log = logging.getLogger("flowerkit")
 
@@ -60,13 +62,14 @@ _LOWER_RATE = "a lower learning rate (max_lr, --max-lr), or leave these images o
 _RATE_SETTERS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainingResult:
     """What a training run came to; the same is in its folder.
 
     `model` holds the best weights. `history` has a row (dict) an epoch, see `history.COLUMNS`.
     `predictions` are those of val at the best epoch, `val_images` (n, size, size, 3) uint8 its images,
-    row by row. `summary` is what result.json holds; `global_batch` counts a step's images.
+    row by row. `summary` is what result.json holds, `environment` where and on what it was trained;
+    `global_batch` counts a step's images. Printed, it says whether the score is good.
     """
 
     folder: Path
@@ -77,10 +80,24 @@ class TrainingResult:
     predictions: Predictions
     val_images: np.ndarray
     accelerator: Accelerator
+    environment: Environment
     global_batch: int
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the score on val is good, and what held it back; None without validation."""
+        if not len(self.predictions):
+            return None
+        what = self.plan, Fitted(), self.environment, self.history, self.summary, self.predictions
+        return judge(SavedRun(self.folder, *what))
+
     def __str__(self) -> str:
-        return str(self.summary)
+        lines = [str(self.summary)]
+        if verdict := self.verdict:
+            lines += [verdict.headline, *(each.in_python() for each in verdict.findings)]
+        return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 @explain_arguments(plan=TrainingPlan)
@@ -131,8 +148,7 @@ def train(
     if schedule is not None:
         schedule = as_schedule(schedule, start_lr=plan.highest_lr)
         plan_phases(plan, global_batch=1, schedule=schedule)  # refuses two controllers of the rate
-    if not isinstance(data, FlowerData):
-        raise ValueError(f"data must be what find_data(FOLDER) returns. Received: data={data!r}")
+    check_is_data(data)
     given, accelerator = accelerator, accelerator or connect()
     if hosts.count() > 1 and plan.has_own_backbone:
         raise ValueError(
@@ -371,7 +387,9 @@ def _prepare(
         val=val_split,
         num_steps=steps_per_epoch(len(train_split), global_batch),
     )
-    _log.info(f"{run.num_steps:,} steps an epoch, {run.global_batch:,} images each")
+    _log.info(
+        f"{pluralize(run.num_steps, 'step')} an epoch, {pluralize(run.global_batch, 'image')} each"
+    )
     if run.num_steps < FEW_STEPS:
         _log.warning(
             f"so few steps an epoch (under {FEW_STEPS}) learn slowly: pass a smaller per_replica_batch "
@@ -610,7 +628,9 @@ def fit(
         raise
     if stop.reason is None and limit and limit.refitted:
         rest = limit.refitted
-        _log.info(f"fitted anew: {rest.epochs} epochs of {rest.steps:,} steps are left")
+        _log.info(
+            f"fitted anew, what is left: {format_epochs(rest.epochs)} of {pluralize(rest.steps, 'step')}"
+        )
         run.folder.write_plan(run.plan, run.folder.fitted().with_rest(rest, {}))
         return limit.refitted
     if stop.reason is None and len(run.history) < phase.first_epoch + phase.epochs:
@@ -756,5 +776,6 @@ def _finish(
         predictions=predictions,
         val_images=run.val.images,
         accelerator=run.accelerator,
+        environment=folder.environment(),
         global_batch=run.global_batch,
     )

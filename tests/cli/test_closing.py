@@ -3,7 +3,7 @@ import shlex
 import pytest
 
 from flowerkit.cli.closing import change_command, close_training, drop_options
-from flowerkit.reports import SavedRun
+from flowerkit.training import SavedRun
 
 COMMAND = ["train", "--data", "my photos", "--plan=smoke", "--epochs", "2", "--out", "runs/a"]
 RIGHT = (0, 1, 2) * 20

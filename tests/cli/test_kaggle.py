@@ -59,6 +59,13 @@ def test_one_command_leads_from_the_checkout_to_a_score(
     assert fake.uploads == [VALID_CSV]
 
 
+def test_a_contest_is_pushed_with_its_minutes(command, fake, checkout, tmp_path):
+    options = ("--plan", "contest", "--max-minutes", "240")
+    command("push", "--root", checkout, "--out", tmp_path / "out", *options)
+    assert r"plan_name = \"contest\"" in fake.pushed[0]["text"]
+    assert "max_minutes = 240" in fake.pushed[0]["text"]
+
+
 def test_a_push_for_a_gpu_must_get_one(command, fake, checkout):
     gpu = {"enable_tpu": False, "enable_gpu": True, "machine_shape": "NvidiaTeslaT4"}
     metadata = json.loads((checkout / METADATA).read_text())

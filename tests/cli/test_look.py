@@ -13,7 +13,7 @@ from PIL import Image
 from flowerkit.cli import look
 from flowerkit.data import read_records, write_shards
 from flowerkit.prediction import Predictions, blend, find_weights, predict
-from flowerkit.sources import find_data, find_test_ids
+from flowerkit.sources import find_data, find_test_ids, write_csv
 from flowerkit.submission import write_submission
 from flowerkit.training import RunFolder, train
 
@@ -210,7 +210,8 @@ def test_a_csv_holds_the_numbers_that_name_the_classes_and_not_their_ids(drawn, 
     shutil.copy(drawn.folder / "sample_submission.csv", tmp_path)
     predictions = SimpleNamespace(ids=ids, predicted=[3] * 11 + [0] * 11)
     write_submission(tmp_path / "test_labels.csv", ids, [3] * 22, data.csv_labels)
-    assert look.submit(predictions, data, csv, lines.append) == []
+    assert write_csv(csv, predictions, data) == []
+    assert look.report_problems(csv, data, lines.append) == []
     assert {line.split(",")[1] for line in csv.read_text().splitlines()[1:]} == {"10", "1"}
     assert lines[0].endswith("labels in class names that are numbers: valid")
     assert "accuracy 0.5000 (22 images)" in lines[1]

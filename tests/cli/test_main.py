@@ -49,12 +49,9 @@ def test_an_error_is_one_sentence_and_the_status_is_1(
     [
         ("--plan fine-tun", "no plan 'fine-tun'"),
         ("--plan fine-tun", "Did you mean 'fine-tune'?"),
-        ("--head notebok", "the options: head must be one of notebook, pooled"),
+        ("--head notebok", "flowerkit train: --head must be one of notebook, pooled"),
         ("--monitor val_f2", "Did you mean 'val_f1'?"),
-        (
-            "--epochs 0 --freeze-epochs 0",
-            "the options: epochs must be 1 or more. Received: epochs=0",
-        ),
+        ("--epochs 0 --freeze-epochs 0", "--epochs must be 1 or more. Received: --epochs 0"),
         ("--resume", "--resume needs --out RUN"),
         (
             "--resume --out r --image-size 64 --plan smoke --precision float16",
@@ -168,11 +165,12 @@ def test_a_device_that_is_required_and_missing_is_refused_before_photos_are_conv
     [
         ("train --data nowhere", 1, "no folder nowhere."),
         ("train --data empty", 1, "it holds nothing"),
-        ("train --data flat", 1, "flat holds 1 photos, but none in a sub folder"),
+        ("train --data flat", 1, "flat holds 1 photo, but none in a sub folder"),
         ("train --data a.zip", 1, "Unpack it first: python -m zipfile"),
         ("train --data DATA --image-size 64", 1, "Pass --image-size 32,"),
         ("train --data DATA --backbone DenseNet12", 2, "Did you mean 'DenseNet121'?"),
         ("train --data DATA --backbone no.keras", 1, "no backbone file no.keras"),
+        ("train --data DATA --backbone a.zip.keras", 2, "it is no zip file"),
         ("train --data DATA --weights no.h5", 1, "no weights no.h5"),
         ("train --data DATA --input-size 16", 2, "Pass --input-size 32 or more"),
         ("train --data DATA --plan smoke --input-size 8", 2, "Pass --input-size 16 or more"),
@@ -214,7 +212,7 @@ def test_paths_names_and_sizes_are_refused_before_a_framework_or_a_server_is_ask
     (tmp_path / "empty").mkdir()
     (tmp_path / "flat").mkdir()
     (tmp_path / "run").mkdir()
-    for file in ("flat/a.jpg", "a.zip", "run/model.keras"):
+    for file in ("flat/a.jpg", "a.zip", "a.zip.keras", "run/model.keras"):
         (tmp_path / file).touch()
     words = words.replace("DATA", str(drawn.folder)).replace("RUN", "run")
     found, out, err = flowerkit(*words.split())

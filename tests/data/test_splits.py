@@ -242,3 +242,10 @@ def test_validation_that_shares_bytes_with_training_is_refused(tmp_path, drawn):
     train, val = load_split(drawn, "train"), load_split(data, "val")
     with pytest.raises(ValueError, match=rf"1 val images have the same JPEG bytes .*{val.ids[3]}"):
         check_leak(train, val)
+
+
+def test_a_path_and_another_name_of_a_split_are_refused_with_what_is_meant(drawn):
+    with pytest.raises(ValueError, match=r"what find_data\('photos'\) returns"):
+        load_split("photos", "train")
+    with pytest.raises(ValueError, match="Received: 'valid'. Did you mean 'val'?"):
+        load_split(drawn, "valid")

@@ -13,7 +13,6 @@ from flowerkit.data.tfrecords import (
     Record,
     check_counts,
     check_example,
-    check_shard,
     count_in_name,
     find_gaps,
     find_shards,
@@ -188,7 +187,7 @@ def test_every_fault_inside_a_record_has_its_sentence(payload, reasons, decode):
 def test_an_unlabelled_split_needs_no_class_and_ignores_one():
     for features in ({}, {"class_": [1, 0]}):
         payload = example(image=[jpeg()], id=[b"a"], **features)
-        record, reasons = check_example(payload, 8, 2, labelled=False)
+        record, reasons = check_example(payload, 8, 2, labelled=False, decode=True)
         assert (record.label, reasons) == (None, [])
 
 
@@ -420,7 +419,7 @@ def test_a_valid_shard_has_no_faults(tmp_path):
     for split, shards in data.files.items():
         for path in shards:
             labelled = split != "test"
-            assert check_shard(path, image_size=8, num_classes=3, labelled=labelled) == []
+            assert scan_shard(path, 8, 3, labelled, decode=True)[1] == []
 
 
 def test_checking_lists_every_fault_with_its_record_and_the_count_last(tmp_path):
@@ -435,7 +434,7 @@ def test_checking_lists_every_fault_with_its_record_and_the_count_last(tmp_path)
     content = bytearray(path.read_bytes())
     content[-1] ^= 0xFF  # the checksum of the last payload
     path.write_bytes(content)
-    assert list(map(str, check_shard(path, image_size=8, num_classes=3, labelled=True))) == [
+    assert list(map(str, scan_shard(path, 8, 3, True, decode=True)[1])) == [
         "00-8x8-5.tfrec, record 1: not a JPEG (12 bytes)",
         "00-8x8-5.tfrec, record 2: label 3 is outside 0..2",
         "00-8x8-5.tfrec, record 3: bad checksum",
@@ -446,7 +445,7 @@ def test_checking_lists_every_fault_with_its_record_and_the_count_last(tmp_path)
 def test_checking_a_cut_shard_counts_what_is_whole(tmp_path):
     (path,) = write_shards(tmp_path, "train", make_records(3), image_size=8, shard_size=3)
     path.write_bytes(path.read_bytes()[:-5])
-    assert list(map(str, check_shard(path, image_size=8, num_classes=3, labelled=True))) == [
+    assert list(map(str, scan_shard(path, 8, 3, True, decode=True)[1])) == [
         "00-8x8-3.tfrec, record 2: truncated (5 bytes are missing); "
         "no record from here on can be read",
         "00-8x8-3.tfrec: 3 records by its name, 2 in the file",

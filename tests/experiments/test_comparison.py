@@ -218,4 +218,4 @@ def test_other_labels_and_repeated_ids_are_not_compared(leave):
                 np.r_[all.ids[1:2], all.ids[1:]], all.probabilities, all.labels
             ),
         )
-    assert "1 ids of a occur twice" in compare_runs(folders).statements[0]
+    assert "a: 1 id more than once" in compare_runs(folders).statements[0]

@@ -13,30 +13,18 @@ from flowerkit.experiments import contest as contest_module
 from flowerkit.experiments import entries as entries_module
 from flowerkit.experiments import make_folds, run_contest
 from flowerkit.metrics import macro_f1
-from flowerkit.photos import TEST_LABELS
+from flowerkit.photos import TEST_LABELS, Conversion
 from flowerkit.prediction import Predictions, blend
-from flowerkit.submission import check_submission, read_labels, write_submission
-from flowerkit.training import Pace, RunFolder, TrainingPlan
+from flowerkit.reports import write_report
+from flowerkit.submission import check_predictions, check_submission, read_labels, write_submission
+from flowerkit.training import Pace, RunFolder
 
 BACKBONES = ("dense-small", "dense-small-bn")
 
 
 @pytest.fixture(scope="module")
-def plan(accelerator):
-    return TrainingPlan(
-        backbone="dense-small",
-        weights=None,
-        head="plain",
-        dropout=0.0,
-        epochs=1,
-        patience=None,
-        per_replica_batch=16 // accelerator.replicas,
-        lr_reference_batch=None,
-        schedule="constant",
-        max_lr=1e-3,
-        flip=False,
-        max_minutes=60,
-    )
+def plan(dense_plan):
+    return replace(dense_plan, max_lr=1e-3, max_minutes=60)
 
 
 @pytest.fixture(scope="module")
@@ -192,15 +180,22 @@ def test_a_run_on_the_same_images_is_no_start_for_a_contest(data, plan, accelera
 
 @pytest.mark.backends
 def test_ctrl_c_ends_the_contest_and_keeps_the_csv(data, plan, accelerator, tmp_path):
-    """In the second of its runs."""
+    """In the second of its runs, on a folder of photos, whose csv has names."""
+    photos = tmp_path / "photos"
+    names = (TEST_LABELS, "sample_submission.csv")
+    shutil.copytree(data.folder, photos, ignore=lambda _, found: set(found).difference(names))
+    counts = {name: {"train": 1} for name in data.class_names}
+    made = ("photos", 32, "crop", 0.2, 0.1, 0, 95, data.class_names, counts, 0, {}, {}, [], [], 1.0)
+    Conversion(*made).save(photos)
+    first = tmp_path / "dense-small-fold1"
 
     def interrupt(label, done, total):
-        if (tmp_path / "dense-small-fold1" / "submission.csv").is_file() and "epoch" in label:
+        if (first / "predictions.csv").is_file() and "epoch" in label:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(RuntimeError, match="interrupted"):
         run_contest(
-            data,
+            replace(data, folder=photos),
             plan,
             out=tmp_path,
             backbones=["dense-small"],
@@ -209,7 +204,10 @@ def test_ctrl_c_ends_the_contest_and_keeps_the_csv(data, plan, accelerator, tmp_
             progress=interrupt,
         )
     ids = load_split(data, "test").ids.tolist()
-    assert check_submission(tmp_path / "submission.csv", ids, 4, data.csv_labels) == []
+    assert check_predictions(tmp_path / "predictions.csv", ids, data.class_names) == []
+    assert not list(tmp_path.glob("**/submission.csv"))
+    report = write_report(first).read_text(encoding="utf-8")
+    assert "predictions.csv is well formed:</b> 22 rows, names of classes" in report
 
 
 def test_as_many_networks_take_part_as_leave_each_run_its_epochs(

@@ -8,24 +8,12 @@ from dataclasses import replace
 import pytest
 
 from flowerkit.experiments import run_study
-from flowerkit.training import RunFolder, TrainingPlan
+from flowerkit.training import RunFolder
 
 
 @pytest.fixture(scope="module")
-def plans(accelerator):
-    plain = TrainingPlan(
-        backbone="dense-small",
-        weights=None,
-        head="plain",
-        dropout=0.0,
-        epochs=1,
-        patience=None,
-        per_replica_batch=16 // accelerator.replicas,
-        lr_reference_batch=None,
-        schedule="constant",
-        flip=False,
-    )
-    return {"plain": plain, "dropout": replace(plain, dropout=0.5)}
+def plans(dense_plan):
+    return {"plain": dense_plan, "dropout": replace(dense_plan, dropout=0.5)}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import nbformat
 import pytest
 
 import flowerkit
-from flowerkit.kaggle.bundle import BUNDLE, LEFT_OUT, SOURCE, build_bundle, check_bundle
+from flowerkit.kaggle.bundle import BUNDLE, LEFT_OUT, SOURCE, build_bundle, check_bundle, set_values
 from flowerkit.kaggle.metadata import write_bundle
 from flowerkit.sources import competition, draw_competition, find_data, find_test_ids
 from flowerkit.submission import check_submission
@@ -104,6 +104,16 @@ def test_a_pushed_bundle_is_under_480_kb(bundle):
     cells = [cell | {"source": "".join(cell["source"])} for cell in bundle["cells"]]
     num_bytes = len(json.dumps(bundle | {"cells": cells}))  # what the client sends
     assert num_bytes < 480_000
+
+
+def test_a_push_sets_the_plan_and_the_minutes_in_the_one_line_that_has_them(bundle):
+    changed = set_values(bundle, {"plan_name": "contest", "max_minutes": 90})
+    (plan,) = [cell for cell in changed["cells"] if cell["id"] == "plan"]
+    assert plan["source"][:2] == ['plan_name = "contest"\n', "max_minutes = 90\n"]
+    others = [cell for cell in changed["cells"] if cell["id"] != "plan"]
+    assert others == [cell for cell in bundle["cells"] if cell["id"] != "plan"]
+    with pytest.raises(ValueError, match=r"0 lines `plans = .*Restore that line in notebooks"):
+        set_values(bundle, {"plans": 1})
 
 
 # In step ------------------------------------------------------------------------------------------
@@ -311,7 +321,8 @@ def test_the_bundle_runs_as_on_kaggle_to_a_valid_submission(bundle, third_party,
     )
     (mount / "classes.json").unlink()  # the competition has none
     (tmp_path / "small.json").write_text(json.dumps(SMALL_PLAN), encoding="utf-8")
-    (tmp_path / "bundle.ipynb").write_text(json.dumps(bundle), encoding="utf-8")
+    pushed = set_values(bundle, {"plan_name": str(tmp_path / "small.json")})
+    (tmp_path / "bundle.ipynb").write_text(json.dumps(pushed), encoding="utf-8")
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path / "home"),
@@ -319,7 +330,6 @@ def test_the_bundle_runs_as_on_kaggle_to_a_valid_submission(bundle, third_party,
         "KAGGLE_KERNEL_RUN_TYPE": "Batch",
         "FLOWERKIT_KAGGLE_ROOT": str(kaggle),
         "MPLBACKEND": "agg",
-        "FLOWERKIT_PLAN": str(tmp_path / "small.json"),
     }
     environ |= {name: value for name, value in os.environ.items() if name == "KERAS_BACKEND"}
     command = [sys.executable, "-I", "-S", "-c", RUN_ALL, str(third_party)]

@@ -214,12 +214,13 @@ def test_the_weights_of_a_run_are_those_that_keras_keeps_for_its_backbone(
 
 
 def test_a_run_with_a_backbone_in_a_file_publishes_that_file(
-    fake, client, run_copy, small_network, tmp_path
+    fake, client, lines, run_copy, small_network, tmp_path
 ):
     small_network.save(tmp_path / "mine.keras")
     set_plan(run_copy, backbone=str(tmp_path / "mine.keras"))
     publish(client, run_copy, to_data_set())
     assert fake.files() == {"mine.keras": (tmp_path / "mine.keras").read_bytes()}
+    assert "backbone=" in lines[-1]
     assert 'rglob("mine.keras")' in fake.created[0]["description"]
     assert str(tmp_path) not in fake.created[0]["description"]
 

@@ -42,6 +42,15 @@ def test_data_sets_are_attached_to_this_push_alone(fake, client, checkout):
     assert len(fake.pushed) == 1
 
 
+def test_another_plan_and_its_minutes_are_those_of_this_push_alone(fake, client, checkout):
+    before = (checkout / BUNDLE).read_bytes()
+    push_notebook(client, checkout, plan="contest", max_minutes=240)
+    text = fake.pushed[0]["text"]
+    (plan,) = [cell for cell in json.loads(text)["cells"] if cell["id"] == "plan"]
+    assert "".join(plan["source"]).startswith('plan_name = "contest"\nmax_minutes = 240\n')
+    assert (checkout / BUNDLE).read_bytes() == before
+
+
 def test_weights_that_are_attached_make_a_push_without_internet_valid(
     fake, client, checkout, lines
 ):

@@ -57,7 +57,7 @@ def test_the_summary_counts_photos_and_gives_the_first_reasons(conversion):
         seconds=12.345,
     )
     assert odd.summary() == [
-        "8 photos of 2 classes: train 4, val 2, test 2 (12.3 s)",
+        "8 photos of 2 classes: train 4, val 2, test 2 (12 s)",
         "unreadable, 4 photos: daisy/0.jpg: 0 bytes; daisy/1.jpg: 0 bytes; daisy/2.jpg: 0 bytes "
         "and 1 more",
         "duplicates or near duplicates: 5 photos in 2 groups; each group is in one split",

@@ -196,7 +196,7 @@ def test_one_class_is_refused_and_the_folder_that_was_meant_is_named(make):
     ):
         list_photos(folder)
     with pytest.raises(
-        ValueError, match=r"all 1 photos .* of one class, 'rose'\. A classifier needs two classes"
+        ValueError, match=r"1 photo under .* of one class, 'rose'\. A classifier needs two classes"
     ):
         list_photos(folder / "flowers", _one_label(folder))
 
@@ -311,10 +311,10 @@ def test_a_column_of_splits_is_taken(label):
 def test_rows_without_a_photo_are_noted_and_photos_without_a_row_left_out(label):
     listing = label("file,label\ny,lily\na/x,rose\nq.jpg,rose\nx,rose\nz,\n")
     assert set(describe(listing)) == {"a/x.jpg", "a/y.png"}
-    assert listing.notes[2] == "labels.csv: 1 rows have no label"
+    assert listing.notes[2] == "labels.csv: 1 row without a label"
     assert listing.notes[:2] == (
-        "labels.csv: 1 rows name no photo that is there (line 4: q.jpg)",
-        "labels.csv: 1 rows name several photos, and need their folders "
+        "labels.csv: 1 row without a photo of this name (line 4: q.jpg)",
+        "labels.csv: 1 row with a name of several photos, which need their folders "
         "(line 5: x may be a/x.jpg and b/x.jpg)",
     )
     reason = "it has no label in labels.csv"
@@ -324,7 +324,7 @@ def test_rows_without_a_photo_are_noted_and_photos_without_a_row_left_out(label)
 def test_what_pandas_writes_for_a_missing_label_is_none(label):
     listing = label("file,label\ny,lily\na/x,rose\nb/x,nan\nz,<NA>\n")
     assert listing.class_names == ("lily", "rose")
-    assert "labels.csv: 2 rows have no label" in listing.notes
+    assert "labels.csv: 2 rows without a label" in listing.notes
     assert list_photos(listing.folder).class_names == ("a", "b")
 
 

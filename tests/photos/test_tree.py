@@ -255,7 +255,7 @@ def test_a_class_that_only_test_has_is_no_label_and_it_is_said(make):
     assert listing.class_names == ("a", "b")
     assert ("test", None, "test/unknown") in describe(listing)
     assert ("test", "a", "test/a") in describe(listing)
-    said = "2 photos of test have no label, because no photo to learn from is of unknown"
+    said = "without a label, 2 photos of test, because no photo to learn from is of unknown"
     assert said in listing.notes
     make("test/A")
     with pytest.raises(ValueError, match="the classes 'A' and 'a' differ in case or blanks only"):

@@ -94,7 +94,7 @@ def test_mistakes_refuse_images_that_are_not_those_of_the_labels():
 
 def test_without_mistakes_the_picture_says_so():
     axes = plots.plot_mistakes(np.zeros((1, 4, 4, 3)), np.array([0]), np.eye(2)[:1], NAMES[:2])
-    assert texts_of(axes[0]) == ["No mistakes among 1 images"]
+    assert texts_of(axes[0]) == ["No mistakes among 1 image"]
 
 
 def test_a_share_of_nearly_nothing_is_not_called_nothing():

@@ -112,7 +112,7 @@ def test_aligned_members_have_the_same_ids_and_labels_row_by_row(sure, unsure):
         (member([[1, 0, 0]], ids=["b"]), r"only the first has none, only the second 1 \('a'\)"),
         (
             member([[1, 0, 0]] * 2, ids=["b", "a"], labels=[1, 2]),
-            r"^run2 and run1 disagree on the labels of 1 images: 'a' is of class 2 and 0\. Blend",
+            r"^run2 and run1 disagree on the labels of 1 image: 'a' is of class 2 and 0\. Blend",
         ),
         (
             member([[1, 0, 0], [np.nan, 0, 0]], ids=["a", "b"]),

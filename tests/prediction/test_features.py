@@ -89,6 +89,18 @@ def test_images_are_read_batch_by_batch(built, split):
     assert steps == [("features of val", done, 22) for done in (8, 16, 22)]
 
 
+@pytest.mark.backends
+def test_what_compiling_takes_is_logged_once_for_train_and_val(accelerator, split, val, caplog):
+    _, body, _ = build(accelerator, seed=4)
+    with caplog.at_level("INFO", logger="flowerkit"):
+        for images in (split, val):
+            compute_features(body, images, global_batch=8)
+    compiling, first, *others = caplog.messages
+    assert compiling == "compiling the backbone, which takes from seconds to some minutes"
+    assert first.startswith("first batch ")
+    assert not [line for line in others if "compiling" in line]
+
+
 def test_the_next_run_finds_them(built, split, cache, caplog):
     caplog.set_level(logging.INFO, logger="flowerkit")
     first = compute_features(built[1], split, global_batch=8, name="val")

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import keras
 import matplotlib.pyplot as plt
@@ -9,6 +10,7 @@ from chromium import CHROMIUM, open_page
 from PIL import Image
 from run_pages import Page
 
+from flowerkit.files import write_dataclass
 from flowerkit.models import build_classifier
 from flowerkit.reports import run_report, write_pictures, write_report
 from flowerkit.training import RunFolder
@@ -332,6 +334,15 @@ def test_the_submission_beside_it_is_judged(make_run, tmp_path, csv, problems, v
     text = Page(write_report(folder, submission_problems=problems)).text
     assert verdict in text
     assert ("flowerkit check submission.csv --data DATA" in text) == ("well formed" in verdict)
+
+
+def test_data_without_a_test_split_need_no_csv(make_run, tmp_path):
+    folder = make_run(tmp_path / "run")
+    environment = RunFolder(folder).environment()
+    without = replace(environment.data, counts={**environment.data.counts, "test": 0})
+    file = RunFolder(folder).environment_file
+    write_dataclass(file, replace(environment, data=without))
+    assert "There is no test split, so no submission.csv." in Page(write_report(folder)).text
 
 
 # In a browser -------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def machine(monkeypatch):
     def recompute(statistics):
         made.spend(made.image * sum(map(len, statistics.batches())))
 
-    def time_body(body, batches):
+    def time_body(body, batches, **options):
         start = made.now
         for number, batch in enumerate(batches):
             made.spend(made.image * len(batch) + (made.compile if number == 0 else 0.0))
@@ -131,7 +131,7 @@ def test_the_size_is_as_large_as_half_of_the_time_allows_for_the_features(build,
     assert ("input_size" in reasons) == (size < 224)
     if reasons:
         assert reasons["input_size"].startswith(
-            f"{size}: at 224 px the features of 68 images would take 34 of the "
+            f"{size}: at 224 px the features of 68 images would take 34 s of the "
         )
 
 
@@ -288,7 +288,7 @@ def test_the_epochs_are_those_that_end_in_time(fit):
     assert (phase.epochs, phase.steps) == (3, 22)
     assert (phase.start, phase.end, phase.most_epochs) == (0, 2.2, 120)
     assert phase.schedule == OneCycle(0.01, 2.2)
-    assert reasons["epochs"] == "2.20: a step takes 1 s, a validation 7 s, 87 s are left"
+    assert reasons["epochs"] == "2.20: a step takes 1.0 s, a validation 6.8 s, 87 s are left"
 
 
 def test_averaged_weights_are_a_validation_more(fit):
@@ -319,7 +319,7 @@ HEAD = [{"epoch": 1, "phase": 1, "val_f1": 0.5, "steps": 3}]
 def test_no_time_for_the_network_leaves_the_head(fit):
     _, phase, reasons = fit(25, head_rows=HEAD)
     assert phase is None
-    assert reasons["epochs"].startswith("0: the head alone; a step takes 1 s")
+    assert reasons["epochs"].startswith("0: the head alone; a step takes 1.0 s")
     _, phase, _ = fit(99, head_rows=HEAD)
     assert (phase.first_epoch, phase.epochs, phase.steps) == (1, 3, 22)
 
@@ -343,7 +343,7 @@ def test_the_rate_is_the_valley_of_a_range_test_in_a_twentieth_of_the_steps(fit,
     assert machine.now - before <= 30  # of 600 steps
     assert 1e-5 < run.plan.max_lr < 0.5
     assert run.plan.max_lr == rate_of(reasons["max_lr"]) == phase.schedule.max_lr
-    assert re.search(r": the valley of a range test, \d+ steps in \d+ s$", reasons["max_lr"])
+    assert re.search(r": the valley of a range test, \d+ steps in [\d.]+ s$", reasons["max_lr"])
 
 
 def test_the_valley_is_a_rate_for_the_batch_that_the_plan_names(fit):
@@ -442,7 +442,7 @@ def test_a_run_uses_its_time_ends_in_it_and_says_what_was_fitted_from_what(run, 
     assert plan == result.plan
     assert (plan.max_lr, plan.freeze_epochs, plan.max_minutes) == (1e-3, 2, 1.0)
     assert fitted.reasons.keys() == {"epochs", "max_lr"}
-    assert fitted.reasons["epochs"].startswith(f"{plan.epochs:.2f}: a step takes 2 s, ")
+    assert fitted.reasons["epochs"].startswith(f"{plan.epochs:.2f}: a step takes 2.0 s, ")
     assert fitted.reasons["max_lr"].startswith("0.001: the plan's own; ")
     network = result.history.of_phase(2)
     assert (fitted.rest.number, fitted.rest.end) == (2, plan.epochs)

@@ -717,7 +717,7 @@ def test_a_function_or_a_schedule_of_keras_sets_the_rate(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"find_data\(FOLDER\) returns. Received: data='photos'"),
+        ({}, r"find_data\('photos'\) returns. Received: data='photos'"),
         ({"plan": "smoke"}, r"load_plan.* Received: plan='smoke'"),
         ({"schedule": lambda epoch: {0: 0.1}[epoch]}, "failed for epoch 1: KeyError"),
         ({"schedule": lambda epoch: None}, "returned None for epoch 0"),
@@ -932,14 +932,14 @@ def test_memory_that_is_too_little_in_validation_is_met_by_parts_too(run, monkey
 @pytest.mark.backends
 def test_the_parts_that_fit_are_named_and_the_folder_stays_free(run, quick_plan):
     size = quick_plan.per_replica_batch
-    message = rf"for {size} images at a time .* accumulate=2 \(--accumulate 2\), .*--halve-on-oom"
+    message = rf"for {size} images? at a time .* accumulate=2 \(--accumulate 2\), .*--halve-on-oom"
     with pytest.raises(OutOfMemory, match=rf"{message}.*--per-replica-batch {size // 2}\)"):
         run(callbacks=[Exhausted(8)])
     assert run("run", accumulate=2, epochs=1).plan.accumulate == 2
 
 
 def test_where_no_part_is_left_a_smaller_input_is_the_remedy(run, quick_plan):
-    with pytest.raises(OutOfMemory, match=r"for 1 images at a time .* \(--input-size\)\.$"):
+    with pytest.raises(OutOfMemory, match=r"for 1 image at a time .* \(--input-size\)\.$"):
         run(callbacks=[Exhausted(0)], halve_on_oom=True, accumulate=quick_plan.per_replica_batch)
 
 

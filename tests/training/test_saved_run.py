@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from flowerkit.prediction import Predictions
-from flowerkit.reports import SavedRun
-from flowerkit.training import RunFolder
+from flowerkit.training import RunFolder, SavedRun
 
 
 def test_a_run_is_read_whole(finished_run):
@@ -52,7 +51,7 @@ def test_predictions_that_cannot_be_scored_name_the_file(run_copy, change):
 def test_a_history_without_the_last_epochs_is_damaged(run_copy, num_rows):
     file = RunFolder(run_copy).history_file
     file.write_text("\n".join(file.read_text().splitlines()[: 1 + num_rows]) + "\n")
-    with pytest.raises(ValueError, match=f"{file} is damaged: it has {num_rows} epochs .* had 2"):
+    with pytest.raises(ValueError, match=f"{file} is damaged: it has {num_rows} epochs? .* had 2"):
         SavedRun.load(run_copy)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from flowerkit import metrics
-from flowerkit.reports.saved_run import SavedRun
-from flowerkit.text import format_value, join_some, percent, pluralize
-from flowerkit.training import History
+from flowerkit.synonyms import in_python
+from flowerkit.text import format_epochs, format_value, join_some, percent, pluralize
+from flowerkit.training.history import History
+from flowerkit.training.saved_run import SavedRun
 
 # Of the way from chance to 1: bands of kappa (Landis and Koch, "The Measurement of Observer Agreement
 # for Categorical Data", Biometrics 1977), where up to 0.4 is fair and 0.8 and more nearly perfect.
@@ -58,6 +59,20 @@ class Finding:
             f"--{name.replace('_', '-')} {format_value(value)}"
             for name, value in self.changes.items()
         )
+
+    @property
+    def arguments(self) -> str:
+        """The changes as arguments in Python: "epochs=24"."""
+        values = {
+            name: f"load_plan({value!r})" if name == "plan" else repr(value)
+            for name, value in self.changes.items()
+        }
+        return ", ".join(f"{name}={value}" for name, value in values.items())
+
+    def in_python(self) -> str:
+        """The sentence for who has called `train` in Python."""
+        changes = f" ({self.arguments})" if self.changes else ""
+        return f"{self.fact}: {in_python(self.advice)}{changes}"
 
     def __str__(self) -> str:
         return f"{self.fact}: {self.advice}" + (f" ({self.options})" if self.changes else "")
@@ -172,7 +187,7 @@ def _find_early_end(run: SavedRun) -> Finding | None:
         return Finding("failed", fact, "train again at a lower rate", _lower_rate(run))
     if result.interrupted:
         fact = f"it was interrupted in epoch {result.stopped_at_epoch + 1}"
-        return Finding("interrupted", fact, "continue it with --resume")
+        return Finding("interrupted", fact, "continue it (--resume)")
     return None
 
 
@@ -200,7 +215,7 @@ def _find_short_training(run: SavedRun, level: str) -> Finding | None:
     rise = max(scores[-last:]) - max(scores[:-last])
     if rise < STILL_RISING:
         return None
-    span = "epoch" if last == 1 else f"{last} epochs"
+    span = format_epochs(last).removeprefix("1 ")
     fact = f"the score still rose in the last {span}, by {rise:.2f}"
     return Finding("still rising", fact, "train longer", longer)
 
@@ -262,7 +277,8 @@ def _find_never_predicted(run: SavedRun, rows: Sequence[dict]) -> Finding | None
     if not missing:
         return None
     names = join_some([run.class_names[k].strip() for k in missing], NAMED_CLASSES)
-    fact = f"{len(missing)} of the {len(rows)} classes in val are never predicted: {names}"
+    verb = "is" if len(missing) == 1 else "are"
+    fact = f"{len(missing)} of the {len(rows)} classes in val {verb} never predicted: {names}"
     counts = np.array(run.environment.data.class_counts["train"])
     rare = counts[missing].max() < np.median(counts[counts > 0]) / 2
     if rare and run.plan.class_weights is None:

@@ -10,7 +10,10 @@ import numpy as np
 
 from flowerkit import metrics
 from flowerkit.prediction import Predictions
-from flowerkit.training import Environment, Fitted, History, RunFolder, RunResult, TrainingPlan
+from flowerkit.text import format_epochs
+from flowerkit.training.history import History
+from flowerkit.training.plan import TrainingPlan
+from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,8 @@ class SavedRun:
         )
         if len(run.history) < run.result.stopped_at_epoch:
             raise ValueError(
-                f"{folder.history_file} is damaged: it has {len(run.history)} epochs and the run had "
+                f"{folder.history_file} is damaged: it has "
+                f"{format_epochs(len(run.history))} and the run had "
                 f"{run.result.stopped_at_epoch}. Restore it, or train again in a new folder."
             )
         if run.result.val_f1 is None:

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from flowerkit.prediction import Predictions
-from flowerkit.reports import SavedRun, judge
-from flowerkit.reports.verdict import chance_f1, find_level
-from flowerkit.training import History
+from flowerkit.training import History, SavedRun, judge
+from flowerkit.training.verdict import chance_f1, find_level
 
 FIVE = np.repeat(np.arange(5), 20)  # 100 val images
 
@@ -147,7 +146,7 @@ def test_overfitting_is_more_right_on_train_than_on_val(make):
 def test_classes_that_are_never_predicted_are_named(make):
     without = np.where(FIVE == 3, 2, FIVE)
     (finding,) = judge(make(without)).findings
-    assert finding.fact == "1 of the 5 classes in val are never predicted: d"
+    assert finding.fact == "1 of the 5 classes in val is never predicted: d"
     assert finding.changes == {}
     rare = judge(make(without, counts=(80, 80, 80, 20, 80)))
     assert rare.findings[0].options == "--class-weights balanced"
@@ -178,10 +177,12 @@ def test_a_run_that_failed_or_was_interrupted_says_so_first(make):
         "not all of the plan was trained, because the loss became nan in epoch 3: train again at a "
         "lower rate (--max-lr 0.001)"
     )
+    assert verdict.findings[0].in_python().endswith("train again at a lower rate (max_lr=0.001)")
     interrupted = {"interrupted": True, "stopped_at_epoch": 2}
     (finding,) = judge(make(spoil(2), [{"steps": 4.0}] * 2, result=interrupted)).findings
     assert "interrupted in epoch 3" in finding.fact
-    assert "--resume" in finding.advice
+    assert "--resume" in str(finding)
+    assert finding.in_python().endswith("continue it (resume=True)")
 
 
 def test_the_weakest_classes_come_worst_first_and_never_all(make):
