@@ -63,6 +63,7 @@ def quick_plan(accelerator):
         max_lr=2e-3,
         min_crop_area=1.0,
         random_erasing=0.0,
+        freeze_flip=False,
     )
 
 

@@ -161,7 +161,7 @@ def measure_pace(
     # Compiled are both phases' steps, and predictions and statistics of each.
     compiling = (2 + 2 * TRAINING_OVER_PREDICTING) * clock.compile_seconds
     once_seconds = 5 + 3 * clock.build_seconds + compiling
-    return Pace(plan.input_size, clock.image_seconds, once_seconds, 1 + plan.freeze_flip)
+    return Pace(plan.input_size, clock.image_seconds, once_seconds, 1 + (plan.freeze_flip is True))
 
 
 def _count_shown(plan: TrainingPlan, counts: Mapping[str, int]) -> int:
@@ -173,7 +173,7 @@ def _choose_flip(
     plan: TrainingPlan, counts: Mapping[str, int], clock: Clock, reasons: dict[str, str]
 ) -> TrainingPlan:
     seconds = clock.image_seconds * _count_shown(plan, counts)
-    if not plan.freeze_flip or seconds <= FLIP_SHARE * clock.left():
+    if plan.freeze_flip is not True or seconds <= FLIP_SHARE * clock.left():
         return plan
     reasons["freeze_flip"] = (
         f"False: with those of mirrored images the features would take {format_seconds(seconds)} of "

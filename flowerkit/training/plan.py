@@ -82,8 +82,8 @@ class TrainingPlan:
 
     "auto" leaves a field to the run (`fitting`): size and batch to the device, the data and the time,
     max_lr to a range test, epochs to the time that is left. On a pretrained backbone the head learns
-    first, for 20 epochs, from mirrored images, too; then the network learns with frozen norms, its first layer at a fifth of the
-    head's rate. With weights=None all learns from the start, at one rate.
+    first, for 20 epochs, from mirrored images, too; then the network learns with frozen norms, its first
+    layer at a fifth of the head's rate. With weights=None all learns from the start, at one rate.
 
     The schedules: "one-cycle" (`schedules.OneCycle`), "ramp" (start_lr to max_lr over rampup_epochs,
     sustain_epochs at max_lr, then the part above min_lr times exp_decay each epoch), "cosine" (the same
@@ -472,8 +472,6 @@ def settle(
     choose("freeze_epochs", longer(plan.head_epochs, steps) if pretrained else 0, backbone)
     if chosen.get("freeze_epochs", plan.freeze_epochs):
         choose("freeze_flip", plan.flip, f"flip={plan.flip}")
-    elif plan.freeze_flip == "auto":
-        chosen["freeze_flip"] = False
     choose("freeze_norms", pretrained, backbone)
     choose("backbone_lr_factor", 0.2 if pretrained else None, backbone)
     if plan.input_size == "auto" and (

@@ -319,7 +319,7 @@ class _FeatureStep(TrainStep):
     def views(self) -> list[np.ndarray]:
         """Arrays of the features of the training images: as they are and, with freeze_flip, mirrored."""
         views = [self.train_features.array]
-        if self.run.plan.freeze_flip:
+        if self.run.plan.freeze_flip is True:
             views.append(self._compute(self.run.train, "train, mirrored", mirrored=True).array)
         return views
 

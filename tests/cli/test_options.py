@@ -23,7 +23,7 @@ GIVEN = {
 def test_every_field_of_a_plan_is_an_option_of_train(field):
     value = getattr(FINE_TUNE, field)
     option = "--" + field.replace("_", "-")
-    if FIELDS[field] is bool or field == "freeze_norms":
+    if FIELDS[field] is bool or field in ("freeze_norms", "freeze_flip"):
         for words, switched in (([option], True), ([option.replace("--", "--no-")], False)):
             assert getattr(parse(["train", *words]), field) is switched
     else:

@@ -64,6 +64,17 @@ def test_predictions_from_features_are_those_of_the_whole_model(accelerator, spl
     assert predictions.labels is None
 
 
+@pytest.mark.backends
+def test_mirrored_features_are_those_of_mirrored_images_and_kept_apart(accelerator, split):
+    _, body, _ = build(accelerator, seed=5)
+    plain = compute_features(body, split, global_batch=16).array.copy()
+    mirrored = compute_features(body, split, global_batch=16, mirrored=True)
+    flipped = keras.ops.convert_to_numpy(body(split.images[:][:, :, ::-1], training=False))
+    np.testing.assert_allclose(mirrored.array, flipped, atol=1e-5)
+    assert np.abs(mirrored.array - plain).max() > 1e-3
+    np.testing.assert_array_equal(compute_features(body, split, global_batch=16).array, plain)
+
+
 def test_images_are_read_batch_by_batch(built, split):
     class Recorder:
         def __init__(self, images):

@@ -99,15 +99,20 @@ def build(machine, drawn, quick_plan, accelerator):
     """
     machine.image, machine.compile = 0.5, 2.0
 
-    def build(seconds, *, is_open=False, needs_features=True, **changes):
+    def build(seconds, *, is_open=False, is_flip_open=False, needs_features=True, **changes):
         changes = {"input_size": 224, "freeze_epochs": 2, "max_minutes": 1.0} | changes
         plan = dataclasses.replace(quick_plan, **changes)
         clock = Clock(at=machine.now + seconds, num_val=18, num_test=22)
         found, classifier, parts, reasons = build_in_time(
-            plan, drawn, accelerator, clock, is_open=is_open, needs_features=needs_features
+            plan,
+            drawn,
+            accelerator,
+            clock,
+            open_fields=["input_size"] * is_open + ["freeze_flip"] * is_flip_open,
+            needs_features=needs_features,
         )
         assert classifier.get_layer("backbone").input_shape[1] == found.input_size
-        assert dataclasses.replace(found, input_size=224) == plan
+        assert dataclasses.replace(found, input_size=224, freeze_flip=plan.freeze_flip) == plan
         return found, clock, parts, reasons
 
     return build
@@ -133,6 +138,21 @@ def test_the_size_is_as_large_as_half_of_the_time_allows_for_the_features(build,
         assert reasons["input_size"].startswith(
             f"{size}: at 224 px the features of 68 images would take 34 s of the "
         )
+
+
+# Of 50 images in train and 18 in val the features take 34 s, with those of mirrored images 59 s.
+@pytest.mark.parametrize(("seconds", "flips"), [(261, True), (258, False)])
+def test_mirrored_images_are_seen_where_both_views_take_a_quarter_of_the_time(
+    build, seconds, flips
+):
+    plan, _, _, reasons = build(seconds, is_flip_open=True, freeze_flip=True)
+    assert plan.freeze_flip is flips
+    assert ("freeze_flip" in reasons) == (not flips)
+    if not flips:
+        assert (
+            "the features would take 59 s of the 3 min 55 s that are left" in reasons["freeze_flip"]
+        )
+    assert build(seconds, freeze_flip=True)[0].freeze_flip is True  # as it was given
 
 
 def test_a_size_that_is_given_is_kept_and_too_little_time_is_refused_with_what_would_do(build):

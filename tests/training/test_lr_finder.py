@@ -195,7 +195,7 @@ def test_the_first_phase_of_a_plan_with_frozen_epochs_is_the_heads_on_features(
     monkeypatch.setenv("FLOWERKIT_CACHE", str(tmp_path))
     steps = []
     found = find(
-        {"freeze_epochs": 1, "optimizer": "sgd", "lr_reference_batch": 32},
+        {"freeze_epochs": 1, "freeze_flip": True, "optimizer": "sgd", "lr_reference_batch": 32},
         min_lr=1e-3,
         max_lr=1.0,
         progress=lambda *step: steps.append(step[0]),
@@ -203,7 +203,7 @@ def test_the_first_phase_of_a_plan_with_frozen_epochs_is_the_heads_on_features(
     assert found.smoothed[-1] < found.smoothed[0]
     assert found.field == "freeze_lr"
     assert found.scale == 0.5  # with sgd the rate goes with the batch
-    assert set(steps) == {"range test", "features of train"}
+    assert set(steps) == {"range test", "features of train", "features of train, mirrored"}
 
 
 def test_the_networks_rate_is_searched_in_a_plan_of_the_head_alone(find):

@@ -43,8 +43,8 @@ def test_frozen_epochs_come_first_at_a_rate_of_their_own():
 def test_the_default_is_a_cycle_of_the_head_and_then_one_of_the_network():
     head, network = plan_phases(TrainingPlan(), global_batch=32)
     assert (head.is_frozen, network.is_frozen) == (True, False)
-    assert (head.epochs, network.epochs) == (10, 12)
-    assert head.schedule == OneCycle(3e-3, 10)
+    assert (head.epochs, network.epochs) == (20, 12)
+    assert head.schedule == OneCycle(3e-3, 20)
     assert network.schedule == OneCycle(1e-3, 12, 0.3, 5.0)
     assert (head.first_patient_epoch, network.first_patient_epoch) == (None, None)
 

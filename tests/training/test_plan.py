@@ -86,7 +86,7 @@ def test_the_default_is_the_plan_fine_tune_and_runs_are_named_after_their_plan()
 
 def test_where_a_field_is_auto_there_is_a_number_to_count_with():
     assert (FINE_TUNE.epochs, FINE_TUNE.max_lr, FINE_TUNE.freeze_epochs) == ("auto",) * 3
-    assert (FINE_TUNE.network_epochs, FINE_TUNE.head_epochs) == (12, 10)
+    assert (FINE_TUNE.network_epochs, FINE_TUNE.head_epochs) == (12, 20)
     assert (FINE_TUNE.batch, FINE_TUNE.highest_lr) == (32, 1e-3)
     scratch = TrainingPlan(weights=None)
     assert (scratch.network_epochs, scratch.head_epochs) == (40, 0)
@@ -156,7 +156,7 @@ def test_a_value_that_cannot_be_right_is_refused(field, value, message):
 def test_a_plan_in_which_nothing_is_trained_is_refused(without_head):
     with pytest.raises(ValueError, match="epochs must be 1 or more. Received: epochs=0"):
         TrainingPlan(epochs=0, **without_head)
-    assert TrainingPlan(epochs=0).head_epochs == 10  # a linear probe
+    assert TrainingPlan(epochs=0).head_epochs == 20  # a linear probe
 
 
 def test_numbers_of_numpy_are_numbers_and_can_be_written():
@@ -282,11 +282,12 @@ def test_the_batch_goes_with_the_device_and_the_number_of_images(kind, replicas,
 
 def test_a_pretrained_backbone_learns_after_its_head_with_frozen_norms():
     plan, reasons = settle_on()
-    assert (plan.freeze_epochs, plan.freeze_norms, plan.backbone_lr_factor) == (10, True, 0.2)
+    assert (plan.freeze_epochs, plan.freeze_norms, plan.backbone_lr_factor) == (20, True, 0.2)
     assert (plan.epochs, plan.max_lr) == ("auto", "auto")  # these are measured
     assert set(reasons) == {
         "per_replica_batch",
         "freeze_epochs",
+        "freeze_flip",
         "freeze_norms",
         "backbone_lr_factor",
         "input_size",
@@ -326,6 +327,7 @@ def test_what_is_given_is_kept_and_not_explained():
     given = TrainingPlan(
         per_replica_batch=7,
         freeze_epochs=2,
+        freeze_flip=False,
         freeze_norms=False,
         backbone_lr_factor=None,
         input_size=None,
