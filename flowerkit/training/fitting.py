@@ -49,7 +49,7 @@ _log = logging.getLogger("flowerkit")
 SMALLEST_BATCH = 8
 TRAINING_OVER_PREDICTING = 3.0  # the time of a training step over that of predicting its images
 HEAD_SHARE = 0.5  # of the time, at most, for the features that the head learns from
-FLIP_SHARE = 0.25  # with those of mirrored images
+FLIP_SHARE = 1 / 3  # with those of mirrored images
 RANGE_TEST_SHARE = 0.05
 RANGE_TEST_STEPS = 100
 RANGE_TEST_RATES = 1e-6, 1.0  # as lr_find
@@ -74,7 +74,7 @@ def build_in_time(
     With a time limit and a head that is to learn (`needs_features`), the classifier's body is timed on
     a few batches. Of the `open_fields`, which are the run's to choose, input_size becomes smaller where
     the features of all images would take more than half of the time, and freeze_flip False where with
-    those of mirrored images they would take more than a quarter. Raises ValueError where the time is too
+    those of mirrored images they would take more than a third. Raises ValueError where the time is too
     short for the features and the csv.
     """
     start, reasons = hosts.now(), {}
