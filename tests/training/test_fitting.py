@@ -142,9 +142,7 @@ def test_the_size_is_as_large_as_half_of_the_time_allows_for_the_features(build,
 
 # Of 50 images in train and 18 in val the features take 34 s, with those of mirrored images 59 s.
 @pytest.mark.parametrize(("seconds", "flips"), [(202, True), (199, False)])
-def test_mirrored_images_are_seen_where_both_views_take_a_third_of_the_time(
-    build, seconds, flips
-):
+def test_mirrored_images_are_seen_where_both_views_take_a_third_of_the_time(build, seconds, flips):
     plan, _, _, reasons = build(seconds, is_flip_open=True, freeze_flip=True)
     assert plan.freeze_flip is flips
     assert ("freeze_flip" in reasons) == (not flips)
