@@ -127,8 +127,8 @@ _RESUME = (
     "--resume --out RUN continues a run that was stopped, --weights RUN trains on from its network"
 )
 _STOPPING = (
-    "training stops early by itself: --patience 5 waits so many epochs for a better --monitor, "
-    "--patience none never stops"
+    "early stopping is --patience 5, so many epochs without a better --monitor, where the schedule is "
+    "constant or the plan ramp; a one-cycle schedule ends as planned, and its best epoch is kept"
 )
 _AUGMENTATION = (
     "each change has its own option, such as --flip, --min-crop-area, --max-rotation-degrees, "

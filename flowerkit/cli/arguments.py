@@ -99,6 +99,8 @@ def explain_arguments(
     known = {find_kind(word): word for word in lost}
     if address := known.get("url"):
         return fact, f" Download it first: `curl -LO {shlex.quote(address)}`."
+    if (csv := known.get("csv")) and "--labels" in parser._option_string_actions:
+        return fact, f" `--data FOLDER --labels {shlex.quote(csv)}` takes labels from it."
     if (run := known.get("run")) and "--resume" in parser._option_string_actions:
         run = shlex.quote(run)
         return (

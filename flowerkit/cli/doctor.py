@@ -175,5 +175,5 @@ def _examine_weights() -> Finding:
         "weights",
         f"no ImageNet weights cached in {weights_folder()}",
         "with internet the first run downloads them; without, put the backbone's _notop.h5 file there, "
-        "pass --backbone FILE.keras, or train with --weights none",
+        "pass --backbone FILE.keras, or train a small network from scratch (--plan smoke)",
     )

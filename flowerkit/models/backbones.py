@@ -264,7 +264,9 @@ def _download(build, weights: str | None, shape: tuple[int, int, int]):
             raise RuntimeError(
                 f"the ImageNet weights of {build.__name__} could not be downloaded ({url[1]}), and "
                 f"{weights_folder() / file} is missing. Put that file there (on Kaggle: switch the "
-                f"internet on, or attach a data set with it), or pass weights=None (--weights none)."
+                f"internet on, or attach a data set with it). Without: load_plan('smoke') (--plan "
+                f"smoke) trains a small network from scratch; weights=None (--weights none) this one, "
+                f"which takes long."
             ) from error
         _log.info(f"no internet: the weights come from {attached[0]}")
         return build(include_top=False, weights=attached[0], input_shape=shape)

@@ -388,7 +388,9 @@ def _find_classes(
             raise ValueError(
                 f"{fact}. Did you mean {top}, which holds {pluralize(len(inner), 'folder')}?"
             )
-        raise ValueError(f"{fact}. A classifier needs two classes: make a folder for each.")
+        csv = next(iter(sorted(folder.glob("*.[ct]sv"))), None)
+        labels = f", or pass the labels (labels=FILE.csv, --labels {csv or 'FILE.csv'})"
+        raise ValueError(f"{fact}. A classifier needs two classes: make a folder for each{labels}.")
     counts = Counter(photo.class_name for photo in photos)
     if single := [name for name in names if counts[name] == 1]:
         walk.notes.append(f"classes with one photo, which can only train: {join_some(single)}")

@@ -17,7 +17,7 @@ from flowerkit.metrics import Calibration
 from flowerkit.text import pluralize
 
 WIDTH, HEIGHT = 400, 230
-LEFT, RIGHT, TOP, BOTTOM = 54, 10, 20, 24  # of the box, around the plot
+LEFT, RIGHT, TOP, BOTTOM = 62, 10, 20, 24  # of the box, around the plot
 NUM_STYLES = 21  # seven colours in three kinds of dashes: so many lines differ
 DIVERGED = 2.5  # times the median loss: a loss above would flatten the other curves
 

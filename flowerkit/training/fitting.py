@@ -288,6 +288,9 @@ def fit_network(
     if clock.is_limited:
         field = "epochs" if plan.epochs == "auto" else "max_minutes"
         epochs, reasons[field] = _fit_epochs(run, step_seconds, most)
+        if field == "max_minutes":
+            num, _, found = reasons[field].partition(": ")
+            reasons[field] = f"{plan.max_minutes:g}: time for {num} epochs; {found}"
         if epochs is None:
             return run, None, {field: reasons[field]}
     shown = epochs if plan.epochs == "auto" else plan.epochs

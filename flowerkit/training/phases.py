@@ -170,8 +170,14 @@ def _first_patient_epoch(plan: TrainingPlan) -> int | None:
 
 
 def warn_about_rates(plan: TrainingPlan, phase: Phase, *, global_batch: int) -> list[str]:
-    """Warnings about the learning-rate settings of the last phase: scaled rates, a ramp too long."""
+    """Warnings about settings of the last phase: an unused patience, scaled rates, a ramp too long."""
     lines = []
+    if plan.schedule == "one-cycle" and plan.patience not in (None, TrainingPlan.patience):
+        lines.append(
+            f"patience={plan.patience} (--patience) is not used: a one-cycle schedule ends as planned, "
+            f"and its best epoch is kept. Early stopping needs schedule='constant' (--schedule "
+            f"constant) or load_plan('ramp') (--plan ramp)"
+        )
     if plan.lr_reference_batch not in (None, global_batch):
         lines.append(
             f"learning rates are scaled from batches of {plan.lr_reference_batch:,} (the plan's "

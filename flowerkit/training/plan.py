@@ -198,7 +198,9 @@ class TrainingPlan:
         "needs no val split",
     )
     patience: int | None = setting(
-        3, "epochs without improvement after the ramp until training stops (none: never)"
+        3,
+        "epochs without improvement after the ramp until training stops (none: never; a one-cycle "
+        "schedule is never stopped)",
     )
     flip: bool = True
     vertical_flip: bool = False
@@ -408,7 +410,7 @@ def _check_type(name: str, value, hint) -> None:
     fits = type(value) in allowed or (float in allowed and type(value) is int)
     if not fits and not (isinstance(value, str) and value in literals):
         names = [kind.__name__ for kind in allowed if isinstance(kind, type) and kind is not _NONE]
-        names += [repr(word) for word in literals] + ["null"] * (_NONE in allowed)
+        names += [repr(word) for word in literals] + ["None"] * (_NONE in allowed)
         raise ValueError(f"{name} must be {' or '.join(names)}. Received: {name}={value!r}")
 
 

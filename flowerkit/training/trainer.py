@@ -636,7 +636,8 @@ def fit(
     if stop.reason is None and len(run.history) < phase.first_epoch + phase.epochs:
         stop.reason = "one of your callbacks stopped it"
     if stop.reason is not None and not stop.ends_run:
-        _log.info(f"phase {phase.number} ended: {stop.reason}")
+        whose = "the head's epochs" if phase.is_frozen else "the epochs"
+        _log.info(f"{whose} ended: {stop.reason}")
     return None
 
 

@@ -14,6 +14,7 @@ from flowerkit import metrics
 from flowerkit.synonyms import in_python
 from flowerkit.text import format_epochs, format_value, join_some, percent, pluralize
 from flowerkit.training.history import History
+from flowerkit.training.plan import FINE_TUNE
 from flowerkit.training.saved_run import SavedRun
 
 # Of the way from chance to 1: bands of kappa (Landis and Koch, "The Measurement of Observer Agreement
@@ -265,7 +266,10 @@ def _find_fresh_weights(run: SavedRun, level: str) -> Finding | None:
     if run.plan.has_own_backbone or run.plan.backbone.endswith(".keras"):
         return None  # its file has weights
     fact = f"the network began with random weights, and {num_images:,} images are few for that"
-    return Finding("from scratch", fact, "use a pretrained one", {"plan": "fine-tune"})
+    changes: dict[str, Any] = {"plan": "fine-tune"}
+    if run.plan.schedule == FINE_TUNE.schedule:  # it is that plan, without weights
+        changes = {"backbone": FINE_TUNE.backbone, "weights": FINE_TUNE.weights}
+    return Finding("from scratch", fact, "use a pretrained one", changes)
 
 
 def _find_never_predicted(run: SavedRun, rows: Sequence[dict]) -> Finding | None:

@@ -68,7 +68,7 @@ def test_on_kaggle_missing_competition_data_blocks(monkeypatch):
 def test_cached_weights_are_named_and_missing_ones_have_a_remedy(tmp_path):
     missing = find("weights")
     assert str(tmp_path / "keras" / "models") in missing.found
-    assert "--weights none" in missing.remedy
+    assert "--plan smoke" in missing.remedy
     file = tmp_path / "keras" / "models" / "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
     file.parent.mkdir(parents=True)
     file.touch()

@@ -37,19 +37,19 @@ def test_a_history_is_drawn_from_zero_with_its_best_epoch_and_its_phases():
         1,
     )
     (x, high), *_, (right, low) = points(second.path)
-    assert (x, right) == (96.0, 348.0)
+    assert (x, right) == (103.0, 349.0)
     assert chart.y_ticks[0] == (206.0, "0")
     # 8 is the highest value, with a margin above; a value of 1 is an eighth of it.
     assert (206 - low) / (206 - high) == pytest.approx(1 / 8, abs=0.005)
-    assert chart.marks == ((348.0, ""), (222.0, "phase 2 →"))
+    assert chart.marks == ((349.0, ""), (226.0, "phase 2 →"))
     assert [text for _, text in chart.x_ticks] == ["1", "2", "3", "4"]
     assert [step.text for step in chart.steps][:2] == [
         "Epoch 1: training 4.0, validation 8.0",
         "Epoch 2: training 2.0, validation 4.0",
     ]
     # Together they cover the plot: every place can be pointed at.
-    assert [step.x for step in chart.steps] == [54.0, 138.0, 222.0, 306.0]
-    assert {step.width for step in chart.steps} == {84.0}
+    assert [step.x for step in chart.steps] == [62.0, 144.0, 226.0, 308.0]
+    assert {step.width for step in chart.steps} == {82.0}
 
 
 def test_a_value_that_is_no_number_leaves_a_gap():
@@ -114,6 +114,6 @@ def test_calibration_has_a_bar_and_a_dot_for_each_bin_that_is_filled():
     (_, top, _, height), (_, full, _, whole) = chart.bars
     assert (top, height, full, whole) == (113.0, 93.0, 20.0, 186.0)
     diagonal, sure = chart.lines
-    assert points(diagonal.path) == [(54.0, 206.0), (390.0, 20.0)]
-    assert sure.dots == ((289.2, 83.2), (356.4, 33.9))
+    assert points(diagonal.path) == [(62.0, 206.0), (390.0, 20.0)]
+    assert sure.dots == ((291.6, 83.2), (357.2, 33.9))
     assert all(y < HEIGHT for _, y in sure.dots)

@@ -250,9 +250,7 @@ def test_labels_that_are_probably_wrong_are_shown(make_run, tmp_path):
     labels, predicted = [0] * 9 + [1] * 9 + [1], [0] * 9 + [1] * 9 + [0]
     folder = make_run(tmp_path / "run", labels=labels, predicted=predicted)
     page = Page(write_report(folder, val_images=np.zeros((19, 32, 32, 3), "uint8")))
-    assert (
-        "1 validation label is probably wrong: the model did not learn from this photo" in page.text
-    )
+    assert "1 validation label is doubtful: the model did not learn from this photo" in page.text
     assert "labelled rose 20% looks like daisy 70% id18" in page.text
     assert "Labelled rose, looks like daisy" in [image["alt"] for image in page.images]
     bare = Page(write_report(folder))

@@ -320,10 +320,10 @@ def test_of_epochs_and_minutes_the_smaller_counts(fit):
     assert run.plan.epochs == 3  # as it was asked for
     assert (phase.epochs, phase.steps) == (3, 22)
     assert (phase.start, phase.end) == (0, 3)  # with the whole schedule
-    assert reasons["max_minutes"].startswith("2.20: ")
+    assert reasons["max_minutes"].startswith("1.65: time for 2.20 epochs; a step takes ")
     run, phase, reasons = fit(990, epochs=3)
     assert (run.plan.epochs, phase.epochs, phase.steps, phase.end) == (3, 3, 30, 3)
-    assert reasons["max_minutes"].startswith("3.00: ")
+    assert reasons["max_minutes"].startswith("16.5: time for 3.00 epochs; ")
 
 
 def test_however_much_time_there_is_images_are_shown_so_often_at_most(fit):
