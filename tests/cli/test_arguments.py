@@ -43,6 +43,7 @@ def place(tmp_path, monkeypatch):
         ("check-data run", "run is a run folder, but DIR must be a folder of shards or"),
         ("train --data run", "`--resume --out run` continues the run, `--weights run` trains on"),
         ("train --data s.csv", "s.csv is a csv, but --data must be a folder of shards or a folder"),
+        ("train --data s.csv", "`--data FOLDER --labels s.csv` takes labels from it."),
         ("train photos", "Did you mean --data photos?"),
         ("train run", "Did you mean --resume --out run, or --weights run?"),
     ],

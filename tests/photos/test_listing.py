@@ -199,6 +199,10 @@ def test_one_class_is_refused_and_the_folder_that_was_meant_is_named(make):
         ValueError, match=r"1 photo under .* of one class, 'rose'\. A classifier needs two classes"
     ):
         list_photos(folder / "flowers", _one_label(folder))
+    flat = make("flat/images/1.jpg", "flat/images/2.jpg") / "flat"
+    (flat / "train.csv").write_text("image_id,label\n1,rose\n2,daisy\n")
+    with pytest.raises(ValueError, match=r"or pass the labels .*--labels .*flat/train\.csv\)"):
+        list_photos(flat)
 
 
 def _one_label(folder):

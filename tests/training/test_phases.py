@@ -65,6 +65,18 @@ def test_scaled_rates_and_a_ramp_that_takes_all_epochs_are_explained():
     assert "--rampup-epochs" in line
 
 
+def test_a_patience_that_a_cycle_does_not_use_is_told():
+    def explain(**changes):
+        plan = replace(AS_GIVEN, lr_reference_batch=None, epochs=6, **changes)
+        return warn_about_rates(plan, plan_phases(plan, global_batch=32)[-1], global_batch=32)
+
+    assert explain(schedule="one-cycle") == explain(schedule="one-cycle", patience=None) == []
+    assert explain(schedule="constant", patience=2) == []
+    (line,) = explain(schedule="one-cycle", patience=2)
+    assert line.startswith("patience=2 (--patience) is not used")
+    assert "--schedule constant" in line
+
+
 def test_one_cycle_has_fastais_shape_in_each_phase_and_no_patience():
     plan = replace(
         AS_GIVEN, epochs=6, freeze_epochs=1, schedule="one-cycle", freeze_lr=2e-3, max_lr=1e-3

@@ -166,6 +166,8 @@ def test_random_weights_and_few_photos_are_named_where_the_score_is_not_good(mak
         "the network began with random weights, and 400 images are few for that: use a pretrained "
         "one (--plan fine-tune)"
     )
+    verdict = judge(make(spoil(2), weights=None, schedule="one-cycle", plateau_patience=None))
+    assert str(verdict.findings[0]).endswith("one (--backbone DenseNet121 --weights imagenet)")
     assert names(judge(make(spoil(2), weights=None, counts=(3000,) * 5))) == []
     assert names(judge(make(spoil(20), weights=None, counts=few))) == []
 
