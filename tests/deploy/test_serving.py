@@ -133,3 +133,7 @@ def test_in_a_browser_photos_get_their_class_and_nothing_leaves(page, classifier
             tab.call("Emulation.setDeviceMetricsOverride", **metrics)
             tab.wait_for(f"innerWidth == {width}")
             assert tab.run("document.documentElement.scrollWidth") <= width
+            # Photos have their place's size, not their own.
+            of_photos = "[...document.querySelectorAll('.photos img')]"
+            beyond = "map(each => each.width - each.parentElement.clientWidth)"
+            assert {round(each) for each in tab.run(f"{of_photos}.{beyond}")} == {0}
