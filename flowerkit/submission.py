@@ -267,7 +267,10 @@ def _class_index(label: int, row: int) -> int:
 def _read_lines(path: str | os.PathLike) -> list[str]:
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no file {path}.{near_path(path)} Check the path.")
+        hint = f"{near_path(path)} Check the path."
+        if (path.parent / "plan.json").is_file():
+            hint = f" The run has not written it: flowerkit train --resume --out {path.parent} goes on."
+        raise FileNotFoundError(f"no file {path}.{hint}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder. Pass its csv: {path / 'submission.csv'}.")
     # utf-8-sig drops the byte order mark that spreadsheets put in front.

@@ -193,6 +193,9 @@ def test_bytes_that_are_no_text_are_a_problem(checked, tmp_path):
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*none.csv. Check the path"):
         check_submission(tmp_path / "none.csv", IDS, 104)
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"none.csv. The run has not .*--resume --out"):
+        read_labels(tmp_path / "none.csv")
 
 
 def test_the_ids_of_the_sample_come_in_its_order(tmp_path):

@@ -374,7 +374,7 @@ def _fit_epochs(run: RunContext, step_seconds: float, most: float) -> tuple[floa
     )
     found = (
         f"a step takes {format_seconds(step_seconds)}, a validation {format_seconds(val_seconds)}, "
-        f"{format_seconds(max(0, left))} are left"
+        + (f"{format_seconds(left)} are left" if left > 0 else "no time is left")
     )
     if steps < min(FEWEST_STEPS_TO_FIT, most * run.num_steps) and run.history:
         return None, f"0: the head alone; {found}"
