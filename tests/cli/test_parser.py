@@ -85,7 +85,7 @@ def test_a_word_like_no_other_gets_no_suggestion(flowerkit):
         ("train --bach-size 8", "Did you mean --per-replica-batch?"),
         ("train --device cuda", "The device is found by itself"),
         ("train --pretrained", "--weights none trains from scratch"),
-        ("train --early-stopping", "early stopping is --patience 5, so many epochs"),
+        ("train --early-stopping", "Early stopping is --patience 5, so many epochs"),
         ("train --num-workers 4", "Images are read by all cores"),
         ("check a.csv --device cpu", "In `flowerkit train` the device is found by itself"),
         ("train --tta 3", "--tta is an option of predict."),

@@ -368,7 +368,7 @@ def test_images_that_are_mixed_are_settled_in_pairs():
         ({"lr": 1e-3}, "Did you mean 'max_lr'?"),
         ({"epocs": 3}, "Did you mean 'epochs'?"),
         ({"pretrained": False}, "weights=None trains from scratch."),
-        ({"early_stopping": True}, "early stopping is patience=5, so many epochs"),
+        ({"early_stopping": True}, "Early stopping is patience=5, so many epochs"),
         ({"xyzzy": 1}, "has no argument 'xyzzy'."),
     ],
 )
