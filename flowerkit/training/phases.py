@@ -169,7 +169,7 @@ def _first_patient_epoch(plan: TrainingPlan) -> int | None:
     return int(plan.rampup_epochs) if plan.schedule in ("ramp", "cosine") else 0
 
 
-def warn_about_rates(plan: TrainingPlan, phase: Phase, *, global_batch: int) -> list[str]:
+def warn_about_schedule(plan: TrainingPlan, phase: Phase, *, global_batch: int) -> list[str]:
     """Warnings about settings of the last phase: an unused patience, scaled rates, a ramp too long."""
     lines = []
     if plan.schedule == "one-cycle" and plan.patience not in (None, TrainingPlan.patience):

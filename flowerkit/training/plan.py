@@ -473,7 +473,7 @@ def settle(
             choose("max_lr", before.max_lr, f"that of {plan.weights}")
     choose("freeze_epochs", longer(plan.head_epochs, steps) if pretrained else 0, backbone)
     if chosen.get("freeze_epochs", plan.freeze_epochs):
-        choose("freeze_flip", plan.flip, f"flip={plan.flip}")
+        choose("freeze_flip", plan.flip, "as in training" if plan.flip else "no image is flipped")
     choose("freeze_norms", pretrained, backbone)
     choose("backbone_lr_factor", 0.2 if pretrained else None, backbone)
     if plan.input_size == "auto" and (

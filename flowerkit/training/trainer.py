@@ -41,7 +41,7 @@ from flowerkit.training.fitting import (
     shrink_batch,
 )
 from flowerkit.training.history import History
-from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_rates
+from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_schedule
 from flowerkit.training.plan import EPOCHS, FINE_TUNE, MONITORS, TrainingPlan, name_plan, settle
 from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult, find_goes_on
 from flowerkit.training.saved_run import SavedRun
@@ -396,7 +396,7 @@ def _prepare(
             f"(--per-replica-batch), or more epochs"
         )
     last_phase = _plan_phases(run, schedule)[-1]
-    for line in warn_about_rates(plan, last_phase, global_batch=run.global_batch):
+    for line in warn_about_schedule(plan, last_phase, global_batch=run.global_batch):
         _log.info(line)
     environment = _describe_environment(run, data, schedule, test)
     hosts.check_same(environment.data.images, "images")

@@ -14,7 +14,7 @@ from flowerkit.training.phases import (
     find_phase,
     fit_steps,
     plan_phases,
-    warn_about_rates,
+    warn_about_schedule,
 )
 from flowerkit.training.plan import RAMP, TrainingPlan
 
@@ -53,14 +53,14 @@ def test_scaled_rates_and_a_ramp_that_takes_all_epochs_are_explained():
     def explain(global_batch=128, **changes):
         plan = replace(RAMP, epochs=5, rampup_epochs=4, **changes)
         phases = plan_phases(plan, global_batch=global_batch)
-        return warn_about_rates(plan, phases[-1], global_batch=global_batch)
+        return warn_about_schedule(plan, phases[-1], global_batch=global_batch)
 
     assert explain() == explain(lr_reference_batch=None, global_batch=8) == []
     (line,) = explain(global_batch=8)
     assert "from batches of 128" in line
     assert "to 8" in line
     plan = replace(RAMP, epochs=4, rampup_epochs=4)
-    (line,) = warn_about_rates(plan, plan_phases(plan, global_batch=128)[0], global_batch=128)
+    (line,) = warn_about_schedule(plan, plan_phases(plan, global_batch=128)[0], global_batch=128)
     assert "ramp of 4 epochs" in line
     assert "--rampup-epochs" in line
 
@@ -68,7 +68,7 @@ def test_scaled_rates_and_a_ramp_that_takes_all_epochs_are_explained():
 def test_a_patience_that_a_cycle_does_not_use_is_told():
     def explain(**changes):
         plan = replace(AS_GIVEN, lr_reference_batch=None, epochs=6, **changes)
-        return warn_about_rates(plan, plan_phases(plan, global_batch=32)[-1], global_batch=32)
+        return warn_about_schedule(plan, plan_phases(plan, global_batch=32)[-1], global_batch=32)
 
     assert explain(schedule="one-cycle") == explain(schedule="one-cycle", patience=None) == []
     assert explain(schedule="constant", patience=2) == []
