@@ -22,12 +22,5 @@ kaggle    bundle, push, watch, pull, submit
 from flowerkit.lazy import lazy
 
 __getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "COMMANDS": "parser",
-        "WrongUsage": "parser",
-        "load_function": "parser",
-        "parse": "parser",
-        "start_log": "terminal",
-    },
+    __name__, {"parser": "COMMANDS WrongUsage load_function parse", "terminal": "start_log"}
 )

@@ -15,21 +15,11 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "Augmentation": "augmentation",
-        "check_between": "augmentation",
-        "setting": "augmentation",
-        "PARAMS": "augment_params",
-        "sample_params": "augment_params",
-        "Augment": "augment_layer",
-        "augment_images": "augment_layer",
-        "ArraySpec": "batches",
-        "Batches": "batches",
-        "epoch_permutation": "batches",
-        "eval_batches": "batches",
-        "feature_batches": "batches",
-        "own_first": "batches",
-        "steps_per_epoch": "batches",
-        "train_batches": "batches",
-        "preview_batch": "previews",
+        "augmentation": "Augmentation check_between setting",
+        "augment_params": "PARAMS sample_params",
+        "augment_layer": "Augment augment_images",
+        "batches": "ArraySpec Batches epoch_permutation eval_batches feature_batches "
+        "own_first steps_per_epoch train_batches",
+        "previews": "preview_batch",
     },
 )

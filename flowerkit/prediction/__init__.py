@@ -11,18 +11,9 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "LIGHT_CROP_AREA": "predictions",
-        "Predictions": "predictions",
-        "predict": "predictions",
-        "BlendWeights": "blending",
-        "Features": "features",
-        "compute_features": "features",
-        "describe_data": "features",
-        "predict_features": "features",
-        "LabelIssues": "label_issues",
-        "find_label_issues": "label_issues",
-        "predict_out_of_fold": "label_issues",
-        "blend": "blending",
-        "find_weights": "blending",
+        "predictions": "LIGHT_CROP_AREA Predictions predict",
+        "blending": "BlendWeights blend find_weights",
+        "features": "Features compute_features describe_data predict_features",
+        "label_issues": "LabelIssues find_label_issues predict_out_of_fold",
     },
 )

@@ -14,13 +14,9 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "write_pictures": "run_report",
-        "write_report": "run_report",
-        "Chart": "charts",
-        "NUM_STYLES": "charts",
-        "Picture": "pictures",
-        "draw_experiments": "charts",
-        "encode_photos": "pictures",
-        "render": "rendering",
+        "run_report": "write_pictures write_report",
+        "charts": "Chart NUM_STYLES draw_experiments",
+        "pictures": "Picture encode_photos",
+        "rendering": "render",
     },
 )

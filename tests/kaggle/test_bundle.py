@@ -89,7 +89,7 @@ def test_what_the_bundled_modules_import_is_bundled_too(bundle):
         path.relative_to(ROOT).as_posix()[:-3].replace("/", ".").removesuffix(".__init__")
         for path in (ROOT / "flowerkit").rglob("*.py")
     }
-    assert {f"flowerkit.{home}" for home in flowerkit._HOMES.values()} - modules == set()
+    assert {f"flowerkit.{home}" for home in flowerkit._HOMES} - modules == set()
     for name in filter(lambda name: name.endswith(".py"), packed):
         for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
             imported = set()
