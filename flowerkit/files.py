@@ -41,8 +41,8 @@ _log = logging.getLogger("flowerkit")
 def locked(file: str | os.PathLike, doing: str) -> Iterator[None]:
     """Keep other processes out until the end of the block, or of this process however it ends.
 
-    What is locked is a small file that names who holds it. Raises FileExistsError, with that and what
-    they are `doing` ("training into runs/a"), if one does.
+    The file names who holds it. Raises FileExistsError, with that and what they are `doing` ("training
+    into runs/a"), if one does.
     """
     file = Path(file)
     with file.open("a+") as lock:
@@ -52,9 +52,8 @@ def locked(file: str | os.PathLike, doing: str) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read() or "another process"
-            raise FileExistsError(
-                f"{holder} is {doing}. Wait for it, or pass another folder."
-            ) from None
+            message = f"{holder} is {doing}. Wait for it, or pass another folder."
+            raise FileExistsError(message) from None
         except OSError:
             pass  # some network disks know no locks
         lock.truncate(0)
@@ -109,12 +108,9 @@ def _split_suffix(path: Path) -> tuple[str, str]:
 def _flush(path: Path) -> None:
     """Have what was written to a file, or the names in a folder, on the disk itself."""
     number = os.open(path, os.O_RDONLY)
-    try:
+    with suppress(OSError):  # a folder on a network's disk may refuse
         os.fsync(number)
-    except OSError:  # a folder on a network's disk may refuse
-        pass
-    finally:
-        os.close(number)
+    os.close(number)
 
 
 def near_path(path: str | os.PathLike) -> str:
@@ -284,16 +280,13 @@ def _convert(value, hint, where: str, remedy: str):
         hint = next(part for part in get_args(hint) if part is not type(None))
     if is_dataclass(hint) and isinstance(value, dict):
         return _decode(hint, value, where, remedy)
-    base, inner = get_origin(hint) or hint, get_args(hint)
-    if base is tuple and isinstance(value, list):
-        item = inner[0] if inner else Any
-        return tuple(_convert(each, item, where, remedy) for each in value)
+    base, item = get_origin(hint) or hint, (*get_args(hint), Any)[0]
+    if base in (tuple, list, Sequence) and isinstance(value, list):
+        items = [_convert(each, item, where, remedy) for each in value]
+        return tuple(items) if base is tuple else items
     if base in (dict, Mapping) and isinstance(value, dict):
-        item = inner[1] if inner else Any
+        item = (*get_args(hint), Any, Any)[1]
         return {key: _convert(each, item, where, remedy) for key, each in value.items()}
-    if base in (list, Sequence) and isinstance(value, list):
-        item = inner[0] if inner else Any
-        return [_convert(each, item, where, remedy) for each in value]
     if base is float and type(value) is int:
         return float(value)
     if type(value) is not base:
@@ -314,13 +307,19 @@ def writing_to(folder: str | os.PathLike) -> Iterator[None]:
 
     It has the remedy, too. Errors of HDF5, which are pages long, are among them.
     """
+    folder = Path(folder)
     try:
         yield
     except (OSError, RuntimeError) as error:
-        explained = _explain(error, Path(folder))
-        if explained is None:
+        number, file = getattr(error, "errno", None), getattr(error, "filename", None)
+        if number is None and (found := re.search(r"errno = (\d+)", str(error))):  # HDF5's own
+            number = int(found[1])
+        if number in _FULL:
+            raise _no_room(folder) from error
+        is_elsewhere = file and not Path(file).is_relative_to(folder)
+        if number not in _CLOSED or is_elsewhere:
             raise
-        raise explained from error
+        raise _cannot_write(folder, error, os.strerror(number)) from error
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -328,32 +327,22 @@ _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 _CLOSED += (errno.EFBIG, errno.EIO)
 
 
-def _explain(error: Exception, folder: Path) -> OSError | None:
-    number, file = getattr(error, "errno", None), getattr(error, "filename", None)
-    if number is None and (found := re.search(r"errno = (\d+)", str(error))):  # HDF5's own
-        number = int(found[1])
-    if number in _FULL:
-        return _no_room(folder)
-    if number not in _CLOSED or (
-        file and Path(file) != folder and folder not in Path(file).parents
-    ):
-        return None
-    remedy = _another(folder)
-    remedy = remedy[0].upper() + remedy[1:]
+def _cannot_write(folder: Path, error: Exception, reason: str) -> OSError:
     kind = type(error) if isinstance(error, OSError) else OSError
-    return kind(f"{folder} cannot be written to ({os.strerror(number)}). {remedy}.")
+    return kind(f"{folder} cannot be written to ({reason}). {_other_folder(folder)}.")
 
 
 def _no_room(folder: Path, needed: str = "") -> OSError:
-    free = format_bytes(_free_bytes(folder))
-    remedy = f"Make room, or {_another(folder)}"
-    return OSError(f"no room on the disk of {folder}: {needed}{free} are free. {remedy}.")
+    free, remedy = format_bytes(_free_bytes(folder)), _other_folder(folder)
+    return OSError(
+        f"no room on the disk of {folder}: {needed}{free} are free. {remedy}, or make room."
+    )
 
 
-def _another(folder: Path) -> str:
+def _other_folder(folder: Path) -> str:
     if folder.absolute().is_relative_to(cache_folder().absolute()):
-        return "set the variable FLOWERKIT_CACHE to another folder"
-    return "pass another folder"
+        return "Set the variable FLOWERKIT_CACHE to another folder"
+    return "Pass another folder"
 
 
 def _free_bytes(folder: Path) -> int:
@@ -369,14 +358,9 @@ def check_writable(folder: str | os.PathLike) -> None:
     """Raise OSError where `folder` cannot be made or nothing can be written into it; makes nothing."""
     folder = Path(folder)
     try:
-        with tempfile.TemporaryFile(dir=_nearest(folder)):
-            pass
+        tempfile.TemporaryFile(dir=_nearest(folder)).close()
     except OSError as error:
-        remedy = _another(folder)
-        remedy = remedy[0].upper() + remedy[1:]
-        raise type(error)(
-            f"{folder} cannot be written to ({error.strerror or error}). {remedy}."
-        ) from error
+        raise _cannot_write(folder, error, error.strerror or str(error)) from error
 
 
 def check_room(folder: str | os.PathLike, num_bytes: int = 0) -> None:
@@ -418,7 +402,7 @@ def find_free_folder(parent: str | os.PathLike, name: str) -> Path:
 
 
 _URL = re.compile(r"(?i)(https?|ftp|gs|s3):/+(.+)")
-_TARS = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_ARCHIVE = re.compile(r"(?i)(.*?)\.(?:(tar|tgz|tbz2|txz|tar\.(?:gz|bz2|xz|zst))|(zip|7z|rar))")
 
 
 def explain_unpacking(path: str | os.PathLike) -> str | None:
@@ -436,22 +420,16 @@ def explain_unpacking(path: str | os.PathLike) -> str | None:
         then = explain_unpacking(name)
         then = f" && {then.partition(': ')[2]}" if then else ""
         return f"Download it first: curl -L -o {shlex.quote(name)} {shlex.quote(url)}{then}"
-    name = os.path.basename(path)
-    suffix = next((s for s in sorted(_TARS, key=len)[::-1] if name.lower().endswith(s)), None)
-    suffix = suffix or os.path.splitext(name)[1]
-    archive, folder = (
-        shlex.quote(path),
-        shlex.quote(name.removesuffix(name[-len(suffix) :]) or "photos"),
-    )
-    if suffix.lower() in _TARS:
+    if not (match := _ARCHIVE.fullmatch(os.path.basename(path))):
+        return None
+    archive, folder = shlex.quote(path), shlex.quote(match[1] or "photos")
+    if match[2]:
         command = f"mkdir {folder} && tar -xf {archive} -C {folder}"
-    elif suffix.lower() == ".zip":
+    elif match[3].lower() == "zip":
         encoding = " --metadata-encoding cp949" if _has_korean_names(path) else ""
         command = f"python -m zipfile{encoding} -e {archive} {folder}"
-    elif suffix.lower() in (".7z", ".rar"):
-        command = f"7z x {archive} -o{folder}"
     else:
-        return None
+        command = f"7z x {archive} -o{folder}"
     return f"Unpack it first: {command}"
 
 
@@ -460,7 +438,7 @@ def _has_korean_names(path: str) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [
-                info.orig_filename for info in archive.infolist() if not info.flag_bits & 0x800
+                each.orig_filename for each in archive.infolist() if not each.flag_bits & 0x800
             ]
         names = [name.encode("cp437").decode("cp949") for name in names if not name.isascii()]
     except (OSError, ValueError, zipfile.BadZipFile):

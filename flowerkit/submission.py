@@ -8,19 +8,17 @@ import contextlib
 import csv
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
 
 from flowerkit.files import near_path, write_text
-from flowerkit.text import format_csv, is_formula, pluralize, to_cell
+from flowerkit.text import format_csv, is_formula, join_some, pluralize, to_cell
 
 HEADER = ["id", "label"]
-HEADER_LINE = ",".join(HEADER)
 PREDICTIONS = ["photo", "predicted", "probability"]
 TRUE_LABEL = "label"  # the column after them, where the photos have labels
 _UNFIT = re.compile(r'[,"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # line ends and controls
-NAMED_IDS = 5  # missing ids that a report names
 
 
 def write_submission(
@@ -40,12 +38,34 @@ def write_submission(
     if len(ids) == 0:
         raise ValueError("no predictions to write. Does the test split hold any images?")
     row_of: dict[str, int] = {}
-    lines = [HEADER_LINE]
+    lines = [",".join(HEADER)]
     for row, (name, label) in enumerate(zip(ids, labels, strict=True)):
-        _check_id(name, row, row_of)
-        lines.append(f"{name},{_write_label(label, row, names)}")
+        if fault := _find_row_fault(name, label, row_of, names):
+            raise ValueError(f"row {row}: {fault}")
         row_of[name] = row
+        text = names[label].replace('"', '""') if names else str(index(label))
+        lines.append(f'{name},"{text}"' if re.search('[,"]', text) else f"{name},{text}")
     write_text(path, "\n".join(lines) + "\n")
+
+
+def _find_row_fault(name, label, row_of: Mapping[str, int], names) -> str | None:
+    if not isinstance(name, str):
+        return f"id {name!r} is {type(name).__name__}, not text. Decode it."
+    if fault := find_id_fault(name):
+        return f"{fault}. Are these the test ids?"
+    if name in row_of:
+        return (
+            f"id {name!r} appears twice (first in row {row_of[name]}). Were the padded images of the "
+            "last batch trimmed?"
+        )
+    try:
+        number = index(label)
+    except TypeError:
+        return f"label {label!r} is not an integer. Pass class indices, not probabilities."
+    if number < 0:
+        return f"label {number} is no class; they start at 0."
+    is_class = not names or number < len(names)
+    return None if is_class else f"label {number} is no class; there are {len(names)}."
 
 
 def check_submission(
@@ -57,9 +77,8 @@ def check_submission(
     """Every problem of a submission as a sentence, in the order of its lines; [] if it is right.
 
     `ids` are those of the test set, in any order; labels must be integers 0..num_classes-1, or where
-    `names` are given, as in `FlowerData.csv_labels`, one of these. A byte
-    order mark, Windows line ends, quoted values and empty lines at the end are no problems. If no row
-    has an id of the test set, that is the one problem. Raises FileNotFoundError for a missing file.
+    `names` are given, as in `FlowerData.csv_labels`, one of these. A byte order mark, Windows line ends,
+    quotes and empty lines at the end are no problems. Raises FileNotFoundError for a missing file.
     """
     return _check(path, ids, HEADER, lambda label, *_: _find_label_fault(label, num_classes, names))
 
@@ -153,18 +172,18 @@ def _check(
     found = {fields[0] for _, fields in rows}
     if rows and found.isdisjoint(wanted):
         number, fields = rows[0]
-        problems.append(
+        return [
+            *problems,
             f"none of the {len(rows):,} rows starts with an id of the test set (line {number} starts "
             f"with {_short(fields[0])}, the test set with {_short(next(iter(wanted), ''))}): other "
-            "data, or other columns; the rows were not checked"
-        )
-        return problems
+            "data, or other columns; the rows were not checked",
+        ]
     problems += _check_rows(rows, wanted, header, find_fault)
     if len(rows) != len(wanted):
         problems.append(f"{pluralize(len(rows), 'row')}, wanted {len(wanted):,}")
     if missing := [_short(name) for name in wanted if name not in found]:
-        named = ", ".join([*missing[:NAMED_IDS], *["..."] * (len(missing) > NAMED_IDS)])
-        problems.append(f"{pluralize(len(missing), 'id')} of the test set missing: {named}")
+        number = pluralize(len(missing), "id")
+        problems.append(f"{number} of the test set missing: {join_some(missing)}")
     return problems
 
 
@@ -230,40 +249,6 @@ def to_id(text: str) -> str:
     return f"_{text}" if is_formula(text) else text
 
 
-def _check_id(name: str, row: int, row_of: dict[str, int]) -> None:
-    if not isinstance(name, str):
-        raise ValueError(f"row {row}: id {name!r} is {type(name).__name__}, not text. Decode it.")
-    if fault := find_id_fault(name):
-        raise ValueError(f"row {row}: {fault}. Are these the test ids?")
-    if name in row_of:
-        raise ValueError(
-            f"row {row}: id {name!r} appears twice (first in row {row_of[name]}). "
-            "Were the padded images of the last batch trimmed?"
-        )
-
-
-def _write_label(label: int, row: int, names: Sequence[str] | None) -> str:
-    number = _class_index(label, row)
-    if not names:
-        return str(number)
-    if number >= len(names):
-        raise ValueError(f"row {row}: label {number} is no class; there are {len(names)}.")
-    name = names[number]
-    return '"' + name.replace('"', '""') + '"' if any(mark in name for mark in ',"') else name
-
-
-def _class_index(label: int, row: int) -> int:
-    try:
-        number = index(label)
-    except TypeError:
-        raise ValueError(
-            f"row {row}: label {label!r} is not an integer. Pass class indices, not probabilities."
-        ) from None
-    if number < 0:
-        raise ValueError(f"row {row}: label {number} is no class; they start at 0.")
-    return number
-
-
 def _read_lines(path: str | os.PathLike) -> list[str]:
     path = Path(path)
     if not path.exists():
@@ -289,12 +274,7 @@ def _split(line: str) -> list[str]:
         return [line]
 
 
-def _check_rows(
-    rows: list[tuple[int, list[str]]],
-    wanted: Collection[str],
-    header: list[str],
-    find_fault: Callable,
-) -> list[str]:
+def _check_rows(rows, wanted, header: list[str], find_fault: Callable) -> list[str]:
     problems: list[str] = []
     line_of: dict[str, int] = {}
     for number, fields in rows:
@@ -307,9 +287,8 @@ def _check_rows(
         name = fields[0]
         first = line_of.setdefault(name, number)
         if first != number:
-            problems.append(
-                f"line {number}: id {_short(name)} appears twice (first on line {first})"
-            )
+            twice = f"id {_short(name)} appears twice (first on line {first})"
+            problems.append(f"line {number}: {twice}")
         elif name not in wanted:
             problems.append(f"line {number}: id {_short(name)} is not in the test set")
         if len(fields) > 1 and (fault := find_fault(*fields[1 : len(header)])):

@@ -98,13 +98,10 @@ HDF5 = RuntimeError("Can't write (file write failed: time = Fri\n, errno = 28, b
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (
-            FULL,
-            r"^no room on the disk of .*/out: .* (M|G)iB are free\. Make room, or pass another f",
-        ),
+        (FULL, r"^no room on the disk of .*/out: .* (M|G)iB are free\. Pass another folder, or m"),
         (
             HDF5,
-            r"^no room on the disk of .*/out: .* are free\. Make room, or pass another folder\.$",
+            r"^no room on the disk of .*/out: .* are free\. Pass another folder, or make room\.$",
         ),
         (CLOSED, r"/out cannot be written to \(Read-only file system\)\. Pass another folder\.$"),
     ],

@@ -179,7 +179,7 @@ def test_only_the_first_few_missing_ids_are_named(tmp_path):
     problems = check_submission(path, [str(number) for number in range(7382)], 104)
     assert problems == [
         "1 row, wanted 7,382",
-        "7,381 ids of the test set missing: '1', '2', '3', '4', '5', ...",
+        "7,381 ids of the test set missing: '1', '2', '3', '4', '5' and 7,376 more",
     ]
 
 
