@@ -37,10 +37,10 @@ def find_csv_labels(class_names: Sequence[str]) -> tuple[str, ...] | None:
     >>> find_csv_labels(["0", "1", "other"]), find_csv_labels(["1", "2"])
     (None, ('1', '2'))
     """
-    numbers = {
-        str(id): name for id, name in enumerate(class_names) if _find_number(name) is not None
-    }
-    return tuple(class_names) if any(id != name for id, name in numbers.items()) else None
+    for id, name in enumerate(class_names):
+        if _find_number(name) is not None and name != str(id):
+            return tuple(class_names)
+    return None
 
 
 def find_alike(names: Iterable[str]) -> tuple[str, str] | None:

@@ -49,10 +49,8 @@ class Pairs(NamedTuple):
 def picture_hash(image: np.ndarray) -> np.uint64:
     """64 bits of how the picture looks, from (h, w, 3) uint8 of any size; copies differ in few.
 
-    The bits say which of the 63 slowest waves of a 32 x 32 grey copy are above their median; saving
-    anew, resizing and light change few of them. A picture of a single colour hashes to 0.
-
-    Raises ValueError for another shape or dtype.
+    The bits say which of the 63 slowest waves of a 32 x 32 grey copy are above their median; of a single
+    colour none is. Raises ValueError for another shape or dtype.
 
     >>> ramp = np.arange(48, dtype="uint8")[None, :, None].repeat(48, 0).repeat(3, 2)
     >>> int(picture_hash(ramp) ^ picture_hash(ramp + 9)).bit_count()
@@ -129,16 +127,11 @@ def find_near_pairs(
     """
     second_hashes, second_thumbnails = seconds or (hashes, thumbnails)
     rows, distances = _find_close_hashes(hashes, second_hashes)
-    similarity = np.concatenate(
-        [
-            np.einsum(
-                "khwc,khwc->k",
-                _standardize(thumbnails[part[:, 0]]),
-                _standardize(second_thumbnails[part[:, 1]]),
-            )
-            for part in np.array_split(rows, len(rows) // 2**14 + 1)
-        ]
-    )
+    similarity = []
+    for part in np.array_split(rows, len(rows) // 2**14 + 1):
+        firsts, others = thumbnails[part[:, 0]], second_thumbnails[part[:, 1]]
+        similarity.append(np.einsum("khwc,khwc->k", _standardize(firsts), _standardize(others)))
+    similarity = np.concatenate(similarity)
     alike = similarity >= MIN_SIMILARITY
     return Pairs(rows[alike], distances[alike], similarity[alike])
 

@@ -47,7 +47,7 @@ class ShardReader:
     @functools.cached_property
     def _handles(self) -> list[int]:
         # Open for as long as the reader lives: a file that is replaced meanwhile stays what it was.
-        handles = [os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0)) for file in self.files]
+        handles = [os.open(file, os.O_RDONLY) for file in self.files]
         # Not at the end of the process, when threads may still read through them.
         weakref.finalize(self, lambda: [os.close(handle) for handle in handles]).atexit = False
         return handles
@@ -56,27 +56,14 @@ class ShardReader:
         """Decode the image of `row` into `out`, (size, size, 3) uint8."""
         number_of_file, offset = int(self.file_of[row]), int(self.offsets[row])
         try:
-            payload = _read_at(self._handles[number_of_file], int(self.lengths[row]), offset)
+            payload = os.pread(self._handles[number_of_file], int(self.lengths[row]), offset)
+            if missing := int(self.lengths[row]) - len(payload):
+                raise OSError(f"{missing} bytes fewer than when it was checked")
             decode_jpeg(parse_example(payload, labelled=False).image, out)
         except (OSError, ValueError) as error:
             reason = f"cannot be read ({error})" if isinstance(error, OSError) else str(error)
             fault = CorruptRecord(self.files[number_of_file], int(self.numbers[row]), reason)
             raise ValueError(fault.explain()) from error
-
-
-def _read_at(handle: int, length: int, offset: int) -> bytes:
-    if hasattr(os, "pread"):
-        payload = os.pread(handle, length, offset)
-    else:  # Windows, which has one position a handle, for all threads
-        with _seeking:
-            os.lseek(handle, offset, os.SEEK_SET)
-            payload = os.read(handle, length)
-    if len(payload) < length:
-        raise OSError(f"{length - len(payload)} bytes fewer than when it was checked")
-    return payload
-
-
-_seeking = threading.Lock()
 
 
 # An array of images -------------------------------------------------------------------------------

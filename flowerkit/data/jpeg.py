@@ -95,9 +95,8 @@ def _is_padded(jpeg: bytes, message: str) -> bool:
         return False
     picture = jpeg[: jpeg.rfind(_END)]
     padding = len(picture) - len(picture.rstrip(picture[-1:]))
-    return (
-        abs(padding - int(match[1])) <= 2
-    )  # zeros where the picture should be are more than these
+    # Zeros where the picture should be are more than these.
+    return abs(padding - int(match[1])) <= 2
 
 
 def check_jpeg(jpeg: bytes, image_size: int, *, decode: bool) -> None:

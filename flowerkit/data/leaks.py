@@ -1,8 +1,7 @@
 """What spoils a score: pictures in two splits, or under two labels. Found, listed and drawn.
 
-A picture that is trained on and measured by is remembered, not recognised. It may have the same id,
-the same JPEG bytes, or only look the same (`duplicates`). An external set, as the best notebooks
-added it to the training shards, leaks where it holds pictures of val or test.
+They may have the same id, the same JPEG bytes, or only look the same (`duplicates`). An external set,
+added to the training shards, leaks where it holds pictures of val or test.
 """
 
 import itertools
@@ -36,7 +35,7 @@ from flowerkit.data.tfrecords import (
     read_records,
 )
 from flowerkit.files import replacing, write_text
-from flowerkit.text import format_csv
+from flowerkit.text import format_csv, join_some
 
 EXTERNAL = "external"
 # What is found twice gets the last.
@@ -53,11 +52,7 @@ _SIDE_PX, _GAP_PX, _TEXT_PX, _COLUMNS = 160, 14, 44, 4
 
 @dataclass(frozen=True)
 class Place:
-    """Where a picture is; `split` is train, val, test or external, `label` None in an unlabelled one.
-
-    >>> print(Place("val", Path("d/val/03-224x224-462.tfrec"), 118, "a1b2", 4, "tulip"))
-    val/03-224x224-462.tfrec, record 118 (id a1b2, tulip)
-    """
+    """Where a picture is; `split` is train, val, test or external, `label` None in an unlabelled one."""
 
     split: str
     file: Path
@@ -119,8 +114,8 @@ class DuplicatePair:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What was found: `counts` of pictures by split, `problems` that spoil a measurement, `notes` on
-    what is good to know, and all `pairs` of records of the same picture, inside a split too."""
+    """What was found: `counts` of pictures by split, `problems` that spoil a measurement, `notes`, and
+    all `pairs` of records of the same picture, inside a split too."""
 
     counts: dict[str, int]
     problems: tuple[str, ...]
@@ -206,11 +201,10 @@ def _read_pictures(sources, near: bool, total: int, progress: Progress | None) -
         done, labels = len(places), [None] * len(pictures)
         if pictures.labels is not None and data.class_names == sources[0][1].class_names:
             labels = pictures.labels.tolist()
-        names = [None if label is None else data.class_names[label] for label in labels]
-        columns_of_places = zip(
-            pictures.images.records(), pictures.ids.tolist(), labels, names, strict=True
-        )
-        places += [Place(name, *record, *facts) for record, *facts in columns_of_places]
+        rows = zip(pictures.images.records(), pictures.ids.tolist(), labels, strict=True)
+        for record, id, label in rows:
+            class_name = None if label is None else data.class_names[label]
+            places.append(Place(name, *record, id, label, class_name))
         num = len(pictures) if near else 0
         hashes = np.empty((num, len(TURNS)), "uint64")
         thumbnails = np.empty((num, THUMBNAIL_PX, THUMBNAIL_PX, 3), "uint8")
@@ -232,9 +226,8 @@ def _find_damage(file: Path) -> list[str]:
         try:
             decode_strictly(record.image)
         except ValueError as error:
-            found.append(
-                f"{file.parent.name}/{file.name}, record {number} (id {record.id}): {error}"
-            )
+            where = f"{file.parent.name}/{file.name}, record {number} (id {record.id})"
+            found.append(f"{where}: {error}")
     return found
 
 
@@ -297,17 +290,14 @@ def _judge_classes(
         {place.label for place in places if place.split == split} for split in ("train", "val")
     )
     every = set(range(len(class_names)))
-    problems = _list_classes("in val, but never in train", measured - trained, class_names)
-    notes = _list_classes("in train, but not in val", trained - measured, class_names)
-    notes += _list_classes("neither in train nor in val", every - trained - measured, class_names)
-    return problems, notes
 
+    def tell(where: str, labels: set[int]) -> tuple[str, ...]:
+        names = join_some([class_names[label] for label in sorted(labels)])
+        return (f"classes {where}: {len(labels)} ({names})",) if labels else ()
 
-def _list_classes(where: str, labels: set[int], class_names) -> tuple[str, ...]:
-    if not labels:
-        return ()
-    shown = ", ".join(class_names[label] for label in sorted(labels)[:5])
-    return (f"classes {where}: {len(labels)} ({shown}{', ...' if len(labels) > 5 else ''})",)
+    notes = tell("in train, but not in val", trained - measured)
+    notes += tell("neither in train nor in val", every - trained - measured)
+    return tell("in val, but never in train", measured - trained), notes
 
 
 # Showing ------------------------------------------------------------------------------------------
@@ -333,8 +323,7 @@ def draw_pairs(path: str | os.PathLike, pairs: Sequence[DuplicatePair]) -> int:
 
     Nothing is written for no pairs. Raises OSError where a shard is gone.
     """
-    pairs = pairs[:_MAX_DRAWN]
-    if not pairs:
+    if not (pairs := pairs[:_MAX_DRAWN]):
         return 0
     rows, columns = -(-len(pairs) // _COLUMNS), min(_COLUMNS, len(pairs))
     width, height = 2 * _SIDE_PX + _GAP_PX, _SIDE_PX + _TEXT_PX

@@ -1,8 +1,4 @@
-"""Shards to a split: ids, labels and digests checked before anything is decoded, images while in use.
-
-A first pass over the shards reads every record without decoding it: its id, label and digest, the
-JPEG's size and its end. What can be known early is so an error before training.
-"""
+"""Shards to a split: ids, labels and digests checked before anything is decoded, images while in use."""
 
 import logging
 import time
@@ -154,10 +150,10 @@ def _scan(data: FlowerData, name: str, on_corrupt: str, *, decode: bool = False)
                     rows.append((number_of_file, *record._replace(label=label)))
     if faults and on_corrupt != "skip":
         raise ValueError(faults[0].explain(num_more=len(faults) - 1))
-    if not rows and ids:
-        raise ValueError(f"every image of {name} is left out by decisions. Keep some (--labels).")
     if not rows:
-        raise ValueError(f"every record of {files[0].parent} is bad. Re-download the files.")
+        bad = f"every record of {files[0].parent} is bad. Re-download the files."
+        left_out = f"every image of {name} is left out by decisions. Keep some (--labels)."
+        raise ValueError(left_out if ids else bad)
     for fault in faults:
         _log.warning(f"left out: {fault}")
     if faults:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -28,12 +28,9 @@ from flowerkit.text import join_some, pluralize
 SPLITS = ("train", "val", "test")
 
 _FOLDER_NAME = re.compile(r"tfrecords-jpeg-(\d+)x\1")
-_SHARD_NAME = re.compile(
-    r"(?P<number>\d{2,})-(?P<size>\d+)x(?P=size)-(?P<count>\d+)\.tfrec", re.IGNORECASE
-)
-_UNFINISHED = re.compile(
-    r"(.+\.tfrec\w*)\W.*", re.IGNORECASE
-)  # what a browser or gzip calls a shard
+_SHARD_NAME = re.compile(r"(?i)(?P<number>\d{2,})-(?P<size>\d+)x(?P=size)-(?P<count>\d+)\.tfrec")
+# What a browser or gzip calls a shard.
+_UNFINISHED = re.compile(r"(.+\.tfrec\w*)\W.*", re.IGNORECASE)
 _UNPACK = {".gz": "gzip -d", ".zip": "unzip", ".zst": "zstd -d", ".bz2": "bzip2 -d", ".xz": "xz -d"}
 _USUAL_SIZE_PX = 224
 _FEATURES = {"image": "bytes_list", "id": "bytes_list", "class": "int64_list"}
@@ -101,11 +98,28 @@ def parse_example(payload: bytes, *, labelled: bool | None = None) -> Record:
 
     Raises ValueError for a feature that is missing or damaged; the JPEG is not looked at.
     """
-    features = _parse_features(payload)
+    try:
+        features = Example.FromString(payload).features.feature
+    except DecodeError:
+        raise ValueError(f"not a tf.train.Example ({len(payload)} bytes)") from None
     labelled = "class" in features if labelled is None else labelled
-    _check_names(features, labelled)
-    label = _read_feature(features, "class") if labelled else None
-    return Record(_read_feature(features, "image"), _read_id(features), label)
+    wanted, values = list(_FEATURES) if labelled else ["image", "id"], {}
+    if missing := [name for name in wanted if name not in features]:
+        found = join_some(sorted(features), 8) or "none"
+        raise ValueError(
+            f"missing feature {' and '.join(map(repr, missing))} (found: {found}; "
+            f"wanted: {', '.join(wanted)})"
+        )
+    for name in wanted:
+        held = getattr(features[name], _FEATURES[name]).value
+        if len(held) != 1:
+            kind = _FEATURES[name].removesuffix("_list")
+            raise ValueError(f"feature '{name}' holds {len(held)} {kind} values, not 1")
+        values[name] = held[0]
+    try:
+        return Record(values["image"], values["id"].decode(), values.get("class"))
+    except UnicodeDecodeError:
+        raise ValueError(f"the id {values['id']!r} is not UTF-8") from None
 
 
 def read_records(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
@@ -113,27 +127,25 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, Record]]:
 
     Raises ValueError for the first bad record.
     """
-    path = Path(path)
-    for number, payload, reason in read_frames(path):
-        try:
-            if reason:
-                raise ValueError(reason)
-            yield number, parse_example(payload)
-        except ValueError as error:
-            raise ValueError(CorruptRecord(path, number, str(error)).explain()) from None
+    for number, record in _parse_all(Path(path)):
+        if isinstance(record, CorruptRecord):
+            raise ValueError(record.explain())
+        yield number, record
 
 
 def find_ids(path: Path) -> list[str]:
     """The id of every record of a shard; of one that cannot be read, its file, number and fault."""
-    ids = []
+    records = (record for _, record in _parse_all(path))
+    return [each.id if isinstance(each, Record) else str(each) for each in records]
+
+
+def _parse_all(path: Path) -> Iterator[tuple[int, Record | CorruptRecord]]:
     for number, payload, reason in read_frames(path):
         try:
-            ids.append(
-                str(CorruptRecord(path, number, reason)) if reason else parse_example(payload).id
-            )
+            record = CorruptRecord(path, number, reason) if reason else parse_example(payload)
         except ValueError as error:
-            ids.append(str(CorruptRecord(path, number, str(error))))
-    return ids
+            record = CorruptRecord(path, number, str(error))
+        yield number, record
 
 
 def read_record(path: Path, number: int) -> Record:
@@ -142,39 +154,6 @@ def read_record(path: Path, number: int) -> Record:
     with path.open("rb") as file:
         file.seek(offset)
         return parse_example(file.read(length))
-
-
-def _parse_features(payload: bytes) -> Mapping[str, Any]:
-    try:
-        return Example.FromString(payload).features.feature
-    except DecodeError:
-        raise ValueError(f"not a tf.train.Example ({len(payload)} bytes)") from None
-
-
-def _check_names(features: Mapping[str, Any], labelled: bool) -> None:
-    wanted = list(_FEATURES) if labelled else ["image", "id"]
-    if missing := [name for name in wanted if name not in features]:
-        found = join_some(sorted(features), 8) or "none"
-        raise ValueError(
-            f"missing feature {' and '.join(map(repr, missing))} (found: {found}; "
-            f"wanted: {', '.join(wanted)})"
-        )
-
-
-def _read_feature(features: Mapping[str, Any], name: str) -> Any:
-    values = getattr(features[name], _FEATURES[name]).value
-    if len(values) != 1:
-        kind = _FEATURES[name].removesuffix("_list")
-        raise ValueError(f"feature '{name}' holds {len(values)} {kind} values, not 1")
-    return values[0]
-
-
-def _read_id(features: Mapping[str, Any]) -> str:
-    raw = _read_feature(features, "id")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise ValueError(f"the id {raw!r} is not UTF-8") from None
 
 
 # Writing ------------------------------------------------------------------------------------------
@@ -312,10 +291,9 @@ def _describe_absence(folder: Path) -> str:
     for near in (folder.parent.parent, *sorted(folder.iterdir())):
         if find_sizes(near):
             return f"no tfrecords-jpeg-SxS/ under {folder}. Did you mean {near}?"
-    held = sorted(entry.name for entry in folder.iterdir())
-    shown = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "")
+    held = join_some(sorted(entry.name for entry in folder.iterdir())) or "nothing"
     return (
-        f"no tfrecords-jpeg-SxS/ under {folder} (it holds {shown or 'nothing'}). Pass the folder "
+        f"no tfrecords-jpeg-SxS/ under {folder} (it holds {held}). Pass the folder "
         "that holds the shards, or a folder of photos with a sub folder for each class; `flowerkit draw "
         "FOLDER` draws flowers."
     )
@@ -330,12 +308,12 @@ def _list_shards(split_folder: Path, image_size: int) -> tuple[Path, ...]:
     for name in names:
         path = split_folder / name
         if path.suffix.lower().startswith(".tfrec"):
-            match = _match_name(path)
-            if int(match["size"]) != image_size:
+            number, size = (int(_match_name(path)[each]) for each in ("number", "size"))
+            if size != image_size:
                 raise ValueError(
-                    f"{path} says {match['size']} px in the folder of {image_size} px. Move it."
+                    f"{path} says {size} px in the folder of {image_size} px. Move it."
                 )
-            shards[path] = int(match["number"]), name
+            shards[path] = number, name
         elif (found := _UNFINISHED.match(name)) and found[1] not in names:
             # In its place: without it the split would be smaller, and nothing would say so.
             remedy = "Finish the download, or rename or remove the file."
@@ -434,13 +412,12 @@ def scan_shard(
     All checksums are computed; without `decode` damage inside a JPEG is not found, see `check_jpeg`.
     """
     found, faults, num_whole, offset = [], [], 0, 12
+    checks = image_size, num_classes, labelled
     for number, payload, fault in read_frames(path):
         num_whole += payload is not None
         record, reasons = None, [fault]
         if fault is None:
-            record, reasons = check_example(
-                payload, image_size, num_classes, labelled, decode=decode
-            )
+            record, reasons = check_example(payload, *checks, decode=decode)
         faults += [CorruptRecord(path, number, reason) for reason in reasons]
         if record:
             digest = blake2b(record.image, digest_size=8).digest()
@@ -474,10 +451,5 @@ def check_example(
 
 def _compare_counts(path: Path, num_found: int) -> list[CorruptRecord]:
     num_named = count_in_name(path)
-    if num_named == num_found:
-        return []
-    return [
-        CorruptRecord(
-            path, None, f"{pluralize(num_named, 'record')} by its name, {num_found} in the file"
-        )
-    ]
+    reason = f"{pluralize(num_named, 'record')} by its name, {num_found} in the file"
+    return [] if num_named == num_found else [CorruptRecord(path, None, reason)]
