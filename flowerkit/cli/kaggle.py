@@ -213,14 +213,13 @@ def add_publish_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--licence", "--license", metavar="NAME", help="required: apache-2.0, CC-BY-4.0 ..."
     )
-    parser.add_argument("--title", metavar="TEXT", help="6 to 50 characters [from the name]")
     parser.add_argument("--public", action="store_true", help="everybody sees it [only you do]")
 
 
 def run_publish(args, echo: Echo, progress: Progress) -> int:
     kind = "model" if args.kaggle_model else "dataset"
     name = args.kaggle_model or args.weights_dataset
-    target = kaggle.Publication(kind, name, args.licence, args.title, args.public)
+    target = kaggle.Publication(kind, name, args.licence, args.public)
     kaggle.publish(kaggle.sign_in(echo), args.source, target)
     return 0
 

@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy(
         "metadata": "write_bundle lint KernelMetadata",
         "client": "KaggleError KernelRun sign_in",
         "push": "RunFailed push_notebook watch_run",
-        "publication": "LICENCES Publication publish",
+        "publication": "Publication publish",
         "results": "pull_outputs check_csv resolve_version submit wait_for_score",
     },
 )

@@ -1,8 +1,4 @@
-"""The `kaggle` client with time limits, retries and errors that name a remedy.
-
-The client waits without limit, exits with status 0 after an error, and prints credentials when VERBOSE
-is set.
-"""
+"""The `kaggle` client with time limits, retries, and errors that name a remedy and no credentials."""
 
 import base64
 import contextlib
@@ -37,14 +33,6 @@ _REMEDIES = {
 # A request that changes something must not be repeated: it may have arrived, only its response be
 # lost. A log that is silent is read again when the run's status is known.
 _SENT_ONCE = re.compile(r"/(SaveKernel|Create\w+|logs/stream/.*)$")
-# A path instead of an address has one slash fewer.
-_HOST = re.compile(r"(https?:/{1,2})?(www\.)?kaggle\.com/+", re.IGNORECASE)
-# In kaggle.com/OWNER/NAME, as older addresses are, these are no owners and no names.
-_PAGES = (
-    "account api benchmarks c code competitions cohort datasets discussion discussions docs followers "
-    "following getting-started general host kernels learn me models notebooks organizations "
-    "product-feedback questions-and-answers rankings scripts search settings static work"
-)
 _BY_ID = re.compile(r"scriptVersionId=(\d+)|/run/(\d+)", re.IGNORECASE)
 
 Response = TypeVar("Response")
@@ -62,15 +50,13 @@ def split_address(text: str, page: str) -> tuple[list[str], bool]:
     >>> split_address("https://www.kaggle.com/datasets/flora/petals?select=x.h5", "datasets")
     (['flora', 'petals'], True)
     """
-    path = re.split("[?#]", text.strip().strip("<>'\""))[0]
-    host = _HOST.match(path)
-    first, *others = path[host.end() if host else 0 :].rstrip("/").split("/")
-    parts = others if first.lower() == page else [first, *others]
-    is_older = host and parts == [first, *others]
-    named = len(parts) > 1 and all(re.fullmatch(r"[\w-]+", part) for part in parts[:2])
-    if not named or (is_older and not set(_PAGES.split()).isdisjoint(parts[:2])):
+    path = re.split("[?#]", text.strip().strip("<>'\""))[0].rstrip("/")
+    # A path instead of an address has one slash fewer.
+    form = rf"(?i)((?:https?:/{{1,2}})?(?:www\.)?kaggle\.com/+)?({page}/)?([\w-]+/[\w-]+(?:/.*)?)"
+    found = re.fullmatch(form, path)
+    if not found or (found[1] and not found[2]):
         return [], False
-    return parts, bool(host)
+    return found[3].split("/"), bool(found[1])
 
 
 @dataclass(frozen=True)
@@ -162,6 +148,21 @@ class Client:
                 self.scrub(f"{action}: {_describe(cause, suspects, remedies)}")
             ) from None
 
+    def find(
+        self, action: str, get: Callable, *, missing=(403, 404), remedies=MappingProxyType({})
+    ):
+        """What `get()` returns; None where Kaggle has it not: it may respond 403 then, too."""
+        from requests.exceptions import HTTPError
+
+        def look():
+            try:
+                return get()
+            except HTTPError as error:
+                if error.response.status_code not in missing:
+                    raise
+
+        return self.call(action, look, remedies=remedies)
+
     def scrub(self, text: str) -> str:
         """The text without the credentials, in case a server has repeated them."""
         names = (self.api.CONFIG_NAME_KEY, self.api.CONFIG_NAME_TOKEN)
@@ -183,9 +184,9 @@ def sign_in(
 ) -> Client:
     """A client with the credentials that are saved here.
 
-    A run's status is requested every `poll_seconds`; a failed request is sent six times, with pauses
-    that grow from `backoff_seconds`; `timeout_seconds` limit the connection and each silence. Raises
-    KaggleError if the client is missing or too old, or if Kaggle accepts no credentials.
+    A failed request is sent six times, with pauses that grow from `backoff_seconds`; `timeout_seconds`
+    limit the connection and each silence. Raises KaggleError if the client is missing or too old, or if
+    Kaggle accepts no credentials.
     """
     try:
         version = importlib.metadata.version("kaggle")
@@ -287,13 +288,10 @@ def _describe(cause: Exception, suspects: str, remedies: Mapping[int, str]) -> s
     if status:
         text = text.split(" for url")[0].removeprefix(f"{status} ")
         remedy = "If the reason does not help, run `pip install --upgrade kaggle six`"
-        if status > 500:
-            remedy = "Kaggle has trouble. Try again later"
         if status == 500:
-            remedy = (
-                f"Kaggle fails so at a request that it does not expect: check {suspects}. If all is "
-                f"right, Kaggle has trouble: try again later"
-            )
+            remedy = f"Kaggle may not have expected it: check {suspects}, else try again later"
+        elif status > 500:
+            remedy = "Kaggle has trouble. Try again later"
         return f"{status}: {text[:300]}. {(_REMEDIES | remedies).get(status, remedy)}."
     if _is_lost(cause):
         return (

@@ -1,8 +1,7 @@
 """kernel-metadata.json, which describes the pushed notebook to Kaggle, and the lint before a push.
 
 The client pushes a title that does not fit its id, a leftover image pin or a missing machine shape
-without an error, and the run gets another name or a CPU. The rules were read from `kaggle` 2.2.4 and
-2.2.5 (kernels_push) and issue 1197 of its repository.
+without an error, and the run gets another name or a CPU. The rules are those of `kaggle` 2.2.5.
 """
 
 import json
@@ -82,12 +81,10 @@ class KernelMetadata:
         """From the checkout `root`. Raises FileNotFoundError, or ValueError for a damaged file."""
         values = read_json(Path(root, METADATA), remedy=_RENEW)
         for name, usual in cls.build().values.items():
-            kind = type(usual)
-            if kind is not bool and not isinstance(values.get(name, usual), kind):
-                raise ValueError(
-                    f"{name} in {METADATA} must be a {_KINDS[kind]}, not "
-                    f"{json.dumps(values[name])}. {_RENEW}"
-                )
+            kind, value = type(usual), values.get(name, usual)
+            if kind is not bool and not isinstance(value, kind):
+                problem = f"must be a {_KINDS[kind]}, not {json.dumps(value)}"
+                raise ValueError(f"{name} in {METADATA} {problem}. {_RENEW}")
         return cls(values)
 
     def save(self, root: str | os.PathLike) -> None:
@@ -169,8 +166,7 @@ def lint(
     """Everything that would make a push from `root` fail or run wrong, in sentences; [] if nothing.
 
     With `owner_known` the push fills in a missing owner. `require` ("tpu", "gpu", "cpu") is the device
-    that the metadata must request, and `data_sets` are attached by the push. Raises as `check_bundle`
-    and `with_data_set` do.
+    that the metadata must request, and `data_sets` are attached by the push.
     """
     problems = check_bundle(root)
     try:

@@ -1,7 +1,7 @@
 """Publish on Kaggle: a run as a Kaggle Model with its card, or weights as a data set for runs offline.
 
-The licences and the limits of names and titles are those of kaggle-api's docs (models_metadata.md,
-datasets_metadata.md) and of the client, September 2026.
+Licences and limits are those of kaggle-api's docs (models_metadata.md, datasets_metadata.md), September
+2026.
 """
 
 import json
@@ -29,36 +29,19 @@ _NOTE = f"flowerkit {__version__}"
 _SIGNATURES = {".h5": b"\x89HDF\r\n\x1a\n", ".keras": b"PK\x03\x04"}
 _DATA = {"competition": "Petals to the Metal", "drawn": "drawn flowers", "folder": "own photos"}
 
-_MODEL_LICENCES = """\
-Apache 2.0
-MIT
-BSD-3-Clause
-CC0: Public Domain
-Attribution 3.0 Unported (CC BY 3.0)
-Attribution 3.0 IGO (CC BY 3.0 IGO)
-Attribution 4.0 International (CC BY 4.0)
-CC BY-SA 3.0
-CC BY-SA 4.0
-Attribution-NoDerivatives 4.0 International (CC BY-ND 4.0)
-Attribution-NonCommercial 4.0 International (CC BY-NC 4.0)
-Attribution-NonCommercial-NoDerivatives 4.0 International (CC BY-NC-ND 4.0)
-Attribution-NonCommercial-ShareAlike 3.0 IGO (CC BY-NC-SA 3.0 IGO)
-CC BY-NC-SA 4.0
-Community Data License Agreement - Permissive - Version 1.0
-Community Data License Agreement - Sharing - Version 1.0
-GPL 2
-GPL 3
-GNU Lesser General Public License 3.0
-GNU Affero General Public License 3.0
-GNU Free Documentation License 1.3
-ODC Attribution License (ODC-By)
-ODC Public Domain Dedication and Licence (PDDL)"""
-_DATA_SET_LICENCES = """\
-CC0-1.0 apache-2.0 CC-BY-3.0 CC-BY-3.0-IGO CC-BY-4.0 CC-BY-SA-3.0 CC-BY-SA-4.0 CC-BY-ND-4.0 CC-BY-NC-4.0
-CC-BY-NC-ND-4.0 CC-BY-NC-SA-4.0 CC-BY-NC-SA-3.0-IGO CDLA-Permissive-1.0 CDLA-Sharing-1.0 GPL-2.0 GPL-3.0
-LGPL-3.0 AGPL-3.0 FDL-1.3 ODC-BY-1.0 PDDL ODbL-1.0 DbCL-1.0 US-Government-Works EU-ODP-Legal-Notice
-copyright-authors other unknown"""
-LICENCES = {"model": _MODEL_LICENCES.split("\n"), "dataset": _DATA_SET_LICENCES.split()}
+# As a model and a data set have it; Kaggle's page of what is published offers others.
+LICENCES = {
+    "apache-2.0": ("Apache 2.0", "apache-2.0"),
+    "mit": ("MIT", None),
+    "gpl-3.0": ("GPL 3", "GPL-3.0"),
+    "cc0-1.0": ("CC0: Public Domain", "CC0-1.0"),
+    "cc-by-4.0": ("Attribution 4.0 International (CC BY 4.0)", "CC-BY-4.0"),
+    "cc-by-sa-4.0": ("CC BY-SA 4.0", "CC-BY-SA-4.0"),
+    "cc-by-nc-4.0": ("Attribution-NonCommercial 4.0 International (CC BY-NC 4.0)", "CC-BY-NC-4.0"),
+    "cc-by-nc-sa-4.0": ("CC BY-NC-SA 4.0", "CC-BY-NC-SA-4.0"),
+    "other": (None, "other"),
+}
+_KINDS = ("model", "dataset")
 
 Found = TypeVar("Found")
 
@@ -67,19 +50,18 @@ Found = TypeVar("Found")
 class Publication:
     """Where something is published, and how: `kind` is "model" or "dataset".
 
-    `name`: OWNER/NAME, or the address of what is there already. `licence`: one of `LICENCES[kind]`.
-    `title`: None makes one of the name. `public`: others see it; what is there already keeps who sees
-    it. Raises ValueError for values that Kaggle does not take.
+    `name`: OWNER/NAME, or the address of what is there already. `licence`: one of LICENCES. `public`:
+    others see it; what is there already keeps who sees it. Raises ValueError for values that Kaggle does
+    not take.
     """
 
     kind: str
     name: str
     licence: str | None
-    title: str | None = None
     public: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in LICENCES:
+        if self.kind not in _KINDS:
             raise ValueError(f"kind must be 'model' or 'dataset'. Received: kind={self.kind!r}")
         parts, has_host = split_address(self.name, f"{self.kind}s")
         name = "/".join(parts[:2]).lower()
@@ -90,15 +72,12 @@ class Publication:
                 f"{self.name!r} is no OWNER/NAME to publish as: OWNER is your Kaggle user name, NAME "
                 "has 6 to 50 letters from a to z, digits and single hyphens, such as petals-flowerkit."
             )
-        title = slug.replace("-", " ").capitalize() if self.title is None else self.title.strip()
-        if not 6 <= len(title) <= 50:
-            raise ValueError(
-                f"the title {title!r} has {len(title)} characters, and Kaggle takes 6 to 50. Pass a "
-                "title (--title) of that length."
-            )
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "title", title)
         object.__setattr__(self, "licence", _find_licence(self.kind, self.licence))
+
+    @property
+    def title(self) -> str:
+        return self.name.partition("/")[2].replace("-", " ").capitalize()
 
     @property
     def url(self) -> str:
@@ -106,20 +85,17 @@ class Publication:
 
 
 def _find_licence(kind: str, licence: str | None) -> str:
-    """The licence as Kaggle spells it; "cc-by-4.0" is the one with (CC BY 4.0), too."""
-    wanted = _squash(licence or "")
-    for name in LICENCES[kind]:
-        if wanted and wanted in (_squash(name), _squash(name.partition("(")[2])):
-            return name
-    received = f"{licence!r} is none that Kaggle has here" if licence else "none is given"
+    """The licence as Kaggle spells it."""
+    names = {name: of[_KINDS.index(kind)] for name, of in LICENCES.items()}
+    wanted = re.sub(r"[^a-z0-9.]+", "-", (licence or "").lower())
+    if found := names.get(wanted):
+        return found
+    known = [name for name in names if names[name]]
+    received = f"{licence!r} is none of a {kind} here" if licence else "none is given"
     raise ValueError(
-        f"a licence is needed, and {received}.{did_you_mean(licence or '', LICENCES[kind])} Pass "
-        f"--licence with one of: {', '.join(LICENCES[kind])}."
+        f"a licence is needed, and {received}.{did_you_mean(wanted, known)} Pass --licence with one of: "
+        f"{', '.join(known)}."
     )
-
-
-def _squash(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def publish(client: Client, source: str | Path, target: Publication) -> None:
@@ -127,10 +103,8 @@ def publish(client: Client, source: str | Path, target: Publication) -> None:
 
     A model: `source` is the folder of a finished run, exported as a `.keras` file that needs no
     flowerkit, with its classes (classes.json) and its card (README.md). A data set: `source` is a file
-    of weights (.h5, .keras), or a run, whose pretrained weights are published.
-
-    The client's `echo` receives the address and what comes next. Raises, before anything is sent,
-    FileNotFoundError and ValueError for a source that cannot be published; then KaggleError.
+    of weights (.h5, .keras), or a run, whose pretrained weights are published. Raises, before anything
+    is sent, FileNotFoundError and ValueError for a source that cannot be published; then KaggleError.
     """
     make = _make_model if target.kind == "model" else _make_data_set
     with tempfile.TemporaryDirectory(prefix="flowerkit-publish-") as folder:
@@ -199,13 +173,8 @@ def _make_model(client: Client, source: Path, target: Publication, folder: Path)
     if not old:
         page |= {"title": target.title, "isPrivate": not target.public}
     _write(folder / "model-metadata.json", page)
-    instance = {
-        "ownerSlug": owner,
-        "modelSlug": slug,
-        "instanceSlug": variation,
-        "framework": framework,
-        "licenseName": target.licence,
-    }
+    instance = {"ownerSlug": owner, "modelSlug": slug, "instanceSlug": variation}
+    instance |= {"framework": framework, "licenseName": target.licence}
     _write(folder / "model-instance-metadata.json", instance)
     if not old:
         _send(client, target, lambda: api.model_create_new(str(folder)), find_model)
@@ -219,9 +188,9 @@ def _make_model(client: Client, source: Path, target: Publication, folder: Path)
 
 
 def describe_run(run: RunFolder, target: Publication) -> str:
-    """The card of a run in Markdown: licence, scores, data, training, versions, use and classes.
+    """The card of a run in Markdown, without a path of this machine.
 
-    It names no path of this machine. Raises FileNotFoundError for a run that is not finished.
+    Raises FileNotFoundError for a run that is not finished.
     """
     plan, result, environment = run.plan().to_dict(), run.result(), run.environment()
     data, device = environment.data, environment.accelerator
@@ -240,7 +209,7 @@ def describe_run(run: RunFolder, target: Publication) -> str:
         plan["schedule"] = "given in Python"
     counts = ", ".join(f"{split} {count:,}" for split, count in data.counts.items())
     versions = {"flowerkit": __version__} | environment.versions
-    used = ("flowerkit", "python", "keras", "tensorflow", "jax", "numpy")
+    used = ["flowerkit", "python", "keras", "tensorflow", "jax", "numpy"]
     rows = {
         "licence": target.licence,
         "backbone": _last_part(backbone),
@@ -278,19 +247,6 @@ def _tabulate(rows: dict[str, str]) -> str:
 
 # Weights become a data set ------------------------------------------------------------------------
 
-_WEIGHTS = """\
-Weights for image classifiers, for notebooks without internet. Licence: {licence}.
-
-{files}
-
-```python
-import pathlib, keras
-
-file = next(pathlib.Path("/kaggle/input").rglob("{name}"))
-{load}
-```
-"""
-
 
 def _make_data_set(client: Client, source: Path, target: Publication, folder: Path) -> None:
     files, api = find_weights_files(source), client.api
@@ -325,9 +281,7 @@ def _make_data_set(client: Client, source: Path, target: Publication, folder: Pa
     _report_end(client, target, before)
     client.echo(f"next: flowerkit push --weights-dataset {target.name}")
     if not _find_backbone(files[0]):
-        client.echo(
-            "then pass its path under /kaggle/input as backbone= or weights= in the notebook"
-        )
+        client.echo("then pass its path in /kaggle/input as backbone= or weights= in the notebook")
 
 
 def find_weights_files(source: Path) -> list[Path]:
@@ -357,10 +311,11 @@ def find_weights_files(source: Path) -> list[Path]:
             raise FileNotFoundError(f"no file of weights {file}. Pass one (.h5, .keras), or a run.")
         signature = _SIGNATURES.get(file.suffix)
         with file.open("rb") as opened:
-            if not signature or opened.read(len(signature)) != signature:
-                raise ValueError(
-                    f"{file} is no whole file of weights. Pass one that ends in .h5 or .keras."
-                )
+            is_whole = signature and opened.read(len(signature)) == signature
+        if not is_whole:
+            raise ValueError(
+                f"{file} is no whole file of weights. Pass one ending in .h5 or .keras."
+            )
     return files
 
 
@@ -370,19 +325,11 @@ def _find_backbone(file: Path) -> dict[str, str] | None:
 
 
 def _describe_weights(files: list[Path], target: Publication) -> str:
-    lines, load = [], "model.load_weights(file)  # of a model with these layers"
-    if files[0].suffix == ".keras":
-        load = "model = keras.saving.load_model(file)"
+    text = f"Weights for image classifiers, for notebooks without internet. Licence: {target.licence}.\n"
     for file in files:
-        lines.append(f"- `{file.name}`, {format_bytes(file.stat().st_size)}")
+        text += f"\n- `{file.name}`, {format_bytes(file.stat().st_size)}"
         if row := _find_backbone(file):
-            lines[-1] += (
-                f": {row['name']}, ImageNet ({row['licence']}); flowerkit finds it by this name"
-            )
-            load = f"keras.applications.{row['name']}(include_top=False, weights=file)"
-    text = _WEIGHTS.format(
-        licence=target.licence, files="\n".join(lines), name=files[0].name, load=load
-    )
+            text += f": {row['name']}, ImageNet ({row['licence']}); flowerkit finds it by this name"
     return readable(text)
 
 
@@ -390,22 +337,11 @@ def _describe_weights(files: list[Path], target: Publication) -> str:
 
 
 def _find(client: Client, target: Publication, get: Callable[[], Found]) -> Found | None:
-    """What `get()` returns; None where Kaggle has it not.
-
-    Under the user's own name a 403 says no more than that: as for notebooks, Kaggle may respond so.
-    """
-    from requests.exceptions import HTTPError
-
-    def look() -> Found | None:
-        try:
-            return get()
-        except HTTPError as error:
-            is_own = target.name.partition("/")[0] == (client.username or "").lower()
-            if error.response.status_code == 404 or (error.response.status_code == 403 and is_own):
-                return None
-            raise
-
-    return client.call(f"looking for {target.name}", look, remedies=_remedies(client, target))
+    """What `get()` returns; None where Kaggle has it not. Of another user, 403 is a refusal."""
+    is_own = target.name.partition("/")[0] == (client.username or "").lower()
+    missing = (403, 404) if is_own else (404,)
+    remedies = _remedies(client, target)
+    return client.find(f"looking for {target.name}", get, missing=missing, remedies=remedies)
 
 
 def _send(client: Client, target: Publication, send: Callable, find_result=None) -> None:

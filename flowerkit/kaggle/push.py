@@ -43,16 +43,14 @@ def push_notebook(
     """Push the bundled notebook of the checkout `root`; Kaggle begins to run it.
 
     Where kernel-metadata.json has no owner yet, the credentials' user is; the checkout is not changed.
-    `data_sets` (OWNER/NAME, or addresses) are attached: with weights, see `publish`, or with what JAX
-    compiled in an earlier run (compiled/ of its outputs). `plan` (a name, or "contest") and
-    `max_minutes` replace those of the notebook in this push alone.
-    Raises KaggleError if `lint` (see there for `require`) finds problems, which are echoed, or if
-    Kaggle refuses the notebook or its inputs.
+    `data_sets` (OWNER/NAME, or addresses) are attached. `plan` (a name, or "contest") and `max_minutes`
+    replace those of the notebook in this push alone. Raises KaggleError if `lint` (see there for
+    `require`) finds problems, which are echoed, or if Kaggle refuses the notebook or its inputs.
     """
     problems = lint(root, owner_known=bool(client.username), require=require, data_sets=data_sets)
+    for problem in problems:
+        client.echo(problem)
     if problems:
-        for problem in problems:
-            client.echo(problem)
         raise KaggleError(f"nothing was pushed: {pluralize(len(problems), 'problem')}")
     metadata = KernelMetadata.load(root)
     if metadata.kernel.startswith(f"{PLACEHOLDER}/"):
@@ -87,22 +85,16 @@ def push_notebook(
 def find_version(client: Client, run: KernelRun) -> int:
     """The newest version's number; 0 for a notebook that Kaggle does not have."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
-    from requests.exceptions import HTTPError
 
     request = ApiGetKernelRequest()
     request.user_name, request.kernel_slug = run.owner, run.name
 
-    def get() -> int:
+    def get():
         with client.api.build_kaggle_client() as kaggle:
-            try:
-                found = kaggle.kernels.kernels_api_client.get_kernel(request)
-            except HTTPError as error:  # Kaggle responds 403 also where there is no notebook
-                if error.response.status_code in (403, 404):
-                    return 0
-                raise
-        return (found.metadata and found.metadata.current_version_number) or 0
+            return kaggle.kernels.kernels_api_client.get_kernel(request).metadata
 
-    return client.call(f"looking for {run}", get)
+    found = client.find(f"looking for {run}", get)
+    return (found and found.current_version_number) or 0
 
 
 def _read_response(client: Client, run: KernelRun, response) -> KernelRun:
@@ -154,9 +146,8 @@ class RunLog:
 def watch_run(client: Client, run: KernelRun, *, require: str | None = None) -> RunLog:
     """Follow a run to its end and echo its log.
 
-    `require` ("tpu", "gpu", "cpu") is compared with the device in the log. Raises RunFailed as soon
-    as that is another one, and if the run fails, is cancelled, or names no device although one is
-    required.
+    Raises RunFailed as soon as the log names another device than `require` ("tpu", "gpu", "cpu"), and
+    if the run fails, is cancelled, or names none although one is required.
     """
     log = RunLog(client)
     ended = _follow(client, run, log, require)

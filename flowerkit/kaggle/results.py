@@ -12,7 +12,7 @@ from flowerkit.data import FlowerData
 from flowerkit.files import make_folder, write_text
 from flowerkit.kaggle.client import RULES, Client, KaggleError, KernelRun
 from flowerkit.kaggle.push import FINISHED, describe_end, find_version, get_session, read_log
-from flowerkit.sources import CLASS_NAMES, SLUG
+from flowerkit.sources import CLASS_NAMES, SLUG, find_test_ids
 from flowerkit.submission import check_submission
 from flowerkit.text import join_some, pluralize
 
@@ -33,7 +33,15 @@ def pull_outputs(
     Files appear in `out` when all are there whole, and replace older ones. Raises KaggleError for a
     run that goes on or made no csv, OSError if the folder cannot be made.
     """
-    _refuse_unfinished(client, run)
+    session = get_session(client, run)
+    status = session.status.name
+    if status not in FINISHED:
+        raise KaggleError(
+            f"{run} is still {status.lower()}. Follow it with `flowerkit watch {run}`, or name "
+            "an earlier version, OWNER/NAME/VERSION."
+        )
+    if status != "COMPLETE":
+        client.echo(f"{describe_end(client, run, session)}; its outputs may be unfinished")
     out = make_folder(out)
     pattern = rf"(^|/){re.escape(CSV)}$" if csv_only else None
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=out) as folder:
@@ -60,18 +68,6 @@ def pull_outputs(
     return min(found, key=lambda path: len(path.parts))
 
 
-def _refuse_unfinished(client: Client, run: KernelRun) -> None:
-    session = get_session(client, run)
-    status = session.status.name
-    if status not in FINISHED:
-        raise KaggleError(
-            f"{run} is still {status.lower()}. Follow it with `flowerkit watch {run}`, or name "
-            "an earlier version, OWNER/NAME/VERSION."
-        )
-    if status != "COMPLETE":
-        client.echo(f"{describe_end(client, run, session)}; its outputs may be unfinished")
-
-
 # Check --------------------------------------------------------------------------------------------
 
 
@@ -82,20 +78,16 @@ def check_csv(csv: str | Path, data: FlowerData | None = None) -> list[str]:
     the competition: header, form, 104 classes, 7,382 different ids. Raises FileNotFoundError.
     """
     if data is not None:
-        from flowerkit.sources import find_test_ids
-
         return check_submission(csv, find_test_ids(data), data.num_classes, data.csv_labels)
     path = Path(csv)
     lines = path.read_text("utf-8-sig", errors="replace").splitlines() if path.is_file() else []
     ids = [line.split(",")[0].strip('" ') for line in lines[1:] if line.strip()]
+    rows = pluralize(len(ids), "row")
+    # The ids are the csv's own here, so their number is checked apart.
     problems = check_submission(csv, ids, len(CLASS_NAMES))
-    # The ids are the csv's own here, so their number is checked below.
-    problems = [line for line in problems if not line.startswith(f"{len(ids):,} row")]
-    if len(ids) != NUM_TEST_IMAGES:
-        problems.append(
-            f"{pluralize(len(ids), 'row')}; the competition's test set has {NUM_TEST_IMAGES:,}"
-        )
-    return problems
+    problems = [line for line in problems if not line.startswith(rows)]
+    is_all = len(ids) == NUM_TEST_IMAGES
+    return problems + [f"{rows}; the competition's test set has {NUM_TEST_IMAGES:,}"] * (not is_all)
 
 
 # Submit -------------------------------------------------------------------------------------------
@@ -116,18 +108,18 @@ def submit(client: Client, source: Path | KernelRun, *, message: str | None = No
 
     Returns the submission's number. `message` names it on Kaggle. Raises KaggleError.
     """
-    if isinstance(source, KernelRun):
-        text = message or f"flowerkit {__version__}, {source.kernel} version {source.version}"
-
-        def send():
-            return client.api.competition_submit_code(
-                CSV, text, SLUG, source.kernel, source.version, quiet=True
-            )
+    is_run = isinstance(source, KernelRun)
+    if is_run:
+        what = f"{source.kernel} version {source.version}"
     else:
-        text = message or f"flowerkit {__version__}, {sha256(source.read_bytes()).hexdigest()[:8]}"
+        what = sha256(source.read_bytes()).hexdigest()[:8]
+    text = message or f"flowerkit {__version__}, {what}"
 
-        def send():
-            return client.api.competition_submit(str(source), text, SLUG, quiet=True)
+    def send():
+        if is_run:
+            kernel, version = source.kernel, source.version
+            return client.api.competition_submit_code(CSV, text, SLUG, kernel, version, quiet=True)
+        return client.api.competition_submit(str(source), text, SLUG, quiet=True)
 
     before = {submission.ref for submission in _list_submissions(client)}
 

@@ -215,7 +215,7 @@ def test_publish_makes_a_data_set_and_says_how_a_push_attaches_it(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--kaggle-model", "flora/petals-kit"], "a licence is needed, and none is given. .*MIT"),
+        (["--kaggle-model", "flora/petals-kit"], "a licence is needed, and none is given. .*mit"),
         (["--kaggle-model", "flora/rose", "--license", "MIT"], "6 to 50 letters"),
         (["--kaggle-model", "flora/petals-kit", "--licence", "MIT"], "no run folder"),
         (["--weights-dataset", "flora/petals-kit", "--licence", "other"], "no run folder"),

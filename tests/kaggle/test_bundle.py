@@ -190,9 +190,9 @@ def test_an_edit_of_the_bundle_itself_is_seen(checkout, old, new, message):
         (None, "there is no "),
         ("{", "is not JSON"),
         ("[]", "must hold a notebook, not []"),
-        ('{"cells": 1}', "has no list of cells"),
-        ('{"cells": [null]}', "has no list of cells"),
-        ('{"cells": [{"cell_type": "code", "source": [1]}]}', "has no list of cells"),
+        ('{"cells": 1}', "has no cells with text"),
+        ('{"cells": [null]}', "has no cells with text"),
+        ('{"cells": [{"cell_type": "code", "source": [1]}]}', "has no cells with text"),
         ("[" * 100_000, "is not JSON"),
     ],
 )
