@@ -76,6 +76,8 @@ def make_folds(
     Raises ValueError for fewer than two folds, a class with fewer pictures than folds unless it may be
     `rare`, and what `load_split` raises.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     if count < 2:
         raise ValueError(f"folds are 2 or more. Received: {count}")
     names = ["train", *["val"] * bool(data.counts["val"])]
@@ -87,7 +89,10 @@ def make_folds(
     groups = _group(ids, digests, *_look_at(splits, len(ids), progress))
     if not rare:
         _check_classes(labels, groups, count, data.class_names)
-    fold_of = _assign(labels, groups, count, seed)
+    fold_of = np.empty(len(labels), "int64")
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    for fold, (_, rows) in enumerate(folds.split(labels, labels, groups)):
+        fold_of[rows] = fold
     facts = [ids.tolist(), labels.tolist(), digests.tolist(), fold_of.tolist()]
     key = sha256(json.dumps(facts).encode()).hexdigest()[:16]
     return Folds(data, ids, labels, fold_of, key)
@@ -128,13 +133,3 @@ def _check_classes(labels, groups, count: int, class_names) -> None:
             f"{count} folds need {count} different pictures of each class, and {join_some(few)}. "
             f"{fewer} pictures of the class, or leave it out."
         )
-
-
-def _assign(labels, groups, count: int, seed: int) -> np.ndarray:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    fold_of = np.empty(len(labels), "int64")
-    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    for fold, (_, rows) in enumerate(folds.split(labels, labels, groups)):
-        fold_of[rows] = fold
-    return fold_of

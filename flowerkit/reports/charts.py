@@ -99,10 +99,11 @@ def draw_history(
 
     The best epoch is a vertical line, and where a phase begins is another.
     """
-    phases = [
-        row for row, before in zip(history[1:], history, strict=False) if _begins(row, before)
-    ]
-    marks = {row["epoch"] - 0.5: f"phase {row['phase']:.0f} →" for row in phases}
+    marks = {
+        row["epoch"] - 0.5: f"phase {row['phase']:.0f} →"
+        for before, row in itertools.pairwise(history)
+        if row.get("phase") != before.get("phase")
+    }
     lines = {label: [history] for label in columns.values()}
     names = dict(zip(columns.values(), columns, strict=True))
     return _draw(title, summary, lines, names.get, form, marks={best_epoch: "", **marks})
@@ -118,10 +119,6 @@ def draw_experiments(
     """
     drawn = dict(itertools.islice(histories.items(), NUM_STYLES))
     return _draw(title, summary, drawn, lambda _: column, form, is_cut=column != "val_f1")
-
-
-def _begins(row: Mapping[str, float], before: Mapping[str, float]) -> bool:
-    return row.get("phase") != before.get("phase")
 
 
 def _draw(title, summary, histories, column_of, form, *, marks=(), is_cut=False) -> Chart:
@@ -140,15 +137,14 @@ def _draw(title, summary, histories, column_of, form, *, marks=(), is_cut=False)
     width = (WIDTH - LEFT - RIGHT) / num_epochs
     steps = []
     for epoch in range(1, num_epochs + 1):
-        said = ", ".join(
-            f"{label} {mean:{form}}"
+        reached = {
+            label: [curve[epoch - 1] for curve in seeds if len(curve) >= epoch]
             for label, seeds in curves.items()
-            if math.isfinite(mean := _mean_at(seeds, epoch))
-        )
-        place = round(x(epoch) - width / 2, 1)
-        steps.append(
-            Step(place, TOP, round(width, 1), HEIGHT - TOP - BOTTOM, f"Epoch {epoch}: {said}")
-        )
+        }
+        means = {label: float(np.mean(found)) for label, found in reached.items() if found}
+        said = ", ".join(f"{k} {mean:{form}}" for k, mean in means.items() if math.isfinite(mean))
+        box = round(x(epoch) - width / 2, 1), TOP, round(width, 1), HEIGHT - TOP - BOTTOM
+        steps.append(Step(*box, f"Epoch {epoch}: {said}"))
     return Chart(
         title,
         summary,
@@ -159,11 +155,6 @@ def _draw(title, summary, histories, column_of, form, *, marks=(), is_cut=False)
         marks=tuple(Tick(x(place), text) for place, text in dict(marks).items()),
         steps=tuple(steps),
     )
-
-
-def _mean_at(seeds: Sequence[np.ndarray], epoch: int) -> float:
-    reached = [curve[epoch - 1] for curve in seeds if len(curve) >= epoch]
-    return float(np.mean(reached)) if reached else math.nan
 
 
 def _draw_line(label: str, style: int, seeds: Sequence[np.ndarray], x: _Scale, y: _Scale) -> Line:
@@ -196,11 +187,8 @@ def _path(points: Iterable[tuple[float, float]], x: _Scale, y: _Scale) -> str:
 # Others ---------------------------------------------------------------------------------------------
 
 
-def draw_calibration(title: str, summary: str, calibration: Calibration) -> Chart:
-    """How often predictions are right (bars), by their probability (dots).
-
-    On the diagonal they agree. After Guo et al. 2017, arXiv:1706.04599.
-    """
+def draw_calibration(calibration: Calibration) -> Chart:
+    """How often predictions are right (bars), by their probability (dots); see `metrics.calibration`."""
     x, y = _Scale(0, 1, LEFT, WIDTH - RIGHT), _Scale(0, 1, HEIGHT - BOTTOM, TOP)
     edges, bars, steps, dots = calibration.edges, [], [], []
     for k in np.flatnonzero(calibration.counts):
@@ -211,10 +199,18 @@ def draw_calibration(title: str, summary: str, calibration: Calibration) -> Char
         num = pluralize(int(calibration.counts[k]), "image")
         said = f"{num} with a mean probability of {sure:.0%}: {right:.0%} right"
         steps.append(Step(left, TOP, width, y(0) - TOP, said))
-    lines = (
-        Line("as sure as right", 6, f"M{x(0)} {y(0)}L{x(1)} {y(1)}"),
-        Line("mean probability", 1, "", dots=tuple(dots)),
-    )
+    side = "too sure" if calibration.overconfidence > 0 else "too modest"
     return Chart(
-        title, summary, "probability", x.ticks(5), y.ticks(5), lines, tuple(bars), (), tuple(steps)
+        "Right predictions, by their probability",
+        f"Expected calibration error {calibration.error:.3f}; {side} by "
+        f"{abs(calibration.overconfidence):.3f} on average.",
+        "probability",
+        x.ticks(5),
+        y.ticks(5),
+        (
+            Line("as sure as right", 6, f"M{x(0)} {y(0)}L{x(1)} {y(1)}"),
+            Line("mean probability", 1, "", dots=tuple(dots)),
+        ),
+        bars=tuple(bars),
+        steps=tuple(steps),
     )
