@@ -277,8 +277,8 @@ class OfEpoch(_Own):
         first, *_ = _bind(self.function, "epoch", "lambda epoch: 1e-3 * 0.9**epoch")
         if first.name in _COUNTS_OF_STEPS:
             raise ValueError(
-                f"{_name(self.function)} is a function of {first.name!r}, but it gets the epoch, 0 being "
-                f"the first. Pass lambda epoch: f(epoch * STEPS), or an object of "
+                f"{_name(self.function)} is a function of {first.name!r}, but it gets the epoch, 0 "
+                f"being the first. Pass lambda epoch: f(epoch * STEPS), or an object of "
                 f"keras.optimizers.schedules, which gets the step."
             )
 
@@ -314,10 +314,10 @@ class OfEpochAndRate(OfEpoch):
         _, *second = _bind(self.function, "epoch, lr", "lambda epoch, lr: lr / 2")
         if second and second[0].default is not inspect.Parameter.empty:
             # The competition's tutorial: its start_lr would be replaced by the current rate, silently.
+            shown = f"{_name(self.function)}{inspect.signature(self.function)}"
             raise ValueError(
-                f"the second parameter of {_name(self.function)}{inspect.signature(self.function)} has a "
-                f"default, but it gets the current rate every epoch, not {second[0].name}. If the "
-                f"function is of the epoch alone, pass OfEpoch(f)."
+                f"the second parameter of {shown} has a default, but it gets the current rate every "
+                f"epoch, not {second[0].name}. If the function is of the epoch alone, pass OfEpoch(f)."
             )
 
     def _next(self, epoch: int) -> float:

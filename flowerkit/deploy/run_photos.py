@@ -5,6 +5,7 @@ They are read from where the run found them; an export does not know the place.
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,13 +94,11 @@ def find_examples(run: RunFolder, num: int = 6) -> list[KnownPhoto]:
     Raises what `RunPhotos` raises.
     """
     photos = RunPhotos(run, "val")
-    labels = photos.split.labels
-    order = np.random.default_rng(0).permutation(len(labels))
-    # How many of its class come before a photo: the first of every class, then the second.
-    seen, turns = {}, []
-    for row in order:
-        turns.append(seen.setdefault(labels[row], 0))
-        seen[labels[row]] += 1
+    order = np.random.default_rng(0).permutation(len(photos.split.labels))
+    seen, turns = Counter(), []
+    for label in photos.split.labels[order].tolist():
+        turns.append(seen[label])  # the first of every class, then the second
+        seen[label] += 1
     return [photos.get(row) for row in order[np.argsort(turns, kind="stable")][:num]]
 
 
@@ -114,19 +113,11 @@ class SimilarPhotos:
     def __init__(
         self, run: RunFolder, model, progress: Callable[[str, int, int], None] | None = None
     ):
-        import keras
-
-        from flowerkit.models import split_classifier
         from flowerkit.prediction import compute_features
 
-        self.photos = RunPhotos(run, "train")
-        body, _ = split_classifier(model)
-        if len(body.output_shape) == 4:
-            mean = keras.layers.GlobalAveragePooling2D()(body.outputs[0])
-            body = keras.Model(body.inputs[0], mean, name="pooled_body")
-        self.body = body
+        self.photos, self.body = RunPhotos(run, "train"), build_pooled_body(model)
         found = compute_features(
-            body, self.photos.split, global_batch=BATCH, name="train", progress=progress
+            self.body, self.photos.split, global_batch=BATCH, name="train", progress=progress
         )
         self.features = _normalize(found.array)
 
@@ -145,6 +136,19 @@ class SimilarPhotos:
             [self.photos.get(row, float(of_photo[row])) for row in rows]
             for rows, of_photo in zip(order, cosines, strict=True)
         ]
+
+
+def build_pooled_body(classifier):
+    """The body of a classifier, with the mean over the places of a feature map: (n, channels)."""
+    import keras
+
+    from flowerkit.models import split_classifier
+
+    body, _ = split_classifier(classifier)
+    if len(body.output_shape) < 4:
+        return body
+    mean = keras.layers.GlobalAveragePooling2D()(body.outputs[0])
+    return keras.Model(body.inputs[0], mean, name="pooled_body")
 
 
 def _normalize(features: np.ndarray) -> np.ndarray:

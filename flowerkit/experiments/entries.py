@@ -131,8 +131,8 @@ def _tell_what_fits(
     counts = folds.without(0).counts
     for entry in entries:
         _log.info(
-            f"  {entry.name} at {entry.pace.input_size or folds.data.image_size} px: {folds.count} folds "
-            f"of {pluralize(counts['train'], 'image')}, about "
+            f"  {entry.name} at {entry.pace.input_size or folds.data.image_size} px: {folds.count} "
+            f"folds of {pluralize(counts['train'], 'image')}, about "
             f"{format_seconds(entry.pace.seconds(counts, epochs))} each"
         )
     _log.info(f"  the winner once more on all {len(folds.ids):,} images; then the blend")

@@ -22,5 +22,6 @@ __getattr__, __dir__, __all__ = lazy(
         "draw_experiments": "charts",
         "encode_photos": "pictures",
         "render": "rendering",
+        "to_data_uri": "pictures",
     },
 )
