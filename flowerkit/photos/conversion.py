@@ -104,10 +104,9 @@ def convert_photos(
     """Convert the folder `photos` into shards in the new folder `out`.
 
     `image_size` in px and `resize` are those of `read_photo`. Val and test get their fraction of each
-    class, drawn by `seed`; folders train/, val/ and test/ or a csv's column `split` take precedence.
-    `labels_csv` or `label_pattern` names the classes, `decisions` changes some, and `train`, `val` and
-    `test` are the folders that are splits, see `list_photos`; `workers` are processes, by default one a
-    core; with `beam_options` Apache Beam does it, see `photos.beam`, and makes the same files.
+    class, drawn by `seed`, unless folders or a csv say the splits. `labels_csv` or `label_pattern` names
+    the classes, `decisions` changes some, and `train`, `val` and `test` are the folders that are splits,
+    see `list_photos`; `workers` are processes, by default one a core; `beam_options`: see `photos.beam`.
     `progress(title, done, total)` is called for each photo. `out` gets the shards, classes.json,
     sample_submission.csv, test_labels.csv (the test shards hold no labels, as in the competition), and
     the report as conversion.json (see `Conversion`) and photos.csv.
@@ -184,9 +183,10 @@ def _write_shards(
     return assignment
 
 
-def _open_data(folder: Path, conversion: Conversion) -> FlowerData:
-    names, size = conversion.class_names, conversion.image_size
-    return find_shards(folder, image_size=size, class_names=names, origin="folder")
+def _open_data(folder: Path, made: Conversion) -> FlowerData:
+    return find_shards(
+        folder, image_size=made.image_size, class_names=made.class_names, origin="folder"
+    )
 
 
 # The folder ---------------------------------------------------------------------------------------
@@ -205,15 +205,15 @@ def _claim_folder(request: Request, roots: Sequence[Path]) -> None:
     held = sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".")
     if not held or request.unfinished.is_dir():
         make_folder(request.unfinished)
-        return
-    if conversion := load_conversion(out):
+    elif conversion := load_conversion(out):
         raise FileExistsError(
             f"{out} already holds a conversion of {conversion.source}. Train on it with --data {out}, "
             "or convert into a new folder."
         )
-    raise FileExistsError(
-        f"{out} already holds {held[0]}. Convert into a new folder, or remove that one."
-    )
+    else:
+        raise FileExistsError(
+            f"{out} already holds {held[0]}. Convert into a new folder, or remove that one."
+        )
 
 
 def _write_beside(
@@ -237,13 +237,14 @@ def _write_beside(
         row = [photo.id, text[photo.path], photo.class_name, split]
         rows.append([*row, read.width, read.height, "; ".join(read.notes)])
     write_text(out / "photos.csv", format_csv(rows))
+    notes = [*listing.notes, *assignment.notes]
     # A photo that is padded is as large as its longer side, another as its shorter.
     measure = max if request.resize == "pad" else min
-    num = sum(measure(read.width, read.height) < request.image_size for read in assignment.read)
-    own = [f"{pluralize(num, 'photo')} enlarged; a smaller --image-size (image_size=) avoids that"]
-    own = own if num else []
+    if num := sum(measure(x.width, x.height) < request.image_size for x in assignment.read):
+        enlarged = f"{pluralize(num, 'photo')} enlarged"
+        notes.append(f"{enlarged}; a smaller --image-size (image_size=) avoids that")
     if written:
-        own.append(
+        notes.append(
             f"the numbers that name classes are not their class ids ({names[0]!r} has the id 0): a "
             "csv of predictions holds the names"
         )
@@ -262,7 +263,7 @@ def _write_beside(
         unreadable=assignment.unreadable,
         left_out=listing.left_out | assignment.left_out,
         near_duplicates=assignment.near_duplicates,
-        notes=[*listing.notes, *assignment.notes, *own],
+        notes=notes,
         seconds=round(seconds, 3),
     )
     conversion.save(out)
