@@ -153,6 +153,12 @@ class Calibration:
         gaps = np.nan_to_num(self.confidence - self.accuracy)
         return float(np.average(gaps, weights=self.counts))
 
+    @property
+    def tendency(self) -> str:
+        """The overconfidence in words, such as "too sure by 0.020"."""
+        side = "too sure" if self.overconfidence > 0 else "too modest"
+        return f"{side} by {abs(self.overconfidence):.3f}"
+
 
 def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> Calibration:
     """Whether predictions with 80 % probability are right in 80 % of cases.

@@ -19,7 +19,7 @@ from flowerkit.experiments.tables import (
     to_markdown,
 )
 from flowerkit.files import write_text
-from flowerkit.reports import NUM_STYLES, Picture, draw_experiments, encode_photos, render
+from flowerkit.reports import Picture, draw_experiments, encode_photos, render
 from flowerkit.sources import find_data
 from flowerkit.text import format_value
 from flowerkit.training import SavedRun
@@ -69,7 +69,7 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[
         photos=_encode_photos(comparison.leaders[0].runs[0], disagreements),
         shared=describe_shared(comparison),
         shared_values={name: format_value(value) for name, value in comparison.shared.items()},
-        num_styles=NUM_STYLES,
+        num_styles=plots.NUM_STYLES,
         charts=charts,
     )
     write_text(html, page)

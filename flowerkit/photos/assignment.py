@@ -181,26 +181,19 @@ def assign_splits(
                 splits[row] = splits[row] or chosen
         else:
             free.append(rows)
+    places = {"test": Counter(), "val": Counter(), "train": Counter()}  # left, by class
     counts = Counter(photos[row].class_name for rows in free for row in rows)
-    places = _count_places(counts, val_fraction, test_fraction)
-    free.sort(key=lambda rows: shuffle_key(seed, min(photos[row].id for row in rows)))
-    for rows in free:
-        needed = Counter(photos[row].class_name for row in rows)
-        split = next((name for name, left in places.items() if needed <= left), "train")
-        if split != "train":
-            places[split] -= needed
-        for row in rows:
-            splits[row] = split
-    return splits
-
-
-def _count_places(counts: Counter, val_fraction: float, test_fraction: float) -> dict[str, Counter]:
-    """How many photos of each class test and val take; `counts` has how many there are."""
-    places = {"test": Counter(), "val": Counter()}
     for label, count in counts.items():
         val = max(round(count * val_fraction), count >= 2) if val_fraction else 0
         least = count >= (3 if val_fraction else 2)
         test = max(round(count * test_fraction), least) if test_fraction else 0
         places["val"][label] = val = min(val, count - 1)
         places["test"][label] = min(test, count - 1 - val)
-    return places
+    free.sort(key=lambda rows: shuffle_key(seed, min(photos[row].id for row in rows)))
+    for rows in free:
+        needed = Counter(photos[row].class_name for row in rows)
+        split = next((name for name, left in places.items() if needed <= left), "train")
+        places[split] -= needed
+        for row in rows:
+            splits[row] = split
+    return splits

@@ -118,7 +118,7 @@ def convert_photos(
     source, out = Path(photos).expanduser(), Path(out).expanduser()
     request = Request(source, out, image_size, resize, val_fraction, test_fraction, seed)
     listing = list_photos(
-        source,
+        photos,
         labels_csv,
         label_pattern=label_pattern,
         decisions=decisions,
@@ -152,8 +152,9 @@ def _convert(
             assignment = write_by_beam(request, listing, beam_options)
         conversion = _write_beside(request, listing, assignment, time.monotonic() - start)
     shown = request.out / request.shards.name
-    if shown.exists():  # an earlier call was killed between the next two lines
-        shutil.rmtree(shown)
+    shutil.rmtree(
+        shown, ignore_errors=True
+    )  # an earlier call was killed between the next two lines
     request.shards.replace(shown)
     shutil.rmtree(request.unfinished)
     return _open_data(request.out, conversion), conversion
@@ -297,7 +298,7 @@ def load_photos(
     The cache is used as long as the photos' paths, sizes and times of change, their labels and the
     arguments are the same. What is unreadable or left out is logged. Raises as `convert_photos`.
     """
-    options = (image_size, resize, val_fraction, test_fraction, seed)
+    options = image_size, resize, val_fraction, test_fraction, seed
     listing = list_photos(
         folder,
         labels_csv,
@@ -307,7 +308,10 @@ def load_photos(
         val=val,
         test=test,
     )
-    out = cache_folder() / f"{_PREFIX}{_make_key(listing, options)}"
+    parts = [_FORMAT, str(listing.folder.resolve()), listing.class_names, options, JPEG_QUALITY]
+    parts += [can_read_heic(), [list(vars(photo).values()) for photo in listing.photos]]
+    key = sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LENGTH]
+    out = cache_folder() / f"{_PREFIX}{key}"
     request = Request(listing.folder, out, *options)
     if not request.unfinished.exists() and (conversion := load_conversion(out)):
         _log.info(f"the photos of {folder} were converted before, into {out}")
@@ -317,13 +321,6 @@ def load_photos(
     for line in [*conversion.summary(), f"details are in {out / 'conversion.json'}"]:
         _log.info(line)
     return data
-
-
-def _make_key(listing: Listing, options: tuple) -> str:
-    photos = [list(vars(photo).values()) for photo in listing.photos]
-    source, names = str(listing.folder.resolve()), listing.class_names
-    parts = [_FORMAT, source, names, options, JPEG_QUALITY, can_read_heic(), photos]
-    return sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LENGTH]
 
 
 def find_converted() -> list[Path]:

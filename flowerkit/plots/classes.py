@@ -103,8 +103,7 @@ def plot_calibration(calibration: Calibration, ax: Axes | None = None) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     # Below, for a column can be anywhere.
     ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
-    side = "too sure" if calibration.overconfidence > 0 else "too modest"
-    error = f"{calibration.error:.3f} ({side} by {abs(calibration.overconfidence):.3f})"
+    error = f"{calibration.error:.3f} ({calibration.tendency})"
     style.set_title(
         ax, f"Expected calibration error {error}\nnumbers: images with such a probability"
     )

@@ -26,7 +26,7 @@ COMPARED = {"val_f1": "Macro F1 on val", "val_loss": "Loss on val", "loss": "Los
 # Okabe and Ito's, without black and yellow: a page may be dark, or light.
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#6E6E6E")
 LINE_STYLES = ("solid", "dashed", "dotted")
-MAX_EXPERIMENTS = len(LINE_COLOURS) * len(LINE_STYLES)
+NUM_STYLES = len(LINE_COLOURS) * len(LINE_STYLES)
 _DIVERGED = 2.5  # times the median loss: a loss above would flatten the other curves
 
 
@@ -142,7 +142,7 @@ def line_style(number: int) -> tuple[str, str]:
     >>> line_style(0), line_style(7)
     (('#0072B2', 'solid'), ('#0072B2', 'dashed'))
     """
-    dashes, colour = divmod(number % MAX_EXPERIMENTS, len(LINE_COLOURS))
+    dashes, colour = divmod(number % NUM_STYLES, len(LINE_COLOURS))
     return LINE_COLOURS[colour], LINE_STYLES[dashes]
 
 
@@ -155,7 +155,7 @@ def plot_comparison(histories: Mapping[str, Sequence[Rows]]) -> np.ndarray:
     """
     if not histories:
         raise ValueError("there is no history to draw.")
-    drawn = dict(itertools.islice(histories.items(), MAX_EXPERIMENTS))
+    drawn = dict(itertools.islice(histories.items(), NUM_STYLES))
     longest = max((_column(rows, "epoch") for seeds in drawn.values() for rows in seeds), key=len)
     panels = style.new_figure(1, 3, figsize=(12.6, 4.3))[0]
     for ax, (name, title) in zip(panels, COMPARED.items(), strict=True):
@@ -164,8 +164,10 @@ def plot_comparison(histories: Mapping[str, Sequence[Rows]]) -> np.ndarray:
             for number, seeds in enumerate(drawn.values())
         ]
         _style_epochs(ax, longest)
-        is_cut = name != "val_f1" and _cut_losses(ax)
-        style.set_title(ax, f"{title} (what is higher is cut off)" if is_cut else title)
+        if name != "val_f1":
+            top, title = cut_diverged(np.concatenate([x.get_ydata() for x in ax.lines]), title)
+            ax.set_ylim(0, 1.04 * top if top > 0 else 1.0)
+        style.set_title(ax, title)
     names = list(map(style.format_name, drawn))
     columns = max(1, min(len(names), 125 // (max(map(len, names)) + 8)))
     look = {"ncols": columns, "frameon": False, "prop": {"family": style.font_families(names)}}
@@ -187,13 +189,11 @@ def _plot_seeds(
     return line
 
 
-def _cut_losses(ax: Axes) -> bool:
-    """Set limits from 0 to the highest loss that has not diverged; whether one is above."""
-    losses = np.concatenate([line.get_ydata() for line in ax.lines])
+def cut_diverged(losses: np.ndarray, title: str) -> tuple[float, str]:
+    """The highest loss that has not diverged, and the title, which says if others are above."""
     losses = losses[np.isfinite(losses)] if np.isfinite(losses).any() else np.ones(1)
-    top = min(losses.max(), _DIVERGED * np.median(losses))
-    ax.set_ylim(0, 1.04 * top if top > 0 else 1.0)
-    return bool(losses.max() > top)
+    top = min(float(losses.max()), float(_DIVERGED * np.median(losses) or losses.max()))
+    return top, f"{title} (what is higher is cut off)" if losses.max() > top else title
 
 
 # Shared -------------------------------------------------------------------------------------------
@@ -206,14 +206,20 @@ def _column(history: Rows, name: str) -> np.ndarray:
     return np.array([row.get(name, math.nan) for row in history], np.float64)
 
 
+def find_phases(history: Rows) -> dict[float, str]:
+    """Where phases begin, but the first, half an epoch before their first one; and their names."""
+    return {
+        row["epoch"] - 0.5: f"phase {row['phase']:.0f} →"
+        for before, row in itertools.pairwise(history)
+        if row.get("phase") != before.get("phase")
+    }
+
+
 def _mark_phases(ax: Axes, history: Rows) -> bool:
-    """A line with its name before the first epoch of each phase but the first; whether there is one."""
-    pairs = itertools.pairwise(history)
-    starts = [row for before, row in pairs if row.get("phase") != before.get("phase")]
-    for row in starts:
-        ax.axvline(row["epoch"] - 0.5, c=style.GREY, ls=":", lw=1.4, zorder=0)
-        text = f"phase {row['phase']:.0f} →"
-        _write_above(ax, row["epoch"] - 0.5, 1.015, text, ha="left", fontsize=9)
+    """A line with its name before each phase but the first; whether there is one."""
+    for place, name in (starts := find_phases(history)).items():
+        ax.axvline(place, c=style.GREY, ls=":", lw=1.4, zorder=0)
+        _write_above(ax, place, 1.015, name, ha="left", fontsize=9)
     return bool(starts)
 
 

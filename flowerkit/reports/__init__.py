@@ -17,7 +17,6 @@ __getattr__, __dir__, __all__ = lazy(
         "write_pictures": "run_report",
         "write_report": "run_report",
         "Chart": "charts",
-        "NUM_STYLES": "charts",
         "Picture": "pictures",
         "draw_experiments": "charts",
         "encode_photos": "pictures",

@@ -13,13 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from flowerkit import plots
 from flowerkit.metrics import Calibration
 from flowerkit.text import pluralize
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 62, 10, 20, 24  # of the box, around the plot
-NUM_STYLES = 21  # seven colours in three kinds of dashes: so many lines differ
-DIVERGED = 2.5  # times the median loss: a loss above would flatten the other curves
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -99,14 +98,10 @@ def draw_history(
 
     The best epoch is a vertical line, and where a phase begins is another.
     """
-    marks = {
-        row["epoch"] - 0.5: f"phase {row['phase']:.0f} →"
-        for before, row in itertools.pairwise(history)
-        if row.get("phase") != before.get("phase")
-    }
     lines = {label: [history] for label in columns.values()}
     names = dict(zip(columns.values(), columns, strict=True))
-    return _draw(title, summary, lines, names.get, form, marks={best_epoch: "", **marks})
+    marks = {best_epoch: "", **plots.find_phases(history)}
+    return _draw(title, summary, lines, names.get, form, marks=marks)
 
 
 def draw_experiments(
@@ -117,7 +112,7 @@ def draw_experiments(
     The line is their mean and the band their range, up to the epoch that all reached; from there each
     seed is a thin line. A loss that diverged leaves the chart.
     """
-    drawn = dict(itertools.islice(histories.items(), NUM_STYLES))
+    drawn = dict(itertools.islice(histories.items(), plots.NUM_STYLES))
     return _draw(title, summary, drawn, lambda _: column, form, is_cut=column != "val_f1")
 
 
@@ -127,11 +122,10 @@ def _draw(title, summary, histories, column_of, form, *, marks=(), is_cut=False)
         for label, seeds in histories.items()
     }
     values = np.concatenate([curve for seeds in curves.values() for curve in seeds])
-    values = values[np.isfinite(values)]
     num_epochs = max(len(curve) for seeds in curves.values() for curve in seeds)
-    top = max(values, default=1.0)
-    if is_cut and len(values) and top > (highest := DIVERGED * float(np.median(values))) > 0:
-        top, title = highest, f"{title} (what is higher is cut off)"
+    top = max(values[np.isfinite(values)], default=1.0)
+    if is_cut:
+        top, title = plots.cut_diverged(values, title)
     x = _Scale(0.5, num_epochs + 0.5, LEFT, WIDTH - RIGHT)
     y = _Scale(0, 1.04 * top if top > 0 else 1.0, HEIGHT - BOTTOM, TOP)
     width = (WIDTH - LEFT - RIGHT) / num_epochs
@@ -199,11 +193,9 @@ def draw_calibration(calibration: Calibration) -> Chart:
         num = pluralize(int(calibration.counts[k]), "image")
         said = f"{num} with a mean probability of {sure:.0%}: {right:.0%} right"
         steps.append(Step(left, TOP, width, y(0) - TOP, said))
-    side = "too sure" if calibration.overconfidence > 0 else "too modest"
     return Chart(
         "Right predictions, by their probability",
-        f"Expected calibration error {calibration.error:.3f}; {side} by "
-        f"{abs(calibration.overconfidence):.3f} on average.",
+        f"Expected calibration error {calibration.error:.3f}; {calibration.tendency} on average.",
         "probability",
         x.ticks(5),
         y.ticks(5),
