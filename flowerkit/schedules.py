@@ -62,7 +62,26 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class RampSustainDecay(Schedule):
+class _Ramped(Schedule):
+    """A linear ramp from `start_lr` to `max_lr` over `rampup_epochs`, and what `_after` gives."""
+
+    start_lr: float
+    max_lr: float
+    min_lr: float
+    rampup_epochs: float
+
+    def _rate(self, epoch: float) -> float:
+        if epoch >= self.rampup_epochs:
+            return self._after(epoch - self.rampup_epochs)
+        return self.start_lr + (self.max_lr - self.start_lr) * epoch / self.rampup_epochs
+
+    def __str__(self) -> str:
+        ramp = f"{self.start_lr:.3g} to {self.max_lr:.3g} over {format_epochs(self.rampup_epochs)}"
+        return ramp if self.rampup_epochs else f"{self.max_lr:.3g}"
+
+
+@dataclass(frozen=True)
+class RampSustainDecay(_Ramped):
     """A linear ramp, a plateau and an exponential decay, with the competition notebook's names.
 
     `start_lr` climbs to `max_lr` over `rampup_epochs`, stays for `sustain_epochs`, and then the
@@ -75,10 +94,6 @@ class RampSustainDecay(Schedule):
     0.001 to 0.01 over 30 epochs, then x 0.8 per epoch towards 0.0001
     """
 
-    start_lr: float
-    max_lr: float
-    min_lr: float
-    rampup_epochs: float
     sustain_epochs: float
     exp_decay: float
 
@@ -86,22 +101,20 @@ class RampSustainDecay(Schedule):
         super().__post_init__()
         _check_factor("exp_decay", self.exp_decay)
 
-    def _rate(self, epoch: float) -> float:
-        if epoch < self.rampup_epochs:
-            return _ramp(self, epoch)
-        epochs_of_decay = max(0, epoch - self.rampup_epochs - self.sustain_epochs)
-        return (self.max_lr - self.min_lr) * self.exp_decay**epochs_of_decay + self.min_lr
+    def _after(self, epoch: float) -> float:
+        decay = self.exp_decay ** max(0, epoch - self.sustain_epochs)
+        return (self.max_lr - self.min_lr) * decay + self.min_lr
 
     def __str__(self) -> str:
-        ramp = _format_ramp(self)
         if self.exp_decay == 1:
-            return f"{ramp}, then held"
+            return f"{super().__str__()}, then held"
         held = f", held for {format_epochs(self.sustain_epochs)}" if self.sustain_epochs else ""
-        return f"{ramp}{held}, then x {self.exp_decay:g} per epoch towards {self.min_lr:.3g}"
+        decay = f"x {self.exp_decay:g} per epoch towards {self.min_lr:.3g}"
+        return f"{super().__str__()}{held}, then {decay}"
 
 
 @dataclass(frozen=True)
-class CosineWarmup(Schedule):
+class CosineWarmup(_Ramped):
     """A linear ramp from `start_lr` to `max_lr`, then half a cosine down to `min_lr` at `epochs`.
 
     The ramp takes `rampup_epochs` of the `epochs`; after them the rate stays at `min_lr`.
@@ -115,10 +128,6 @@ class CosineWarmup(Schedule):
     0 to 0.01 over 2 epochs, then a half-cosine to 0.001 at 10 epochs
     """
 
-    start_lr: float
-    max_lr: float
-    min_lr: float
-    rampup_epochs: float
     epochs: float
     per_step: ClassVar[bool] = True
 
@@ -130,15 +139,13 @@ class CosineWarmup(Schedule):
                 "left for the cosine. Shorten the ramp, or train longer."
             )
 
-    def _rate(self, epoch: float) -> float:
-        if epoch < self.rampup_epochs:
-            return _ramp(self, epoch)
-        done = (epoch - self.rampup_epochs) / (self.epochs - self.rampup_epochs)
-        return _half_cosine(self.max_lr, self.min_lr, min(1.0, done))
+    def _after(self, epoch: float) -> float:
+        done = min(1.0, epoch / (self.epochs - self.rampup_epochs))
+        return _half_cosine(self.max_lr, self.min_lr, done)
 
     def __str__(self) -> str:
         end = f"{self.min_lr:.3g} at {format_epochs(self.epochs)}"
-        return f"{_format_ramp(self)}, then a half-cosine to {end}"
+        return f"{super().__str__()}, then a half-cosine to {end}"
 
 
 @dataclass(frozen=True)
@@ -387,18 +394,6 @@ def as_schedule(schedule, *, start_lr: float) -> Schedule:
     except (TypeError, ValueError):
         return OfEpochAndRate(schedule, start_lr)
     return OfEpoch(schedule)
-
-
-def _ramp(schedule: RampSustainDecay | CosineWarmup, epoch: float) -> float:
-    climb = schedule.max_lr - schedule.start_lr
-    return schedule.start_lr + climb * epoch / schedule.rampup_epochs
-
-
-def _format_ramp(schedule: RampSustainDecay | CosineWarmup) -> str:
-    top = f"{schedule.max_lr:.3g}"
-    if not schedule.rampup_epochs:
-        return top
-    return f"{schedule.start_lr:.3g} to {top} over {format_epochs(schedule.rampup_epochs)}"
 
 
 def _half_cosine(start: float, end: float, done: float) -> float:

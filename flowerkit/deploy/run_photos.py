@@ -3,6 +3,7 @@
 They are read from where the run found them; an export does not know the place.
 """
 
+import contextlib
 import csv
 import os
 from collections import Counter
@@ -57,25 +58,23 @@ class RunPhotos:
                 f"the photos that {run} was trained on are not in {folder} any more. Put them back "
                 f"there."
             )
-        self.class_names = data.class_names
-        self.data = data.relabel(
-            find_shards(
-                folder, image_size=data.image_size, class_names=data.class_names, origin=data.origin
-            )
+        self.class_names, size = data.class_names, data.image_size
+        found = find_shards(
+            folder, image_size=size, class_names=self.class_names, origin=data.origin
         )
-        self.split: Split = load_split(
-            self.data, split, on_corrupt=run.plan().on_corrupt, cache="none"
-        )
+        self.data, on_corrupt = data.relabel(found), run.plan().on_corrupt
+        self.split: Split = load_split(self.data, split, on_corrupt=on_corrupt, cache="none")
         if not data.images[split].startswith(describe_data(self.split)):
             raise ValueError(
                 f"{folder} holds others than the {split} photos of {run}. Put those back, or train "
                 f"again."
             )
-        table = Path(folder) / "photos.csv"
         self.paths: dict[str, str] = {}
-        if table.is_file():
-            with table.open(encoding="utf-8", newline="") as file:
-                self.paths = {row["id"]: row["path"] for row in csv.DictReader(file)}
+        with (
+            contextlib.suppress(FileNotFoundError),  # the data are no photos
+            (Path(folder) / "photos.csv").open(encoding="utf-8", newline="") as file,
+        ):
+            self.paths = {row["id"]: row["path"] for row in csv.DictReader(file)}
 
     def get(self, row: int, similarity: float | None = None) -> KnownPhoto:
         """The photo of a row of the split."""
@@ -125,12 +124,10 @@ class SimilarPhotos:
         """For each of `squares` (n, size, size, 3), 0..255, the `num` nearest photos, nearest first."""
         from flowerkit.models import stream_outputs
 
-        wanted = []
-        for start in range(0, len(squares), BATCH):
-            batch = squares[start : start + BATCH].astype("uint8")
-            filled = np.pad(batch, [(0, BATCH - len(batch)), (0, 0), (0, 0), (0, 0)])
-            wanted.append(next(stream_outputs(self.body, [filled]))[: len(batch)])
-        cosines = _normalize(np.concatenate(wanted)) @ self.features.T
+        filled = np.pad(squares, [(0, -len(squares) % BATCH), (0, 0), (0, 0), (0, 0)])
+        batches = np.split(filled.astype("uint8"), len(filled) // BATCH)
+        wanted = np.concatenate(list(stream_outputs(self.body, batches)))[: len(squares)]
+        cosines = _normalize(wanted) @ self.features.T
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :num]
         return [
             [self.photos.get(row, float(of_photo[row])) for row in rows]
