@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import urllib.parse
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
+from flowerkit.console import Progress
 from flowerkit.deploy.local_server import Reply, find_reply
 from flowerkit.deploy.run_photos import BATCH, RunPhotos, build_pooled_body
 from flowerkit.deploy.serving import encode
@@ -69,11 +69,10 @@ class Doubt:
 class LabelReview:
     """The labels of a run's train and val photos, the most doubtful first, and decisions on them.
 
-    `doubts` has every label that can be judged; `num_issues` estimates how many are wrong;
-    `num_unjudged` counts the photos whose class is in one fold alone. `decisions` are by id; `decide`
-    writes them to `file`, where those of an earlier session stay. `folder` is where the data are now, if
-    not where they were. `progress(text, done, total)` is called while pictures are compared and features
-    computed.
+    `doubts` has every label that can be judged, `num_unjudged` counts the photos whose class is in one
+    fold alone. `decisions` are by id; `decide` writes them to `file`, where those of an earlier session
+    stay. `folder` is where the data are now, if not where they were. `progress(text, done, total)` is
+    called while pictures are compared and features computed.
 
     Raises what `RunPhotos` raises, ValueError for a class named "leave out", for fewer pictures than two
     folds need and for a `file` of decisions on other data.
@@ -86,7 +85,7 @@ class LabelReview:
         *,
         folder: str | os.PathLike | None = None,
         accelerator: Accelerator | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Progress | None = None,
     ):
         self.file, self.run = Path(file), run
         check_room(self.file.parent)
@@ -99,7 +98,12 @@ class LabelReview:
         self.doubts: list[Doubt] = []
         self.num_unjudged = 0
         self.decisions = read_decisions(self.file) if self.file.is_file() else {}
-        self._check_decisions()
+        known = {id for photos in self.photos.values() for id in photos.split.ids.tolist()}
+        if self.decisions and not {*known, *run.environment().data.relabelled} & {*self.decisions}:
+            raise ValueError(
+                f"{self.file} holds decisions on other data: none of its ids is in the data of {run}. "
+                f"Pass another --out."
+            )
         self._judge(accelerator or connect(), progress)
 
     @property
@@ -117,15 +121,12 @@ class LabelReview:
 
         Raises ValueError for a class that there is not.
         """
-        if new is None:
-            self.decisions.pop(doubt.id, None)
-        else:
-            if new not in (LEAVE_OUT, *self.class_names):
-                raise ValueError(f"there is no class {new!r}")
-            before = self.decisions.get(doubt.id)
-            given = before.given if before else doubt.given
+        if new not in (None, LEAVE_OUT, *self.class_names):
+            raise ValueError(f"there is no class {new!r}")
+        before = self.decisions.pop(doubt.id, doubt)
+        if new is not None:
             now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-            self.decisions[doubt.id] = Decision(doubt.id, doubt.file, given, new, now)
+            self.decisions[doubt.id] = Decision(doubt.id, doubt.file, before.given, new, now)
         write_decisions(self.file, self.decisions.values())
 
     def write_list(self, file: str | os.PathLike, doubts: list[Doubt]) -> None:
@@ -137,15 +138,6 @@ class LabelReview:
             probabilities = f"{x.probability:.4f}", x.suggested, f"{x.suggested_probability:.4f}"
             rows.append([x.id, x.file, x.given, "", "", *probabilities])
         write_text(file, format_csv(rows))
-
-    def _check_decisions(self) -> None:
-        known = {id for photos in self.photos.values() for id in photos.split.ids.tolist()}
-        known |= set(self.run.environment().data.relabelled)
-        if self.decisions and not known & set(self.decisions):
-            raise ValueError(
-                f"{self.file} holds decisions on other data: none of its ids is in the data of "
-                f"{self.run}. Pass another --out."
-            )
 
     def _judge(self, accelerator: Accelerator, progress) -> None:
         from flowerkit.prediction import compute_features, find_label_issues, predict_out_of_fold

@@ -7,12 +7,12 @@ import contextlib
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from flowerkit.console import Progress
 from flowerkit.data import Split, find_shards, load_split
 from flowerkit.training import RunFolder
 
@@ -109,9 +109,7 @@ class SimilarPhotos:
     `RunPhotos` raises.
     """
 
-    def __init__(
-        self, run: RunFolder, model, progress: Callable[[str, int, int], None] | None = None
-    ):
+    def __init__(self, run: RunFolder, model, progress: Progress | None = None):
         from flowerkit.prediction import compute_features
 
         self.photos, self.body = RunPhotos(run, "train"), build_pooled_body(model)

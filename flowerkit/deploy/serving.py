@@ -4,20 +4,21 @@ A photo that is dropped, chosen, pasted or taken is sent to the page's own serve
 memory and keeps nothing of it. The page loads nothing from another host.
 """
 
+import contextlib
 import io
 import json
 import logging
 import urllib.parse
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
+from flowerkit.console import Progress
 from flowerkit.data import decode_jpeg
 from flowerkit.deploy.card import ACCEPT
 from flowerkit.deploy.classifier import Classifier
 from flowerkit.deploy.local_server import Reply, find_reply
-from flowerkit.deploy.run_photos import KnownPhoto, find_examples
+from flowerkit.deploy.run_photos import find_examples
 from flowerkit.photos import UnreadablePhoto, read_photo
 from flowerkit.reports import render, to_data_uri
 
@@ -43,12 +44,16 @@ class ClassifierPage:
         top: int = 3,
         accept: float = ACCEPT,
         similar: int = 0,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Progress | None = None,
     ):
         classifier.card.threshold(accept)  # refuses what is no fraction
         self.classifier, self.top, self.accept, self.similar = classifier, top, accept, similar
-        self.find_cams = find_cams_of(classifier)
-        self.examples: list[KnownPhoto] = []
+        self.find_cams, self.examples = None, []
+        if classifier.model is not None:
+            from flowerkit.models import build_cam
+
+            with contextlib.suppress(ValueError):  # a dense network has no feature map
+                self.find_cams = build_cam(classifier.model, batch_size=1)
         try:
             self.examples = find_examples(classifier.run_folder, NUM_EXAMPLES)
             if similar:
@@ -117,15 +122,3 @@ def encode(pixels: np.ndarray, kind: str = "jpeg") -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind, quality=90)
     return file.getvalue()
-
-
-def find_cams_of(classifier: Classifier) -> Callable | None:
-    """The function that maps images to class activation maps; None if the model has none."""
-    if classifier.model is None:
-        return None
-    from flowerkit.models import build_cam
-
-    try:
-        return build_cam(classifier.model, batch_size=1)
-    except ValueError:  # a dense network has no feature map
-        return None
