@@ -188,10 +188,9 @@ class _PathIndex:
             folders = _compose(path).split("/")
             for start in range(len(folders)):
                 tail = "/".join(folders[start:])
-                for fold, tables in self._tables.items():
-                    for place, key in enumerate((tail, os.path.splitext(tail)[0])):
-                        table = tables[2 if start else place]
-                        table.setdefault(fold(key), {})[path] = None
+                for place, key in enumerate((tail, os.path.splitext(tail)[0])):
+                    for fold, tables in self._tables.items():
+                        tables[2 if start else place].setdefault(fold(key), {})[path] = None
 
     def find(self, name: str, *, whole: bool = False) -> list[str]:
         """The paths that a name may mean, as a `whole` path only: one, none, or several."""
@@ -241,18 +240,14 @@ def _read_classes(table: _Table, given: str | None, others: set[int | None]) -> 
         left = [k for k in named if k not in others]
         marks = [k for k in left if {v.casefold() for v in table.get(k)} <= {*_YES, *_NO, ""}]
         if len(marks) > 1 and table.rows:
-            return [_read_one_hot(values, marks, table.columns) for _, values in table.rows]
+            names = {k: name_class(table.columns[k]) for k in marks}
+            said = [[names[k] for k in marks if v[k].casefold() in _YES] for _, v in table.rows]
+            return [each[0] if len(each) == 1 else None for each in said]
         if len(left) != 1 or not table.rows:
             raise table.lacks("of classes, such as 'label'", "label")
         column = left[0]
     classes = [name_class(value).strip() for value in table.get(column)]
     return [None if name.casefold() in ("", *_MISSING) else name for name in classes]
-
-
-def _read_one_hot(values: list[str], columns: list[int], names: list[str]) -> str | None:
-    """The class of the column that says yes; None where none or several do."""
-    said = [name_class(names[column]) for column in columns if values[column].casefold() in _YES]
-    return said[0] if len(said) == 1 else None
 
 
 def _read_splits(table: _Table, column: int | None, notes: list[str]) -> list[str | None]:
