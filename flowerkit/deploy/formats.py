@@ -47,10 +47,8 @@ class LoadedModel:
             )
         size, num_names = self.card.image_size, len(self.card.class_names)
         # A size that is None is free; a size that is another is none that the photos get.
-        fits = [
-            each in (None, side)
-            for each, side in zip(self.input_shape, (size, size, 3), strict=False)
-        ]
+        sides = zip(self.input_shape, (size, size, 3), strict=False)
+        fits = [each in (None, side) for each, side in sides]
         if fits != [True] * 3 or self.num_classes != num_names:
             raise ValueError(
                 f"{self.path} takes input of shape {self.input_shape} and has "

@@ -118,13 +118,7 @@ def convert_photos(
     source, out = Path(photos).expanduser(), Path(out).expanduser()
     request = Request(source, out, image_size, resize, val_fraction, test_fraction, seed)
     listing = list_photos(
-        photos,
-        labels_csv,
-        label_pattern=label_pattern,
-        decisions=decisions,
-        train=train,
-        val=val,
-        test=test,
+        photos, labels_csv, label_pattern, decisions, train=train, val=val, test=test
     )
     request = replace(request, source=listing.folder)
     return _convert(request, listing, workers, progress, beam_options)
@@ -300,13 +294,7 @@ def load_photos(
     """
     options = image_size, resize, val_fraction, test_fraction, seed
     listing = list_photos(
-        folder,
-        labels_csv,
-        label_pattern=label_pattern,
-        decisions=decisions,
-        train=train,
-        val=val,
-        test=test,
+        folder, labels_csv, label_pattern, decisions, train=train, val=val, test=test
     )
     parts = [_FORMAT, str(listing.folder.resolve()), listing.class_names, options, JPEG_QUALITY]
     parts += [can_read_heic(), [list(vars(photo).values()) for photo in listing.photos]]

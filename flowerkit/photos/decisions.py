@@ -185,11 +185,8 @@ def _relabel(data: FlowerData, changes: Mapping[str, int | None], labels: Mappin
 
 def _read_labels(data: FlowerData) -> dict[str, dict[str, int]]:
     """The class id of each image id, by split. Raises ValueError for a bad record."""
-    return {
-        split: {
-            record.id: record.label
-            for file in data.files[split]
-            for _, record in read_records(file)
-        }
-        for split in LABELLED
-    }
+    labels = {split: {} for split in LABELLED}
+    for split, found in labels.items():
+        for file in data.files[split]:
+            found |= {record.id: record.label for _, record in read_records(file)}
+    return labels

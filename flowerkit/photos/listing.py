@@ -52,9 +52,9 @@ class Listing:
 def list_photos(
     folder: str | os.PathLike,
     labels_csv: str | os.PathLike | LabelsCsv | None = None,
-    *,
     label_pattern: str | None = None,
     decisions: str | os.PathLike | None = None,
+    *,
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,

@@ -25,15 +25,8 @@ _SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 # Of macOS, Windows, Linux, Android, and of the disks of Synology and QNAP; hidden ones have a dot.
 _SYSTEM_FOLDERS = (
     *("__macosx", "$recycle.bin", "recycler", "recycled", "system volume information", "found.000"),
-    *("lost+found", "lost.dir", "@eadir", "#recycle", "#snapshot", "@recycle", "@thumb"),
-    *(
-        "@recently-snapshot",
-        "thumbnails",
-        "thumbs",
-        "__pycache__",
-        "windowsapps",
-        "ipod photo cache",
-    ),
+    *("lost+found", "lost.dir", "@eadir", "#recycle", "#snapshot", "@recycle", "@thumb", "thumbs"),
+    *("@recently-snapshot", "thumbnails", "__pycache__", "windowsapps", "ipod photo cache"),
 )
 
 

@@ -159,11 +159,8 @@ def _draw_line(label: str, style: int, seeds: Sequence[np.ndarray], x: _Scale, y
     if len(seeds) > 1 and common > 1 and np.isfinite(together).all():
         there, back = enumerate(high, 1), reversed(list(enumerate(low, 1)))
         band = _path([*there, *back], x, y) + "Z"
-    thin = [
-        _path(enumerate(curve[common - 1 :], common), x, y)
-        for curve in seeds
-        if len(curve) > common
-    ]
+    longer = [curve[common - 1 :] for curve in seeds if len(curve) > common]
+    thin = [_path(enumerate(rest, common), x, y) for rest in longer]
     single = ((x(1), y(float(mean[0]))),) if common == 1 and math.isfinite(mean[0]) else ()
     return Line(label, style, _path(enumerate(mean, 1), x, y), " ".join(thin), band, single)
 
