@@ -9,12 +9,16 @@ from flowerkit.synonyms import find_command
 from flowerkit.text import did_you_mean
 
 
-def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable, list[str]]:
+def lazy(
+    package: str, homes: Mapping[str, str] | None = None, /, **modules: str
+) -> tuple[Callable, Callable, list[str]]:
     """`__getattr__`, `__dir__` and `__all__` for a package whose names live in its modules.
 
-    `homes` maps each name to the module that defines it, relative to `package`. A package writes
-    `__getattr__, __dir__, __all__ = lazy(__name__, {"TrainingPlan": "plan"})`.
+    A package writes `__getattr__, __dir__, __all__ = lazy(__name__, plan="TrainingPlan RAMP")`: the
+    module plan defines these names. `homes` maps each name to its module, relative to `package`.
     """
+    found = {name: module for module, names in modules.items() for name in names.split()}
+    homes = {**(homes or {}), **found}
     names = sorted(homes)
 
     def get(name: str):

@@ -17,19 +17,11 @@ from flowerkit.lazy import lazy
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
-    {
-        "ACCEPT": "card",
-        "check_accept": "card",
-        "FORMATS": "formats",
-        "detect_format": "formats",
-        "export_model": "exports",
-        "Classifier": "classifier",
-        "load_classifier": "classifier",
-        "ClassifierPage": "serving",
-        "list_files": "classifier",
-        "DECISIONS": "label_review",
-        "LabelReview": "label_review",
-        "ReviewPage": "label_review",
-        "serve_locally": "local_server",
-    },
+    card="ACCEPT check_accept",
+    formats="FORMATS detect_format",
+    exports="export_model",
+    classifier="Classifier load_classifier list_files",
+    serving="ClassifierPage",
+    label_review="DECISIONS LabelReview ReviewPage",
+    local_server="serve_locally",
 )

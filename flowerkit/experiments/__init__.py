@@ -17,15 +17,11 @@ from flowerkit.lazy import lazy
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
-    {
-        "STUDIES": "studies",
-        "spread_over_seeds": "studies",
-        "run_study": "runs",
-        "compare_runs": "comparison",
-        "to_markdown": "tables",
-        "write_comparison": "comparison_page",
-        "Contest": "contest",
-        "run_contest": "contest",
-        "make_folds": "folds",
-    },
+    studies="STUDIES spread_over_seeds",
+    runs="run_study",
+    comparison="compare_runs",
+    tables="to_markdown",
+    comparison_page="write_comparison",
+    contest="Contest run_contest",
+    folds="make_folds",
 )

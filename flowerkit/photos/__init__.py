@@ -17,28 +17,13 @@ from flowerkit.lazy import lazy
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
-    {
-        "convert_photos": "conversion",
-        "load_photos": "conversion",
-        "find_converted": "conversion",
-        "TEST_LABELS": "conversion",
-        "Conversion": "conversion_file",
-        "load_conversion": "conversion_file",
-        "check_resize": "conversion_file",
-        "read_photo": "reader",
-        "UnreadablePhoto": "reader",
-        "LabelsCsv": "labels",
-        "LEAVE_OUT": "decisions",
-        "Decision": "decisions",
-        "apply_decisions": "decisions",
-        "is_decisions": "decisions",
-        "list_photos": "listing",
-        "read_decisions": "decisions",
-        "relabel": "decisions",
-        "write_decisions": "decisions",
-        "Folders": "listing",
-        "find_photos": "walk",
-        "walk_photos": "walk",
-        "SUFFIXES": "walk",
-    },
+    conversion="convert_photos load_photos find_converted TEST_LABELS",
+    conversion_file="Conversion load_conversion check_resize",
+    reader="read_photo UnreadablePhoto",
+    labels="LabelsCsv",
+    decisions=(
+        "LEAVE_OUT Decision apply_decisions is_decisions read_decisions relabel write_decisions"
+    ),
+    listing="list_photos Folders",
+    walk="find_photos walk_photos SUFFIXES",
 )

@@ -14,28 +14,11 @@ from flowerkit.lazy import lazy
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
-    {
-        "off_screen": "style",
-        "save_figure": "style",
-        "missing_letters_in_one_line": "style",
-        "COMPARED": "curves",
-        "NUM_STYLES": "curves",
-        "cut_diverged": "curves",
-        "find_phases": "curves",
-        "plot_comparison": "curves",
-        "plot_curves": "curves",
-        "plot_lr_finder": "curves",
-        "plot_rates": "curves",
-        "plot_schedule": "curves",
-        "describe_counts": "classes",
-        "plot_calibration": "classes",
-        "plot_confusion": "classes",
-        "plot_histogram": "classes",
-        "highlight_cam": "images",
-        "plot_batch": "images",
-        "plot_cam": "images",
-        "plot_images": "images",
-        "plot_mistakes": "images",
-        "plot_results": "images",
-    },
+    style="off_screen save_figure missing_letters_in_one_line",
+    curves=(
+        "COMPARED NUM_STYLES cut_diverged find_phases plot_comparison plot_curves plot_lr_finder "
+        "plot_rates plot_schedule"
+    ),
+    classes="describe_counts plot_calibration plot_confusion plot_histogram",
+    images="highlight_cam plot_batch plot_cam plot_images plot_mistakes plot_results",
 )

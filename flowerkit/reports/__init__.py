@@ -13,14 +13,8 @@ from flowerkit.lazy import lazy
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
-    {
-        "write_pictures": "run_report",
-        "write_report": "run_report",
-        "Chart": "charts",
-        "Picture": "pictures",
-        "draw_experiments": "charts",
-        "encode_photos": "pictures",
-        "render": "rendering",
-        "to_data_uri": "pictures",
-    },
+    run_report="write_pictures write_report",
+    charts="Chart draw_experiments",
+    pictures="Picture encode_photos to_data_uri",
+    rendering="render",
 )
