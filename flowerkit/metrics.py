@@ -76,18 +76,12 @@ def class_report(
     [('rose', 0.5, 1.0, 1), ('iris', 1.0, 0.5, 2)]
     """
     counts = confusion_matrix(labels, predicted, len(class_names))
-    right, given, support = counts.diagonal().tolist(), counts.sum(0), counts.sum(1).tolist()
-    return [
-        {
-            "name": name,
-            "precision": right[i] / max(1, int(given[i])),
-            "recall": right[i] / support[i],
-            "f1": 2 * right[i] / (support[i] + int(given[i])),
-            "support": support[i],
-        }
-        for i, name in enumerate(class_names)
-        if support[i]
-    ]
+    right, given, support = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
+    parts = ((right, given), (right, support), (2 * right, given + support))
+    scores = [(above / np.maximum(below, 1)).tolist() for above, below in parts]
+    rows = zip(class_names, *scores, support.tolist(), strict=True)
+    names = ("name", "precision", "recall", "f1", "support")
+    return [dict(zip(names, row, strict=True)) for row in rows if row[-1]]
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

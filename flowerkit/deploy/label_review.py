@@ -166,19 +166,10 @@ class LabelReview:
             place, other = judged[k], int(issues.suggested[k])
             split, row = places[place]
             id = str(folds.ids[place])
-            self.doubts.append(
-                Doubt(
-                    split,
-                    row,
-                    id,
-                    self.photos[split].paths.get(id, ""),
-                    self.class_names[labels[place]],
-                    float(issues.given[k]),
-                    self.class_names[other],
-                    float(probabilities[place, other]),
-                    bool(issues.is_issue[k]),
-                )
-            )
+            photo = split, row, id, self.photos[split].paths.get(id, "")
+            given = self.class_names[labels[place]], float(issues.given[k])
+            suggested = self.class_names[other], float(probabilities[place, other])
+            self.doubts.append(Doubt(*photo, *given, *suggested, bool(issues.is_issue[k])))
 
 
 def _build_classifier(run: RunFolder, data, accelerator: Accelerator):

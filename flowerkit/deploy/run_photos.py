@@ -78,13 +78,9 @@ class RunPhotos:
 
     def get(self, row: int, similarity: float | None = None) -> KnownPhoto:
         """The photo of a row of the split."""
-        image_id = str(self.split.ids[row])
-        return KnownPhoto(
-            self.paths.get(image_id, image_id),
-            self.class_names[self.split.labels[row]],
-            self.split.images[row],
-            similarity,
-        )
+        image_id, class_name = str(self.split.ids[row]), self.class_names[self.split.labels[row]]
+        name = self.paths.get(image_id, image_id)
+        return KnownPhoto(name, class_name, self.split.images[row], similarity)
 
 
 def find_examples(run: RunFolder, num: int = 6) -> list[KnownPhoto]:

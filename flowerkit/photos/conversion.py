@@ -168,12 +168,9 @@ def _write_shards(
 
     for split in SPLITS:
         photos = assignment.shuffled(split)
+        records, size = read_records(split, photos), choose_shard_size(len(photos))
         write_shards(
-            request.unfinished,
-            split,
-            read_records(split, photos),
-            image_size=request.image_size,
-            shard_size=choose_shard_size(len(photos)),
+            request.unfinished, split, records, image_size=request.image_size, shard_size=size
         )
     return assignment
 

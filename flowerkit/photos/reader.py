@@ -35,15 +35,9 @@ _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of colour profiles
 _UNSEEN = 2  # of 255: profiles that change no colour by more are sRGB, whatever they are called
 _FINGERPRINT_PX = 64
 _ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TURN = Image.Transpose
+_FLIPS = (_TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE)
+_TURNS = dict(enumerate((*_FLIPS, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90), 2))
 
 
 class UnreadablePhoto(ValueError):
@@ -197,14 +191,9 @@ def _convert(
         image = _decode_jpeg(image, jpeg, round(SPARE_SCALE * image_size))
     image.load()
     orientation = _find_orientation(image)
-    is_ready = (
-        jpeg
-        and image.format == "JPEG"
-        and image.mode == "RGB"
-        and (width, height) == (image_size, image_size)
-        and orientation == 1
-        and not {"exif", "xmp", "icc_profile"} & image.info.keys()
-    )
+    is_plain = orientation == 1 and not {"exif", "xmp", "icc_profile"} & image.info.keys()
+    is_ready = is_plain and jpeg and (image.format, image.mode) == ("JPEG", "RGB")
+    is_ready = is_ready and width == height == image_size
     square = _resize(_simplify(image, is_deep, notes), image_size, resize)
     square = _to_srgb(square, image.info, notes)
     # Turned after all else: a square has the fewest pixels to turn.
@@ -220,15 +209,8 @@ def _convert(
         jpeg = encoded.getvalue()
     # The fingerprints shrink the square anyway: from a third of the size in a third of the time.
     pixels = np.asarray(square.reduce(max(1, image_size // _FINGERPRINT_PX)))
-    return ReadPhoto(
-        jpeg=jpeg,
-        width=width,
-        height=height,
-        digest=hashlib.sha256(jpeg).hexdigest(),
-        picture_hash=int(picture_hash(pixels)),
-        thumbnail=thumbnail(pixels),
-        notes=tuple(notes),
-    )
+    facts = hashlib.sha256(jpeg).hexdigest(), int(picture_hash(pixels)), thumbnail(pixels)
+    return ReadPhoto(jpeg, width, height, *facts, tuple(notes))
 
 
 def _find_orientation(image: Image.Image) -> int:

@@ -139,16 +139,13 @@ def _draw(title, summary, histories, column_of, form, *, marks=(), is_cut=False)
         said = ", ".join(f"{k} {mean:{form}}" for k, mean in means.items() if math.isfinite(mean))
         box = round(x(epoch) - width / 2, 1), TOP, round(width, 1), HEIGHT - TOP - BOTTOM
         steps.append(Step(*box, f"Epoch {epoch}: {said}"))
-    return Chart(
-        title,
-        summary,
-        "epoch",
-        x.ticks(8, integer=True),
-        y.ticks(5),
-        tuple(_draw_line(*each, x, y) for each in zip(curves, itertools.count(), curves.values())),
-        marks=tuple(Tick(x(place), text) for place, text in dict(marks).items()),
-        steps=tuple(steps),
+    ticks, numbered = (
+        (x.ticks(8, integer=True), y.ticks(5)),
+        zip(curves, itertools.count(), strict=False),
     )
+    lines = (_draw_line(*each, curves[each[0]], x, y) for each in numbered)
+    named = tuple(Tick(x(place), text) for place, text in dict(marks).items())
+    return Chart(title, summary, "epoch", *ticks, tuple(lines), marks=named, steps=tuple(steps))
 
 
 def _draw_line(label: str, style: int, seeds: Sequence[np.ndarray], x: _Scale, y: _Scale) -> Line:
@@ -190,16 +187,11 @@ def draw_calibration(calibration: Calibration) -> Chart:
         num = pluralize(int(calibration.counts[k]), "image")
         said = f"{num} with a mean probability of {sure:.0%}: {right:.0%} right"
         steps.append(Step(left, TOP, width, y(0) - TOP, said))
-    return Chart(
-        "Right predictions, by their probability",
-        f"Expected calibration error {calibration.error:.3f}; {calibration.tendency} on average.",
-        "probability",
-        x.ticks(5),
-        y.ticks(5),
-        (
-            Line("as sure as right", 6, f"M{x(0)} {y(0)}L{x(1)} {y(1)}"),
-            Line("mean probability", 1, "", dots=tuple(dots)),
-        ),
-        bars=tuple(bars),
-        steps=tuple(steps),
+    title = "Right predictions, by their probability"
+    error = f"Expected calibration error {calibration.error:.3f}"
+    lines = (
+        Line("as sure as right", 6, f"M{x(0)} {y(0)}L{x(1)} {y(1)}"),
+        Line("mean probability", 1, "", dots=tuple(dots)),
     )
+    parts = f"{error}; {calibration.tendency} on average.", "probability", x.ticks(5), y.ticks(5)
+    return Chart(title, *parts, lines, bars=tuple(bars), steps=tuple(steps))

@@ -33,15 +33,8 @@ COARSEST_MAP = 4  # places a side of the feature map: with fewer a map lights ha
 SCORES = {"val_f1": "macro F1 on val", "val_accuracy": "accuracy on val", "accuracy": "in training"}
 PHASE_COLUMN = {"phase": ".0f"}
 EPOCH_COLUMNS = {
-    "loss": ".3f",
-    "val_loss": ".3f",
-    "accuracy": ".3f",
-    "val_accuracy": ".3f",
-    "val_f1": ".3f",
-    "planned_lr": ".2e",
-    "learning_rate": ".2e",
-    "seconds": ",.1f",
-    "images_per_second": ",.0f",
+    **dict.fromkeys(("loss", "val_loss", "accuracy", "val_accuracy", "val_f1"), ".3f"),
+    **{"planned_lr": ".2e", "learning_rate": ".2e", "seconds": ",.1f", "images_per_second": ",.0f"},
 }
 
 
