@@ -146,9 +146,8 @@ def _convert(
             assignment = write_by_beam(request, listing, beam_options)
         conversion = _write_beside(request, listing, assignment, time.monotonic() - start)
     shown = request.out / request.shards.name
-    shutil.rmtree(
-        shown, ignore_errors=True
-    )  # an earlier call was killed between the next two lines
+    # It is there where an earlier call was killed between the next two lines.
+    shutil.rmtree(shown, ignore_errors=True)
     request.shards.replace(shown)
     shutil.rmtree(request.unfinished)
     return _open_data(request.out, conversion), conversion

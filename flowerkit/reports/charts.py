@@ -139,11 +139,8 @@ def _draw(title, summary, histories, column_of, form, *, marks=(), is_cut=False)
         said = ", ".join(f"{k} {mean:{form}}" for k, mean in means.items() if math.isfinite(mean))
         box = round(x(epoch) - width / 2, 1), TOP, round(width, 1), HEIGHT - TOP - BOTTOM
         steps.append(Step(*box, f"Epoch {epoch}: {said}"))
-    ticks, numbered = (
-        (x.ticks(8, integer=True), y.ticks(5)),
-        zip(curves, itertools.count(), strict=False),
-    )
-    lines = (_draw_line(*each, curves[each[0]], x, y) for each in numbered)
+    ticks = x.ticks(8, integer=True), y.ticks(5)
+    lines = (_draw_line(label, k, curves[label], x, y) for k, label in enumerate(curves))
     named = tuple(Tick(x(place), text) for place, text in dict(marks).items())
     return Chart(title, summary, "epoch", *ticks, tuple(lines), marks=named, steps=tuple(steps))
 
