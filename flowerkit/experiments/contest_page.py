@@ -32,20 +32,18 @@ class Step:
     @property
     def verdict(self) -> str:
         """What the interval says."""
-        if self.interval is None or self.interval.is_noise:
-            return "inside the noise" if self.interval else ""
+        if self.interval is None:
+            return ""
+        if self.interval.is_noise:
+            return "inside the noise"
         return "better" if self.interval.difference > 0 else "worse"
 
     def __str__(self) -> str:
-        text, found = f"{self.on}: {self.name}: macro F1 {self.macro_f1:.4f}", self.interval
-        return (
-            text
-            if found is None
-            else (
-                f"{text}, {found.difference:+.4f} to {self.against} ({self.verdict}; 95 % interval "
-                f"{found.low:+.4f} to {found.high:+.4f})"
-            )
-        )
+        text = f"{self.on}: {self.name}: macro F1 {self.macro_f1:.4f}"
+        if (found := self.interval) is None:
+            return text
+        between = f"95 % interval {found.low:+.4f} to {found.high:+.4f}"
+        return f"{text}, {found.difference:+.4f} to {self.against} ({self.verdict}; {between})"
 
 
 def score_out_of_fold(
