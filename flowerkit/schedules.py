@@ -8,7 +8,6 @@ tries `schedule(epoch, current_rate)`, and a schedule with a second parameter wo
 at another rate than it plots.
 """
 
-import contextlib
 import inspect
 import math
 from collections.abc import Callable
@@ -63,7 +62,26 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class RampSustainDecay(Schedule):
+class _Ramped(Schedule):
+    """A linear ramp from `start_lr` to `max_lr` over `rampup_epochs`, and what `_after` gives."""
+
+    start_lr: float
+    max_lr: float
+    min_lr: float
+    rampup_epochs: float
+
+    def _rate(self, epoch: float) -> float:
+        if epoch >= self.rampup_epochs:
+            return self._after(epoch - self.rampup_epochs)
+        return self.start_lr + (self.max_lr - self.start_lr) * epoch / self.rampup_epochs
+
+    def __str__(self) -> str:
+        ramp = f"{self.start_lr:.3g} to {self.max_lr:.3g} over {format_epochs(self.rampup_epochs)}"
+        return ramp if self.rampup_epochs else f"{self.max_lr:.3g}"
+
+
+@dataclass(frozen=True)
+class RampSustainDecay(_Ramped):
     """A linear ramp, a plateau and an exponential decay, with the competition notebook's names.
 
     `start_lr` climbs to `max_lr` over `rampup_epochs`, stays for `sustain_epochs`, and then the
@@ -76,10 +94,6 @@ class RampSustainDecay(Schedule):
     0.001 to 0.01 over 30 epochs, then x 0.8 per epoch towards 0.0001
     """
 
-    start_lr: float
-    max_lr: float
-    min_lr: float
-    rampup_epochs: float
     sustain_epochs: float
     exp_decay: float
 
@@ -87,22 +101,20 @@ class RampSustainDecay(Schedule):
         super().__post_init__()
         _check_factor("exp_decay", self.exp_decay)
 
-    def _rate(self, epoch: float) -> float:
-        if epoch < self.rampup_epochs:
-            return _ramp(self, epoch)
-        epochs_of_decay = max(0, epoch - self.rampup_epochs - self.sustain_epochs)
-        return (self.max_lr - self.min_lr) * self.exp_decay**epochs_of_decay + self.min_lr
+    def _after(self, epoch: float) -> float:
+        decay = self.exp_decay ** max(0, epoch - self.sustain_epochs)
+        return (self.max_lr - self.min_lr) * decay + self.min_lr
 
     def __str__(self) -> str:
-        ramp = _format_ramp(self)
         if self.exp_decay == 1:
-            return f"{ramp}, then held"
+            return f"{super().__str__()}, then held"
         held = f", held for {format_epochs(self.sustain_epochs)}" if self.sustain_epochs else ""
-        return f"{ramp}{held}, then x {self.exp_decay:g} per epoch towards {self.min_lr:.3g}"
+        decay = f"x {self.exp_decay:g} per epoch towards {self.min_lr:.3g}"
+        return f"{super().__str__()}{held}, then {decay}"
 
 
 @dataclass(frozen=True)
-class CosineWarmup(Schedule):
+class CosineWarmup(_Ramped):
     """A linear ramp from `start_lr` to `max_lr`, then half a cosine down to `min_lr` at `epochs`.
 
     The ramp takes `rampup_epochs` of the `epochs`; after them the rate stays at `min_lr`.
@@ -116,10 +128,6 @@ class CosineWarmup(Schedule):
     0 to 0.01 over 2 epochs, then a half-cosine to 0.001 at 10 epochs
     """
 
-    start_lr: float
-    max_lr: float
-    min_lr: float
-    rampup_epochs: float
     epochs: float
     per_step: ClassVar[bool] = True
 
@@ -131,15 +139,13 @@ class CosineWarmup(Schedule):
                 "left for the cosine. Shorten the ramp, or train longer."
             )
 
-    def _rate(self, epoch: float) -> float:
-        if epoch < self.rampup_epochs:
-            return _ramp(self, epoch)
-        done = (epoch - self.rampup_epochs) / (self.epochs - self.rampup_epochs)
-        return _half_cosine(self.max_lr, self.min_lr, min(1.0, done))
+    def _after(self, epoch: float) -> float:
+        done = min(1.0, epoch / (self.epochs - self.rampup_epochs))
+        return _half_cosine(self.max_lr, self.min_lr, done)
 
     def __str__(self) -> str:
         end = f"{self.min_lr:.3g} at {format_epochs(self.epochs)}"
-        return f"{_format_ramp(self)}, then a half-cosine to {end}"
+        return f"{super().__str__()}, then a half-cosine to {end}"
 
 
 @dataclass(frozen=True)
@@ -245,16 +251,15 @@ class _Own(Schedule):
             result = self.function(*args)
         except Exception as error:
             raise ValueError(f"{name} failed for {moment}: {error!r}") from error
-        try:
-            number = float(result)  # a tensor of one number is a number
+        try:  # a tensor of one number is a number
+            number = math.nan if isinstance(result, (bool, str)) else float(result)
         except (TypeError, ValueError):
             number = math.nan
-        if isinstance(result, (bool, str)) or not 0 <= number < math.inf:
-            raise ValueError(
-                f"{name} returned {result!r} for {moment}; a learning rate is a finite number, 0 or "
-                f"more."
-            )
-        return number
+        if 0 <= number < math.inf:
+            return number
+        raise ValueError(
+            f"{name} returned {result!r} for {moment}; a learning rate is a finite number, 0 or more."
+        )
 
 
 @dataclass(frozen=True)
@@ -272,8 +277,17 @@ class OfEpoch(_Own):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_epoch_function(self.function)
+        self._check()
         object.__setattr__(self, "_known", [])  # the rates of the first epochs; not a field
+
+    def _check(self) -> None:
+        first, *_ = _bind(self.function, "epoch", "lambda epoch: 1e-3 * 0.9**epoch")
+        if first.name in _COUNTS_OF_STEPS:
+            raise ValueError(
+                f"{_name(self.function)} is a function of {first.name!r}, but it gets the epoch, 0 "
+                f"being the first. Pass lambda epoch: f(epoch * STEPS), or an object of "
+                f"keras.optimizers.schedules, which gets the step."
+            )
 
     def _rate(self, epoch: float) -> float:
         while len(self._known) <= epoch:
@@ -303,10 +317,15 @@ class OfEpochAndRate(OfEpoch):
 
     start_lr: float
 
-    def __post_init__(self) -> None:
-        Schedule.__post_init__(self)
-        _check_step_function(self.function)
-        object.__setattr__(self, "_known", [])
+    def _check(self) -> None:
+        _, *second = _bind(self.function, "epoch, lr", "lambda epoch, lr: lr / 2")
+        if second and second[0].default is not inspect.Parameter.empty:
+            # The competition's tutorial: its start_lr would be replaced by the current rate, silently.
+            shown = f"{_name(self.function)}{inspect.signature(self.function)}"
+            raise ValueError(
+                f"the second parameter of {shown} has a default, but it gets the current rate every "
+                f"epoch, not {second[0].name}. If the function is of the epoch alone, pass OfEpoch(f)."
+            )
 
     def _next(self, epoch: int) -> float:
         rate = self._known[-1] if self._known else float(self.start_lr)
@@ -336,14 +355,19 @@ class OfStep(_Own):
 
     def _rate(self, epoch: float) -> float:
         step = round(epoch * self.steps_an_epoch)
-        with _host(self.function):
+        if not _is_of_keras(self.function):
+            return self._call(f"step {step}", step)
+        import keras  # the schedule has loaded it
+
+        with keras.device("cpu:0"):  # on an accelerator it would wait behind the steps
             return self._call(f"step {step}", step)
 
     def __str__(self) -> str:
-        values = {}
-        with contextlib.suppress(AttributeError, NotImplementedError):  # your own may have none
-            values = self.function.get_config()
-        listed = [f"{k}={v!r}" for k, v in values.items() if isinstance(v, (Real, list, tuple))]
+        try:
+            values = self.function.get_config().items()
+        except (AttributeError, NotImplementedError):  # your own may have none
+            values = ()
+        listed = [f"{name}={v!r}" for name, v in values if isinstance(v, (Real, list, tuple))]
         return f"{type(self.function).__name__}({', '.join(listed)}) of the step"
 
 
@@ -365,21 +389,11 @@ def as_schedule(schedule, *, start_lr: float) -> Schedule:
             f"0.9**epoch, one of (epoch, rate), or an object of keras.optimizers.schedules; a name such "
             f"as 'cosine' goes into the plan."
         )
-    if _can_take(schedule, 0):
-        return OfEpoch(schedule)
-    return OfEpochAndRate(schedule, start_lr)
-
-
-def _ramp(schedule: RampSustainDecay | CosineWarmup, epoch: float) -> float:
-    climb = schedule.max_lr - schedule.start_lr
-    return schedule.start_lr + climb * epoch / schedule.rampup_epochs
-
-
-def _format_ramp(schedule: RampSustainDecay | CosineWarmup) -> str:
-    top = f"{schedule.max_lr:.3g}"
-    if not schedule.rampup_epochs:
-        return top
-    return f"{schedule.start_lr:.3g} to {top} over {format_epochs(schedule.rampup_epochs)}"
+    try:
+        inspect.signature(schedule).bind(0)
+    except (TypeError, ValueError):
+        return OfEpochAndRate(schedule, start_lr)
+    return OfEpoch(schedule)
 
 
 def _half_cosine(start: float, end: float, done: float) -> float:
@@ -408,53 +422,16 @@ def _is_of_keras(schedule) -> bool:
     return any(kind.__name__ == "LearningRateSchedule" for kind in type(schedule).__mro__)
 
 
-def _host(function: Callable):
-    """On an accelerator, the rate would be computed behind the steps that wait there."""
-    if not _is_of_keras(function):
-        return contextlib.nullcontext()
-    import keras  # the schedule has loaded it
-
-    return keras.device("cpu:0")
-
-
-def _can_take(function: Callable, *args) -> bool:
-    try:
-        inspect.signature(function).bind(*args)
-    except (TypeError, ValueError):  # some built-in functions have no signature
-        return False
-    return True
-
-
-def _check_epoch_function(function: Callable) -> None:
-    if not _can_take(function, 0):
-        raise ValueError(f"{function!r} cannot be called with (epoch). Pass a function of it.")
-    name = next(iter(inspect.signature(function).parameters))
-    if name in _COUNTS_OF_STEPS:
-        raise ValueError(
-            f"{_name(function)} is a function of {name!r}, but it gets the epoch, 0 being the first. "
-            f"Pass lambda epoch: f(epoch * STEPS), or an object of keras.optimizers.schedules, which "
-            f"gets the step."
-        )
-
-
-def _check_step_function(function: Callable) -> None:
+def _bind(function: Callable, names: str, example: str) -> list[inspect.Parameter]:
+    """The parameters of a function of `names`. Raises ValueError where it is none of them."""
     try:
         signature = inspect.signature(function)
-        signature.bind(0, 0.1)
+        signature.bind(*names.split(", "))
     except (TypeError, ValueError) as error:  # some built-in functions have no signature
         raise ValueError(
-            f"{function!r} cannot be called with (epoch, lr): {error}. Pass a function of both, such "
-            "as lambda epoch, lr: lr / 2."
+            f"{function!r} cannot be called with ({names}): {error}. Pass a function such as {example}."
         ) from None
-    second = [*signature.parameters.values()][1:2]
-    if second and second[0].default is not inspect.Parameter.empty:
-        # The competition's tutorial: its start_lr would be replaced by the current rate, silently.
-        name = second[0].name
-        raise ValueError(
-            f"the second parameter of {_name(function)}{signature} has a default, but it gets the "
-            f"current rate every epoch, not {name}. If the function is of the epoch alone, pass "
-            f"OfEpoch(f)."
-        )
+    return [*signature.parameters.values()]
 
 
 # The competition's tutorial as printed. In fewer than 30 epochs it never leaves the ramp.

@@ -29,13 +29,12 @@ _UNSURE = (
 class ModelCard:
     """The contract of a classifier, stored inside each of its exports.
 
-    `class_names`: the names of the outputs, in order. `image_size` (px): the side of the square input.
-    `resize`: how photos became squares for training, so also now: "crop", "pad" or "squish". `val_f1`:
-    macro F1 on val, None if it was not measured. `backbone`, `trained_on` (where the images came from)
-    and `version` (of flowerkit) are for readers. `temperature` makes probabilities of its outputs that
-    are right as often as they say, see `metrics.apply_temperature`; `val_certainty` has 101 thresholds
-    of `metrics.certainty`, see `rank_certainty`, or is empty where val was not measured. Raises
-    ValueError for values that no classifier has.
+    `class_names`: of the outputs, in order. `image_size` (px): the side of the square input. `resize`:
+    how photos became squares: "crop", "pad" or "squish". `val_f1`: macro F1 on val. `backbone`,
+    `trained_on` (where the images came from) and `version` (of flowerkit) are for readers. With
+    `temperature` probabilities are right as often as they say, see `metrics.apply_temperature`;
+    `val_certainty` has 101 thresholds of `metrics.certainty`, see `rank_certainty`, or is empty where
+    val was not measured. Raises ValueError for values that no classifier has.
     """
 
     class_names: tuple[str, ...]
@@ -130,20 +129,19 @@ def find_run_card(folder: str | os.PathLike) -> ModelCard | None:
     run = RunFolder(folder)
     if not run.environment_file.is_file():
         return None
-    data = run.environment().data
-    val_f1 = run.result().val_f1 if run.result_file.is_file() else None
-    temperature, val_certainty = 1.0, ()
+    data, measured = run.environment().data, {}
     if run.val_predictions_file.is_file():
         val = run.val_predictions()
-        temperature = metrics.fit_temperature(val.labels, val.probabilities)
-        val_certainty = rank_certainty(metrics.certainty(val.probabilities))
+        measured = {
+            "temperature": metrics.fit_temperature(val.labels, val.probabilities),
+            "val_certainty": rank_certainty(metrics.certainty(val.probabilities)),
+        }
     return ModelCard(
         class_names=data.class_names,
         image_size=data.image_size,
         resize=data.resize or "crop",
-        val_f1=val_f1,
+        val_f1=run.result().val_f1 if run.result_file.is_file() else None,
         backbone=Path(run.plan().backbone).name.removesuffix(".keras"),
         trained_on=data.origin,
-        temperature=temperature,
-        val_certainty=val_certainty,
+        **measured,
     )

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from flowerkit import metrics
+from flowerkit.console import Progress
 from flowerkit.data import decode_jpeg
 from flowerkit.deploy.card import ACCEPT
 from flowerkit.deploy.formats import LoadedModel, detect_format
@@ -29,12 +30,11 @@ _log = logging.getLogger("flowerkit")
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The result for one photo.
+    """The result for one photo: its path, or "photo 1" and so on for images and arrays.
 
-    `source`: its path, or "photo 1" and so on for images and arrays. `probabilities`: (number of
-    classes,) float64, sum 1, calibrated by the card's temperature; None if the photo cannot be read, for
-    the reason `problem`. `is_known`: whether the classifier is as certain as of most photos of val.
-    `similar`: the training photos nearest to it, if they were asked for.
+    `probabilities`: (number of classes,) float64, sum 1, calibrated by the card's temperature; None if
+    the photo cannot be read, for the reason `problem`. `is_known`: whether the classifier is as certain
+    as of most photos of val. `similar`: the training photos nearest to it, if they were asked for.
     """
 
     source: str
@@ -72,9 +72,8 @@ class Prediction:
         if self.probabilities is None:
             return f"{self.source}: {self.problem}"
         shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.classes[:top])
-        return f"{self.source}: " + (
-            shares if self.is_known else f"{NONE_OF_THESE} (most like {shares})"
-        )
+        text = shares if self.is_known else f"{NONE_OF_THESE} (most like {shares})"
+        return f"{self.source}: {text}"
 
     __str__ = describe
 
@@ -92,9 +91,7 @@ class Classifier(LoadedModel):
         """Where the run of this model would be: its folder, or that of its file."""
         return RunFolder(self.path if self.path.is_dir() else self.path.parent)
 
-    def find_similar_photos(
-        self, progress: Callable[[str, int, int], None] | None = None
-    ) -> SimilarPhotos:
+    def find_similar_photos(self, progress: Progress | None = None) -> SimilarPhotos:
         """The run's training photos with their features, which the first call computes.
 
         Raises what `SimilarPhotos` raises, and ValueError for a format that gives no features.
@@ -104,8 +101,7 @@ class Classifier(LoadedModel):
                 f"{self.path} gives no features to compare photos by. Pass the run's folder."
             )
         if "similar_photos" not in vars(self):
-            found = SimilarPhotos(self.run_folder, self.model, progress)
-            object.__setattr__(self, "similar_photos", found)
+            vars(self)["similar_photos"] = SimilarPhotos(self.run_folder, self.model, progress)
         return vars(self)["similar_photos"]
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
@@ -114,16 +110,15 @@ class Classifier(LoadedModel):
         sums = rows.sum(axis=-1, dtype="float64")
         # nan is neither
         is_right = (rows >= -PROBABILITY_ERROR).all(axis=-1) & (abs(sums - 1) <= PROBABILITY_ERROR)
-        if not is_right.all():
-            row = int(np.argmin(is_right))
-            shown = ", ".join(f"{value:.4g}" for value in rows[row][:4])
-            raise ValueError(
-                f"{self.path} does not give probabilities: a row of its output is [{shown}"
-                f"{', ...' * (rows.shape[-1] > 4)}] with the sum {sums[row]:.4g}. A classifier ends in "
-                f"a softmax: for logits, save keras.Model(model.inputs, "
-                f"keras.layers.Softmax()(model.outputs[0])); several sigmoids name no single class."
-            )
-        return rows
+        if is_right.all():
+            return rows
+        wrong, total = rows[~is_right][0], sums[~is_right][0]
+        shown = ", ".join([*(f"{value:.4g}" for value in wrong[:4]), *["..."] * (len(wrong) > 4)])
+        raise ValueError(
+            f"{self.path} does not give probabilities: a row of its output is [{shown}] with the sum "
+            f"{total:.4g}. A classifier ends in a softmax: for logits, save keras.Model(model.inputs, "
+            f"keras.layers.Softmax()(model.outputs[0])); several sigmoids name no single class."
+        )
 
     def __str__(self) -> str:
         score = "" if self.card.val_f1 is None else f", macro F1 {self.card.val_f1:.4f} on val"
@@ -139,7 +134,7 @@ class Classifier(LoadedModel):
         accept: float = ACCEPT,
         similar: int = 0,
         batch_size: int = 32,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> list[Prediction]:
         """One prediction a photo, in order; for a folder, of all photos in it, sorted by path.
 
@@ -167,7 +162,9 @@ class Classifier(LoadedModel):
                 rows = slice(start, start + size)
                 squares = list(readers.map(self._read, inputs[rows]))
                 found = self._predict_batch(names[rows], squares, size, threshold)
-                predictions += self._add_similar(found, squares, similar, progress)
+                if similar:
+                    self._add_similar(found, squares, similar, progress)
+                predictions += found
                 if progress:
                     progress("classifying", len(predictions), len(inputs))
         return predictions
@@ -179,12 +176,12 @@ class Classifier(LoadedModel):
         """
         if isinstance(photo, np.ndarray):
             (photo,) = _to_images(photo)
-        if isinstance(photo, Image.Image):
-            is_ready = photo.size == (self.card.image_size,) * 2 and photo.mode == "RGB"
-            if is_ready and not photo.getexif():
-                return np.asarray(photo)
+        size = self.card.image_size
+        is_ready = isinstance(photo, Image.Image) and photo.size == (size, size)
+        if is_ready and photo.mode == "RGB" and not photo.getexif():
+            return np.asarray(photo)
         # By way of a JPEG, as the photos that the model was trained on.
-        return decode_jpeg(read_photo(photo, self.card.image_size, self.card.resize).jpeg)
+        return decode_jpeg(read_photo(photo, size, self.card.resize).jpeg)
 
     def _read(self, photo: Any) -> np.ndarray | str:
         """The model's input for a photo, or why there is none."""
@@ -200,8 +197,7 @@ class Classifier(LoadedModel):
     ) -> list[Prediction]:
         pixels = np.zeros((size, self.card.image_size, self.card.image_size, 3), "float32")
         for row, square in enumerate(squares):
-            if isinstance(square, np.ndarray):
-                pixels[row] = square
+            pixels[row] = 0 if isinstance(square, str) else square
         given = self.probabilities(pixels)[: len(names)]
         known = metrics.certainty(given) >= threshold
         calibrated = metrics.apply_temperature(given, self.card.temperature)
@@ -212,16 +208,13 @@ class Classifier(LoadedModel):
             for name, square, row, is_known in zip(names, squares, calibrated, known, strict=True)
         ]
 
-    def _add_similar(self, predictions, squares, num: int, progress) -> list[Prediction]:
-        readable = [row for row, square in enumerate(squares) if isinstance(square, np.ndarray)]
-        if not num or not readable:
-            return predictions
-        nearest = self.find_similar_photos(progress).find(
-            np.stack([squares[row] for row in readable]), num
-        )
-        for row, photos in zip(readable, nearest, strict=True):
-            predictions[row] = replace(predictions[row], similar=tuple(photos))
-        return predictions
+    def _add_similar(self, predictions: list[Prediction], squares, num: int, progress) -> None:
+        readable = [row for row, prediction in enumerate(predictions) if not prediction.problem]
+        if readable:
+            photos = self.find_similar_photos(progress)
+            found = photos.find(np.stack([squares[row] for row in readable]), num)
+            for row, similar in zip(readable, found, strict=True):
+                predictions[row] = replace(predictions[row], similar=tuple(similar))
 
 
 def load_classifier(path: str | os.PathLike) -> Classifier:
@@ -283,6 +276,4 @@ def _to_images(array: np.ndarray) -> list[Image.Image]:
         raise ValueError(f"pixels go up to {high:g} only; pass 0..255, not 0..1 (times 255).")
     pixels = np.round(array).astype("uint8")
     batch = pixels if pixels.ndim == 4 else pixels[None]
-    if batch.shape[3:] == (1,):
-        batch = batch[..., 0]
-    return list(map(Image.fromarray, batch))
+    return list(map(Image.fromarray, batch[..., 0] if batch.shape[3:] == (1,) else batch))

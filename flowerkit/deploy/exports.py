@@ -57,8 +57,8 @@ def export_model(
     as it is.
 
     Raises what `load_classifier` raises; ValueError for another format and for a model that does not
-    give probabilities, FileExistsError if `out` is
-    something else, RuntimeError if the probabilities differ by more than `TOLERANCE`.
+    give probabilities, FileExistsError if `out` is something else, RuntimeError if the probabilities
+    differ by more than `TOLERANCE`.
     """
     if format not in FORMATS:
         raise ValueError(
@@ -73,8 +73,7 @@ def export_model(
     target = _check_target(Path(out) if out else saved.parent / kind.file, kind)
     kind.check_libraries(to_write=True)
     check_room(target.parent, 4 * saved.stat().st_size)
-    original = load_classifier(saved)
-    card = original.card
+    card = (original := load_classifier(saved)).card
     images = _draw_images(card.image_size)
     expected = original.probabilities(images)  # refuses what gives none, before it is converted
     with (
@@ -154,10 +153,9 @@ def _convert_in_child(source: Path, target: Path, kind: Format) -> None:
         "    with contextlib.suppress(ImportError): importlib.import_module(name)\n"
         "FORMATS[sys.argv[1]].convert(*map(pathlib.Path, sys.argv[2:4]))"
     )
-    # Where the layers of the user's own are registered.
+    # Where the layers of the user's own are registered; those of KerasHub are found by the file.
     owners = {each.__module__ for each in keras.saving.get_custom_objects().values()}
-    owners = {name for name in owners if not name.startswith("keras_hub.")}  # found by the file
-
+    owners = sorted(name for name in owners if not name.startswith("keras_hub."))
     # The accelerator belongs to this process; the conversion needs none.
     settings = {
         "KERAS_BACKEND": "tensorflow",
@@ -166,5 +164,5 @@ def _convert_in_child(source: Path, target: Path, kind: Format) -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    command = [sys.executable, "-c", code, kind.name, str(source), str(target), *sorted(owners)]
+    command = [sys.executable, "-c", code, kind.name, str(source), str(target), *owners]
     subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)

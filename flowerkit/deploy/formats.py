@@ -3,7 +3,6 @@
 A library is imported where its format is used: an ONNX file needs neither TensorFlow nor Keras.
 """
 
-import abc
 import importlib
 import json
 import os
@@ -48,10 +47,8 @@ class LoadedModel:
             )
         size, num_names = self.card.image_size, len(self.card.class_names)
         # A size that is None is free; a size that is another is none that the photos get.
-        fits = [
-            each in (None, side)
-            for each, side in zip(self.input_shape, (size, size, 3), strict=False)
-        ]
+        sides = zip(self.input_shape, (size, size, 3), strict=False)
+        fits = [each in (None, side) for each, side in sides]
         if fits != [True] * 3 or self.num_classes != num_names:
             raise ValueError(
                 f"{self.path} takes input of shape {self.input_shape} and has "
@@ -60,10 +57,13 @@ class LoadedModel:
             )
 
 
-class Format(abc.ABC):
+class Format:
     """A format: the name of its file, and the modules that write and read it.
 
     `packages` are pip's names of those that flowerkit itself does not require.
+    `convert(source, target)` writes the model and the card of a `.keras` file, and the labels for other
+    tools; all but "keras" need Keras on TensorFlow. `read(path)` gives `run`, `input_shape` and
+    `num_classes` of `LoadedModel`, and the JSON of the card.
     """
 
     name: str
@@ -76,46 +76,8 @@ class Format(abc.ABC):
     def is_folder(self) -> bool:
         return not Path(self.file).suffix
 
-    @abc.abstractmethod
-    def convert(self, source: Path, target: Path) -> None:
-        """Write the model and the card of the `.keras` file `source`, and the labels for other tools.
-
-        All but "keras" need Keras on TensorFlow.
-        """
-
-    @abc.abstractmethod
     def open(self, path: Path) -> LoadedModel:
         """Open a model. Raises RuntimeError without its library, ValueError for a damaged file."""
-
-    def check_libraries(self, *, to_write: bool) -> None:
-        """Import what writes or reads the format. Raises RuntimeError with the line for pip."""
-        for module in self.writers if to_write else self.readers:
-            try:
-                importlib.import_module(module)
-            except Exception as error:  # onnx raises others beside another protobuf than it needs
-                raise RuntimeError(
-                    f"{'writing' if to_write else 'reading'} the format {self.name!r} needs {module}, "
-                    f"which does not import ({_first_line(error)}). Install it: pip install "
-                    f"{' '.join(self._list_packages())}. `pip check` lists versions that do not fit."
-                ) from error
-
-    def _list_packages(self) -> list[str]:
-        """What pip has to install; TensorFlow as it is, or pip chooses an onnx that breaks it."""
-        names = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
-        installed = (found for name in names for found in metadata.distributions(name=name))
-        pins = [f"'{found.name}=={found.version}'" for found in installed]
-        return [*(self.packages or self.readers), *pins]
-
-
-class _Exported(Format):
-    """A format that another library opens."""
-
-    @abc.abstractmethod
-    def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
-        """The `run`, `input_shape` and `num_classes` of `LoadedModel`, and the JSON of the card."""
-
-    def open(self, path: Path) -> LoadedModel:
-        """See `Format.open`."""
         self.check_libraries(to_write=False)
         try:
             run, input_shape, num_classes, text = self.read(path)
@@ -126,6 +88,19 @@ class _Exported(Format):
             ) from error
         card = ModelCard.from_json(text, source=path) if text else None
         return LoadedModel(path, self.name, run, tuple(input_shape), num_classes, card)
+
+    def check_libraries(self, *, to_write: bool) -> None:
+        """Import what writes or reads the format. Raises RuntimeError with the line for pip."""
+        for module in self.writers if to_write else self.readers:
+            try:
+                importlib.import_module(module)
+            except Exception as error:  # onnx raises others beside another protobuf than it needs
+                raise RuntimeError(
+                    f"{'writing' if to_write else 'reading'} the format {self.name!r} needs {module}, "
+                    f"which does not import ({_first_line(error)}). Install it: pip install "
+                    f"{' '.join([*(self.packages or self.readers), *_pin_tensorflow()])}. `pip check` "
+                    f"lists versions that do not fit."
+                ) from error
 
 
 class _Keras(Format):
@@ -157,18 +132,16 @@ class _Keras(Format):
         return LoadedModel(path, self.name, run, shape, num_classes, card, model)
 
 
-class _SavedModel(_Exported):
+class _SavedModel(Format):
     name, file = "savedmodel", "classifier-savedmodel"
     writers = readers = ("tensorflow",)
 
     def convert(self, source: Path, target: Path) -> None:
         _load_for_export(source).export(target, format="tf_saved_model", verbose=False)
-        card = read_keras_card(source)
         extra = target / "assets.extra"  # TensorFlow's place for what is not in the graph
         extra.mkdir(exist_ok=True)
-        text = card.to_json(body=_measure_body(target))
-        (extra / CARD_FILE).write_text(text, encoding="utf-8")
-        (extra / _LABELS_FILE).write_text("\n".join(card.class_names), encoding="utf-8")
+        for name, text in _write_card(source, target).items():
+            (extra / name).write_text(text, encoding="utf-8")
 
     def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
         import tensorflow as tf
@@ -189,7 +162,7 @@ class _SavedModel(_Exported):
         return run, spec.shape[1:], output_spec.shape[-1], text
 
 
-class _Onnx(_Exported):
+class _Onnx(Format):
     name, file = "onnx", "classifier.onnx"
     writers = ("tensorflow", "onnx", "tf2onnx", "onnxruntime")
     readers = ("onnxruntime",)
@@ -202,11 +175,11 @@ class _Onnx(_Exported):
         model = _load_for_export(source)
         model(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports only a called model
         model.export(target, format="onnx", verbose=False)
-        model, card = onnx.load(str(target)), read_keras_card(source)
+        model = onnx.load(str(target))
         _replace_erfc(model)
-        names = json.dumps(card.class_names, ensure_ascii=False)
         target.write_bytes(body := model.SerializeToString())
-        text = card.to_json(body=_measure_body(target))
+        text, names = _write_card(source, target)[CARD_FILE], read_keras_card(source).class_names
+        names = json.dumps(names, ensure_ascii=False)
         end = onnx.ModelProto()  # a message is its fields one after the other
         onnx.helper.set_model_props(end, {_METADATA_KEY: text, "class_names": names})
         target.write_bytes(body + end.SerializeToString())
@@ -217,11 +190,12 @@ class _Onnx(_Exported):
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         inputs, outputs = session.get_inputs()[0], session.get_outputs()[0]
 
+        text = session.get_modelmeta().custom_metadata_map.get(_METADATA_KEY)
+        _check_body(path, text)
+
         def run(pixels):
             return session.run([outputs.name], {inputs.name: pixels})[0]
 
-        text = session.get_modelmeta().custom_metadata_map.get(_METADATA_KEY)
-        _check_body(path, text)
         return run, inputs.shape[1:], outputs.shape[-1], text
 
 
@@ -230,21 +204,20 @@ def _replace_erfc(model: Any) -> None:
     import numpy as np
     import onnx
 
-    nodes, one = [], "flowerkit_one"
-    for node in model.graph.node:
-        if node.op_type != "Erfc":
-            nodes.append(node)
-            continue
-        erf = f"{node.output[0]}_erf"
-        nodes.append(onnx.helper.make_node("Erf", node.input, [erf]))
-        nodes.append(onnx.helper.make_node("Sub", [one, erf], node.output))
+    nodes, one = list(model.graph.node), "flowerkit_one"
+    for place in reversed([k for k, node in enumerate(nodes) if node.op_type == "Erfc"]):
+        node, erf = nodes[place], f"{nodes[place].output[0]}_erf"
+        nodes[place : place + 1] = (
+            onnx.helper.make_node("Erf", node.input, [erf]),
+            onnx.helper.make_node("Sub", [one, erf], node.output),
+        )
     if len(nodes) > len(model.graph.node):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), one))
         del model.graph.node[:]
         model.graph.node.extend(nodes)
 
 
-class _LiteRT(_Exported):
+class _LiteRT(Format):
     name, file = "litert", "classifier.tflite"
     writers = ("tensorflow", "ai_edge_litert.interpreter")
     readers = ("ai_edge_litert.interpreter",)
@@ -258,11 +231,10 @@ class _LiteRT(_Exported):
         with tempfile.TemporaryDirectory() as folder:
             FORMATS["savedmodel"].convert(source, Path(folder))
             target.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
-        card = read_keras_card(source)
-        text = card.to_json(body=_measure_body(target))
+        files = _write_card(source, target)
         with zipfile.ZipFile(target, "a") as archive:  # TFLite's tools look there for labels.txt
-            archive.writestr(_LABELS_FILE, "\n".join(card.class_names))
-            archive.writestr(CARD_FILE, text)
+            for name, text in files.items():
+                archive.writestr(name, text)
 
     def read(self, path: Path) -> tuple[Callable, tuple, int, str | bytes | None]:
         from ai_edge_litert.interpreter import Interpreter
@@ -306,7 +278,7 @@ def detect_format(path: str | os.PathLike) -> Format:
             f"no model {path}.{near_path(path)} Pass a run folder, or an export of a run."
         )
     for format in FORMATS.values():
-        if path.is_file() and path.suffix and path.suffix == Path(format.file).suffix:
+        if path.is_file() and not format.is_folder and path.suffix == Path(format.file).suffix:
             return format
     raise ValueError(
         f"{path} is not a model. Pass a run folder with its model.keras, or an export of a run: a file "
@@ -328,12 +300,17 @@ def _load_for_export(source: Path) -> Any:
     return keras.Model(pixels, model(pixels, training=False), name="classifier")
 
 
+def _write_card(source: Path, target: Path) -> dict[str, str]:
+    """The card and the labels by the names of their files, for the model written to `target`."""
+    card = read_keras_card(source)
+    text = card.to_json(body=_measure_body(target))
+    return {CARD_FILE: text, _LABELS_FILE: "\n".join(card.class_names)}
+
+
 def _measure_body(path: Path, length: int | None = None) -> dict[str, int | str]:
     """Length and CRC-32 of the first `length` bytes of a model's file, or of a SavedModel's files."""
-    files = (
-        [path] if path.is_file() else [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
-    )
-    num_bytes = crc = 0
+    files = [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
+    files, num_bytes, crc = [path] if path.is_file() else files, 0, 0
     for file in files:
         content = file.read_bytes()[:length]
         num_bytes, crc = num_bytes + len(content), zlib.crc32(content, crc)
@@ -345,6 +322,13 @@ def _check_body(path: Path, card: str | bytes | None) -> None:
     body = parse_json(card, source="its model card").get("body") if card else None
     if body and body != _measure_body(path, body["bytes"]):
         raise ValueError("its bytes are not those that were written.")
+
+
+def _pin_tensorflow() -> list[str]:
+    """TensorFlow as it is installed, for pip, which else chooses an onnx that breaks it."""
+    names = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")
+    found = (each for name in names for each in metadata.distributions(name=name))
+    return [f"'{each.name}=={each.version}'" for each in found]
 
 
 def _first_line(error: Exception) -> str:

@@ -71,10 +71,9 @@ def rewrite_keras(
             and not (of_keras and repr(value) == repr(_NEUTRAL.get(key, _NO_VALUE)))
         }
 
+    # The card is no member of its own: Keras takes a fourth member for a sign of assets.
+    metadata = _read_json(source, _METADATA) | {_CARD_KEY: card.to_json()}
     config = rewrite(_read_json(source, _CONFIG))
-    metadata = _read_json(source, _METADATA)
-    # Not a member of its own: Keras takes a fourth member for a sign of assets.
-    metadata[_CARD_KEY] = card.to_json()
     changed = {_CONFIG: json.dumps(config), _METADATA: json.dumps(metadata)}
     with (
         replacing(target) as temporary,

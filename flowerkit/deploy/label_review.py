@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import urllib.parse
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
-from flowerkit.deploy.local_server import Reply
-from flowerkit.deploy.run_photos import BATCH, RunPhotos
-from flowerkit.deploy.serving import encode_bytes
+from flowerkit.console import Progress
+from flowerkit.deploy.local_server import Reply, find_reply
+from flowerkit.deploy.run_photos import BATCH, RunPhotos, build_pooled_body
+from flowerkit.deploy.serving import encode
 from flowerkit.experiments import make_folds
 from flowerkit.files import check_room, write_text
 from flowerkit.photos import LEAVE_OUT, Decision, read_decisions, write_decisions
@@ -31,10 +31,6 @@ from flowerkit.training import RunFolder
 NUM_FOLDS = 5
 LEAST_SHOWN = 0.05  # of all labels
 DECISIONS = "decisions.csv"
-_FILES = {
-    "/page.css": ("clean.css", "text/css; charset=utf-8"),
-    "/page.js": ("clean.js", "text/javascript; charset=utf-8"),
-}
 
 _log = logging.getLogger("flowerkit")
 
@@ -73,11 +69,10 @@ class Doubt:
 class LabelReview:
     """The labels of a run's train and val photos, the most doubtful first, and decisions on them.
 
-    `doubts` has every label that can be judged; `num_issues` estimates how many are wrong;
-    `num_unjudged` counts the photos whose class is in one fold alone. `decisions` are by id; `decide`
-    writes them to `file`, where those of an earlier session stay. `folder` is where the data are now, if
-    not where they were. `progress(text, done, total)` is called while pictures are compared and features
-    computed.
+    `doubts` has every label that can be judged, `num_unjudged` counts the photos whose class is in one
+    fold alone. `decisions` are by id; `decide` writes them to `file`, where those of an earlier session
+    stay. `folder` is where the data are now, if not where they were. `progress(text, done, total)` is
+    called while pictures are compared and features computed.
 
     Raises what `RunPhotos` raises, ValueError for a class named "leave out", for fewer pictures than two
     folds need and for a `file` of decisions on other data.
@@ -90,7 +85,7 @@ class LabelReview:
         *,
         folder: str | os.PathLike | None = None,
         accelerator: Accelerator | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Progress | None = None,
     ):
         self.file, self.run = Path(file), run
         check_room(self.file.parent)
@@ -103,7 +98,12 @@ class LabelReview:
         self.doubts: list[Doubt] = []
         self.num_unjudged = 0
         self.decisions = read_decisions(self.file) if self.file.is_file() else {}
-        self._check_decisions()
+        known = {id for photos in self.photos.values() for id in photos.split.ids.tolist()}
+        if self.decisions and not {*known, *run.environment().data.relabelled} & {*self.decisions}:
+            raise ValueError(
+                f"{self.file} holds decisions on other data: none of its ids is in the data of {run}. "
+                f"Pass another --out."
+            )
         self._judge(accelerator or connect(), progress)
 
     @property
@@ -121,116 +121,72 @@ class LabelReview:
 
         Raises ValueError for a class that there is not.
         """
-        if new is None:
-            self.decisions.pop(doubt.id, None)
-        else:
-            if new not in (LEAVE_OUT, *self.class_names):
-                raise ValueError(f"there is no class {new!r}")
-            before = self.decisions.get(doubt.id)
-            given = before.given if before else doubt.given
+        if new not in (None, LEAVE_OUT, *self.class_names):
+            raise ValueError(f"there is no class {new!r}")
+        before = self.decisions.pop(doubt.id, doubt)
+        if new is not None:
             now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-            self.decisions[doubt.id] = Decision(doubt.id, doubt.file, given, new, now)
+            self.decisions[doubt.id] = Decision(doubt.id, doubt.file, before.given, new, now)
         write_decisions(self.file, self.decisions.values())
 
     def write_list(self, file: str | os.PathLike, doubts: list[Doubt]) -> None:
         """Write doubts as a csv whose column `new` is to be filled in: then it is one of decisions."""
         rows = [
-            ("id", "file", "given", "new", "decided", "probability", "suggested", "probability_2")
+            ["id", "file", "given", "new", "decided", "probability", "suggested", "probability_2"]
         ]
-        for each in doubts:
-            likely = (
-                f"{each.probability:.4f}",
-                each.suggested,
-                f"{each.suggested_probability:.4f}",
-            )
-            rows.append((each.id, each.file, each.given, "", "", *likely))
+        for x in doubts:
+            probabilities = f"{x.probability:.4f}", x.suggested, f"{x.suggested_probability:.4f}"
+            rows.append([x.id, x.file, x.given, "", "", *probabilities])
         write_text(file, format_csv(rows))
-
-    def _check_decisions(self) -> None:
-        known = {id for photos in self.photos.values() for id in photos.split.ids.tolist()}
-        known |= set(self.run.environment().data.relabelled)
-        if self.decisions and not known & set(self.decisions):
-            raise ValueError(
-                f"{self.file} holds decisions on other data: none of its ids is in the data of "
-                f"{self.run}. Pass another --out."
-            )
 
     def _judge(self, accelerator: Accelerator, progress) -> None:
         from flowerkit.prediction import compute_features, find_label_issues, predict_out_of_fold
 
         data, on_corrupt = self.photos["train"].data, self.run.plan().on_corrupt
         folds = make_folds(data, NUM_FOLDS, on_corrupt=on_corrupt, rare=True, progress=progress)
+        labels, batch, parts, places = folds.labels, BATCH * accelerator.replicas, [], []
         with accelerator.scope():
-            body = _build_body(self.run, data, accelerator)
-            parts = [
-                compute_features(
-                    body,
-                    photos.split,
-                    global_batch=BATCH * accelerator.replicas,
-                    name=split,
-                    progress=progress,
-                ).array
-                for split, photos in self.photos.items()
-            ]
+            body = build_pooled_body(_build_classifier(self.run, data, accelerator))
+            for name, photos in self.photos.items():
+                split = photos.split
+                found = compute_features(
+                    body, split, global_batch=batch, name=name, progress=progress
+                )
+                parts.append(found.array)
+                places += [(name, row) for row in range(len(split))]
         probabilities = predict_out_of_fold(
-            np.concatenate(parts), folds.labels, folds.fold_of, len(self.class_names)
+            np.concatenate(parts), labels, folds.fold_of, len(self.class_names)
         )
-        rows = np.arange(len(folds.labels))
-        judged = np.flatnonzero(probabilities[rows, folds.labels] > 0)
-        self.num_unjudged = len(rows) - len(judged)
+        judged = np.flatnonzero(probabilities[np.arange(len(labels)), labels] > 0)
+        self.num_unjudged = len(labels) - len(judged)
         if not len(judged):
             raise ValueError(f"no class of {data.folder} has two different photos to compare.")
-        issues = find_label_issues(folds.labels[judged], probabilities[judged])
-        places = [
-            (split, row)
-            for split, photos in self.photos.items()
-            for row in range(len(photos.split))
-        ]
+        issues = find_label_issues(labels[judged], probabilities[judged])
         for k in issues.order.tolist():
-            (split, row), label = places[judged[k]], int(folds.labels[judged[k]])
-            id = str(folds.ids[judged[k]])
-            other = int(issues.suggested[k])
-            self.doubts.append(
-                Doubt(
-                    split,
-                    row,
-                    id,
-                    self.photos[split].paths.get(id, ""),
-                    self.class_names[label],
-                    float(issues.given[k]),
-                    self.class_names[other],
-                    float(probabilities[judged[k], other]),
-                    bool(issues.is_issue[k]),
-                )
-            )
+            place, other = judged[k], int(issues.suggested[k])
+            split, row = places[place]
+            id = str(folds.ids[place])
+            photo = split, row, id, self.photos[split].paths.get(id, "")
+            given = self.class_names[labels[place]], float(issues.given[k])
+            suggested = self.class_names[other], float(probabilities[place, other])
+            self.doubts.append(Doubt(*photo, *given, *suggested, bool(issues.is_issue[k])))
 
 
-def _build_body(run: RunFolder, data, accelerator: Accelerator):
-    """The body that the run began with, its features averaged over the places of a feature map."""
-    import keras
-
-    from flowerkit.models import split_classifier
+def _build_classifier(run: RunFolder, data, accelerator: Accelerator):
+    """The network that the run began with; the trained one where that is not to be had."""
     from flowerkit.training import build_model
 
-    plan, classifier = run.plan(), None
-    if plan.weights is None:
-        _log.warning(
-            "this run began with random weights, so features come from the trained network, which has "
-            "seen the labels: it finds fewer of those that are wrong in train"
-        )
-    else:
+    reason = "this run began with random weights"
+    if (plan := run.plan()).weights is not None:
         try:
-            classifier = build_model(plan, data, accelerator)
+            return build_model(plan, data, accelerator)
         except (FileNotFoundError, RuntimeError) as error:
-            _log.warning(
-                f"features come from the trained network, which has seen the labels, and finds fewer of "
-                f"those that are wrong in train: {error}"
-            )
-    body, _ = split_classifier(classifier or run.model())
-    if len(body.output_shape) < 4:
-        return body
-    mean = keras.layers.GlobalAveragePooling2D()(body.outputs[0])
-    return keras.Model(body.inputs[0], mean, name="pooled_body")
+            reason = str(error)
+    _log.warning(
+        f"features come from the trained network, which has seen the labels, and finds fewer of those "
+        f"that are wrong in train: {reason}"
+    )
+    return run.model()
 
 
 # The page -----------------------------------------------------------------------------------------
@@ -248,17 +204,12 @@ class ReviewPage:
             return self._decide(body)
         if method != "GET":
             return None
-        if parts.path == "/":
-            return Reply(self.render().encode(), "text/html; charset=utf-8")
-        if parts.path in _FILES:
-            name, kind = _FILES[parts.path]
-            return Reply(render(name).encode(), kind)
         number = parts.path.removeprefix("/photo/")
         if number.isdecimal() and int(number) < len(self.shown):
             doubt = self.shown[int(number)]
             image = self.review.photos[doubt.split].split.images[doubt.row]
-            return Reply(encode_bytes(image), "image/jpeg")
-        return None
+            return Reply(encode(image), "image/jpeg")
+        return find_reply(parts.path, "clean", self.render)
 
     def render(self) -> str:
         """The page as it stands, HTML."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 
+from flowerkit.reports import render
+
 HOST = "127.0.0.1"
 LARGEST_BYTES = 100 * 10**6
 _PORTS = range(7860, 7960)
@@ -35,6 +37,16 @@ class Reply:
     status: int = 200
 
 
+def find_reply(path: str, name: str, draw: Callable[[], str]) -> Reply | None:
+    """The page that `draw` makes, at "/", or what it loads: the templates NAME.css and NAME.js."""
+    if path == "/":
+        return Reply(draw().encode(), "text/html; charset=utf-8")
+    for file, kind in (("css", "css"), ("js", "javascript")):
+        if path == f"/page.{file}":
+            return Reply(render(f"{name}.{file}").encode(), f"text/{kind}; charset=utf-8")
+    return None
+
+
 @contextlib.contextmanager
 def serve_locally(
     respond: Callable[[str, str, bytes], Reply | None], *, port: int | None = None
@@ -47,10 +59,7 @@ def serve_locally(
     """
     server = _listen(_PORTS if port is None else [port])
     server.respond, server.one_at_a_time = respond, threading.Lock()
-    thread = threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True
-    )
-    thread.start()
+    threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
     try:
         yield f"http://{HOST}:{server.server_port}/"
     finally:

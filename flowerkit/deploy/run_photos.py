@@ -3,14 +3,16 @@
 They are read from where the run found them; an export does not know the place.
 """
 
+import contextlib
 import csv
 import os
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from flowerkit.console import Progress
 from flowerkit.data import Split, find_shards, load_split
 from flowerkit.training import RunFolder
 
@@ -56,35 +58,29 @@ class RunPhotos:
                 f"the photos that {run} was trained on are not in {folder} any more. Put them back "
                 f"there."
             )
-        self.class_names = data.class_names
-        self.data = data.relabel(
-            find_shards(
-                folder, image_size=data.image_size, class_names=data.class_names, origin=data.origin
-            )
+        self.class_names, size = data.class_names, data.image_size
+        found = find_shards(
+            folder, image_size=size, class_names=self.class_names, origin=data.origin
         )
-        self.split: Split = load_split(
-            self.data, split, on_corrupt=run.plan().on_corrupt, cache="none"
-        )
+        self.data, on_corrupt = data.relabel(found), run.plan().on_corrupt
+        self.split: Split = load_split(self.data, split, on_corrupt=on_corrupt, cache="none")
         if not data.images[split].startswith(describe_data(self.split)):
             raise ValueError(
                 f"{folder} holds others than the {split} photos of {run}. Put those back, or train "
                 f"again."
             )
-        table = Path(folder) / "photos.csv"
         self.paths: dict[str, str] = {}
-        if table.is_file():
-            with table.open(encoding="utf-8", newline="") as file:
-                self.paths = {row["id"]: row["path"] for row in csv.DictReader(file)}
+        with (
+            contextlib.suppress(FileNotFoundError),  # the data are no photos
+            (Path(folder) / "photos.csv").open(encoding="utf-8", newline="") as file,
+        ):
+            self.paths = {row["id"]: row["path"] for row in csv.DictReader(file)}
 
     def get(self, row: int, similarity: float | None = None) -> KnownPhoto:
         """The photo of a row of the split."""
-        image_id = str(self.split.ids[row])
-        return KnownPhoto(
-            self.paths.get(image_id, image_id),
-            self.class_names[self.split.labels[row]],
-            self.split.images[row],
-            similarity,
-        )
+        image_id, class_name = str(self.split.ids[row]), self.class_names[self.split.labels[row]]
+        name = self.paths.get(image_id, image_id)
+        return KnownPhoto(name, class_name, self.split.images[row], similarity)
 
 
 def find_examples(run: RunFolder, num: int = 6) -> list[KnownPhoto]:
@@ -93,13 +89,11 @@ def find_examples(run: RunFolder, num: int = 6) -> list[KnownPhoto]:
     Raises what `RunPhotos` raises.
     """
     photos = RunPhotos(run, "val")
-    labels = photos.split.labels
-    order = np.random.default_rng(0).permutation(len(labels))
-    # How many of its class come before a photo: the first of every class, then the second.
-    seen, turns = {}, []
-    for row in order:
-        turns.append(seen.setdefault(labels[row], 0))
-        seen[labels[row]] += 1
+    order = np.random.default_rng(0).permutation(len(photos.split.labels))
+    seen, turns = Counter(), []
+    for label in photos.split.labels[order].tolist():
+        turns.append(seen[label])  # the first of every class, then the second
+        seen[label] += 1
     return [photos.get(row) for row in order[np.argsort(turns, kind="stable")][:num]]
 
 
@@ -111,22 +105,12 @@ class SimilarPhotos:
     `RunPhotos` raises.
     """
 
-    def __init__(
-        self, run: RunFolder, model, progress: Callable[[str, int, int], None] | None = None
-    ):
-        import keras
-
-        from flowerkit.models import split_classifier
+    def __init__(self, run: RunFolder, model, progress: Progress | None = None):
         from flowerkit.prediction import compute_features
 
-        self.photos = RunPhotos(run, "train")
-        body, _ = split_classifier(model)
-        if len(body.output_shape) == 4:
-            mean = keras.layers.GlobalAveragePooling2D()(body.outputs[0])
-            body = keras.Model(body.inputs[0], mean, name="pooled_body")
-        self.body = body
+        self.photos, self.body = RunPhotos(run, "train"), build_pooled_body(model)
         found = compute_features(
-            body, self.photos.split, global_batch=BATCH, name="train", progress=progress
+            self.body, self.photos.split, global_batch=BATCH, name="train", progress=progress
         )
         self.features = _normalize(found.array)
 
@@ -134,17 +118,28 @@ class SimilarPhotos:
         """For each of `squares` (n, size, size, 3), 0..255, the `num` nearest photos, nearest first."""
         from flowerkit.models import stream_outputs
 
-        wanted = []
-        for start in range(0, len(squares), BATCH):
-            batch = squares[start : start + BATCH].astype("uint8")
-            filled = np.pad(batch, [(0, BATCH - len(batch)), (0, 0), (0, 0), (0, 0)])
-            wanted.append(next(stream_outputs(self.body, [filled]))[: len(batch)])
-        cosines = _normalize(np.concatenate(wanted)) @ self.features.T
+        filled = np.pad(squares, [(0, -len(squares) % BATCH), (0, 0), (0, 0), (0, 0)])
+        batches = np.split(filled.astype("uint8"), len(filled) // BATCH)
+        wanted = np.concatenate(list(stream_outputs(self.body, batches)))[: len(squares)]
+        cosines = _normalize(wanted) @ self.features.T
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :num]
         return [
             [self.photos.get(row, float(of_photo[row])) for row in rows]
             for rows, of_photo in zip(order, cosines, strict=True)
         ]
+
+
+def build_pooled_body(classifier):
+    """The body of a classifier, with the mean over the places of a feature map: (n, channels)."""
+    import keras
+
+    from flowerkit.models import split_classifier
+
+    body, _ = split_classifier(classifier)
+    if len(body.output_shape) < 4:
+        return body
+    mean = keras.layers.GlobalAveragePooling2D()(body.outputs[0])
+    return keras.Model(body.inputs[0], mean, name="pooled_body")
 
 
 def _normalize(features: np.ndarray) -> np.ndarray:

@@ -4,30 +4,26 @@ A photo that is dropped, chosen, pasted or taken is sent to the page's own serve
 memory and keeps nothing of it. The page loads nothing from another host.
 """
 
-import base64
+import contextlib
 import io
 import json
 import logging
 import urllib.parse
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
+from flowerkit.console import Progress
 from flowerkit.data import decode_jpeg
 from flowerkit.deploy.card import ACCEPT
 from flowerkit.deploy.classifier import Classifier
-from flowerkit.deploy.local_server import Reply
-from flowerkit.deploy.run_photos import KnownPhoto, find_examples
+from flowerkit.deploy.local_server import Reply, find_reply
+from flowerkit.deploy.run_photos import find_examples
 from flowerkit.photos import UnreadablePhoto, read_photo
-from flowerkit.reports import render
+from flowerkit.reports import render, to_data_uri
 
 SHOWN_PX = 720
 NUM_EXAMPLES = 6
-_FILES = {
-    "/page.css": ("serve.css", "text/css; charset=utf-8"),
-    "/page.js": ("serve.js", "text/javascript; charset=utf-8"),
-}
 
 _log = logging.getLogger("flowerkit")
 
@@ -48,12 +44,16 @@ class ClassifierPage:
         top: int = 3,
         accept: float = ACCEPT,
         similar: int = 0,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Progress | None = None,
     ):
         classifier.card.threshold(accept)  # refuses what is no fraction
         self.classifier, self.top, self.accept, self.similar = classifier, top, accept, similar
-        self.find_cams = find_cams_of(classifier)
-        self.examples: list[KnownPhoto] = []
+        self.find_cams, self.examples = None, []
+        if classifier.model is not None:
+            from flowerkit.models import build_cam
+
+            with contextlib.suppress(ValueError):  # a dense network has no feature map
+                self.find_cams = build_cam(classifier.model, batch_size=1)
         try:
             self.examples = find_examples(classifier.run_folder, NUM_EXAMPLES)
             if similar:
@@ -67,14 +67,7 @@ class ClassifierPage:
         if (method, path) == ("POST", "/classify"):
             reply = json.dumps(self.classify(body), ensure_ascii=False)
             return Reply(reply.encode(), "application/json")
-        if method != "GET":
-            return None
-        if path == "/":
-            return Reply(self.render().encode(), "text/html; charset=utf-8")
-        if path in _FILES:
-            name, kind = _FILES[path]
-            return Reply(render(name).encode(), kind)
-        return None
+        return find_reply(path, "serve", self.render) if method == "GET" else None
 
     def render(self) -> str:
         """The page before the first photo, HTML."""
@@ -83,9 +76,7 @@ class ClassifierPage:
             "serve.html.j2",
             name=self.classifier.path.resolve().name,
             card=card,
-            examples=[
-                {"name": photo.class_name, "photo": encode(photo.pixels)} for photo in self.examples
-            ],
+            examples=[(x.class_name, to_data_uri(encode(x.pixels))) for x in self.examples],
             has_map=self.find_cams is not None,
         )
 
@@ -102,14 +93,14 @@ class ClassifierPage:
             "answer": prediction.name,
             "isKnown": prediction.is_known,
             "classes": prediction.classes[: self.top],
-            "photo": f"data:image/jpeg;base64,{base64.b64encode(shown).decode()}",
+            "photo": to_data_uri(shown),
             "map": self._draw_map(square, prediction),
             "similar": [
                 {
                     "name": photo.name,
                     "className": photo.class_name,
                     "similarity": photo.similarity,
-                    "photo": encode(photo.pixels),
+                    "photo": to_data_uri(encode(photo.pixels)),
                 }
                 for photo in prediction.similar
             ],
@@ -123,29 +114,11 @@ class ClassifierPage:
         cam = self.find_cams(square[None], np.array([best]))[0]
         dark = np.zeros((*cam.shape, 2), "uint8")
         dark[..., 1] = np.round(255 * (1 - cam))
-        return encode(dark)
+        return to_data_uri(encode(dark, "png"), "png")
 
 
-def encode(pixels: np.ndarray) -> str:
-    """(h, w, 3) RGB as a JPEG, (h, w, 2) grey and opacity as a PNG, uint8: a data URI."""
-    kind = "png" if pixels.shape[-1] == 2 else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(encode_bytes(pixels, kind)).decode()}"
-
-
-def encode_bytes(pixels: np.ndarray, kind: str = "jpeg") -> bytes:
-    """A picture of an array of `encode`, in the format `kind`."""
+def encode(pixels: np.ndarray, kind: str = "jpeg") -> bytes:
+    """A picture, JPEG of RGB (h, w, 3) or PNG of grey and opacity (h, w, 2), of uint8."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind, quality=90)
     return file.getvalue()
-
-
-def find_cams_of(classifier: Classifier) -> Callable | None:
-    """The function that maps images to class activation maps; None if the model has none."""
-    if classifier.model is None:
-        return None
-    from flowerkit.models import build_cam
-
-    try:
-        return build_cam(classifier.model, batch_size=1)
-    except ValueError:  # a dense network has no feature map
-        return None

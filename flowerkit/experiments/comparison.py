@@ -109,36 +109,30 @@ def compare_runs(folders: Sequence[str | os.PathLike] | str | os.PathLike) -> Co
     for run in map(_load_sorted, folders):
         chosen = json.dumps([_find_setting(run), run.class_names])
         groups.setdefault((chosen, run.predictions.ids.tobytes()), []).append(run)
-    names = _name_groups(list(groups.values()))
-    found = [
-        Experiment(name, tuple(runs)) for name, runs in zip(names, groups.values(), strict=True)
-    ]
+    runs = list(map(tuple, groups.values()))
+    found = map(Experiment, _name_groups(runs), runs)
     experiments = tuple(sorted(found, key=lambda experiment: -experiment.mean("val_f1")))
-    settings = [experiment.setting for experiment in experiments]
+    settings = [experiment.setting.items() for experiment in experiments]
     shared = {
-        name: value
-        for name, value in settings[0].items()
-        if all(setting[name] == value for setting in settings)
+        name: value for name, value in settings[0] if all((name, value) in x for x in settings)
     }
-    differing = tuple(name for name in settings[0] if name not in shared)
+    differing = tuple(name for name, _ in settings[0] if name not in shared)
     leaders, statements, intervals = _judge(experiments)
-    notes = _explain(intervals)
-    for experiment in experiments:
-        notes += _note_runs(experiment)
+    notes = [*_explain(intervals), *(note for each in experiments for note in _note_runs(each))]
     if "device" in differing:
         notes.append("They ran on different devices: their minutes cannot be compared.")
     rival = next((each for each in experiments if each not in leaders), None)
     if rival and _find_mismatch(leaders[0].runs[0], rival.runs[0]):
         rival = None
     return Comparison(
-        _name_winner(experiments, leaders, intervals),
-        experiments,
-        differing,
-        shared,
-        tuple(statements),
-        tuple(notes),
-        leaders,
-        rival,
+        verdict=_name_winner(experiments, leaders, intervals),
+        experiments=experiments,
+        differing=differing,
+        shared=shared,
+        statements=tuple(statements),
+        notes=tuple(notes),
+        leaders=leaders,
+        rival=rival,
     )
 
 
@@ -167,20 +161,18 @@ def _find_setting(run: SavedRun) -> dict[str, object]:
 
 def _name_groups(groups: list[list[SavedRun]]) -> list[str]:
     """Names of experiments: their folders' without the seed, with as much of the path as they need."""
+
+    def name_run(run: SavedRun, depth: int) -> str:
+        name = "/".join(run.path.resolve().parts[-depth:])
+        stem = name.removesuffix(f"seed{run.plan.seed}")
+        return stem.rstrip("-_. ") or name if stem != name else name
+
     for depth in range(1, 10):
-        names = [_name_group(group, depth) for group in groups]
+        stems = [dict.fromkeys(name_run(run, depth) for run in group) for group in groups]
+        names = [join_some(list(each), 1) for each in stems]
         if len(set(names)) == len(names):
             return names
     return [f"{name} ({number})" for number, name in enumerate(names, 1)]
-
-
-def _name_group(group: list[SavedRun], depth: int) -> str:
-    stems = []
-    for run in group:
-        name = "/".join(run.path.resolve().parts[-depth:])
-        stem = name.removesuffix(f"seed{run.plan.seed}")
-        stems.append(stem.rstrip("-_. ") or name if stem != name else name)
-    return join_some(list(dict.fromkeys(stems)), 1)
 
 
 # Chance -------------------------------------------------------------------------------------------
@@ -256,28 +248,21 @@ def _describe_interval(leader: Experiment, experiment: Experiment, interval: Int
 
 
 def _explain(intervals: Sequence[Interval]) -> list[str]:
-    if not intervals:
-        return []
-    notes = [
+    seeds = [interval.num_seeds for interval in intervals]
+    notes = {
         "A difference counts as noise where its 95 % interval holds zero. The interval is that of 2,000 "
         "paired bootstrap samples of the validation images, the same for both (Efron & Tibshirani 1993, "
-        "chapter 8)."
-    ]
-    if any(sum(interval.num_seeds) > 2 for interval in intervals):
-        notes.append(
-            "Where there are several seeds, each sample also gets what other seeds could have changed: "
-            "Student's t times the standard deviation over seeds, pooled over the two experiments."
-        )
-    if any(interval.num_seeds == (1, 1) for interval in intervals):
-        notes.append(
-            "Between two experiments of one seed each, the effect of another seed is not in the "
-            "interval: a difference that is more than noise may still come from the seeds."
-        )
-    return [
-        *notes,
+        "chapter 8).": bool(seeds),
+        "Where there are several seeds, each sample also gets what other seeds could have changed: "
+        "Student's t times the standard deviation over seeds, pooled over the two experiments.": any(
+            sum(each) > 2 for each in seeds
+        ),
+        "Between two experiments of one seed each, the effect of another seed is not in the interval: "
+        "a difference that is more than noise may still come from the seeds.": (1, 1) in seeds,
         "The best epochs, and the best experiment, were chosen by these same images, so all figures "
-        "are a little too good.",
-    ]
+        "are a little too good.": bool(seeds),
+    }
+    return [note for note, is_true in notes.items() if is_true]
 
 
 def _note_runs(experiment: Experiment) -> list[str]:

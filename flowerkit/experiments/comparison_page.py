@@ -19,7 +19,7 @@ from flowerkit.experiments.tables import (
     to_markdown,
 )
 from flowerkit.files import write_text
-from flowerkit.reports import NUM_STYLES, Chart, Picture, draw_experiments, encode_photos, render
+from flowerkit.reports import Picture, draw_experiments, encode_photos, render
 from flowerkit.sources import find_data
 from flowerkit.text import format_value
 from flowerkit.training import SavedRun
@@ -48,6 +48,11 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[
     num = len(comparison.experiments)
     heading = comparison.experiments[0].name if num == 1 else f"{num} experiments compared"
     disagreements = find_disagreements(comparison)
+    best = " and ".join(leader.name for leader in comparison.leaders)
+    charts = [
+        draw_experiments(title, f"The highest macro F1 has {best}.", histories, column, ".3f")
+        for column, title in plots.COMPARED.items()
+    ]
     page = render(
         "comparison.html.j2",
         title=f"{heading}: flowerkit",
@@ -61,11 +66,11 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[
         classes=tabulate_classes(comparison),
         disagreements=disagreements,
         shown=SHOWN_DISAGREEMENTS,
-        photos=_encode_photos(comparison, disagreements),
+        photos=_encode_photos(comparison.leaders[0].runs[0], disagreements),
         shared=describe_shared(comparison),
         shared_values={name: format_value(value) for name, value in comparison.shared.items()},
-        num_styles=NUM_STYLES,
-        charts=_draw_charts(comparison, histories),
+        num_styles=plots.NUM_STYLES,
+        charts=charts,
     )
     write_text(html, page)
     return [html, markdown, numbers, curves]
@@ -87,36 +92,20 @@ def find_disagreements(comparison: Comparison) -> tuple[list[int], list[int]]:
     return tuple(found)
 
 
-def _encode_photos(
-    comparison: Comparison, disagreements: tuple[list[int], list[int]]
-) -> dict[int, Picture]:
+def _encode_photos(run: SavedRun, disagreements) -> dict[int, Picture]:
+    """The val photos shown, by their row; {} where the data of the run is not there any more."""
     rows = [row for side in disagreements for row in side[:SHOWN_DISAGREEMENTS]]
     if not rows:
         return {}
-    images = _find_val_images(comparison.leaders[0].runs[0], rows)
-    if images is None:
-        return {}
-    places = encode_photos(images, dict.fromkeys(range(len(rows)), PHOTO_PX), PHOTO_BYTES)
-    return {rows[place]: picture for place, picture in places.items()}
-
-
-def _find_val_images(run: SavedRun, rows: list[int]) -> np.ndarray | None:
-    """The val images of `rows`, (n, size, size, 3) uint8; None where the data is not there any more."""
     data = run.environment.data
     try:
         val = load_split(find_data(data.folder, image_size=data.image_size), "val", cache="none")
     except (OSError, ValueError):
-        return None
+        return {}
     order = np.argsort(val.ids, kind="stable")
     if not np.array_equal(val.ids[order], run.predictions.ids):
-        return None
-    return np.asarray(val.images[order[rows]])
-
-
-def _draw_charts(comparison: Comparison, histories) -> list[Chart]:
-    best = " and ".join(leader.name for leader in comparison.leaders)
-    summary = f"The highest macro F1 has {best}."
-    return [
-        draw_experiments(title, summary, histories, column, ".3f")
-        for column, title in plots.COMPARED.items()
-    ]
+        return {}
+    sizes = dict.fromkeys(order[rows].tolist(), PHOTO_PX)
+    row_of = dict(zip(sizes, rows, strict=True))
+    found = encode_photos(val.images, sizes, PHOTO_BYTES)
+    return {row_of[place]: picture for place, picture in found.items()}

@@ -47,10 +47,9 @@ class ContestFile:
 class Contest:
     """What a contest came to; the same is in its folder.
 
-    `weights` are those of the blend by the name of each network, of which `winner` has the highest macro
-    F1 out of fold. `out_of_fold` and `predictions` are the blend's: of train and val, and of test (None
-    without one). `problems` are those of its `csv`, [] if it is valid. `run` is that of the last fold
-    that was trained in this call, None if none was.
+    `weights` are those of the blend by network, of which `winner` has the highest macro F1 out of fold.
+    `out_of_fold` and `predictions` are the blend's: of train and val, and of test (None without one).
+    `problems` are those of its `csv`. `run`: the last fold that this call trained, None if none.
     """
 
     folder: Path
@@ -65,8 +64,7 @@ class Contest:
     run: TrainingResult | None = None
 
     def __str__(self) -> str:
-        lines = [str(step) for step in self.steps]
-        return "\n".join([*lines, f"the winner is {self.winner}"])
+        return "\n".join([*map(str, self.steps), f"the winner is {self.winner}"])
 
 
 @shows_progress
@@ -85,43 +83,32 @@ def run_contest(
 
     `backbones` are the networks, the most important first, each NAME or NAME@PX with an input size;
     None: the plan's own and, if that is a pretrained one of Keras Applications, MORE_BACKBONES. As many
-    take part as leave each run all the epochs that it has without a time limit, the first one always.
-    Each run keeps to its share of the time; a network whose folds are not all trained is left out of the
-    blend. Runs that are finished in `out` stay as they are, an interrupted one continues, in a time that
-    begins anew. `started` (`time.monotonic()`) is when it began. `progress(description, done, total)` is
-    called after every step.
+    take part as leave each run all the epochs that it has without a time limit, the first one always; a
+    network whose folds are not all trained is left out of the blend. Runs that are finished in `out`
+    stay as they are, an interrupted one continues, in a time that begins anew, at `started`
+    (`time.monotonic()`). `progress(description, done, total)` is called after every step.
 
     Raises ValueError for a plan without a time limit, a time too short for the folds (with the least
     that would do), another plan or other data than those of the contest in `out`, and what `make_folds`
     refuses; RuntimeError when interrupted; else as `train` does.
     """
     deadline = (time.monotonic() if started is None else started) + 60 * _check_plan(plan)
-    plans = list_plans(plan, backbones)
-    accelerator = accelerator or connect()
-    out = make_folder(out)
+    plans, must_build = list_plans(plan, backbones), backbones is not None
+    accelerator, on_corrupt, out = accelerator or connect(), plan.on_corrupt, make_folder(out)
     check_room(out)
     with locked(out / ".lock", f"running a contest in {out}"):
-        divided = make_folds(
-            data, folds, seed=plan.seed, on_corrupt=plan.on_corrupt, progress=progress
-        )
-        test = check_test_split(data, on_corrupt=plan.on_corrupt)
-        asked = ContestFile(
-            plan=replace(plan, max_minutes=None).to_dict(),
-            backbones=tuple(plans),
-            folds=folds,
-            images={"train and val": divided.key, "test": describe_data(test) if test else "none"},
-            entries=(),
-        )
-        file = _find_before(out, asked)
-        if file is None:
-            entries = choose_entries(
-                plans, divided, accelerator, deadline, must_build=backbones is not None
-            )
-            file = replace(asked, entries=entries)
-            write_dataclass(out / "contest.json", file)
-        contest = _Running(out, divided, plans, file.entries, accelerator, deadline, progress)
+        divided = make_folds(data, folds, seed=plan.seed, on_corrupt=on_corrupt, progress=progress)
+        test = check_test_split(data, on_corrupt=on_corrupt)
+        images = {"train and val": divided.key, "test": describe_data(test) if test else "none"}
+        asked = replace(plan, max_minutes=None).to_dict()
+        file = ContestFile(asked, backbones=tuple(plans), folds=folds, images=images, entries=())
+        entries = _find_before(out, file)
+        if entries is None:
+            entries = choose_entries(plans, divided, accelerator, deadline, must_build=must_build)
+            write_dataclass(out / "contest.json", replace(file, entries=entries))
+        contest = _Running(out, divided, plans, entries, accelerator, deadline, progress)
         try:
-            for entry in file.entries:
+            for entry in entries:
                 for fold in range(folds):
                     contest.train(entry, fold)
             contest.train(contest.find_winner(), None)
@@ -153,26 +140,23 @@ def _check_plan(plan: TrainingPlan) -> float:
     return plan.max_minutes
 
 
-def _find_before(out: Path, asked: ContestFile) -> ContestFile | None:
-    """What was decided for the contest in `out`. Raises ValueError where it is another."""
+def _find_before(out: Path, asked: ContestFile) -> tuple[Entry, ...] | None:
+    """The networks of the contest in `out`. Raises ValueError where it is another."""
     file, remedy = out / "contest.json", "Pass another folder (--out), or the same again"
     if (out / "plan.json").is_file():
         raise ValueError(f"{out} holds a run. Pass another folder (--out).")
     if not file.is_file():
         return None
     before = read_dataclass(file, ContestFile, remedy="Restore it, or pass another folder (--out)")
-    differing = list_differing(before.plan, asked.plan)
-    for name in ("folds", "backbones"):
-        if getattr(before, name) != getattr(asked, name):
-            differing.append(f"{name} {getattr(before, name)} and {getattr(asked, name)}")
-    if differing:
+    plans = [{**x.plan, "folds": x.folds, "backbones": x.backbones} for x in (before, asked)]
+    if differing := list_differing(*plans):
         raise ValueError(
             f"{out} holds a contest of another plan: {', '.join(differing)}. {remedy}."
         )
-    if before.images != asked.images:
-        names = [name for name, key in asked.images.items() if before.images.get(name) != key]
-        raise ValueError(f"the contest in {out} began with other images in {names[0]}. {remedy}.")
-    return before
+    for name, key in asked.images.items():
+        if before.images.get(name) != key:
+            raise ValueError(f"the contest in {out} began with other images in {name}. {remedy}.")
+    return before.entries
 
 
 # The runs -------------------------------------------------------------------------------------------
@@ -207,12 +191,11 @@ class _Running:
         else:
             model = self._fit(folder, entry, fold)
         if self.folds.data.counts["test"]:
-            plan = folder.plan()
+            plan, replicas = folder.plan(), self.accelerator.replicas
             test = load_split(self.folds.data, "test", on_corrupt=plan.on_corrupt)
-            global_batch = plan.batch * self.accelerator.replicas
-            predictions = predict(model, test, global_batch=global_batch, progress=self.progress)
-            predictions.save(folder.test_predictions_file)
-            self._write_csv(folder.path, predictions)
+            found = predict(model, test, global_batch=plan.batch * replicas, progress=self.progress)
+            found.save(folder.test_predictions_file)
+            self._write_csv(folder.path, found)
             self.blend()  # a valid csv is there from the first run on
 
     def _fit(self, folder: RunFolder, entry: Entry, fold: int | None):
@@ -233,15 +216,14 @@ class _Running:
     def _share(self, entry: Entry, fold: int | None) -> float:
         """Seconds for a run: of what is left, its part of all that is not trained yet."""
         last = max(self._weigh(each, None) for each in self.entries)
-        pending = [
+        pending = sum(
             self._weigh(each, number)
             for each in self.entries
-            for number in range(self.folds.count)
-            if not _is_trained(self.folder(each, number))
-        ]
-        left = self.deadline - time.monotonic() - END_SECONDS
+            for number, folder in enumerate(self._list_folds(each))
+            if not _is_trained(folder)
+        )
         own = last if fold is None else self._weigh(entry, fold)
-        return left * own / (sum(pending) + last)
+        return (self.deadline - time.monotonic() - END_SECONDS) * own / (pending + last)
 
     def _weigh(self, entry: Entry, fold: int | None) -> float:
         data = self.folds.together() if fold is None else self.folds.without(fold)
@@ -253,8 +235,8 @@ class _Running:
         Not their mean: where some folds were best with the head alone and others at the end of a cycle,
         nothing between is good.
         """
-        epochs = statistics.median_high(map(_count_best_epochs, self._list_folds(entry)))
-        epochs = float(f"{epochs:.3g}")
+        best = statistics.median_high(map(_count_best_epochs, self._list_folds(entry)))
+        epochs = float(f"{best:.3g}")
         _log.info(f"{format_epochs(epochs)} of the network, as were best in the middle fold")
         return replace(plan, epochs=epochs, monitor="epoch", patience=None)
 
@@ -286,18 +268,15 @@ class _Running:
 
     def blend(self) -> tuple[dict[str, float], Predictions, Predictions | None, list[str]]:
         """(weights, the blend out of fold, on test, the problems of its csv), which it writes."""
-        scored = self.find_scored()
-        names, weights = list(scored), [1.0]
-        if len(names) > 1:
-            weights = find_weights(list(scored.values()), names=names).weights
-        out_of_fold = blend(list(scored.values()), weights, names=names)
-        by_name = dict(zip(names, weights, strict=True))
+        names, members = zip(*self.find_scored().items(), strict=True)
+        weights = find_weights(members, names=names).weights if len(names) > 1 else (1.0,)
+        result = dict(zip(names, weights, strict=True)), blend(members, weights, names=names)
         if not self.folds.data.counts["test"]:
-            return by_name, out_of_fold, None, []
-        entries = [entry for entry in self.entries if entry.name in scored]
+            return *result, None, []
+        entries = [entry for entry in self.entries if entry.name in names]
         of_runs = [self._load_test(*self._list_folds(x), self.folder(x, None)) for x in entries]
-        test = blend([blend(each) for each in of_runs], weights, names=names)
-        return by_name, out_of_fold, test, self._write_csv(self.out, test)
+        test = blend(list(map(blend, of_runs)), weights, names=names)
+        return *result, test, self._write_csv(self.out, test)
 
     def _write_csv(self, folder: Path, predictions: Predictions) -> list[str]:
         file = folder / choose_csv(self.folds.data)
@@ -308,46 +287,28 @@ class _Running:
 
     def finish(self) -> Contest:
         """Blend what there is, and write the page."""
-        winner = self.find_winner()
+        winner, data = self.find_winner(), self.folds.data
+        folds, everything = self._list_folds(winner), self.folder(winner, None)
         weights, out_of_fold, test, problems = self.blend()
-        steps = score_out_of_fold(
-            self.find_scored(), winner.name, out_of_fold, minutes=self._count_minutes()
-        )
-        if test and (labels := read_test_labels(self.folds.data)):
-            steps += score_test(
-                winner.name,
-                self._load_test(*self._list_folds(winner)),
-                self._load_test(self.folder(winner, None)),
-                test if len(weights) > 1 else None,
-                labels,
-            )
-        runs = [
-            self.folder(entry, fold) for entry in self.entries for fold in range(self.folds.count)
-        ]
-        runs = [run for run in (*runs, self.folder(winner, None)) if self._is_finished(run)]
-        page = write_contest(
-            self.out,
-            steps,
-            data=self.folds.data,
-            runs=[run.path.name for run in runs],
-            winner=winner.name,
-            weights=weights,
-        )
-        last = self.last[0] if self.last else None
-        csv = test and self.out / choose_csv(self.folds.data)
-        return Contest(
-            self.out, weights, winner.name, out_of_fold, test, problems, page, steps, csv, last
-        )
-
-    def _count_minutes(self) -> dict[str, float]:
-        """What the folds of each network took to train."""
-        return {
-            entry.name: sum(
-                row["seconds"] / 60 for run in self._list_folds(entry) for row in run.history()
-            )
+        minutes = {
+            entry.name: sum(x["seconds"] / 60 for run in runs for x in run.history())
             for entry in self.entries
-            if all(map(_is_trained, self._list_folds(entry)))
+            if all(map(_is_trained, runs := self._list_folds(entry)))
         }
+        steps = score_out_of_fold(self.find_scored(), winner.name, out_of_fold, minutes=minutes)
+        if test and (labels := read_test_labels(data)):
+            single, last = self._load_test(*folds), self._load_test(everything)
+            blended = test if len(weights) > 1 else None
+            steps += score_test(winner.name, single, last, blended, labels)
+        runs = [*(run for entry in self.entries for run in self._list_folds(entry)), everything]
+        names = [run.path.name for run in runs if self._is_finished(run)]
+        page = write_contest(
+            self.out, steps, data=data, runs=names, winner=winner.name, weights=weights
+        )
+        csv, run = test and self.out / choose_csv(data), next(iter(self.last), None)
+        return Contest(
+            self.out, weights, winner.name, out_of_fold, test, problems, page, steps, csv, run
+        )
 
     def _list_folds(self, entry: Entry) -> list[RunFolder]:
         return [self.folder(entry, fold) for fold in range(self.folds.count)]
@@ -362,8 +323,8 @@ def _is_trained(folder: RunFolder) -> bool:
 
 
 def _join(parts: Sequence[Predictions]) -> Predictions:
-    names = ("ids", "probabilities", "labels")
-    return Predictions(*(np.concatenate([getattr(each, name) for each in parts]) for name in names))
+    rows = zip(*((each.ids, each.probabilities, each.labels) for each in parts), strict=True)
+    return Predictions(*map(np.concatenate, rows))
 
 
 def _count_best_epochs(folder: RunFolder) -> float:

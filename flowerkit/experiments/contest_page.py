@@ -18,8 +18,7 @@ from flowerkit.reports import render
 class Step:
     """The score of a network, an average or a blend, `on` "out of fold" or "test".
 
-    `interval` is its difference to the step `against`, None for the one to which others are compared;
-    `minutes` are those of training, None where nothing was trained for it.
+    `interval` is its difference to the step `against`, if any; `minutes` are those of training, if any.
     """
 
     name: str
@@ -41,11 +40,10 @@ class Step:
 
     def __str__(self) -> str:
         text = f"{self.on}: {self.name}: macro F1 {self.macro_f1:.4f}"
-        if self.interval is None:
+        if (found := self.interval) is None:
             return text
-        difference = f"{self.interval.difference:+.4f} to {self.against}"
-        between = f"{self.interval.low:+.4f} to {self.interval.high:+.4f}"
-        return f"{text}, {difference} ({self.verdict}; 95 % interval {between})"
+        between = f"95 % interval {found.low:+.4f} to {found.high:+.4f}"
+        return f"{text}, {found.difference:+.4f} to {self.against} ({self.verdict}; {between})"
 
 
 def score_out_of_fold(
@@ -79,23 +77,19 @@ def score_test(
     `labels` are those of test images by their ids.
     """
     folds, last = ([_label(each, labels) for each in runs] for runs in (folds, last))
-    single = "a fold alone", folds
-    joined = "the folds averaged", [blend(folds)]
-    steps = [_score(f"{winner}: {single[0]}, on average", folds, on="test")]
-    steps.append(_score(*joined, single, on="test"))
+    single, joined = ("a fold alone", folds), ("the folds averaged", [blend(folds)])
+    both = "both averaged", [blend([*folds, *last])]
+    rows = [(f"{winner}: {single[0]}, on average", folds), (*joined, single)]
     if last:
-        steps.append(_score("once more on everything, alone", last, single, on="test"))
-        both = "both averaged", [blend([*folds, *last])]
-        steps.append(_score(*both, joined, on="test"))
-        joined = both
+        rows += [("once more on everything, alone", last, single), (*both, joined)]
     if blended:
-        steps.append(_score("the blend", [_label(blended, labels)], joined, on="test"))
-    return steps
+        rows.append(("the blend", [_label(blended, labels)], both if last else joined))
+    return [_score(*row, on="test") for row in rows]
 
 
 def _label(predictions: Predictions, labels: Mapping[str, int]) -> Predictions:
     """Those rows whose labels are known, with them."""
-    rows = np.array([name in labels for name in predictions.ids.tolist()])
+    rows = np.isin(predictions.ids, list(labels))
     ids = predictions.ids[rows]
     true = np.array([labels[name] for name in ids.tolist()], "int32")
     return Predictions(ids, predictions.probabilities[rows], true)
@@ -127,13 +121,14 @@ def write_contest(
     weights: Mapping[str, float],
 ) -> Path:
     """Write contest.html into `out`, of the finished `runs` in it; returns the file."""
+    out_of_fold = [step for step in steps if step.on != "test"]
     page = render(
         "contest.html.j2",
         title="Contest: flowerkit",
         version=flowerkit.__version__,
-        out_of_fold=[step for step in steps if step.on != "test"],
+        out_of_fold=out_of_fold,
         test=[step for step in steps if step.on == "test"],
-        best=max((step for step in steps if step.on != "test"), key=lambda step: step.macro_f1),
+        best=max(out_of_fold, key=lambda step: step.macro_f1),
         data=str(data),
         runs=runs,
         winner=winner,

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,14 +43,13 @@ def list_plans(plan: TrainingPlan, backbones: Sequence[str] | None) -> dict[str,
         backbones = [plan.backbone, *more * is_pretrained]
     plans = {}
     for text in backbones:
-        backbone, _, px = text.rpartition("@")
-        changes = {"backbone": text}
-        if px.isdecimal() and backbone:
-            changes = {"backbone": backbone, "input_size": int(px)}
-        name = Path(changes["backbone"]).stem + f"-{px}" * (len(changes) > 1)
+        name, size = Path(text).stem, plan.input_size
+        if match := re.fullmatch(r"(.+)@(\d+)", text):
+            text, size = match[1], int(match[2])
+            name = f"{Path(text).stem}-{match[2]}"
         if name in plans:
             raise ValueError(f"backbones must differ. Received: {', '.join(backbones)}")
-        plans[name] = replace(plan, **changes, max_minutes=None)
+        plans[name] = replace(plan, backbone=text, input_size=size, max_minutes=None)
     if not plans:
         raise ValueError("a contest needs one backbone or more. Received: none")
     return plans
@@ -71,28 +71,24 @@ def choose_entries(
     data, count = folds.without(0), folds.count
     entries: list[Entry] = []
     for name, plan in plans.items():
-        seconds = deadline - time.monotonic() - END_SECONDS
+        share = (deadline - time.monotonic() - END_SECONDS) / (count + count / (count - 1))
         try:
-            share = seconds / (count + count / (count - 1))
-            pace = measure_pace(plan, data, accelerator, share)
+            entry = Entry(name, measure_pace(plan, data, accelerator, share))
         except (OSError, RuntimeError, ValueError) as error:  # weights that are not here
             if must_build or not entries:
                 raise
             _log.warning(f"{name} is left out: {error}")
             continue
-        trial = [*entries, Entry(name, pace)]
         seconds = deadline - time.monotonic() - END_SECONDS
         if not entries:
-            _check_time(trial[0], folds, seconds)
-        elif _count_epochs(trial, folds, seconds) < plan.network_epochs:
-            epochs = _count_epochs(trial, folds, seconds)
+            _check_time(entry, folds, seconds)
+        elif (epochs := _count_epochs([*entries, entry], folds, seconds)) < plan.network_epochs:
             _log.info(
-                f"{name} is left out: with it each run would have "
-                f"{format_epochs(round(epochs, 1))} of the network "
-                f"instead of {plan.network_epochs:g}"
+                f"{name} is left out: with it each run would have {format_epochs(round(epochs, 1))} of "
+                f"the network instead of {plan.network_epochs:g}"
             )
             continue
-        entries = trial
+        entries.append(entry)
     full = min(plans[entry.name].network_epochs for entry in entries)
     _tell_what_fits(entries, folds, deadline - time.monotonic() - END_SECONDS, full)
     return tuple(entries)
@@ -103,11 +99,10 @@ def _check_time(entry: Entry, folds: Folds, seconds: float) -> None:
     needed = _MARGIN * _sum_seconds([entry], folds, 0)
     if needed > seconds:
         missing = math.ceil((needed - seconds) / 6) / 10
-        a_run = entry.pace.seconds(folds.without(0).counts, 0)
+        a_run = format_seconds(entry.pace.seconds(folds.without(0).counts, 0))
         raise ValueError(
             f"max_minutes is {missing:g} too few for {folds.count} folds of {entry.name} and a run on "
-            f"everything: each takes about {format_seconds(a_run)} before its network "
-            f"learns at all. Add at least "
+            f"everything: each takes about {a_run} before its network learns at all. Add at least "
             f"{missing:g} (--max-minutes), or pass fewer folds (--folds)."
         )
 
@@ -135,12 +130,10 @@ def _tell_what_fits(
     )
     counts = folds.without(0).counts
     for entry in entries:
-        size = f"{entry.pace.input_size or folds.data.image_size} px"
-        seconds = format_seconds(entry.pace.seconds(counts, epochs))
         _log.info(
-            f"  {entry.name} at {size}: {folds.count} folds of "
-            f"{pluralize(counts['train'], 'image')}, about "
-            f"{seconds} each"
+            f"  {entry.name} at {entry.pace.input_size or folds.data.image_size} px: {folds.count} "
+            f"folds of {pluralize(counts['train'], 'image')}, about "
+            f"{format_seconds(entry.pace.seconds(counts, epochs))} each"
         )
     _log.info(f"  the winner once more on all {len(folds.ids):,} images; then the blend")
     if epochs < full_epochs:

@@ -1,12 +1,12 @@
 """k folds of train and val together: alike in classes, pictures that look the same in one of them."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
 
+from flowerkit.console import Progress
 from flowerkit.data import (
     FlowerData,
     find_near_pairs,
@@ -65,7 +65,7 @@ def make_folds(
     seed: int = 0,
     on_corrupt: str = "raise",
     rare: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Folds:
     """Divide the images of train and val into `count` folds, of each class as equally as can be.
 
@@ -76,6 +76,8 @@ def make_folds(
     Raises ValueError for fewer than two folds, a class with fewer pictures than folds unless it may be
     `rare`, and what `load_split` raises.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     if count < 2:
         raise ValueError(f"folds are 2 or more. Received: {count}")
     names = ["train", *["val"] * bool(data.counts["val"])]
@@ -87,7 +89,10 @@ def make_folds(
     groups = _group(ids, digests, *_look_at(splits, len(ids), progress))
     if not rare:
         _check_classes(labels, groups, count, data.class_names)
-    fold_of = _assign(labels, groups, count, seed)
+    fold_of = np.empty(len(labels), "int64")
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    for fold, (_, rows) in enumerate(folds.split(labels, labels, groups)):
+        fold_of[rows] = fold
     facts = [ids.tolist(), labels.tolist(), digests.tolist(), fold_of.tolist()]
     key = sha256(json.dumps(facts).encode()).hexdigest()[:16]
     return Folds(data, ids, labels, fold_of, key)
@@ -98,9 +103,9 @@ def _look_at(splits, total: int, progress) -> tuple[np.ndarray, np.ndarray]:
     hashes, thumbnails = [], []
     for split in splits:
         for start in range(0, len(split), _BLOCK):
-            for image in split.images[start : start + _BLOCK]:
-                hashes.append(picture_hash(image))
-                thumbnails.append(thumbnail(image))
+            images = split.images[start : start + _BLOCK]
+            hashes += map(picture_hash, images)
+            thumbnails += map(thumbnail, images)
             if progress:
                 progress("pictures", len(hashes), total)
     return np.array(hashes, "uint64"), np.stack(thumbnails)
@@ -120,21 +125,10 @@ def _group(ids, digests, hashes, thumbnails) -> np.ndarray:
 
 def _check_classes(labels, groups, count: int, class_names) -> None:
     nums = {label: len(np.unique(groups[labels == label])) for label in np.unique(labels).tolist()}
-    few = [f"{class_names[label]!r} has {num}" for label, num in nums.items() if num < count]
-    if few:
+    if few := [f"{class_names[label]!r} has {num}" for label, num in nums.items() if num < count]:
         least = min(nums.values())
         fewer = f"Pass folds={least} (--folds {least}), or add" if least > 1 else "Add"
         raise ValueError(
             f"{count} folds need {count} different pictures of each class, and {join_some(few)}. "
             f"{fewer} pictures of the class, or leave it out."
         )
-
-
-def _assign(labels, groups, count: int, seed: int) -> np.ndarray:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    fold_of = np.empty(len(labels), "int64")
-    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    for fold, (_, rows) in enumerate(folds.split(labels, labels, groups)):
-        fold_of[rows] = fold
-    return fold_of

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from flowerkit.experiments.comparison import FIGURES, Comparison, Experiment
 from flowerkit.metrics import class_report
 from flowerkit.text import format_csv, format_value
@@ -17,12 +19,8 @@ def tabulate_figures(comparison: Comparison) -> Table:
     """The results: a row for each experiment, n counts its runs."""
     header = ["experiment", "n", *(figure.heading for figure in FIGURES.values())]
     return header, [
-        [
-            experiment.name,
-            str(len(experiment.runs)),
-            *(_format(experiment, name) for name in FIGURES),
-        ]
-        for experiment in comparison.experiments
+        [each.name, str(len(each.runs)), *(_format(each, name) for name in FIGURES)]
+        for each in comparison.experiments
     ]
 
 
@@ -37,12 +35,16 @@ def tabulate_settings(comparison: Comparison) -> Table:
 
 def tabulate_runs(comparison: Comparison) -> Table:
     """A row for each run."""
-    header = ["run", "seed", *(figure.heading for figure in FIGURES.values()), "stopped because"]
-    rows = []
-    for run in comparison.runs:
-        figures = [format(figure.of(run), figure.form) for figure in FIGURES.values()]
-        rows.append([run.name, str(run.plan.seed), *figures, run.result.stop_reason])
-    return header, rows
+    shown = FIGURES.values()
+    header = ["run", "seed", *(figure.heading for figure in shown), "stopped because"]
+    return header, [
+        [
+            *(run.name, str(run.plan.seed)),
+            *(format(figure.of(run), figure.form) for figure in shown),
+            run.result.stop_reason,
+        ]
+        for run in comparison.runs
+    ]
 
 
 def tabulate_classes(comparison: Comparison) -> list[dict]:
@@ -53,26 +55,16 @@ def tabulate_classes(comparison: Comparison) -> list[dict]:
     """
     if comparison.rival is None:
         return []
-    rows = [_score_classes(x) for x in (comparison.leaders[0], comparison.rival)]
-    found = [
-        {
-            "name": best["name"],
-            "best": best["f1"],
-            "rival": rival["f1"],
-            "difference": best["f1"] - rival["f1"],
-            "support": best["support"],
-        }
-        for best, rival in zip(*rows, strict=True)
-    ]
+    first, second = (
+        [class_report(run.labels, run.predicted, run.class_names) for run in each.runs]
+        for each in (comparison.leaders[0], comparison.rival)
+    )
+    found = []
+    for place, row in enumerate(first[0]):
+        best, rival = (float(np.mean([x[place]["f1"] for x in of])) for of in (first, second))
+        scores = {"best": best, "rival": rival, "difference": best - rival}
+        found.append({"name": row["name"], "support": row["support"]} | scores)
     return sorted(found, key=lambda row: -abs(row["difference"]))
-
-
-def _score_classes(experiment: Experiment) -> list[dict]:
-    reports = [class_report(run.labels, run.predicted, run.class_names) for run in experiment.runs]
-    return [
-        seeds[0] | {"f1": sum(row["f1"] for row in seeds) / len(seeds)}
-        for seeds in zip(*reports, strict=True)
-    ]
 
 
 def _format(experiment: Experiment, name: str) -> str:
@@ -101,7 +93,9 @@ def to_markdown(comparison: Comparison) -> str:
     differing, settings = tabulate_settings(comparison)
     header = figures + differing[1:]
     rows = [result + setting[1:] for result, setting in zip(results, settings, strict=True)]
-    lines = [_row(header), _row([":--", *["--:"] * (len(header) - 1)]), *map(_row, rows), ""]
+    rows = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [*(f"| {' | '.join(row)} |" for row in cells), ""]
     if comparison.statements:
         lines += [*(f"- {statement}" for statement in comparison.statements), ""]
     if len(comparison.runs) > 1:
@@ -111,22 +105,15 @@ def to_markdown(comparison: Comparison) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def to_csv(comparison: Comparison) -> str:
     """A row for each experiment: name, n, seeds, mean and sample standard deviation of each figure, and
     the fields that differ; numbers in full, empty where there is none."""
     columns = [column for name in FIGURES for column in (name, f"{name}_sd")]
     rows = [["experiment", "n", "seeds", *columns, *comparison.differing]]
-    for experiment in comparison.experiments:
-        seeds = " ".join(str(run.plan.seed) for run in experiment.runs)
-        figures = [
-            "" if math.isnan(value) else f"{value:.10g}"
-            for name in FIGURES
-            for value in (experiment.mean(name), experiment.spread(name))
-        ]
-        differing = [format_value(experiment.setting[name]) for name in comparison.differing]
-        rows.append([experiment.name, len(experiment.runs), seeds, *figures, *differing])
+    for x in comparison.experiments:
+        seeds = " ".join(str(run.plan.seed) for run in x.runs)
+        values = [value for name in FIGURES for value in (x.mean(name), x.spread(name))]
+        figures = ["" if math.isnan(value) else f"{value:.10g}" for value in values]
+        differing = [format_value(x.setting[name]) for name in comparison.differing]
+        rows.append([x.name, len(x.runs), seeds, *figures, *differing])
     return format_csv(rows)

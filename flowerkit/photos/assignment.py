@@ -71,14 +71,13 @@ def assign_photos(
 
     Raises ValueError if fewer than two classes are left.
     """
-    known = {path: result for path, result in results.items() if isinstance(result, ReadPhoto)}
     text = name_paths(results)
-    unreadable = {text[path]: results[path] for path in results if path not in known}
-    photos = [photo for photo in listing.photos if photo.path in known]
-    refused = resolve_duplicates([known[photo.path].digest for photo in photos], photos)
+    unreadable = {text[path]: why for path, why in results.items() if isinstance(why, str)}
+    photos = [photo for photo in listing.photos if text[photo.path] not in unreadable]
+    refused = resolve_duplicates([results[photo.path].digest for photo in photos], photos)
     left_out = {text[photos[row].path]: reason for row, reason in refused.items()}
     photos = [photo for row, photo in enumerate(photos) if row not in refused]
-    read = [known[photo.path] for photo in photos]
+    read = [results[photo.path] for photo in photos]
     names = sort_class_names({photo.class_name for photo in photos} - {None})
     if len(names) < 2:
         first = ": ".join(next(iter((unreadable | left_out).items())))
@@ -92,16 +91,17 @@ def assign_photos(
     notes = []
     if lost := sort_class_names(set(listing.class_names) - set(names)):
         notes.append(f"no readable photo is left of {', '.join(lost)}")
-    in_classes = [len({photos[row].class_name for row in rows}) for rows in groups]
-    if crossing := [paths for paths, num in zip(near, in_classes, strict=True) if num > 1]:
+    crossing = [rows for rows in groups if len({photos[row].class_name for row in rows}) > 1]
+    if crossing:
         notes.append(
             f"{pluralize(len(crossing), 'group')} of photos that look the same in two classes, such as "
-            f"{' and '.join(crossing[0][:2])}: keep each in the class that it shows"
+            f"{' and '.join(text[photos[row].path] for row in crossing[0][:2])}: keep each in the class "
+            f"that it shows"
         )
     if torn := sum(len({splits[row] for row in rows}) > 1 for rows in groups):
         group = pluralize(torn, "group")
         notes.append(f"{group} of photos that look the same in two of the splits you gave")
-    counts = Counter(zip(splits, (photo.class_name for photo in photos), strict=True))
+    counts = Counter((split, photo.class_name) for split, photo in zip(splits, photos, strict=True))
     for split in SPLITS:
         missing = [name for name in names if not counts[split, name]]
         if missing and not counts[split, None]:
@@ -181,26 +181,19 @@ def assign_splits(
                 splits[row] = splits[row] or chosen
         else:
             free.append(rows)
+    places = {"test": Counter(), "val": Counter(), "train": Counter()}  # left, by class
     counts = Counter(photos[row].class_name for rows in free for row in rows)
-    places = _count_places(counts, val_fraction, test_fraction)
-    free.sort(key=lambda rows: shuffle_key(seed, min(photos[row].id for row in rows)))
-    for rows in free:
-        needed = Counter(photos[row].class_name for row in rows)
-        split = next((name for name, left in places.items() if needed <= left), "train")
-        if split != "train":
-            places[split] -= needed
-        for row in rows:
-            splits[row] = split
-    return splits
-
-
-def _count_places(counts: Counter, val_fraction: float, test_fraction: float) -> dict[str, Counter]:
-    """How many photos of each class test and val take; `counts` has how many there are."""
-    places = {"test": Counter(), "val": Counter()}
     for label, count in counts.items():
         val = max(round(count * val_fraction), count >= 2) if val_fraction else 0
         least = count >= (3 if val_fraction else 2)
         test = max(round(count * test_fraction), least) if test_fraction else 0
         places["val"][label] = val = min(val, count - 1)
         places["test"][label] = min(test, count - 1 - val)
-    return places
+    free.sort(key=lambda rows: shuffle_key(seed, min(photos[row].id for row in rows)))
+    for rows in free:
+        needed = Counter(photos[row].class_name for row in rows)
+        split = next((name for name, left in places.items() if needed <= left), "train")
+        places[split] -= needed
+        for row in rows:
+            splits[row] = split
+    return splits

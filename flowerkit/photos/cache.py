@@ -52,16 +52,8 @@ class PhotoCache:
         """
         results = {}
         workers = workers if len(photos) >= _FEW else 1
-        reading = joblib.Parallel(n_jobs=workers, return_as="generator")(
-            joblib.delayed(_read_into)(
-                self._find_file(photo),
-                self.source / photo.path,
-                self.image_size,
-                self.resize,
-                os.getpid(),
-            )
-            for photo in photos
-        )
+        jobs = (joblib.delayed(_read_into)(self, photo, os.getpid()) for photo in photos)
+        reading = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
         try:
             for photo, result in zip(photos, reading, strict=True):
                 progress("photos", len(results), len(photos))
@@ -80,27 +72,27 @@ class PhotoCache:
 
     def read_jpeg(self, photo: Photo) -> bytes:
         """The JPEG of a photo that was read."""
-        file = find_marked(self._find_file(photo))
+        file = find_marked(self.find_file(photo))
         if file is None:
             raise RuntimeError(
                 f"what was read of {photo.path} is gone from {self.folder}. Convert again."
             )
         return pickle.loads(file.read_bytes()).jpeg
 
-    def _find_file(self, photo: Photo) -> Path:
+    def find_file(self, photo: Photo) -> Path:
+        """Where what is read of a photo is kept."""
         parts = [str(self.source.resolve()), photo.path, photo.num_bytes, photo.changed_ns]
         parts += [self.image_size, self.resize, JPEG_QUALITY, _FORMAT]
         return self.folder / sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _read_into(
-    file: Path, path: Path, image_size: int, resize: str, parent: int
-) -> ReadPhoto | str:
-    """Read a photo into a file, unless it is there; without its JPEG, or why it is unreadable."""
+def _read_into(cache: PhotoCache, photo: Photo, parent: int) -> ReadPhoto | str:
+    """Read a photo into its file, unless it is there; without its JPEG, or why it is unreadable."""
     _end_with(parent)
+    file = cache.find_file(photo)
     if whole := find_marked(file):
         return replace(pickle.loads(whole.read_bytes()), jpeg=b"")
-    read = read_or_explain(path, image_size, resize)
+    read = read_or_explain(cache.source / photo.path, cache.image_size, cache.resize)
     if isinstance(read, str):
         return read
     with replacing(file, marked=True, flush=False) as temporary:  # the checksum shows what was lost

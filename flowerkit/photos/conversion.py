@@ -104,10 +104,9 @@ def convert_photos(
     """Convert the folder `photos` into shards in the new folder `out`.
 
     `image_size` in px and `resize` are those of `read_photo`. Val and test get their fraction of each
-    class, drawn by `seed`; folders train/, val/ and test/ or a csv's column `split` take precedence.
-    `labels_csv` or `label_pattern` names the classes, `decisions` changes some, and `train`, `val` and
-    `test` are the folders that are splits, see `list_photos`; `workers` are processes, by default one a
-    core; with `beam_options` Apache Beam does it, see `photos.beam`, and makes the same files.
+    class, drawn by `seed`, unless folders or a csv say the splits. `labels_csv` or `label_pattern` names
+    the classes, `decisions` changes some, and `train`, `val` and `test` are the folders that are splits,
+    see `list_photos`; `workers` are processes, by default one a core; `beam_options`: see `photos.beam`.
     `progress(title, done, total)` is called for each photo. `out` gets the shards, classes.json,
     sample_submission.csv, test_labels.csv (the test shards hold no labels, as in the competition), and
     the report as conversion.json (see `Conversion`) and photos.csv.
@@ -119,13 +118,7 @@ def convert_photos(
     source, out = Path(photos).expanduser(), Path(out).expanduser()
     request = Request(source, out, image_size, resize, val_fraction, test_fraction, seed)
     listing = list_photos(
-        source,
-        labels_csv,
-        label_pattern=label_pattern,
-        decisions=decisions,
-        train=train,
-        val=val,
-        test=test,
+        photos, labels_csv, label_pattern, decisions, train=train, val=val, test=test
     )
     request = replace(request, source=listing.folder)
     return _convert(request, listing, workers, progress, beam_options)
@@ -153,8 +146,8 @@ def _convert(
             assignment = write_by_beam(request, listing, beam_options)
         conversion = _write_beside(request, listing, assignment, time.monotonic() - start)
     shown = request.out / request.shards.name
-    if shown.exists():  # an earlier call was killed between the next two lines
-        shutil.rmtree(shown)
+    # It is there where an earlier call was killed between the next two lines.
+    shutil.rmtree(shown, ignore_errors=True)
     request.shards.replace(shown)
     shutil.rmtree(request.unfinished)
     return _open_data(request.out, conversion), conversion
@@ -174,19 +167,17 @@ def _write_shards(
 
     for split in SPLITS:
         photos = assignment.shuffled(split)
+        records, size = read_records(split, photos), choose_shard_size(len(photos))
         write_shards(
-            request.unfinished,
-            split,
-            read_records(split, photos),
-            image_size=request.image_size,
-            shard_size=choose_shard_size(len(photos)),
+            request.unfinished, split, records, image_size=request.image_size, shard_size=size
         )
     return assignment
 
 
-def _open_data(folder: Path, conversion: Conversion) -> FlowerData:
-    names, size = conversion.class_names, conversion.image_size
-    return find_shards(folder, image_size=size, class_names=names, origin="folder")
+def _open_data(folder: Path, made: Conversion) -> FlowerData:
+    return find_shards(
+        folder, image_size=made.image_size, class_names=made.class_names, origin="folder"
+    )
 
 
 # The folder ---------------------------------------------------------------------------------------
@@ -205,15 +196,15 @@ def _claim_folder(request: Request, roots: Sequence[Path]) -> None:
     held = sorted(entry.name for entry in out.iterdir() if entry.name[0] != ".")
     if not held or request.unfinished.is_dir():
         make_folder(request.unfinished)
-        return
-    if conversion := load_conversion(out):
+    elif conversion := load_conversion(out):
         raise FileExistsError(
             f"{out} already holds a conversion of {conversion.source}. Train on it with --data {out}, "
             "or convert into a new folder."
         )
-    raise FileExistsError(
-        f"{out} already holds {held[0]}. Convert into a new folder, or remove that one."
-    )
+    else:
+        raise FileExistsError(
+            f"{out} already holds {held[0]}. Convert into a new folder, or remove that one."
+        )
 
 
 def _write_beside(
@@ -237,13 +228,14 @@ def _write_beside(
         row = [photo.id, text[photo.path], photo.class_name, split]
         rows.append([*row, read.width, read.height, "; ".join(read.notes)])
     write_text(out / "photos.csv", format_csv(rows))
+    notes = [*listing.notes, *assignment.notes]
     # A photo that is padded is as large as its longer side, another as its shorter.
     measure = max if request.resize == "pad" else min
-    num = sum(measure(read.width, read.height) < request.image_size for read in assignment.read)
-    own = [f"{pluralize(num, 'photo')} enlarged; a smaller --image-size (image_size=) avoids that"]
-    own = own if num else []
+    if num := sum(measure(x.width, x.height) < request.image_size for x in assignment.read):
+        enlarged = f"{pluralize(num, 'photo')} enlarged"
+        notes.append(f"{enlarged}; a smaller --image-size (image_size=) avoids that")
     if written:
-        own.append(
+        notes.append(
             f"the numbers that name classes are not their class ids ({names[0]!r} has the id 0): a "
             "csv of predictions holds the names"
         )
@@ -262,7 +254,7 @@ def _write_beside(
         unreadable=assignment.unreadable,
         left_out=listing.left_out | assignment.left_out,
         near_duplicates=assignment.near_duplicates,
-        notes=[*listing.notes, *assignment.notes, *own],
+        notes=notes,
         seconds=round(seconds, 3),
     )
     conversion.save(out)
@@ -296,17 +288,14 @@ def load_photos(
     The cache is used as long as the photos' paths, sizes and times of change, their labels and the
     arguments are the same. What is unreadable or left out is logged. Raises as `convert_photos`.
     """
-    options = (image_size, resize, val_fraction, test_fraction, seed)
+    options = image_size, resize, val_fraction, test_fraction, seed
     listing = list_photos(
-        folder,
-        labels_csv,
-        label_pattern=label_pattern,
-        decisions=decisions,
-        train=train,
-        val=val,
-        test=test,
+        folder, labels_csv, label_pattern, decisions, train=train, val=val, test=test
     )
-    out = cache_folder() / f"{_PREFIX}{_make_key(listing, options)}"
+    parts = [_FORMAT, str(listing.folder.resolve()), listing.class_names, options, JPEG_QUALITY]
+    parts += [can_read_heic(), [list(vars(photo).values()) for photo in listing.photos]]
+    key = sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LENGTH]
+    out = cache_folder() / f"{_PREFIX}{key}"
     request = Request(listing.folder, out, *options)
     if not request.unfinished.exists() and (conversion := load_conversion(out)):
         _log.info(f"the photos of {folder} were converted before, into {out}")
@@ -316,13 +305,6 @@ def load_photos(
     for line in [*conversion.summary(), f"details are in {out / 'conversion.json'}"]:
         _log.info(line)
     return data
-
-
-def _make_key(listing: Listing, options: tuple) -> str:
-    photos = [list(vars(photo).values()) for photo in listing.photos]
-    source, names = str(listing.folder.resolve()), listing.class_names
-    parts = [_FORMAT, source, names, options, JPEG_QUALITY, can_read_heic(), photos]
-    return sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_LENGTH]
 
 
 def find_converted() -> list[Path]:

@@ -52,15 +52,6 @@ class Conversion:
         """Write conversion.json into `folder`."""
         write_dataclass(Path(folder) / _FILE, self)
 
-    @classmethod
-    def load(cls, folder: str | os.PathLike) -> "Conversion":
-        """Read what `save` wrote.
-
-        Raises FileNotFoundError without conversion.json, ValueError if it is damaged or lacks a key.
-        """
-        remedy = "Convert the photos again, into a new folder."
-        return read_dataclass(Path(folder) / _FILE, cls, remedy=remedy)
-
     @property
     def num_photos(self) -> int:
         """How many photos are in the shards."""
@@ -68,9 +59,7 @@ class Conversion:
 
     def summary(self) -> list[str]:
         """The lines to show at the end of a conversion."""
-        totals = Counter(test=self.num_unlabelled)
-        for splits in self.counts.values():
-            totals.update(splits)
+        totals = sum(map(Counter, self.counts.values()), Counter(test=self.num_unlabelled))
         shares = ", ".join(f"{split} {totals[split]:,}" for split in SPLITS)
         lines = [
             f"{pluralize(self.num_photos, 'photo')} of {len(self.class_names)} classes: {shares} "
@@ -94,4 +83,6 @@ def load_conversion(folder: str | os.PathLike) -> Conversion | None:
 
     Raises ValueError if its conversion.json is damaged.
     """
-    return Conversion.load(folder) if (Path(folder) / _FILE).is_file() else None
+    if not (file := Path(folder) / _FILE).is_file():
+        return None
+    return read_dataclass(file, Conversion, remedy="Convert the photos again, into a new folder.")

@@ -155,14 +155,10 @@ def apply_decisions(data: FlowerData, file: str | os.PathLike) -> FlowerData:
 
     The ids are looked up in the train and val shards, all of which are read.
     """
-    labels = _read_labels(replace(data, relabelled={}))
-    found = {
-        id: data.class_names[label]
-        for of_split in labels.values()
-        for id, label in of_split.items()
-    }
-    changes = decide(file, found, data.class_names, where=str(data.folder))
-    number = {name: label for label, name in enumerate(data.class_names)} | {None: None}
+    labels, names = _read_labels(data), data.class_names
+    found = {id: names[label] for split in labels.values() for id, label in split.items()}
+    changes = decide(file, found, names, where=str(data.folder))
+    number = {name: label for label, name in enumerate(names)} | {None: None}
     return _relabel(data, {id: number[new] for id, new in changes.items()}, labels)
 
 
@@ -182,21 +178,15 @@ def _relabel(data: FlowerData, changes: Mapping[str, int | None], labels: Mappin
         )
     counts = dict(data.counts)
     for split, of_split in labels.items():
-        before, after = (
-            sum(new is None and id in of_split for id, new in of_both.items())
-            for of_both in (data.relabelled, changes)
-        )
-        counts[split] += before - after
+        for sign, of in ((1, data.relabelled), (-1, changes)):
+            counts[split] += sign * sum(new is None and id in of_split for id, new in of.items())
     return replace(data, relabelled=dict(changes), counts=counts)
 
 
 def _read_labels(data: FlowerData) -> dict[str, dict[str, int]]:
     """The class id of each image id, by split. Raises ValueError for a bad record."""
-    return {
-        split: {
-            record.id: record.label
-            for file in data.files[split]
-            for _, record in read_records(file)
-        }
-        for split in LABELLED
-    }
+    labels = {split: {} for split in LABELLED}
+    for split, found in labels.items():
+        for file in data.files[split]:
+            found |= {record.id: record.label for _, record in read_records(file)}
+    return labels

@@ -4,6 +4,7 @@ The csv may be in UTF-8, UTF-16 or, as Excel in Korea writes it, CP949. Which co
 photos is seen by what is in it; classes may be one column, or one column each (one-hot).
 """
 
+import contextlib
 import csv
 import io
 import os
@@ -17,21 +18,12 @@ from typing import NamedTuple
 from flowerkit.files import near_path
 from flowerkit.photos.tree import SPLIT_WORDS
 from flowerkit.photos.walk import normalize_name
-from flowerkit.text import did_you_mean, join_some
+from flowerkit.text import did_you_mean
 
 _SPLITS = {word: split for split in ("train", "val", "test") for word in SPLIT_WORDS[split].split()}
 # What pandas writes for a label that is missing.
 _MISSING = ("nan", "<na>", "none", "null", "nat")
-_LABEL_COLUMNS = (
-    "label",
-    "labels",
-    "class",
-    "class_name",
-    "category",
-    "species",
-    "target",
-    "breed",
-)
+_LABELS = ("label", "labels", "class", "class_name", "category", "species", "target", "breed")
 _SPLIT_COLUMNS = ("split", "set", "subset", "is_valid", "is_test", "is_train", "fold")
 _YES, _NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
@@ -103,13 +95,11 @@ def read_labels(labels: LabelsCsv, paths: Sequence[str], notes: list[str]) -> It
     Raises FileNotFoundError without the file, ValueError for text of an unknown encoding, a column that
     is not there or cannot be chosen, and a split that is none.
     """
-    file = Path(labels.file).expanduser()
-    table = read_table(file, notes)
-    index = _PathIndex(paths)
-    image, found = _find_images(file, table, index, labels.image)
-    split = _find_column(file, table, "split", labels.split, _SPLIT_COLUMNS)
-    splits = _read_splits(file, table, split, notes)
-    classes = _read_classes(file, table, labels.label, {image, split})
+    table = read_table(Path(labels.file).expanduser(), notes)
+    image, found = _find_images(table, _PathIndex(paths), labels.image)
+    split = table.find("split", labels.split, _SPLIT_COLUMNS)
+    splits = _read_splits(table, split, notes)
+    classes = _read_classes(table, labels.label, {image, split})
     rows = zip(table.rows, found, classes, splits, strict=True)
     for (line, values), of_name, class_name, of_split in rows:
         if values[image] or class_name:
@@ -118,11 +108,30 @@ def read_labels(labels: LabelsCsv, paths: Sequence[str], notes: list[str]) -> It
 
 @dataclass(frozen=True)
 class _Table:
+    file: Path
     columns: list[str]
     rows: list[tuple[int, list[str]]]  # the line in the file, and a value a column
 
     def get(self, column: int) -> list[str]:
         return [values[column] for _, values in self.rows]
+
+    def find(self, role: str, given: str | None, known: Sequence[str] = ()) -> int | None:
+        """The column that is `given` by its name, or the first of the `known` ones, or None."""
+        names = [column.casefold() for column in self.columns]
+        if given is None:
+            return next((names.index(name) for name in known if name in names), None)
+        if given.strip().casefold() in names:
+            return names.index(given.strip().casefold())
+        raise ValueError(
+            f"{self.file} has no column {given!r} (--csv-{role}), but {', '.join(self.columns)}."
+            f"{did_you_mean(given, self.columns)}"
+        )
+
+    def lacks(self, wanted: str, role: str) -> ValueError:
+        return ValueError(
+            f"{self.file} has the columns {', '.join(self.columns) or '(none)'}; it needs one "
+            f"{wanted}, named in its first line. Name it with --csv-{role}."
+        )
 
 
 def read_table(file: Path, notes: list[str]) -> _Table:
@@ -145,7 +154,7 @@ def read_table(file: Path, notes: list[str]) -> _Table:
         values = [value.strip() for value in values][: len(columns)]
         if any(values):
             rows.append((reader.line_num, values + [""] * (len(columns) - len(values))))
-    return _Table(columns, rows)
+    return _Table(file, columns, rows)
 
 
 def _decode(file: Path, raw: bytes, notes: list[str]) -> str:
@@ -157,14 +166,12 @@ def _decode(file: Path, raw: bytes, notes: list[str]) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         position = error.start
-    try:
+    with contextlib.suppress(UnicodeDecodeError):
         text = raw.decode("cp949")
         letters = [letter for letter in text if letter > "\x7f"]
         if 2 * sum("가" <= letter <= "힣" for letter in letters) > len(letters):
             notes.append(f"{file.name} is read as Korean from Windows (CP949)")
             return text
-    except UnicodeDecodeError:
-        pass
     raise ValueError(
         f"{file} is text neither in UTF-8 nor in UTF-16 or Korean CP949 (byte {position}). Save it as "
         "csv in UTF-8."
@@ -181,10 +188,9 @@ class _PathIndex:
             folders = _compose(path).split("/")
             for start in range(len(folders)):
                 tail = "/".join(folders[start:])
-                for fold, tables in self._tables.items():
-                    for place, key in enumerate((tail, os.path.splitext(tail)[0])):
-                        table = tables[2 if start else place]
-                        table.setdefault(fold(key), {})[path] = None
+                for place, key in enumerate((tail, os.path.splitext(tail)[0])):
+                    for fold, tables in self._tables.items():
+                        tables[2 if start else place].setdefault(fold(key), {})[path] = None
 
     def find(self, name: str, *, whole: bool = False) -> list[str]:
         """The paths that a name may mean, as a `whole` path only: one, none, or several."""
@@ -200,18 +206,15 @@ def _compose(name: str) -> str:
 
 
 def _find_images(
-    file: Path, table: _Table, index: _PathIndex, given: str | None
+    table: _Table, index: _PathIndex, given: str | None
 ) -> tuple[int, list[list[str]]]:
     """The column of file names, the one that names the most photos, and the paths of each name.
 
     All names may begin with folders of another machine (/kaggle/input/flowers/rose/1.jpg): what is left
     without them is a whole path then.
     """
-    columns = range(len(table.columns))
-    if given is not None:
-        columns = [_find_column(file, table, "image", given)]
-    best, most = None, (-1, -1)
-    for column in columns:
+    best, most, one = None, (-1, -1), table.find("image", given)
+    for column in range(len(table.columns)) if one is None else [one]:
         names = table.get(column)
         folders = [_compose(name).split("/")[:-1] for name in names if name]
         shared = [first for first, *more in zip(*folders, strict=False) if {first} >= {*more}]
@@ -224,57 +227,30 @@ def _find_images(
                 best, most = (column, found), rank
     # A first line that names a photo has no names of columns, and would be lost.
     if best is None or index.find(table.columns[best[0]]) or len(table.columns) < 2:
-        raise ValueError(_describe_columns(file, table, "of file names, such as 'file'", "image"))
+        raise table.lacks("of file names, such as 'file'", "image")
     return best
 
 
-def _find_column(
-    file: Path, table: _Table, role: str, given: str | None, known: Sequence[str] = ()
-) -> int | None:
-    names = [column.casefold() for column in table.columns]
-    if given is not None:
-        if given.strip().casefold() not in names:
-            hint = did_you_mean(given, table.columns)
-            raise ValueError(
-                f"{file} has no column {given!r} (--csv-{role}), but {', '.join(table.columns)}.{hint}"
-            )
-        return names.index(given.strip().casefold())
-    return next((names.index(name) for name in known if name in names), None)
-
-
-def _describe_columns(file: Path, table: _Table, wanted: str, role: str) -> str:
-    return (
-        f"{file} has the columns {', '.join(table.columns) or '(none)'}; it needs one {wanted}, "
-        f"named in its first line. Name it with --csv-{role}."
-    )
-
-
-def _read_classes(
-    file: Path, table: _Table, given: str | None, others: set[int | None]
-) -> list[str | None]:
-    column = _find_column(file, table, "label", given, _LABEL_COLUMNS)
+def _read_classes(table: _Table, given: str | None, others: set[int | None]) -> list[str | None]:
+    column = table.find("label", given, _LABELS)
     if column is None:
-        left = [number for number in range(len(table.columns)) if number not in others]
-        left = [k for k in left if table.columns[k] and not table.columns[k].startswith("Unnamed:")]
+        named = [
+            k for k, name in enumerate(table.columns) if name and not name.startswith("Unnamed:")
+        ]
+        left = [k for k in named if k not in others]
         marks = [k for k in left if {v.casefold() for v in table.get(k)} <= {*_YES, *_NO, ""}]
         if len(marks) > 1 and table.rows:
-            return [_read_one_hot(values, marks, table.columns) for _, values in table.rows]
+            names = {k: name_class(table.columns[k]) for k in marks}
+            said = [[names[k] for k in marks if v[k].casefold() in _YES] for _, v in table.rows]
+            return [each[0] if len(each) == 1 else None for each in said]
         if len(left) != 1 or not table.rows:
-            raise ValueError(_describe_columns(file, table, "of classes, such as 'label'", "label"))
+            raise table.lacks("of classes, such as 'label'", "label")
         column = left[0]
     classes = [name_class(value).strip() for value in table.get(column)]
     return [None if name.casefold() in ("", *_MISSING) else name for name in classes]
 
 
-def _read_one_hot(values: list[str], columns: list[int], names: list[str]) -> str | None:
-    """The class of the column that says yes; None where none or several do."""
-    said = [name_class(names[column]) for column in columns if values[column].casefold() in _YES]
-    return said[0] if len(said) == 1 else None
-
-
-def _read_splits(
-    file: Path, table: _Table, column: int | None, notes: list[str]
-) -> list[str | None]:
+def _read_splits(table: _Table, column: int | None, notes: list[str]) -> list[str | None]:
     if column is None:
         return [None] * len(table.rows)
     name = table.columns[column].casefold()
@@ -285,25 +261,17 @@ def _read_splits(
         yes, no = ("train", "val") if "train" in name else (yes, no)
         meaning = dict.fromkeys(_YES, yes) | dict.fromkeys(_NO, no)
     elif all(re.fullmatch(r"-?\d+(\.0)?", value) for value in said):
-        folds = {value: float(value) for value in said}
-        meaning = {
-            v: "val" if fold == min(folds.values()) else "train" for v, fold in folds.items()
-        }
+        folds = sorted(set(map(float, said)))
+        meaning = {v: "val" if float(v) == folds[0] else "train" for v in said}
         notes.append(
-            f"{file.name}: fold {min(folds.values()):g} of the column {table.columns[column]!r} is val, "
-            f"the other {len(set(folds.values())) - 1} are train"
+            f"{table.file.name}: fold {folds[0]:g} of the column {table.columns[column]!r} is val, "
+            f"the other {len(folds) - 1} are train"
         )
     else:
         meaning = _SPLITS
     for (line, _), value in zip(table.rows, values, strict=True):
         if value and value not in meaning:
             raise ValueError(
-                f"{file}, line {line}: unknown split {value!r}. Write train, val or test."
+                f"{table.file}, line {line}: unknown split {value!r}. Write train, val or test."
             )
     return [meaning.get(value) for value in values]
-
-
-def describe_several(row: Row) -> str:
-    """A name that several photos have, in words."""
-    shown = join_some([normalize_name(path) for path in row.paths], 2, " and ")
-    return f"line {row.line}: {row.name} may be {shown}"

@@ -16,14 +16,7 @@ from pathlib import Path
 from flowerkit.data import find_alike, find_sizes, sort_class_names
 from flowerkit.files import explain_unpacking, near_path
 from flowerkit.photos.decisions import decide, is_decisions
-from flowerkit.photos.labels import (
-    LabelsCsv,
-    describe_several,
-    find_label,
-    name_class,
-    read_labels,
-    read_pattern,
-)
+from flowerkit.photos.labels import LabelsCsv, find_label, name_class, read_labels, read_pattern
 from flowerkit.photos.tree import Part, find_named_splits, find_parts, find_start
 from flowerkit.photos.walk import (
     SUFFIXES,
@@ -59,9 +52,9 @@ class Listing:
 def list_photos(
     folder: str | os.PathLike,
     labels_csv: str | os.PathLike | LabelsCsv | None = None,
-    *,
     label_pattern: str | None = None,
     decisions: str | os.PathLike | None = None,
+    *,
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,
@@ -94,7 +87,7 @@ def list_photos(
     walk, parts = _walk_roots(base, roots, given, None if by_folder else find_named_splits)
     if labels_csv:
         labels = labels_csv if isinstance(labels_csv, LabelsCsv) else LabelsCsv(labels_csv)
-        photos = _label_by_csv(walk.photos, labels, walk, parts)
+        photos = _label_by_csv(labels, walk, parts)
     elif label_pattern:
         photos = _label_by_pattern(label_pattern, walk, parts)
     else:
@@ -107,8 +100,7 @@ def list_photos(
     if decisions:
         photos = _decide(decisions, folder, photos, walk)
     names, photos = _find_classes(folder, photos, walk)
-    texts = name_paths(walk.left_out)
-    left_out = {texts[path]: reason for path, reason in walk.left_out.items()}
+    left_out = dict(zip(name_paths(walk.left_out).values(), walk.left_out.values(), strict=True))
     ids = name_paths((photo.path for photo in photos), to_id)
     photos = tuple(replace(photo, id=ids[photo.path]) for photo in photos)
     return Listing(base, roots, photos, names, tuple(walk.describe()), left_out)
@@ -134,18 +126,13 @@ def _find_given(folder: Path, wanted: Mapping[str, Folders]) -> dict[Path, str]:
     """The split of each folder that was given to one; a relative path may be one in `folder`."""
     splits = {}
     for split, paths in wanted.items():
-        if paths is None or isinstance(paths, str | os.PathLike):
-            paths = filter(None, [paths])
-        for path in map(Path, paths):
-            path = path.expanduser()
+        for path in [paths] if paths and isinstance(paths, str | os.PathLike) else paths or ():
+            path = Path(path).expanduser()
             if not path.exists() and (folder / path).exists():
                 path = folder / path
             _check_folder(path, f" ({split}=, --{split})")
-            for other in splits:
-                if other.samefile(path):
-                    raise ValueError(
-                        f"{path} is given as {splits[other]} and as {split}. Pass one."
-                    )
+            if other := next(filter(path.samefile, splits), None):
+                raise ValueError(f"{path} is given as {splits[other]} and as {split}. Pass one.")
             splits[path] = split
     return splits
 
@@ -166,27 +153,22 @@ def _walk_roots(
     walk, parts = Walk(), {}
     skip = [os.path.realpath(path) for path in given]
     for root in roots:
-        above = _get_prefix(root, base)
+        above = "/".join(Path(os.path.relpath(root, base)).parts)
         found = walk_photos(root, above, skip)
         walk.add(found)
         paths = [photo.path for photo in found.photos]
         if root in given:
             parts[find_start(above, paths)] = Part(given[root])
             continue
-        inside = [path[len(above) + 1 :] if above else path for path in paths]
+        inside = [path.removeprefix(above).removeprefix("/") for path in paths]
         inner = find_splits(inside) if find_splits else find_parts(root, inside)
-        parts |= {"/".join(filter(None, (above, start))): part for start, part in inner.items()}
+        parts |= {f"{above}/{start}".strip("/"): part for start, part in inner.items()}
     if not walk.photos:
         held = f"it holds {format_counts(walk.others)}" if walk.others else "it is empty"
         held = "; ".join([held, *walk.notes])
         shown = " and ".join(map(str, roots))
         raise ValueError(f"no photos under {shown} ({held}). Photos end in {', '.join(SUFFIXES)}.")
     return walk, parts
-
-
-def _get_prefix(root: Path, base: Path) -> str:
-    prefix = Path(os.path.relpath(root, base)).as_posix()
-    return "" if prefix == "." else prefix
 
 
 # Classes by folder --------------------------------------------------------------------------------
@@ -197,7 +179,7 @@ def _label_by_folder(folder: Path, walk: Walk, parts: Mapping[str, Part]) -> lis
     origins = defaultdict(dict)
     for photo in walk.photos:
         start, part = _find_part(photo.path, parts)
-        if part is None:
+        if start is None:
             outside.append(photo.path)
             continue
         folders = photo.path[len(start) :].strip("/").split("/")[:-1]
@@ -219,10 +201,9 @@ def _label_by_folder(folder: Path, walk: Walk, parts: Mapping[str, Part]) -> lis
     walk.left_out |= dict.fromkeys(outside, f"it is in none of the splits {starts}")
     if not photos:
         raise ValueError(
-            f"{folder} holds {pluralize(len(loose), 'photo')}, but none in a sub folder. "
-            f"Make a folder for each "
-            "class, pass a csv of file names and labels (labels_csv=, --labels), or a pattern of the "
-            "names (label_pattern=, --label-pattern)."
+            f"{folder} holds {pluralize(len(loose), 'photo')}, but none in a sub folder. Make a folder "
+            "for each class, pass a csv of file names and labels (labels_csv=, --labels), or a pattern "
+            "of the names (label_pattern=, --label-pattern)."
         )
     for name, written in origins.items():
         if len(written) > 1:
@@ -234,14 +215,14 @@ def _label_by_folder(folder: Path, walk: Walk, parts: Mapping[str, Part]) -> lis
     return photos
 
 
-def _find_part(path: str, parts: Mapping[str, Part]) -> tuple[str, Part | None]:
-    """The deepest of the parts that a photo is in."""
+def _find_part(path: str, parts: Mapping[str, Part]) -> tuple[str | None, Part]:
+    """The deepest of the parts that a photo is in, and where it starts; None: it is in none."""
     start = path
     while start:
         start = start.rpartition("/")[0]
         if start in parts:
             return start, parts[start]
-    return "", None
+    return None, Part(None)
 
 
 def _check_copies(folder: Path, photos: Iterable[Photo]) -> None:
@@ -264,25 +245,22 @@ def _check_copies(folder: Path, photos: Iterable[Photo]) -> None:
 # Classes by csv -----------------------------------------------------------------------------------
 
 
-def _label_by_csv(
-    files: list[Photo], labels: LabelsCsv, walk: Walk, parts: Mapping[str, Part]
-) -> list[Photo]:
-    file_name = Path(labels.file).name
+def _label_by_csv(labels: LabelsCsv, walk: Walk, parts: Mapping[str, Part]) -> list[Photo]:
+    files, file_name = walk.photos, Path(labels.file).name
     if is_decisions(labels.file):
         raise ValueError(
             f"{labels.file} holds decisions on labels, of `flowerkit clean`, not the labels of all "
             "photos. Pass it as decisions=, or in the command line by another --labels."
         )
-    split_of = {
-        photo.path: part.split for photo in files if (part := _find_part(photo.path, parts)[1])
-    }
+    split_of = {photo.path: _find_part(photo.path, parts)[1].split for photo in files}
     found, missing, several, unlabelled = {}, [], [], 0
-    for row in read_labels(labels, [photo.path for photo in files], walk.notes):
+    for row in read_labels(labels, list(split_of), walk.notes):
         if not row.paths:
             missing.append(f"line {row.line}: {row.name}")
         elif len(row.paths) > 1:
-            several.append(describe_several(row))
-        elif not row.class_name and (row.split or split_of.get(row.paths[0])) != "test":
+            shown = join_some(list(map(normalize_name, row.paths)), 2, " and ")
+            several.append(f"line {row.line}: {row.name} may be {shown}")
+        elif not row.class_name and (row.split or split_of[row.paths[0]]) != "test":
             unlabelled += 1
         elif found.setdefault(row.paths[0], row)[3:] != row[3:]:
             reason = f"its rows disagree (line {row.line} says {row.class_name!r})"
@@ -297,14 +275,12 @@ def _label_by_csv(
             walk.notes.append(f"{file_name}: {pluralize(num, 'row')} {fact}{some}")
     photos = []
     for photo in files:
-        split = split_of.get(photo.path)
-        if photo.path not in found and split == "test":
-            photos.append(replace(photo, split=split))
-        elif photo.path not in found:
+        row, split = found.get(photo.path), split_of[photo.path]
+        if row is None and split != "test":
             walk.left_out[photo.path] = f"it has no label in {file_name}"
         elif photo.path not in walk.left_out:
-            row = found[photo.path]
-            photos.append(replace(photo, class_name=row.class_name, split=row.split or split))
+            name, split = (row.class_name, row.split or split) if row else (None, split)
+            photos.append(replace(photo, class_name=name, split=split))
     if not photos:
         reason = join_some([*missing, *several], 3, "; ") or "it has no rows with a label"
         raise ValueError(
@@ -321,8 +297,7 @@ def _label_by_pattern(pattern: str, walk: Walk, parts: Mapping[str, Part]) -> li
     compiled = read_pattern(pattern)
     photos = []
     for photo in walk.photos:
-        part = _find_part(photo.path, parts)[1]
-        split, name = part.split if part else None, find_label(compiled, photo.path)
+        split, name = _find_part(photo.path, parts)[1].split, find_label(compiled, photo.path)
         if name or split == "test":
             photos.append(replace(photo, class_name=name, split=split))
         else:
@@ -340,15 +315,14 @@ def _decide(
     decisions: str | os.PathLike, folder: Path, photos: list[Photo], walk: Walk
 ) -> list[Photo]:
     """The photos with the labels that were decided; the others are left out."""
-    texts = name_paths(photo.path for photo in photos)
+    texts, name = name_paths(photo.path for photo in photos), Path(decisions).name
     labels = {texts[photo.path]: photo.class_name for photo in photos if photo.class_name}
-    changes = decide(
-        decisions, labels, dict.fromkeys(labels.values()), where=str(folder), by_file=True
-    )
+    classes = dict.fromkeys(labels.values())
+    changes = decide(decisions, labels, classes, where=str(folder), by_file=True)
     out = [path for path, text in texts.items() if changes.get(text, "") is None]
-    walk.left_out |= dict.fromkeys(out, f"{Path(decisions).name} leaves it out")
+    walk.left_out |= dict.fromkeys(out, f"{name} leaves it out")
     if num := len(changes) - len(out):
-        walk.notes.append(f"{Path(decisions).name}: {pluralize(num, 'label')} changed")
+        walk.notes.append(f"{name}: {pluralize(num, 'label')} changed")
     return [
         replace(photo, class_name=changes.get(texts[photo.path], photo.class_name))
         for photo in photos

@@ -35,15 +35,9 @@ _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of colour profiles
 _UNSEEN = 2  # of 255: profiles that change no colour by more are sRGB, whatever they are called
 _FINGERPRINT_PX = 64
 _ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TURN = Image.Transpose
+_FLIPS = (_TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE)
+_TURNS = dict(enumerate((*_FLIPS, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90), 2))
 
 
 class UnreadablePhoto(ValueError):
@@ -126,28 +120,25 @@ def _open(file, image_size: int, resize: str, notes: Sequence[str] = ()) -> Read
 def _drop_metadata(data: bytes) -> bytes:
     """A PNG, a JPEG, an AVIF or a HEIC without what is no pixels; others as they are."""
     if data.startswith(_PNG):
-        kept, rest = [_PNG], data[len(_PNG) :]
+        kept, rest = _PNG, data[len(_PNG) :]
         while rest:
-            chunk, rest = (
-                rest[: 12 + int.from_bytes(rest[:4])],
-                rest[12 + int.from_bytes(rest[:4]) :],
-            )
-            name = chunk[4:8]
-            kept += [chunk] * (name[:1].isupper() or name == b"tRNS")
-    elif data.startswith(b"\xff\xd8"):
-        kept, rest = [data[:2]], data[2:]
+            end = 12 + int.from_bytes(rest[:4])
+            if rest[4:5].isupper() or rest[4:8] == b"tRNS":
+                kept += rest[:end]
+            rest = rest[end:]
+        return kept
+    if data.startswith(b"\xff\xd8"):
+        kept, rest = data[:2], data[2:]
         while rest[:1] == b"\xff" and rest[1:2] != b"\xda":  # the start of the picture
-            segment, rest = (
-                rest[: 2 + int.from_bytes(rest[2:4])],
-                rest[2 + int.from_bytes(rest[2:4]) :],
-            )
+            kind, end = rest[1], 2 + int.from_bytes(rest[2:4])
             # APP0 to APP15 and comments; APP14 of its full length tells the colour space.
-            is_metadata = 0xE0 <= segment[1] <= 0xEF or segment[1] == 0xFE
-            kept += [segment] * (not is_metadata or (segment[1] == 0xEE and len(segment) >= 16))
-        kept.append(rest)
-    else:  # AVIF and HEIC: an item of another kind is no EXIF
-        kept = [re.sub(rb"(infe.{8})(Exif|mime)", rb"\1free", data, flags=re.DOTALL)]
-    return b"".join(kept)
+            is_metadata = 0xE0 <= kind <= 0xEF or kind == 0xFE
+            if not is_metadata or (kind == 0xEE and len(rest[:end]) >= 16):
+                kept += rest[:end]
+            rest = rest[end:]
+        return kept + rest
+    # AVIF and HEIC: an item of another kind is no EXIF
+    return re.sub(rb"(infe.{8})(Exif|mime)", rb"\1free", data, flags=re.DOTALL)
 
 
 @functools.cache
@@ -171,10 +162,10 @@ def _describe(error: Exception, file, num_bytes: int) -> str:
         return f"too large to be decoded safely (more than {limit:,} px). Save it smaller"
     if isinstance(error, MemoryError):
         return f"too large for the memory ({num_bytes:,} bytes). Save it smaller"
+    if isinstance(error, UnidentifiedImageError) and head[4:8] == b"ftyp":  # HEIC, AVIF
+        brand = head[8:12].decode("ascii", "replace")
+        return f"damaged, or of a kind that this Pillow does not read ({brand})"
     if isinstance(error, UnidentifiedImageError):
-        if head[4:8] == b"ftyp":  # HEIC, AVIF
-            brand = head[8:12].decode("ascii", "replace")
-            return f"damaged, or of a kind that this Pillow does not read ({brand})"
         return f"no picture (begins with {head!r}, {num_bytes:,} bytes)"
     if "truncated" in str(error).lower() or isinstance(error, EOFError):
         return f"cut off ({num_bytes:,} bytes are there)"
@@ -200,41 +191,26 @@ def _convert(
         image = _decode_jpeg(image, jpeg, round(SPARE_SCALE * image_size))
     image.load()
     orientation = _find_orientation(image)
-    is_ready = (
-        jpeg
-        and image.format == "JPEG"
-        and image.mode == "RGB"
-        and (width, height) == (image_size, image_size)
-        and orientation == 1
-        and not {"exif", "xmp", "icc_profile"} & image.info.keys()
-    )
+    is_plain = orientation == 1 and not {"exif", "xmp", "icc_profile"} & image.info.keys()
+    is_ready = is_plain and jpeg and (image.format, image.mode) == ("JPEG", "RGB")
+    is_ready = is_ready and width == height == image_size
     square = _resize(_simplify(image, is_deep, notes), image_size, resize)
     square = _to_srgb(square, image.info, notes)
     # Turned after all else: a square has the fewest pixels to turn.
     if orientation in _TURNS:
         square = square.transpose(_TURNS[orientation])
         notes.append("turned as its EXIF says")
-        if orientation >= 5:
-            width, height = height, width
-    if square.size != (image_size, image_size):
-        square = ImageOps.pad(square, (image_size, image_size))
+        width, height = (height, width) if orientation >= 5 else (width, height)
+    square = ImageOps.pad(square, (image_size, image_size))
     if is_ready:
         jpeg = complete_jpeg(jpeg)
     else:
-        encoded = io.BytesIO()
-        square.save(encoded, "JPEG", quality=JPEG_QUALITY)
+        square.save(encoded := io.BytesIO(), "JPEG", quality=JPEG_QUALITY)
         jpeg = encoded.getvalue()
     # The fingerprints shrink the square anyway: from a third of the size in a third of the time.
     pixels = np.asarray(square.reduce(max(1, image_size // _FINGERPRINT_PX)))
-    return ReadPhoto(
-        jpeg=jpeg,
-        width=width,
-        height=height,
-        digest=hashlib.sha256(jpeg).hexdigest(),
-        picture_hash=int(picture_hash(pixels)),
-        thumbnail=thumbnail(pixels),
-        notes=tuple(notes),
-    )
+    facts = hashlib.sha256(jpeg).hexdigest(), int(picture_hash(pixels)), thumbnail(pixels)
+    return ReadPhoto(jpeg, width, height, *facts, tuple(notes))
 
 
 def _find_orientation(image: Image.Image) -> int:
@@ -265,15 +241,12 @@ def _decode_jpeg(image: Image.Image, jpeg: bytes, spare_px: int) -> Image.Image:
 
 def _resize(image: Image.Image, image_size: int, resize: str) -> Image.Image:
     """A square of `image_size` px, or for "pad" the picture whose longer side has `image_size` px."""
-    width, height = image.size
-    box, size = (0, 0, width, height), (image_size, image_size)
+    box, size = (0, 0, *image.size), (image_size, image_size)
     if resize == "crop":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
+        left, top = ((side - min(image.size)) / 2 for side in image.size)
+        box = (left, top, left + min(image.size), top + min(image.size))
     elif resize == "pad":
-        scale = image_size / max(width, height)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        size = [max(1, round(side * (image_size / max(image.size)))) for side in image.size]
     return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=SPARE_SCALE)
 
 
@@ -327,7 +300,7 @@ def _to_srgb(image: Image.Image, info: Mapping, notes: list[str]) -> Image.Image
         image = image.convert(image.mode[:-1])
     transform, mode, name = _find_transform(profile) if profile else (None, "", "")
     if image.mode == "L" and mode == "RGB":
-        image = image.convert("RGB")
+        image = image.convert(mode)
     if transform and image.mode == mode:
         notes.append(f"from the colour profile {name!r} to sRGB")
         image = transform.apply(image)

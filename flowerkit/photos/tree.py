@@ -88,7 +88,9 @@ def find_parts(folder: Path, paths: Iterable[str]) -> dict[str, Part]:
     if not splits:
         if parts := _find_inner_splits(tops):
             return parts
-        if _find_twins(tops, classes) or _find_mixed_splits(tops):
+        # Some folder, but not the only one, holds splits.
+        is_mixed = len(tops) > 1 and any(_name_splits(top.folders) for top in tops.values())
+        if is_mixed or _find_twins(tops, classes):
             raise ValueError(_describe(folder, classes, {}))
         return {"": Part(None)}
     trained = set().union(*(classes[name] for name, split in splits.items() if split == "train"))
@@ -110,8 +112,7 @@ def find_parts(folder: Path, paths: Iterable[str]) -> dict[str, Part]:
 def find_named_splits(paths: Iterable[str]) -> dict[str, Part]:
     """The top folders as splits if their names say nothing else, train among them; or {}."""
     root = _build(paths)
-    splits = {} if root.photos else _name_splits(root.folders)
-    return {name: Part(split) for name, split in splits.items()}
+    return {} if root.photos else {k: Part(v) for k, v in _name_splits(root.folders).items()}
 
 
 def find_start(path: str, paths: Iterable[str]) -> str:
@@ -153,10 +154,10 @@ def _read_names(classes: Mapping[str, set[str]]) -> dict[str, str]:
         return {}  # bullet_train and steam_train
     if len(splits) == 1:
         ((name, split),) = splits.items()
-        others = [other for other in classes if other != name]
+        others = [_find_words(other) or [other] for other in classes if other != name]
         if not others and split != "train":
             return {}  # a folder that was not meant
-        is_beside = any(not all(map(_FILLER.fullmatch, _find_words(o) or [o])) for o in others)
+        is_beside = not all(_FILLER.fullmatch(word) for words in others for word in words)
         if is_beside and name.lower() == "train" and len(classes[name]) < 2:
             return {}  # train and bus
     for name, split in splits.items():
@@ -180,11 +181,6 @@ def _find_inner_splits(tops: Mapping[str, _Folder]) -> dict[str, Part]:
     if len(tops) < 2 or not is_flat or any(top.photos for top in tops.values()):
         return {}
     return {f"{top}/{name}": Part(splits[name], top) for top, name in inner} if splits else {}
-
-
-def _find_mixed_splits(tops: Mapping[str, _Folder]) -> bool:
-    """Whether some folder, but not the only one, holds splits."""
-    return len(tops) > 1 and any(_name_splits(top.folders) for top in tops.values())
 
 
 def _find_twins(tops: Mapping[str, _Folder], classes: Mapping[str, set[str]]) -> bool:

@@ -25,16 +25,8 @@ _SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 # Of macOS, Windows, Linux, Android, and of the disks of Synology and QNAP; hidden ones have a dot.
 _SYSTEM_FOLDERS = (
     *("__macosx", "$recycle.bin", "recycler", "recycled", "system volume information", "found.000"),
-    *(
-        "lost+found",
-        "lost.dir",
-        "@eadir",
-        "#recycle",
-        "#snapshot",
-        "@recycle",
-        "@recently-snapshot",
-    ),
-    *("thumbnails", "thumbs", "@thumb", "__pycache__", "windowsapps", "ipod photo cache"),
+    *("lost+found", "lost.dir", "@eadir", "#recycle", "#snapshot", "@recycle", "@thumb", "thumbs"),
+    *("@recently-snapshot", "thumbnails", "__pycache__", "windowsapps", "ipod photo cache"),
 )
 
 
@@ -139,20 +131,16 @@ def name_paths(paths: Iterable[str], fit: Callable[[str], str] = str.strip) -> d
 
 def _describe_encodings(paths: Iterable[str]) -> list[str]:
     """Which names in the paths are not UTF-8, and as what they were read."""
-    names = dict.fromkeys(
-        part for path in paths if path != readable(path) for part in path.split("/")
-    )
-    odd = [name for name in names if name != readable(name)]
-    korean = [name for name in odd if os.fsencode(name) == readable(name).encode("cp949", "ignore")]
-    notes = []
-    for some, told in (
-        (korean, "as CP949, Korean from Windows"),
-        ([name for name in odd if name not in korean], "in no known encoding, with their bytes"),
-    ):
-        if some:
-            shown = join_some(list(map(normalize_name, some)), 3)
-            notes.append(f"names that are not UTF-8, read {told}: {shown}")
-    return notes
+    groups = {"as CP949, Korean from Windows": {}, "in no known encoding, with their bytes": {}}
+    for name in (part for path in paths if path != readable(path) for part in path.split("/")):
+        if name != (text := readable(name)):
+            is_korean = os.fsencode(name) == text.encode("cp949", "ignore")
+            list(groups.values())[not is_korean][name] = normalize_name(name)
+    return [
+        f"names that are not UTF-8, read {told}: {join_some(list(names.values()), 3)}"
+        for told, names in groups.items()
+        if names
+    ]
 
 
 def format_counts(counts: Counter) -> str:

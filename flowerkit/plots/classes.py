@@ -38,12 +38,13 @@ def plot_histogram(labels: Mapping[str, np.ndarray], class_names: Sequence[str])
         chosen = occurring[start : start + rows]
         names = [style.format_name(class_names[i]) for i in chosen]
         _draw_counts(ax, names, table[:, chosen], list(counts), rows)
+    figure = axes[0].figure
     if len(counts) > 1:
         # Beside the title: inside the Axes it would cover the numbers of the rarest classes.
         shown = axes[-1].get_legend_handles_labels()
-        axes[0].figure.legend(*shown, frameon=False, loc="upper right")
+        figure.legend(*shown, frameon=False, loc="upper right")
     lines = [f"{split}: {describe_counts(of_split)}" for split, of_split in counts.items()]
-    axes[0].figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)
     return axes
 
 
@@ -54,13 +55,11 @@ def describe_counts(counts: np.ndarray) -> str:
     '720 images of 2 classes, 20 to 700 of each (median 360); none of 1'
     """
     present = counts[counts > 0]
-    text = (
+    absent = f"; none of {len(counts) - len(present):,}" * (len(present) < len(counts))
+    return (
         f"{pluralize(int(counts.sum()), 'image')} of {pluralize(len(present), 'class')}, "
-        f"{present.min():,} to "
-        f"{present.max():,} of each (median {np.median(present):,.0f})"
+        f"{present.min():,} to {present.max():,} of each (median {np.median(present):,.0f}){absent}"
     )
-    absent = len(counts) - len(present)
-    return text + (f"; none of {absent:,}" if absent else "")
 
 
 def _draw_counts(
@@ -89,15 +88,13 @@ def plot_calibration(calibration: Calibration, ax: Axes | None = None) -> Axes:
     2017, arXiv:1706.04599.
     """
     ax = ax or style.new_axes(figsize=(5.5, 4.2))
-    filled = np.flatnonzero(calibration.counts)
-    edges = calibration.edges
+    filled, edges, red = np.flatnonzero(calibration.counts), calibration.edges, style.VERMILION
     middles = ((edges[:-1] + edges[1:]) / 2)[filled]
     confidence, accuracy = calibration.confidence[filled], calibration.accuracy[filled]
     ax.bar(middles, accuracy, 0.92 * edges[1], color=style.BLUE, alpha=0.75, label="accuracy")
     ax.plot([0, 1], [0, 1], "--", color=style.GREY, linewidth=1, zorder=0)
-    ax.vlines(middles, confidence, accuracy, color=style.VERMILION, linewidth=1.4, zorder=3)
-    label = "mean probability"
-    ax.plot(middles, confidence, "D", c=style.VERMILION, mec="k", ms=6, zorder=4, label=label)
+    ax.vlines(middles, confidence, accuracy, color=red, linewidth=1.4, zorder=3)
+    ax.plot(middles, confidence, "D", c=red, mec="k", ms=6, zorder=4, label="mean probability")
     tops = np.maximum(confidence, accuracy) + 0.03
     for place, top, count in zip(middles, tops, calibration.counts[filled], strict=True):
         ax.text(place, top, f"{count:,}", ha="center", fontsize=7.5, color="0.25", zorder=5)
@@ -106,8 +103,7 @@ def plot_calibration(calibration: Calibration, ax: Axes | None = None) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     # Below, for a column can be anywhere.
     ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
-    side = "too sure" if calibration.overconfidence > 0 else "too modest"
-    error = f"{calibration.error:.3f} ({side} by {abs(calibration.overconfidence):.3f})"
+    error = f"{calibration.error:.3f} ({calibration.tendency})"
     style.set_title(
         ax, f"Expected calibration error {error}\nnumbers: images with such a probability"
     )
@@ -140,12 +136,13 @@ def plot_confusion(counts: np.ndarray, class_names: Sequence[str], ax: Axes | No
             colour = "white" if shares[true, predicted] > 0.4 else "black"
             text = f"{counts[true, predicted]:,}"
             ax.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=10)
-    pairs = []
+    listed = set()
     if len(names) > NAMED_CLASSES:
         # Numbers instead of names, because the rings need places.
         pairs = most_confused(counts[:, :num_rows], range(num_rows), LISTED_PAIRS)
         _list_pairs(ax, pairs, support, names)
-    _name_classes(ax, names, num_rows, {place for pair in pairs for place in pair[:2]})
+        listed = {place for pair in pairs for place in pair[:2]}
+    _name_classes(ax, names, num_rows, listed)
     style.set_title(
         ax, f"{np.trace(counts):,} of {counts.sum():,} right\nblue: right, orange: mistaken"
     )
@@ -164,9 +161,9 @@ def _select_occurring(
     names = [style.format_name(class_names[i]) for i in np.flatnonzero(occurs)]
     square = counts[np.ix_(occurs, occurs)]
     elsewhere = counts[np.ix_(occurs, ~occurs)].sum(axis=1, keepdims=True)
-    if not elsewhere.any():
-        return square, names
-    return np.hstack([square, elsewhere]), [*names, "(another class)"]
+    if elsewhere.any():
+        return np.hstack([square, elsewhere]), [*names, "(another class)"]
+    return square, names
 
 
 def _confusion_inches(names: Sequence[str]) -> tuple[float, float]:
@@ -201,18 +198,13 @@ def _list_pairs(
     taken = [(true, predicted) for true, predicted, _ in pairs]
     for rank, (true, predicted, count) in enumerate(pairs, start=1):
         ax.plot(predicted, true, "o", markersize=11, fillstyle="none", color="black")
-        row, column = _find_free_corner(true, predicted, taken)
-        taken.append((row, column))
-        ax.text(column, row, f"{rank}", fontsize=12, ha="center", va="center")
+        # The corner that is farthest from the rings and numbers so far.
+        corners = [(true + 1.6 * y, predicted + 1.8 * x) for y in (-1, 1) for x in (1, -1)]
+        taken.append(
+            max(corners, key=lambda place: min(math.dist(place, other) for other in taken))
+        )
+        ax.text(*taken[-1][::-1], f"{rank}", fontsize=12, ha="center", va="center")
         lines += [f"{rank}. {names[true]}", f"     taken for {names[predicted]}"]
         lines += [f"     {count} of {support[true]}", ""]
     text_style = {"va": "top", "fontsize": 11, "fontfamily": style.font_families(names)}
     ax.text(1.02, 1, "\n".join(lines), transform=ax.transAxes, **text_style)
-
-
-def _find_free_corner(true: int, predicted: int, taken: Sequence[tuple]) -> tuple[float, float]:
-    """The corner of a cell, (row, column), farthest from the rings and numbers so far."""
-    corners = [
-        (true + 1.6 * down, predicted + 1.8 * right) for down in (-1, 1) for right in (1, -1)
-    ]
-    return max(corners, key=lambda corner: min(math.dist(corner, place) for place in taken))

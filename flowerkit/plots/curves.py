@@ -24,17 +24,9 @@ CURVES = {
 }
 COMPARED = {"val_f1": "Macro F1 on val", "val_loss": "Loss on val", "loss": "Loss in training"}
 # Okabe and Ito's, without black and yellow: a page may be dark, or light.
-LINE_COLOURS = (
-    style.BLUE,
-    style.VERMILION,
-    style.GREEN,
-    style.ORANGE,
-    "#CC79A7",
-    "#56B4E9",
-    style.GREY,
-)
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#6E6E6E")
 LINE_STYLES = ("solid", "dashed", "dotted")
-MAX_EXPERIMENTS = len(LINE_COLOURS) * len(LINE_STYLES)
+NUM_STYLES = len(LINE_COLOURS) * len(LINE_STYLES)
 _DIVERGED = 2.5  # times the median loss: a loss above would flatten the other curves
 
 
@@ -44,18 +36,15 @@ _DIVERGED = 2.5  # times the median loss: a loss above would flatten the other c
 def plot_curves(history: Rows, best_epoch: int, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Loss, and accuracy with macro F1, with the best epoch (from 1) marked: (2,) Axes."""
     epochs = _column(history, "epoch")
+    best, marker = epochs == best_epoch, "o" if len(epochs) <= 40 else None
     axes = np.array(axes) if axes is not None else style.new_figure(1, 2, figsize=(11, 4.2))[0]
     for ax, (title, names) in zip(axes, PANELS.items(), strict=True):
         for name in names:
-            label, colour = CURVES[name]
-            values, best = _column(history, name), epochs == best_epoch
-            marker = "o" if len(epochs) <= 40 else None
-            # Not clipped: a single epoch has its dots on the edge.
-            ax.plot(
-                epochs, values, c=colour, marker=marker, ms=4, lw=1.8, label=label, clip_on=False
-            )
+            values, (label, colour) = _column(history, name), CURVES[name]
+            look = {"c": colour, "clip_on": False}  # a single epoch has its dots on the edge
+            ax.plot(epochs, values, marker=marker, ms=4, lw=1.8, label=label, **look)
             if name.startswith("val_"):
-                ax.plot(epochs[best], values[best], "o", c=colour, ms=9, mec="k", clip_on=False)
+                ax.plot(epochs[best], values[best], "o", ms=9, mec="k", **look)
         _style_epochs(ax, epochs)
         has_phases = _mark_phases(ax, history)
         ax.axvline(best_epoch, c=style.GREY, ls="--", lw=1, zorder=0)
@@ -79,10 +68,8 @@ def plot_rates(history: Rows, ax: Axes | None = None) -> Axes:
     ax.plot(epochs, planned, c=style.ORANGE, marker=marker, ms=11, lw=5, alpha=0.7, label="planned")
     ax.plot(epochs, used, "o", c=style.BLUE, ms=_dot_size(epochs), label="used")
     if differs.any():
-        rings = epochs[differs], used[differs]
-        ax.plot(
-            *rings, "o", c=style.VERMILION, ms=11, mew=2, fillstyle="none", label="not as planned"
-        )
+        ring = {"c": style.VERMILION, "ms": 11, "mew": 2, "fillstyle": "none"}
+        ax.plot(epochs[differs], used[differs], "o", label="not as planned", **ring)
     _style_epochs(ax, epochs)
     has_phases = _mark_phases(ax, history)
     _style_rates(ax, np.nan_to_num(np.concatenate([planned, used])))
@@ -155,7 +142,7 @@ def line_style(number: int) -> tuple[str, str]:
     >>> line_style(0), line_style(7)
     (('#0072B2', 'solid'), ('#0072B2', 'dashed'))
     """
-    dashes, colour = divmod(number % MAX_EXPERIMENTS, len(LINE_COLOURS))
+    dashes, colour = divmod(number % NUM_STYLES, len(LINE_COLOURS))
     return LINE_COLOURS[colour], LINE_STYLES[dashes]
 
 
@@ -168,7 +155,7 @@ def plot_comparison(histories: Mapping[str, Sequence[Rows]]) -> np.ndarray:
     """
     if not histories:
         raise ValueError("there is no history to draw.")
-    drawn = dict(itertools.islice(histories.items(), MAX_EXPERIMENTS))
+    drawn = dict(itertools.islice(histories.items(), NUM_STYLES))
     longest = max((_column(rows, "epoch") for seeds in drawn.values() for rows in seeds), key=len)
     panels = style.new_figure(1, 3, figsize=(12.6, 4.3))[0]
     for ax, (name, title) in zip(panels, COMPARED.items(), strict=True):
@@ -177,13 +164,14 @@ def plot_comparison(histories: Mapping[str, Sequence[Rows]]) -> np.ndarray:
             for number, seeds in enumerate(drawn.values())
         ]
         _style_epochs(ax, longest)
-        is_cut = name != "val_f1" and _cut_losses(ax)
-        style.set_title(ax, f"{title} (what is higher is cut off)" if is_cut else title)
+        if name != "val_f1":
+            top, title = cut_diverged(np.concatenate([x.get_ydata() for x in ax.lines]), title)
+            ax.set_ylim(0, 1.04 * top if top > 0 else 1.0)
+        style.set_title(ax, title)
     names = list(map(style.format_name, drawn))
     columns = max(1, min(len(names), 125 // (max(map(len, names)) + 8)))
-    place = "outside lower center"
-    letters = {"family": style.font_families(names)}
-    panels[0].figure.legend(lines, names, loc=place, ncols=columns, frameon=False, prop=letters)
+    look = {"ncols": columns, "frameon": False, "prop": {"family": style.font_families(names)}}
+    panels[0].figure.legend(lines, names, loc="outside lower center", **look)
     return panels
 
 
@@ -191,27 +179,21 @@ def _plot_seeds(
     ax: Axes, epochs: np.ndarray, curves: Sequence[np.ndarray], colour: str, dashes: str
 ) -> Line2D:
     common = min(map(len, curves))
-    together = np.stack([curve[:common] for curve in curves])
+    together, shared = np.stack([curve[:common] for curve in curves]), epochs[:common]
     marker = "o" if common == 1 else None  # a line through one epoch is invisible
-    mean = together.mean(axis=0)
-    (line,) = ax.plot(epochs[:common], mean, c=colour, ls=dashes, lw=2, marker=marker, ms=4)
-    low, high = together.min(axis=0), together.max(axis=0)
-    ax.fill_between(epochs[:common], low, high, color=colour, alpha=0.16, lw=0)
-    for curve in curves:
-        if len(curve) > common:
-            rest = slice(common - 1, len(curve))
-            ax.plot(epochs[rest], curve[rest], c=colour, ls=dashes, lw=0.8)
+    (line,) = ax.plot(shared, together.mean(0), c=colour, ls=dashes, lw=2, marker=marker, ms=4)
+    ax.fill_between(shared, together.min(0), together.max(0), color=colour, alpha=0.16, lw=0)
+    for curve in [curve for curve in curves if len(curve) > common]:
+        rest = slice(common - 1, len(curve))
+        ax.plot(epochs[rest], curve[rest], c=colour, ls=dashes, lw=0.8)
     return line
 
 
-def _cut_losses(ax: Axes) -> bool:
-    """Set limits from 0 to the highest loss that has not diverged; whether one is above."""
-    losses = np.concatenate([line.get_ydata() for line in ax.lines])
-    losses = losses[np.isfinite(losses)]
-    highest = max(losses, default=1.0)
-    top = min(highest, _DIVERGED * float(np.median(losses))) if len(losses) else highest
-    ax.set_ylim(0, 1.04 * top if top > 0 else 1.0)
-    return bool(highest > top)
+def cut_diverged(losses: np.ndarray, title: str) -> tuple[float, str]:
+    """The highest loss that has not diverged, and the title, which says if others are above."""
+    losses = losses[np.isfinite(losses)] if np.isfinite(losses).any() else np.ones(1)
+    top = min(float(losses.max()), float(_DIVERGED * np.median(losses) or losses.max()))
+    return top, f"{title} (what is higher is cut off)" if losses.max() > top else title
 
 
 # Shared -------------------------------------------------------------------------------------------
@@ -224,16 +206,20 @@ def _column(history: Rows, name: str) -> np.ndarray:
     return np.array([row.get(name, math.nan) for row in history], np.float64)
 
 
-def _mark_phases(ax: Axes, history: Rows) -> bool:
-    """A line with its name before the first epoch of each phase but the first; whether there is one."""
-    starts = [
-        (int(row["phase"]), row["epoch"])
+def find_phases(history: Rows) -> dict[float, str]:
+    """Where phases begin, but the first, half an epoch before their first one; and their names."""
+    return {
+        row["epoch"] - 0.5: f"phase {row['phase']:.0f} →"
         for before, row in itertools.pairwise(history)
         if row.get("phase") != before.get("phase")
-    ]
-    for phase, epoch in starts:
-        ax.axvline(epoch - 0.5, c=style.GREY, ls=":", lw=1.4, zorder=0)
-        _write_above(ax, epoch - 0.5, 1.015, f"phase {phase} →", ha="left", fontsize=9)
+    }
+
+
+def _mark_phases(ax: Axes, history: Rows) -> bool:
+    """A line with its name before each phase but the first; whether there is one."""
+    for place, name in (starts := find_phases(history)).items():
+        ax.axvline(place, c=style.GREY, ls=":", lw=1.4, zorder=0)
+        _write_above(ax, place, 1.015, name, ha="left", fontsize=9)
     return bool(starts)
 
 

@@ -85,26 +85,26 @@ def plot_mistakes(
     wrong = order[(predicted_labels(probabilities) != labels)[order]][:k]
     if len(wrong):
         return _plot_predictions(images, labels, probabilities, class_names, wrong)
-    ax = style.new_axes((5, 1.5))
-    ax.text(
-        0.5, 0.5, f"No mistakes among {pluralize(len(labels), 'image')}", ha="center", va="center"
-    )
+    ax, text = style.new_axes((5, 1.5)), f"No mistakes among {pluralize(len(labels), 'image')}"
+    ax.text(0.5, 0.5, text, ha="center", va="center")
     ax.set_axis_off()
     return np.array([ax])
 
 
 def _plot_predictions(images, labels, probabilities, class_names, chosen) -> np.ndarray:
     predicted = predicted_labels(probabilities)
-    text_lines = 1 if (predicted == labels)[chosen].all() else 4
+    is_right = predicted == labels
+    text_lines = 1 if is_right[chosen].all() else 4
     axes = _image_grid([images[i] for i in chosen], columns=6, text_lines=text_lines)
     for ax, i in zip(axes, chosen, strict=True):
-        name, true_name = (style.format_name(class_names[k]) for k in (predicted[i], labels[i]))
-        share, true_share = (percent(probabilities[i, k]) for k in (predicted[i], labels[i]))
-        is_right = predicted[i] == labels[i]
-        mark, colour = ("✓", style.GREEN) if is_right else ("✗", style.VERMILION)
-        _write(ax.set_title, f"{mark} {name} ({share})", color=colour)
-        if not is_right:
-            _write(ax.set_xlabel, f"is {true_name} ({true_share})", color=style.BLUE)
+        found, true = (
+            f"{style.format_name(class_names[k])} ({percent(probabilities[i, k])})"
+            for k in (predicted[i], labels[i])
+        )
+        mark, colour = ("✓", style.GREEN) if is_right[i] else ("✗", style.VERMILION)
+        _write(ax.set_title, f"{mark} {found}", color=colour)
+        if not is_right[i]:
+            _write(ax.set_xlabel, f"is {true}", color=style.BLUE)
         ax.spines[:].set(visible=True, color=colour, linewidth=4)
     return axes
 
@@ -167,10 +167,8 @@ def _describe_shares(shares: np.ndarray, names: Sequence[str]) -> str:
 def _write(set_text, text: str, **text_style) -> None:
     """Set a title or a label, wrapped to the width of a cell, with letters for any class name."""
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
-    width = LETTERS_PER_LINE // 2 if 2 * wide > len(text) else LETTERS_PER_LINE
-    set_text(
-        textwrap.fill(text, width), fontsize=9, fontfamily=style.font_families(text), **text_style
-    )
+    wrapped = textwrap.fill(text, LETTERS_PER_LINE // (2 if 2 * wide > len(text) else 1))
+    set_text(wrapped, fontsize=9, fontfamily=style.font_families(text), **text_style)
 
 
 def _image_grid(images: Sequence[np.ndarray], columns: int, text_lines: int) -> np.ndarray:

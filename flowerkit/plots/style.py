@@ -23,11 +23,8 @@ BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00
 LONGEST_NAME = 40  # letters of a class name in a plot
 # For letters that matplotlib's own font lacks: the usual fonts of Linux, Windows and macOS.
 FALLBACK_FAMILIES = (
-    "Noto Sans CJK JP",  # Korean and Chinese too
-    "NanumGothic",
-    "Malgun Gothic",
-    "Apple SD Gothic Neo",
-    "Arial Unicode MS",
+    *("Noto Sans CJK JP", "NanumGothic", "Malgun Gothic"),  # the first has Korean and Chinese, too
+    *("Apple SD Gothic Neo", "Arial Unicode MS"),
 )
 _FALLBACK_FILES = re.compile("NotoSansCJK|Nanum|malgun|AppleSDGothic|Arial.?Unicode", re.IGNORECASE)
 

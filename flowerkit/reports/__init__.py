@@ -15,8 +15,8 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "run_report": "write_pictures write_report",
-        "charts": "Chart NUM_STYLES draw_experiments",
-        "pictures": "Picture encode_photos",
+        "charts": "Chart draw_experiments",
+        "pictures": "Picture encode_photos to_data_uri",
         "rendering": "render",
     },
 )

@@ -13,13 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from flowerkit import plots
 from flowerkit.metrics import Calibration
 from flowerkit.text import pluralize
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 62, 10, 20, 24  # of the box, around the plot
-NUM_STYLES = 21  # seven colours in three kinds of dashes: so many lines differ
-DIVERGED = 2.5  # times the median loss: a loss above would flatten the other curves
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -99,13 +98,10 @@ def draw_history(
 
     The best epoch is a vertical line, and where a phase begins is another.
     """
-    phases = [
-        row for row, before in zip(history[1:], history, strict=False) if _begins(row, before)
-    ]
-    marks = {row["epoch"] - 0.5: f"phase {row['phase']:.0f} →" for row in phases}
     lines = {label: [history] for label in columns.values()}
     names = dict(zip(columns.values(), columns, strict=True))
-    return _draw(title, summary, lines, names.get, form, marks={best_epoch: "", **marks})
+    marks = {best_epoch: "", **plots.find_phases(history)}
+    return _draw(title, summary, lines, names.get, form, marks=marks)
 
 
 def draw_experiments(
@@ -116,12 +112,8 @@ def draw_experiments(
     The line is their mean and the band their range, up to the epoch that all reached; from there each
     seed is a thin line. A loss that diverged leaves the chart.
     """
-    drawn = dict(itertools.islice(histories.items(), NUM_STYLES))
+    drawn = dict(itertools.islice(histories.items(), plots.NUM_STYLES))
     return _draw(title, summary, drawn, lambda _: column, form, is_cut=column != "val_f1")
-
-
-def _begins(row: Mapping[str, float], before: Mapping[str, float]) -> bool:
-    return row.get("phase") != before.get("phase")
 
 
 def _draw(title, summary, histories, column_of, form, *, marks=(), is_cut=False) -> Chart:
@@ -130,40 +122,27 @@ def _draw(title, summary, histories, column_of, form, *, marks=(), is_cut=False)
         for label, seeds in histories.items()
     }
     values = np.concatenate([curve for seeds in curves.values() for curve in seeds])
-    values = values[np.isfinite(values)]
     num_epochs = max(len(curve) for seeds in curves.values() for curve in seeds)
-    top = max(values, default=1.0)
-    if is_cut and len(values) and top > (highest := DIVERGED * float(np.median(values))) > 0:
-        top, title = highest, f"{title} (what is higher is cut off)"
+    top = max(values[np.isfinite(values)], default=1.0)
+    if is_cut:
+        top, title = plots.cut_diverged(values, title)
     x = _Scale(0.5, num_epochs + 0.5, LEFT, WIDTH - RIGHT)
     y = _Scale(0, 1.04 * top if top > 0 else 1.0, HEIGHT - BOTTOM, TOP)
     width = (WIDTH - LEFT - RIGHT) / num_epochs
     steps = []
     for epoch in range(1, num_epochs + 1):
-        said = ", ".join(
-            f"{label} {mean:{form}}"
+        reached = {
+            label: [curve[epoch - 1] for curve in seeds if len(curve) >= epoch]
             for label, seeds in curves.items()
-            if math.isfinite(mean := _mean_at(seeds, epoch))
-        )
-        place = round(x(epoch) - width / 2, 1)
-        steps.append(
-            Step(place, TOP, round(width, 1), HEIGHT - TOP - BOTTOM, f"Epoch {epoch}: {said}")
-        )
-    return Chart(
-        title,
-        summary,
-        "epoch",
-        x.ticks(8, integer=True),
-        y.ticks(5),
-        tuple(_draw_line(*each, x, y) for each in zip(curves, itertools.count(), curves.values())),
-        marks=tuple(Tick(x(place), text) for place, text in dict(marks).items()),
-        steps=tuple(steps),
-    )
-
-
-def _mean_at(seeds: Sequence[np.ndarray], epoch: int) -> float:
-    reached = [curve[epoch - 1] for curve in seeds if len(curve) >= epoch]
-    return float(np.mean(reached)) if reached else math.nan
+        }
+        means = {label: float(np.mean(found)) for label, found in reached.items() if found}
+        said = ", ".join(f"{k} {mean:{form}}" for k, mean in means.items() if math.isfinite(mean))
+        box = round(x(epoch) - width / 2, 1), TOP, round(width, 1), HEIGHT - TOP - BOTTOM
+        steps.append(Step(*box, f"Epoch {epoch}: {said}"))
+    ticks = x.ticks(8, integer=True), y.ticks(5)
+    lines = (_draw_line(label, k, curves[label], x, y) for k, label in enumerate(curves))
+    named = tuple(Tick(x(place), text) for place, text in dict(marks).items())
+    return Chart(title, summary, "epoch", *ticks, tuple(lines), marks=named, steps=tuple(steps))
 
 
 def _draw_line(label: str, style: int, seeds: Sequence[np.ndarray], x: _Scale, y: _Scale) -> Line:
@@ -174,11 +153,8 @@ def _draw_line(label: str, style: int, seeds: Sequence[np.ndarray], x: _Scale, y
     if len(seeds) > 1 and common > 1 and np.isfinite(together).all():
         there, back = enumerate(high, 1), reversed(list(enumerate(low, 1)))
         band = _path([*there, *back], x, y) + "Z"
-    thin = [
-        _path(enumerate(curve[common - 1 :], common), x, y)
-        for curve in seeds
-        if len(curve) > common
-    ]
+    longer = [curve[common - 1 :] for curve in seeds if len(curve) > common]
+    thin = [_path(enumerate(rest, common), x, y) for rest in longer]
     single = ((x(1), y(float(mean[0]))),) if common == 1 and math.isfinite(mean[0]) else ()
     return Line(label, style, _path(enumerate(mean, 1), x, y), " ".join(thin), band, single)
 
@@ -196,11 +172,8 @@ def _path(points: Iterable[tuple[float, float]], x: _Scale, y: _Scale) -> str:
 # Others ---------------------------------------------------------------------------------------------
 
 
-def draw_calibration(title: str, summary: str, calibration: Calibration) -> Chart:
-    """How often predictions are right (bars), by their probability (dots).
-
-    On the diagonal they agree. After Guo et al. 2017, arXiv:1706.04599.
-    """
+def draw_calibration(calibration: Calibration) -> Chart:
+    """How often predictions are right (bars), by their probability (dots); see `metrics.calibration`."""
     x, y = _Scale(0, 1, LEFT, WIDTH - RIGHT), _Scale(0, 1, HEIGHT - BOTTOM, TOP)
     edges, bars, steps, dots = calibration.edges, [], [], []
     for k in np.flatnonzero(calibration.counts):
@@ -211,10 +184,11 @@ def draw_calibration(title: str, summary: str, calibration: Calibration) -> Char
         num = pluralize(int(calibration.counts[k]), "image")
         said = f"{num} with a mean probability of {sure:.0%}: {right:.0%} right"
         steps.append(Step(left, TOP, width, y(0) - TOP, said))
+    title = "Right predictions, by their probability"
+    error = f"Expected calibration error {calibration.error:.3f}"
     lines = (
         Line("as sure as right", 6, f"M{x(0)} {y(0)}L{x(1)} {y(1)}"),
         Line("mean probability", 1, "", dots=tuple(dots)),
     )
-    return Chart(
-        title, summary, "probability", x.ticks(5), y.ticks(5), lines, tuple(bars), (), tuple(steps)
-    )
+    parts = f"{error}; {calibration.tendency} on average.", "probability", x.ticks(5), y.ticks(5)
+    return Chart(title, *parts, lines, bars=tuple(bars), steps=tuple(steps))

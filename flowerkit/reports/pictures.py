@@ -23,7 +23,12 @@ class Picture:
     @property
     def address(self) -> str:
         """The picture as an address, which a page can hold."""
-        return f"data:image/jpeg;base64,{base64.b64encode(self.content).decode('ascii')}"
+        return to_data_uri(self.content)
+
+
+def to_data_uri(content: bytes, kind: str = "jpeg") -> str:
+    """An encoded picture as the address of itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def encode_photo(pixels: np.ndarray, size_px: int = PHOTO_PX) -> Picture:

@@ -40,12 +40,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": format_number,
-        "percent": percent,
-        "pluralize": pluralize,
-        "seconds": format_seconds,
-    }
+    environment.filters |= {"number": format_number, "percent": percent}
+    environment.filters |= {"pluralize": pluralize, "seconds": format_seconds}
     # As a browser counts it: without the line ends of a checkout on Windows.
     script = environment.loader.get_source(environment, "page.js")[0].replace("\r\n", "\n")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

@@ -1,5 +1,6 @@
 """A run folder -> report.html, one file and plots as picture files."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import fields
@@ -18,7 +19,7 @@ from flowerkit.reports.charts import Chart, draw_calibration, draw_history
 from flowerkit.reports.pictures import PHOTO_PX, Picture, encode_photo, encode_photos
 from flowerkit.reports.rendering import render
 from flowerkit.submission import check_csv, holds_predictions, read_ids
-from flowerkit.training import Phase, RunFolder, SavedRun, TrainingPlan, judge, plan_phases
+from flowerkit.training import Phase, RunFolder, SavedRun, judge, plan_phases
 
 SHOWN_MISTAKES = 12
 SHOWN_DOUBTED = 6
@@ -32,15 +33,8 @@ COARSEST_MAP = 4  # places a side of the feature map: with fewer a map lights ha
 SCORES = {"val_f1": "macro F1 on val", "val_accuracy": "accuracy on val", "accuracy": "in training"}
 PHASE_COLUMN = {"phase": ".0f"}
 EPOCH_COLUMNS = {
-    "loss": ".3f",
-    "val_loss": ".3f",
-    "accuracy": ".3f",
-    "val_accuracy": ".3f",
-    "val_f1": ".3f",
-    "planned_lr": ".2e",
-    "learning_rate": ".2e",
-    "seconds": ",.1f",
-    "images_per_second": ",.0f",
+    **dict.fromkeys(("loss", "val_loss", "accuracy", "val_accuracy", "val_f1"), ".3f"),
+    **{"planned_lr": ".2e", "learning_rate": ".2e", "seconds": ",.1f", "images_per_second": ",.0f"},
 }
 
 
@@ -86,24 +80,7 @@ def write_report(
         raise ValueError(
             f"{len(val_images)} images but {len(run.labels)} predictions. Pass those of val."
         )
-    mistakes = run.worst_mistakes[:SHOWN_MISTAKES].tolist()
-    issues = find_label_issues(run.labels, run.probabilities)
-    doubted = issues.order[issues.is_issue[issues.order]].tolist()
-    if len(doubted) > MOST_DOUBTED * len(run.labels):
-        doubted = []
-    pairs, examples = _find_pairs(run), _find_examples(run)
-    photos = _encode_shown(run, val_images, mistakes, doubted[:SHOWN_DOUBTED], pairs, examples)
-    cams, no_cam = _find_cams(run, val_images, model, mistakes)
-    counts = {
-        "train": np.array(run.environment.data.class_counts["train"]),
-        "val": metrics.count_classes(run.labels, len(run.class_names)),
-    }
     calibration = metrics.calibration(run.labels, run.probabilities)
-    classes = metrics.class_report(run.labels, run.predicted, run.class_names)
-    # In the order of class_report: two classes may have the same name.
-    for row, label in zip(classes, np.flatnonzero(counts["val"]), strict=True):
-        row["train"] = int(counts["train"][label])
-    phases = plan_phases(run.plan, global_batch=run.global_batch)
     text = render(
         "report.html.j2",
         title=f"{run.name}: flowerkit report",
@@ -111,35 +88,14 @@ def write_report(
         run=run,
         verdict=judge(run),
         scores=run.predictions.score(),
-        data_name=_describe_origin(run),
-        backbone=_stem(run.plan.backbone),
-        phases=phases,
-        trained=_describe_training(run, phases),
-        optimizer=_describe_optimizer(run.plan),
-        augmentation=_describe_augmentation(run.plan.augmentation()),
-        training_only=_list_training_only(run.plan),
-        epoch_columns=EPOCH_COLUMNS if len(phases) == 1 else PHASE_COLUMN | EPOCH_COLUMNS,
-        photos=photos,
-        mistakes=mistakes,
-        cams=cams,
-        no_cam=no_cam,
-        issues=issues,
-        doubted=doubted,
-        shown_doubted=SHOWN_DOUBTED,
-        pairs=pairs,
-        linked={(x["label"], x["predicted"]) for x in pairs if x["rows"][0] in photos},
-        examples=examples,
-        # Places in the matrix: of a network that knows more classes it shows those that occur.
-        shown={label: place for place, label in enumerate(_find_shown(run.confusion))},
-        numbered_classes=NUMBERED_CLASSES,
-        classes=sorted(classes, key=lambda row: (row["f1"], row["recall"], row["name"])),
-        calibration=calibration,
-        class_counts={split: plots.describe_counts(of_split) for split, of_split in counts.items()},
-        rarest=_find_rarest(run.class_names, counts["train"]),
         csv_name=RunFolder(folder).csv_file().name,
         submission=_check_submission(run, submission_problems),
+        calibration=calibration,
         charts=_draw_charts(run),
-        calibration_chart=_draw_calibration(calibration),
+        calibration_chart=draw_calibration(calibration),
+        **_describe_plan(run),
+        **_describe_classes(run),
+        **_find_photos(run, val_images, model),
     )
     file = RunFolder(folder).report_file
     write_text(file, text)
@@ -149,10 +105,19 @@ def write_report(
 # What was trained ---------------------------------------------------------------------------------
 
 
-def _describe_origin(run: SavedRun) -> str:
-    data = run.environment.data
+def _describe_plan(run: SavedRun) -> dict:
+    """What the report says of data, network, phases and augmentation."""
+    data, plan = run.environment.data, run.plan
+    phases = plan_phases(plan, global_batch=run.global_batch)
     kinds = {"competition": "the competition's", "drawn": "drawn flowers", "folder": "a folder"}
-    return f"{_stem(data.photos or data.folder)} ({kinds[data.origin]})"
+    return {
+        "data_name": f"{_stem(data.photos or data.folder)} ({kinds[data.origin]})",
+        "backbone": _stem(plan.backbone),
+        "phases": phases,
+        "trained": _describe_training(run, phases),
+        "augmentation": _describe_augmentation(plan.augmentation()),
+        "epoch_columns": EPOCH_COLUMNS if len(phases) == 1 else PHASE_COLUMN | EPOCH_COLUMNS,
+    }
 
 
 def _stem(path: str) -> str:
@@ -162,36 +127,19 @@ def _stem(path: str) -> str:
 
 def _describe_training(run: SavedRun, phases: Sequence[Phase]) -> list[dict]:
     """What learned in each phase, for how many epochs and how long, and its best macro F1."""
-    described = []
-    for phase in phases:
-        rows = run.history.of_phase(phase.number)
-        if rows:
-            described.append(
-                {
-                    "learns": "the head, on features"
-                    if phase.is_frozen
-                    else _name_trained(run.plan),
-                    "epochs": len(rows),
-                    "seconds": sum(row["seconds"] for row in rows),
-                    "f1": max(row["val_f1"] for row in rows),
-                }
-            )
-    return described
-
-
-def _name_trained(plan: TrainingPlan) -> str:
-    part = (
-        f"the network from {plan.unfreeze_from} on" if plan.unfreeze_from else "the whole network"
-    )
-    return part + (" without its norms" if plan.freeze_norms else "")
-
-
-def _describe_optimizer(plan: TrainingPlan) -> str:
-    names = ("weight_decay", "ema", "label_smoothing", "class_weights")
-    values = {name.replace("_", " "): getattr(plan, name) for name in names}
-    return ", ".join(
-        [plan.optimizer, *(f"{name} {value}" for name, value in values.items() if value)]
-    )
+    first = run.plan.unfreeze_from
+    network = f"the network from {first} on" if first else "the whole network"
+    network += " without its norms" * bool(run.plan.freeze_norms)
+    return [
+        {
+            "learns": "the head, on features" if phase.is_frozen else network,
+            "epochs": len(rows),
+            "seconds": sum(row["seconds"] for row in rows),
+            "f1": max(row["val_f1"] for row in rows),
+        }
+        for phase in phases
+        if (rows := run.history.of_phase(phase.number))
+    ]
 
 
 def _describe_augmentation(augmentation: Augmentation) -> str:
@@ -204,13 +152,50 @@ def _describe_augmentation(augmentation: Augmentation) -> str:
     return ", ".join(changes) or "none"
 
 
-def _list_training_only(plan: TrainingPlan) -> list[str]:
-    """What the training loss has and the validation loss has not, so that it may be higher."""
-    names = ("label_smoothing", "class_weights", "mixup", "cutmix")
-    return [name.replace("_", " ") for name in names if getattr(plan, name)]
-
-
 # What came out ------------------------------------------------------------------------------------
+
+
+def _describe_classes(run: SavedRun) -> dict:
+    """Images and scores of each class, and the places in the matrix of those that occur."""
+    names, train = run.class_names, np.array(run.environment.data.class_counts["train"])
+    val = metrics.count_classes(run.labels, len(names))
+    classes = metrics.class_report(run.labels, run.predicted, names)
+    # In the order of class_report: two classes may have the same name.
+    for row, label in zip(classes, np.flatnonzero(val), strict=True):
+        row["train"] = int(train[label])
+    order = [i for i in np.argsort(train, kind="stable") if train[i]]
+    occurs = run.confusion.any(axis=0) | run.confusion.any(axis=1)
+    return {
+        "classes": sorted(classes, key=lambda row: (row["f1"], row["recall"], row["name"])),
+        "class_counts": {"train": plots.describe_counts(train), "val": plots.describe_counts(val)},
+        "rarest": [(names[i], int(train[i])) for i in order[:3]],
+        "shown": {label: place for place, label in enumerate(np.flatnonzero(occurs).tolist())},
+        "numbered_classes": NUMBERED_CLASSES,
+    }
+
+
+def _find_photos(run: SavedRun, images, model) -> dict:
+    """The rows whose photos are shown: mistakes, doubtful labels, kinds of mistakes; and the photos."""
+    mistakes = run.worst_mistakes[:SHOWN_MISTAKES].tolist()
+    issues = find_label_issues(run.labels, run.probabilities)
+    doubted = issues.order[issues.is_issue[issues.order]].tolist()
+    if len(doubted) > MOST_DOUBTED * len(run.labels):
+        doubted = []
+    pairs, examples = _find_pairs(run), _find_examples(run)
+    photos = _encode_shown(run, images, mistakes, doubted[:SHOWN_DOUBTED], pairs, examples)
+    cams, no_cam = _find_cams(images, model, mistakes, run.predicted[mistakes])
+    return {
+        "photos": photos,
+        "mistakes": mistakes,
+        "cams": cams,
+        "no_cam": no_cam,
+        "issues": issues,
+        "doubted": doubted,
+        "shown_doubted": SHOWN_DOUBTED,
+        "pairs": pairs,
+        "linked": {(x["label"], x["predicted"]) for x in pairs if x["rows"][0] in photos},
+        "examples": examples,
+    }
 
 
 def _find_pairs(run: SavedRun) -> list[dict]:
@@ -225,10 +210,6 @@ def _find_pairs(run: SavedRun) -> list[dict]:
     ]
 
 
-def _find_shown(counts: np.ndarray) -> list[int]:
-    return np.flatnonzero(counts.any(axis=0) | counts.any(axis=1)).tolist()
-
-
 def _find_examples(run: SavedRun) -> dict[int, int]:
     """Of each class that was ever predicted right the row with its highest probability."""
     right = np.flatnonzero(run.predicted == run.labels)
@@ -240,22 +221,19 @@ def _encode_shown(run, images, mistakes, doubted, pairs, examples) -> dict[int, 
     """The photos that the report shows, by their row: of each kind of mistake the worst ones."""
     if images is None:
         return {}
-    first = [
-        pair["rows"][place]
-        for place in range(SHOWN_OF_PAIR)
-        for pair in pairs
-        if place < len(pair["rows"])
-    ]
+    places = itertools.zip_longest(*(pair["rows"][:SHOWN_OF_PAIR] for pair in pairs))
+    first = [row for rows in places for row in rows if row is not None][:SHOWN_OF_PAIRS]
     sizes = dict.fromkeys(mistakes, PHOTO_PX)
-    for rows in (doubted, first[:SHOWN_OF_PAIRS]):
-        for row in rows:
-            classes = int(run.labels[row]), int(run.predicted[row])
-            for wanted in (row, *(examples.get(label, row) for label in classes)):
-                sizes.setdefault(wanted, THUMBNAIL_PX)
+    for row in doubted + first:
+        for label in (run.labels[row], run.predicted[row]):
+            sizes.setdefault(row, THUMBNAIL_PX)
+            sizes.setdefault(examples.get(int(label), row), THUMBNAIL_PX)
     return encode_photos(images, sizes, PHOTO_BYTES)
 
 
-def _find_cams(run: SavedRun, images, model, rows: list[int]) -> tuple[dict[int, Picture], str]:
+def _find_cams(
+    images, model, rows: list[int], predicted: np.ndarray
+) -> tuple[dict[int, Picture], str]:
     """Where the model looked in the photos of `rows`; and why that is not shown, if it should be."""
     if images is None or model is None or not rows:
         return {}, ""
@@ -267,24 +245,19 @@ def _find_cams(run: SavedRun, images, model, rows: list[int]) -> tuple[dict[int,
                 f"the flower. Train with a larger --input-size to see it."
             )
         chosen = np.asarray(images[np.array(rows)])
-        cams = compute_cam(model, chosen, run.predicted[rows])
+        cams = compute_cam(model, chosen, predicted)
     except Exception as error:  # any error of a device: a report is worth more than its maps
         return {}, str(error).splitlines()[0]
     lit = map(plots.highlight_cam, chosen, cams)
     return dict(zip(rows, map(encode_photo, lit), strict=True)), ""
 
 
-def _find_rarest(class_names: Sequence[str], counts: np.ndarray) -> list[tuple[str, int]]:
-    order = [i for i in np.argsort(counts, kind="stable") if counts[i]]
-    return [(class_names[i], int(counts[i])) for i in order[:3]]
-
-
 def _check_submission(run: SavedRun, problems: Sequence[str] | None) -> dict | None:
     """The problems of the run's csv, its name and rows, and whether its ids were checked."""
     file, names = RunFolder(run.path).csv_file(), run.class_names
-    found, num_rows, has_names = problems, 0, False
     if not file.is_file():
         return {"problems": problems, "name": file.name} if problems else None
+    found, num_rows, has_names = problems, 0, False
     try:
         has_names = holds_predictions(file)
         ids = read_ids(file, column="photo" if has_names else "id")
@@ -320,12 +293,3 @@ def _draw_charts(run: SavedRun) -> list[Chart]:
         summary = f"Best epoch {best['epoch']}: {values}"
         charts.append(draw_history(title, summary, history, columns, form, best["epoch"]))
     return charts
-
-
-def _draw_calibration(calibration: metrics.Calibration) -> Chart:
-    side = "too sure" if calibration.overconfidence > 0 else "too modest"
-    summary = (
-        f"Expected calibration error {calibration.error:.3f}; {side} by "
-        f"{abs(calibration.overconfidence):.3f} on average."
-    )
-    return draw_calibration("Right predictions, by their probability", summary, calibration)

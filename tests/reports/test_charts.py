@@ -106,7 +106,7 @@ def test_more_experiments_than_styles_are_left_out():
 def test_calibration_has_a_bar_and_a_dot_for_each_bin_that_is_filled():
     labels = np.array([0, 0, 0, 1])
     probabilities = np.array([[0.95, 0.05], [0.9, 0.1], [0.3, 0.7], [0.38, 0.62]])
-    chart = draw_calibration("How sure", "", metrics.calibration(labels, probabilities, bins=5))
+    chart = draw_calibration(metrics.calibration(labels, probabilities, bins=5))
     assert [step.text for step in chart.steps] == [
         "2 images with a mean probability of 66%: 50% right",
         "2 images with a mean probability of 92%: 100% right",
