@@ -44,7 +44,7 @@ _DIVERGED = 2.5  # times the median loss: a loss above would flatten the other c
 def plot_curves(history: Rows, best_epoch: int, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Loss, and accuracy with macro F1, with the best epoch (from 1) marked: (2,) Axes."""
     epochs = _column(history, "epoch")
-    axes = np.array(axes) if axes is not None else style.new_figure(1, 2, figsize=(11, 4.2))[0]
+    axes = np.array(axes) if axes is not None else style.new_figure(1, 2, figsize=(8.6, 3.7))[0]
     for ax, (title, names) in zip(axes, PANELS.items(), strict=True):
         for name in names:
             label, colour = CURVES[name]
@@ -170,7 +170,7 @@ def plot_comparison(histories: Mapping[str, Sequence[Rows]]) -> np.ndarray:
         raise ValueError("there is no history to draw.")
     drawn = dict(itertools.islice(histories.items(), MAX_EXPERIMENTS))
     longest = max((_column(rows, "epoch") for seeds in drawn.values() for rows in seeds), key=len)
-    panels = style.new_figure(1, 3, figsize=(12.6, 4.3))[0]
+    panels = style.new_figure(1, 3, figsize=(9.6, 3.8))[0]
     for ax, (name, title) in zip(panels, COMPARED.items(), strict=True):
         lines = [
             _plot_seeds(ax, longest, [_column(rows, name) for rows in seeds], *line_style(number))
@@ -178,9 +178,9 @@ def plot_comparison(histories: Mapping[str, Sequence[Rows]]) -> np.ndarray:
         ]
         _style_epochs(ax, longest)
         is_cut = name != "val_f1" and _cut_losses(ax)
-        style.set_title(ax, f"{title} (what is higher is cut off)" if is_cut else title)
+        style.set_title(ax, f"{title} (cut off above)" if is_cut else title)
     names = list(map(style.format_name, drawn))
-    columns = max(1, min(len(names), 125 // (max(map(len, names)) + 8)))
+    columns = max(1, min(len(names), 95 // (max(map(len, names)) + 8)))
     place = "outside lower center"
     letters = {"family": style.font_families(names)}
     panels[0].figure.legend(lines, names, loc=place, ncols=columns, frameon=False, prop=letters)
