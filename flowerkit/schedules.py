@@ -242,7 +242,8 @@ class Constant(Schedule):
 
 
 class _Own(Schedule):
-    """Your own code as a schedule. A run's files name it (module:name); the code is in none of them."""
+    """Your own code as a schedule. A run's files name it (module:name, a lambda
+    "your function"); the code is in none of them."""
 
     def _call(self, moment: str, *args) -> float:
         """What the function returns. Raises ValueError for what is no rate and where it fails."""
@@ -414,7 +415,8 @@ def _check_factor(name: str, value: float) -> None:
 
 def _name(function: Callable) -> str:
     kind = function if hasattr(function, "__qualname__") else type(function)
-    return f"{kind.__module__}:{kind.__qualname__}"
+    is_nameless = kind.__qualname__.endswith("<lambda>")
+    return "your function" if is_nameless else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _is_of_keras(schedule) -> bool:

@@ -1,8 +1,9 @@
 """Run notebooks 01 to 04 and store them with their pictures: python notebooks/store.py [01 04]
 
-It needs `pip install nbclient`. Pictures keep 128 colours. Of text, what differs between two runs on the
-same machine is left out: times, and lines with a path or with memory. nbval compares the text of cells
-that have the tag "nbval-check-output"; it is the same everywhere.
+It needs `pip install nbclient`. Pictures keep 128 colours. Of text, what differs between two runs on
+the same machine is left out: times, and memory or a path from the root, with its brackets or its line.
+Each runs in an empty folder, so that relative paths are the same. nbval compares the text of cells that
+have the tag "nbval-check-output"; it is the same everywhere.
 """
 
 import base64
@@ -10,6 +11,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -20,7 +22,8 @@ FOLDER = Path(__file__).parent
 COLOURS = 128
 # At the end of an epoch's and of a run's line.
 PACE = re.compile(r"[;,]? +[\d.]+ s( an epoch,)? +[\d,]+ images/s")
-UNSTABLE = re.compile(r"\d (s|ms|min)\b|\d/s\b|[MG]iB\b|[/\\]\w[^ ]*[/\\]|^wrote ")
+UNSTABLE = re.compile(r"\d (s|ms|min)\b|\d/s\b|[MG]iB\b|(?<![\w.])(~?/|\w:\\)\w")
+BRACKETS = re.compile(r" \([^()]*\)")
 
 
 def main(numbers: list[str]) -> None:
@@ -28,7 +31,9 @@ def main(numbers: list[str]) -> None:
     for path in sorted(FOLDER.glob("0*.ipynb")):
         if not numbers or path.name[:2] in numbers:
             notebook = nbformat.read(path, 4)
-            NotebookClient(notebook, timeout=None, startup_timeout=600).execute(cwd=str(FOLDER))
+            client = NotebookClient(notebook, timeout=None, startup_timeout=600)
+            with tempfile.TemporaryDirectory() as empty:
+                client.execute(cwd=empty)
             for cell in notebook.cells:
                 if cell.cell_type == "code":
                     store(cell)
@@ -50,6 +55,7 @@ def store(cell) -> None:
         if "image/png" in output.get("data", {}):
             output.data["image/png"], output.metadata = shrink(output.data["image/png"]), {}
     if not tags:
+        text = BRACKETS.sub(lambda found: "" if UNSTABLE.search(found[0]) else found[0], text)
         lines = PACE.sub("", text).splitlines(keepends=True)
         text = "".join(line for line in lines if not UNSTABLE.search(line))
     if text:

@@ -186,6 +186,7 @@ def test_scaling_multiplies_the_rates_and_leaves_the_epochs():
         (STAIRS, "0.8, then x 0.5 every 3 epochs, never under 0.15"),
         (Staircase(0.1, 0.9, 1), "0.1, then x 0.9 every epoch"),
         (Constant(0.0004), "0.0004 throughout"),
+        (as_schedule(lambda epoch, lr: lr, start_lr=0.1), "0.1, then your function every epoch"),
         (OWN, f"0.1, then {__name__}:keep_two_then_halve every epoch"),
     ],
 )
@@ -295,7 +296,7 @@ def test_a_function_of_something_else_than_the_epoch_is_refused(function, messag
 
 def test_a_function_that_fails_names_the_epoch():
     schedule = as_schedule(lambda epoch: [0.1, 0.2][epoch], start_lr=0.7)
-    with pytest.raises(ValueError, match=r"lambda> failed for epoch 2: IndexError"):
+    with pytest.raises(ValueError, match="your function failed for epoch 2: IndexError"):
         schedule(2)
 
 

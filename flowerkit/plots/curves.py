@@ -37,7 +37,7 @@ def plot_curves(history: Rows, best_epoch: int, axes: Sequence[Axes] | None = No
     """Loss, and accuracy with macro F1, with the best epoch (from 1) marked: (2,) Axes."""
     epochs = _column(history, "epoch")
     best, marker = epochs == best_epoch, "o" if len(epochs) <= 40 else None
-    axes = np.array(axes) if axes is not None else style.new_figure(1, 2, figsize=(11, 4.2))[0]
+    axes = np.array(axes) if axes is not None else style.new_figure(1, 2, figsize=(8.6, 3.7))[0]
     for ax, (title, names) in zip(axes, PANELS.items(), strict=True):
         for name in names:
             values, (label, colour) = _column(history, name), CURVES[name]
@@ -157,7 +157,7 @@ def plot_comparison(histories: Mapping[str, Sequence[Rows]]) -> np.ndarray:
         raise ValueError("there is no history to draw.")
     drawn = dict(itertools.islice(histories.items(), NUM_STYLES))
     longest = max((_column(rows, "epoch") for seeds in drawn.values() for rows in seeds), key=len)
-    panels = style.new_figure(1, 3, figsize=(12.6, 4.3))[0]
+    panels = style.new_figure(1, 3, figsize=(9.6, 3.8))[0]
     for ax, (name, title) in zip(panels, COMPARED.items(), strict=True):
         lines = [
             _plot_seeds(ax, longest, [_column(rows, name) for rows in seeds], *line_style(number))
@@ -169,7 +169,7 @@ def plot_comparison(histories: Mapping[str, Sequence[Rows]]) -> np.ndarray:
             ax.set_ylim(0, 1.04 * top if top > 0 else 1.0)
         style.set_title(ax, title)
     names = list(map(style.format_name, drawn))
-    columns = max(1, min(len(names), 125 // (max(map(len, names)) + 8)))
+    columns = max(1, min(len(names), 95 // (max(map(len, names)) + 8)))
     look = {"ncols": columns, "frameon": False, "prop": {"family": style.font_families(names)}}
     panels[0].figure.legend(lines, names, loc="outside lower center", **look)
     return panels

@@ -16,15 +16,15 @@ from flowerkit.metrics import predicted_labels, top_losses
 from flowerkit.plots import style
 from flowerkit.text import percent, pluralize
 
-CELL_INCHES = 1.9
-LETTERS_PER_LINE = 24  # of 9 pt in a cell; Korean and Chinese letters are twice as wide
+CELL_INCHES = 2.0
+LETTERS_PER_LINE = 24  # of 10 pt in a cell; Korean and Chinese letters are twice as wide
 LIGHT_OUTSIDE = 0.3  # the brightness of a pixel where the model did not look
 SMALLEST_LIT_PX = 192
 EDGE_AT = 0.5  # of the highest value: where the line is drawn
 
 
 def plot_images(
-    images: Sequence[np.ndarray], titles: Sequence[str] | None = None, *, columns: int = 6
+    images: Sequence[np.ndarray], titles: Sequence[str] | None = None, *, columns: int = 4
 ) -> np.ndarray:
     """A grid of images, each with its title: (n,) Axes. Raises ValueError without images."""
     _check_number("titles", titles, images)
@@ -34,7 +34,7 @@ def plot_images(
     return axes
 
 
-def plot_batch(data, plan, *, num_images: int = 6, epoch: int = 1) -> np.ndarray:
+def plot_batch(data, plan, *, num_images: int = 4, epoch: int = 1) -> np.ndarray:
     """The first images of an epoch as evaluated, and below each as trained: (2, num_images) Axes.
 
     Below an image is what it counts as: "70% rose, 30% iris" where the plan mixes images. Raises
@@ -63,7 +63,7 @@ def plot_results(
 ) -> np.ndarray:
     """k images from the whole split with their prediction: (at most k,) Axes.
 
-    A right one has ✓ and a green frame, a wrong one ✗, a red frame, and the true class below.
+    A right one has ✓ and a green frame, a wrong one ✗, an orange frame, and the true class below.
     """
     _check_number("labels", labels, images)
     # Evenly spread: shards may hold the classes in order.
@@ -95,7 +95,7 @@ def _plot_predictions(images, labels, probabilities, class_names, chosen) -> np.
     predicted = predicted_labels(probabilities)
     is_right = predicted == labels
     text_lines = 1 if is_right[chosen].all() else 4
-    axes = _image_grid([images[i] for i in chosen], columns=6, text_lines=text_lines)
+    axes = _image_grid([images[i] for i in chosen], columns=4, text_lines=text_lines)
     for ax, i in zip(axes, chosen, strict=True):
         found, true = (
             f"{style.format_name(class_names[k])} ({percent(probabilities[i, k])})"
@@ -114,7 +114,7 @@ def plot_cam(
     maps: np.ndarray,
     titles: Sequence[str] | None = None,
     *,
-    columns: int = 3,
+    columns: int = 2,
 ) -> np.ndarray:
     """Each image, and beside it the same, bright only where the model looked: (n, 2) Axes.
 
@@ -168,7 +168,7 @@ def _write(set_text, text: str, **text_style) -> None:
     """Set a title or a label, wrapped to the width of a cell, with letters for any class name."""
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     wrapped = textwrap.fill(text, LETTERS_PER_LINE // (2 if 2 * wide > len(text) else 1))
-    set_text(wrapped, fontsize=9, fontfamily=style.font_families(text), **text_style)
+    set_text(wrapped, fontsize=10, fontfamily=style.font_families(text), **text_style)
 
 
 def _image_grid(images: Sequence[np.ndarray], columns: int, text_lines: int) -> np.ndarray:

@@ -216,7 +216,7 @@ def test_losses_that_diverged_are_cut_off_and_the_title_says_so():
     wild[2]["val_loss"] = 900.0
     wild[1]["val_loss"] = math.nan
     axes = plots.plot_comparison({"tame": [scores(0.1, 0.2, 0.3)], "wild": [wild]})
-    assert axes[1].get_title(loc="left") == "Loss on val (what is higher is cut off)"
+    assert axes[1].get_title(loc="left") == "Loss on val (cut off above)"
     assert axes[1].get_ylim()[1] < 10
     assert axes[2].get_title(loc="left") == "Loss in training"
 

@@ -11,7 +11,7 @@ import pytest
 from flowerkit.accelerator import programs
 from flowerkit.data import load_split
 from flowerkit.models import freeze_backbone
-from flowerkit.pipeline import Augmentation, train_batches
+from flowerkit.pipeline import epoch_permutation
 from flowerkit.prediction.predictions import predict
 from flowerkit.training.run_folder import RunFolder
 from flowerkit.training.step import build_model
@@ -33,12 +33,16 @@ def run(quick_plan, drawn, accelerator, tmp_path):
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("head", [pytest.param("notebook", marks=pytest.mark.replicas), "pooled"])
+@pytest.mark.parametrize(
+    ("head", "flips"),
+    [pytest.param("notebook", True, marks=pytest.mark.replicas), ("pooled", False)],
+)
 def test_a_head_learns_on_features_what_it_learns_on_images(
-    run, quick_plan, drawn, accelerator, head
+    run, quick_plan, drawn, accelerator, head, flips
 ):
-    """The reference: Keras's own fit of the whole classifier, its backbone frozen, on the images."""
-    plan = {"head": head, "dropout": 0.0, "freeze_epochs": 2}
+    """The reference: Keras's own fit of the whole classifier, its backbone frozen, on the images; with
+    `freeze_flip` each is mirrored in every other epoch."""
+    plan = {"head": head, "dropout": 0.0, "freeze_epochs": 3, "freeze_flip": flips}
     on_features = run(**plan)
     classifier = build_model(dataclasses.replace(quick_plan, **plan), drawn, accelerator)
     train_split, val = load_split(drawn, "train"), load_split(drawn, "val")
@@ -47,16 +51,12 @@ def test_a_head_learns_on_features_what_it_learns_on_images(
         classifier.compile(
             keras.optimizers.Adam(1e-2), "categorical_crossentropy", jit_compile=False
         )
-    batches = train_batches(
-        train_split, global_batch=16, seed=0, num_classes=4, augmentation=Augmentation(flip=False)
-    )
-    reference, following = [], iter(batches)
-    for _ in range(2):
-        epoch = [next(following) for _ in range(3)]
-        pixels, labels = (
-            np.concatenate(each)
-            for each in zip(*((pixels, labels) for (pixels, _), labels in epoch), strict=True)
-        )
+    reference = []
+    for epoch in range(3):
+        rows = epoch_permutation(len(train_split), seed=0, epoch=epoch)[:48]
+        pixels, labels = train_split.images[:][rows], np.eye(4)[train_split.labels[rows]]
+        mirrored = ((rows + epoch) % 2 == 1) & flips
+        pixels[mirrored] = pixels[mirrored][:, :, ::-1]
         fitted = classifier.fit(pixels, labels, batch_size=16, verbose=0, shuffle=False)
         reference += fitted.history["loss"]
     losses = [row["loss"] for row in on_features.history]
