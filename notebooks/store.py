@@ -21,7 +21,7 @@ from PIL import Image
 FOLDER = Path(__file__).parent
 COLOURS = 128
 # At the end of an epoch's and of a run's line.
-PACE = re.compile(r"[;,]? +[\d.]+ s( an epoch,)? +[\d,]+ images/s")
+PACE = re.compile(r"[;,]? +(\d+ min )?[\d.]+ s( an epoch,)? +[\d,]+ images/s")
 UNSTABLE = re.compile(r"\d (s|ms|min)\b|\d/s\b|[MG]iB\b|(?<![\w.])(~?/|\w:\\)\w")
 BRACKETS = re.compile(r" \([^()]*\)")
 

@@ -182,6 +182,9 @@ class _PlanFile:
     fitted: Fitted = field(default_factory=Fitted)
 
 
+TIME_USED = "its time was used"  # a stop_reason
+
+
 @dataclass(frozen=True)
 class RunResult:
     """result.json: how a run ended.
@@ -217,6 +220,11 @@ class RunResult:
             f"{self.best_epoch} ({self.best_weights} weights): {scores}; "
             f"{format_seconds(self.seconds_per_epoch)} an epoch, {self.images_per_second:,.0f} images/s"
         )
+
+    @property
+    def used_its_time(self) -> bool:
+        """Whether a time limit decided how long it trained."""
+        return self.stop_reason == TIME_USED
 
 
 class RunFolder:

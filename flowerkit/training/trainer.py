@@ -43,7 +43,14 @@ from flowerkit.training.fitting import (
 from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_schedule
 from flowerkit.training.plan import EPOCHS, FINE_TUNE, MONITORS, TrainingPlan, name_plan, settle
-from flowerkit.training.run_folder import Environment, Fitted, RunFolder, RunResult, find_goes_on
+from flowerkit.training.run_folder import (
+    TIME_USED,
+    Environment,
+    Fitted,
+    RunFolder,
+    RunResult,
+    find_goes_on,
+)
 from flowerkit.training.saved_run import SavedRun
 from flowerkit.training.step import STATISTICS_IMAGES, RunContext, TrainStep, compile_ahead
 from flowerkit.training.validation import (
@@ -711,7 +718,7 @@ def _describe_end(run: RunContext) -> str:
     done = sum(row["steps"] for row in rows if row["phase"] == rows.last["phase"])
     shortened = done < int(run.plan.network_epochs * run.num_steps) - len(rows)
     if run.plan.epochs and run.clock.is_limited and ("epochs" in reasons or shortened):
-        return "its time was used"
+        return TIME_USED
     return "the plan's epochs were done"
 
 

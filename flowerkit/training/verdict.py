@@ -206,7 +206,7 @@ def _find_short_training(run: SavedRun, level: str) -> Finding | None:
     longer = _train_longer(run, num_steps)
     if _is_frozen(run, rows[-1]) and plan.epochs:
         return Finding("few steps", "the head alone learned", "train longer", longer)
-    if num_steps < FEW_STEPS and (level != "good" or plan.max_minutes is not None):
+    if num_steps < FEW_STEPS and (level != "good" or run.result.used_its_time):
         whose = "of the whole network" if rows[-1]["phase"] == 2 else "in all"
         fact = f"{pluralize(num_steps, 'training step')} {whose}, {longest} an epoch, are few"
         return Finding("few steps", fact, "train longer", longer)
@@ -240,7 +240,7 @@ def _train_longer(run: SavedRun, num_steps: int) -> dict[str, Any]:
     """Twice as long by what has ended the training: its time, early stopping or the epochs."""
     plan, rows = run.plan, _last_phase(run.history)
     changes = {}
-    if plan.max_minutes is not None:
+    if run.result.used_its_time:
         changes["max_minutes"] = 2 * plan.max_minutes
     elif _has_stopped_early(run, rows):
         changes["patience"] = 2 * plan.patience

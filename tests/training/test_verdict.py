@@ -8,6 +8,7 @@ from flowerkit.training import History, SavedRun, judge
 from flowerkit.training.verdict import chance_f1, find_level
 
 FIVE = np.repeat(np.arange(5), 20)  # 100 val images
+IN_TIME = {"stop_reason": "its time was used"}
 
 
 @pytest.fixture
@@ -104,7 +105,8 @@ def test_few_steps_near_chance_say_what_to_change(make):
 @pytest.mark.parametrize(
     ("plan", "options"),
     [
-        ({"max_minutes": 2.0}, "--max-minutes 4"),
+        ({"max_minutes": 2.0, "result": IN_TIME}, "--max-minutes 4"),
+        ({"max_minutes": 480.0, "epochs": 10}, "--epochs 32"),  # done long before
         ({"patience": 3}, "--patience 6"),  # the first of ten equal epochs is the best
         ({"epochs": 10}, "--epochs 32"),
         ({"epochs": 0, "freeze_epochs": 10}, "--freeze-epochs 32"),
@@ -119,7 +121,7 @@ def test_longer_is_what_ended_the_training(make, plan, options):
 
 
 def test_a_head_alone_is_told_from_a_network(make):
-    verdict = judge(make(spoil(5), freeze_epochs=10, epochs=5, max_minutes=2.0))
+    verdict = judge(make(spoil(5), freeze_epochs=10, epochs=5, max_minutes=2.0, result=IN_TIME))
     assert str(verdict.findings[0]) == "the head alone learned: train longer (--max-minutes 4)"
     assert names(judge(make(spoil(5), freeze_epochs=10, epochs=0))) == []
 
