@@ -16,12 +16,12 @@ def sort_class_names(names: Iterable[str]) -> tuple[str, ...]:
     >>> sort_class_names(["10", "2", "rose", "01"])
     ('01', '2', '10', 'rose')
     """
-    return tuple(sorted(names, key=_sort_key))
 
+    def key(name: str) -> tuple[bool, Fraction, str]:
+        number = _find_number(name)
+        return number is None, number or Fraction(0), name
 
-def _sort_key(name: str) -> tuple[bool, Fraction, str]:
-    number = _find_number(name)
-    return number is None, number or Fraction(0), name
+    return tuple(sorted(names, key=key))
 
 
 def _find_number(name: str) -> Fraction | None:

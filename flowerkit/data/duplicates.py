@@ -6,7 +6,6 @@ pairs that may be copies; thumbnails of them, compared pixel by pixel, tell copi
 Mirrored pictures, and those turned by 90 degrees, have hashes of their own.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -61,21 +60,16 @@ def picture_hash(image: np.ndarray) -> np.uint64:
 
 def turned_hashes(image: np.ndarray) -> np.ndarray:
     """The hashes of the picture as it is turned by each of TURNS, (8,) uint64; refuses as above."""
-    waves = _find_waves(image)
+    waves, hashes = _find_waves(image), []
     # A mirror changes the sign of every other wave: no picture has to be turned.
-    waves[:, 1::2] *= -1
     mirrored = waves.copy()
-    waves[:, 1::2] *= -1
-    return np.array(
-        [_hash_waves(each) for first in (waves, mirrored) for each in _turn_waves(first)]
-    )
-
-
-def _turn_waves(waves: np.ndarray) -> Iterator[np.ndarray]:
-    for _ in range(4):
-        yield waves
-        waves = waves.T.copy()
-        waves[1::2] *= -1
+    mirrored[:, 1::2] *= -1
+    for turned in (waves, mirrored):
+        for _ in range(4):
+            hashes.append(_hash_waves(turned))
+            turned = turned.T.copy()
+            turned[1::2] *= -1
+    return np.array(hashes)
 
 
 def turn_picture(image: np.ndarray, turn: int) -> np.ndarray:

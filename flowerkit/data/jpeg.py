@@ -105,15 +105,11 @@ def check_jpeg(jpeg: bytes, image_size: int, *, decode: bool) -> None:
     Without `decode` it is decoded only if its size or its end is not found, which may be no fault:
     headers may be long, and something may follow the end.
     """
-    if decode or not _looks_whole(jpeg, image_size):
-        decode_jpeg(jpeg, np.empty((image_size, image_size, 3), "uint8"))
-
-
-def _looks_whole(jpeg: bytes, image_size: int) -> bool:
-    try:
-        return jpeg.endswith(_END) and find_decoder().read_size(jpeg) == (image_size,) * 2
-    except ValueError:
-        return False
+    size = image_size, image_size
+    with contextlib.suppress(ValueError):
+        if not decode and jpeg.endswith(_END) and find_decoder().read_size(jpeg) == size:
+            return
+    decode_jpeg(jpeg, np.empty((*size, 3), "uint8"))
 
 
 def _decode(decoder: Decoder, jpeg: bytes, out: np.ndarray | None) -> np.ndarray:

@@ -124,11 +124,8 @@ class LeakReport:
 
     def sorted_pairs(self) -> list[DuplicatePair]:
         """All pairs, the problems first, and of these the surest first."""
-
-        def rank(pair: DuplicatePair) -> tuple:
-            return not pair.is_problem, -KINDS.index(pair.kind), -(pair.similarity or 0)
-
-        return sorted(self.pairs, key=rank)
+        by_likeness = sorted(self.pairs, key=lambda pair: -(pair.similarity or 0))
+        return sorted(by_likeness, key=lambda pair: (not pair.is_problem, -KINDS.index(pair.kind)))
 
 
 @shows_progress
@@ -146,23 +143,19 @@ def find_leaks(
     damaged pictures, classes without a training picture. Copies are found that were saved anew, resized,
     mirrored or turned by 90 degrees; not those that were cut by more than 5 % of a side. With near=False
     nothing is decoded, and only ids and bytes are compared.
-    `progress(text, done, total)` is called after each block.
 
     Raises ValueError for a damaged record, with its file and number, or if there is no picture.
     """
     sources = [(split, data, split) for split in SPLITS]
     if external:
         sources += [(EXTERNAL, external, split) for split in SPLITS]
-    counts = Counter()
+    counts, faults, gaps = Counter(), [], []
     for name, source, split in sources:
         counts[name] += source.counts[split]
+        faults += [f"{each.file.parent.name}/{each}" for each in check_counts(source.files[split])]
+        gaps += find_gaps(source.files[split])
     if not counts.total():
         raise ValueError(f"{data.folder} holds no pictures. Pass a folder with filled shards.")
-    faults = [
-        f"{fault.file.parent.name}/{fault}"
-        for _, source, split in sources
-        for fault in check_counts(source.files[split])
-    ]
     if faults:
         notes = ("nothing was compared: repair the shards first",)
         return LeakReport(dict(counts), tuple(faults), notes, ())
@@ -170,8 +163,11 @@ def find_leaks(
     pictures = _read_pictures(sources, near, counts.total(), progress)
     pairs = tuple(_find_pairs(pictures, near))
     problems, notes = _judge_classes(pictures.places, data.class_names)
-    of_pairs = tuple(_explain_problem(pair) for pair in pairs if pair.is_problem)
-    gaps = [gap for _, source, split in sources for gap in find_gaps(source.files[split])]
+    of_pairs = []
+    for pair in filter(lambda pair: pair.is_problem, pairs):
+        reasons = [f"in {pair.first.split} and {pair.second.split}"] * pair.crosses
+        reasons += ["under two labels"] * pair.has_two_labels
+        of_pairs.append(f"{' and '.join(reasons)}, {pair}")
     problems = (*of_pairs, *problems, *gaps, *pictures.damage)
     return LeakReport(dict(counts), problems, _count_pairs(pairs) + notes, pairs)
 
@@ -264,12 +260,6 @@ def _find_repeats(values: np.ndarray) -> np.ndarray:
     _, firsts, places = np.unique(values, return_index=True, return_inverse=True)
     pairs = np.stack([firsts[places], np.arange(len(values))], axis=1)
     return pairs[pairs[:, 0] != pairs[:, 1]]
-
-
-def _explain_problem(pair: DuplicatePair) -> str:
-    reasons = [f"in {pair.first.split} and {pair.second.split}"] * pair.crosses
-    reasons += ["under two labels"] * pair.has_two_labels
-    return f"{' and '.join(reasons)}, {pair}"
 
 
 def _count_pairs(pairs: tuple[DuplicatePair, ...]) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
 """The file format of a shard, byte by byte: records written, located and read, whatever is in them.
 
 A record is framed: length (8 bytes), its checksum (4), payload, its checksum (4), see
-https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details. What is in the payload
-is the subject of `tfrecords`.
+https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details.
 """
 
 import itertools

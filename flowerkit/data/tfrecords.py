@@ -38,13 +38,13 @@ _FEATURES = {"image": "bytes_list", "id": "bytes_list", "class": "int64_list"}
 
 @dataclass(frozen=True)
 class FlowerData:
-    """Where the shards of an image size are, and what they hold.
+    """Where the shards of an image size (in px) are, and what they hold.
 
     `folder` holds `tfrecords-jpeg-SxS/`; `files` lists each split's shards in order, `counts` its
-    records by the file names, without those left out (an absent split has () and 0); `image_size` is
-    in pixels; `origin` is "competition", "drawn" or "folder". `relabelled` has by image id the class
-    id that replaces the one in the train or val shards, or None where the image is left out. Where
-    `ids` names a split, it has only the records of these ids (a fold), and `counts` counts them.
+    records by the file names, without those left out (an absent split has () and 0); `origin` is
+    "competition", "drawn" or "folder". `relabelled` has the class id that replaces the one in the
+    shards by the image's id, None where it is left out. Where `ids` names a split, it has only the
+    records of these ids (a fold).
     """
 
     folder: Path
@@ -346,8 +346,8 @@ def find_gaps(files: Sequence[Path]) -> list[str]:
         numbers = Counter(int(_match_name(path)["number"]) for path in paths)
         first = 1 if min(numbers) == 1 else 0
         missing = [n for n in range(first, max(numbers)) if n not in numbers]
-        facts = [("no shard has the number", missing)]
-        facts += [("two have", [n for n, count in sorted(numbers.items()) if count > 1])]
+        twice = [n for n, count in sorted(numbers.items()) if count > 1]
+        facts = ("no shard has the number", missing), ("two have", twice)
         texts = [f"{text} {join_some([f'{n:02d}' for n in each])}" for text, each in facts if each]
         if texts:
             gaps.append(f"{folder.name}: {'; '.join(texts)}. Download the shards again.")
