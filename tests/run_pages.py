@@ -11,8 +11,8 @@ from flowerkit.prediction import Predictions
 from flowerkit.training import History, RunFolder
 
 NAMES = ("daisy", "rose", "lily")
-VOID = {"br", "img", "input", "link", "meta"}
-INLINE = {"b", "bdi"}
+VOID = {"br", "img", "input", "link", "meta", "wbr"}
+INLINE = {"b", "bdi", "wbr"}
 SCRIPT = Path(flowerkit.__file__).parent / "reports" / "templates" / "page.js"
 
 

@@ -146,6 +146,7 @@ def test_the_plan_is_described(text_of):
         dropout=0.25,
         optimizer="adamw",
         weight_decay=0.01,
+        ema=0.99,
         label_smoothing=0.1,
         mixup=0.2,
         min_crop_area=0.6,
@@ -162,10 +163,13 @@ def test_the_plan_is_described(text_of):
         "Network tiny from random weights, head “notebook”, dropout 0.25",
         "(8 replicas with",
         "Phase 1 1 epoch, the head alone: 0.01 throughout Phase 2 2 epochs, the network: 0.001 to",
-        "Optimizer adamw, weight decay 0.01, label smoothing 0.1",
+        "Optimizer adamw, weight decay 0.01, ema 0.99, label smoothing 0.1",
         "Augmentation flip, min crop area 0.6, mixup 0.2",
         "Stops never early",
-        "The training loss is with label smoothing and mixup, the validation loss without.",
+        "The training loss is with label smoothing and mixup, the validation loss without. A phase is a "
+        "part of training: the head alone learns first (phase 1), then the network (phase 2). "
+        "Each epoch scores the raw weights, as its last step left them, and their running mean (EMA)",
+        "in the best epoch those were the raw ones.",
         "epoch phase loss",
     ):
         assert part in text
@@ -378,6 +382,20 @@ def test_a_browser_shows_it_whole_at_any_width_and_asks_for_nothing(hard_report,
         page.show(hard_report, 390)
         assert len([error for error in page.errors if "Content Security Policy" in error]) == 2
         assert page.run("document.title") != "no"
+
+
+@needs_chromium
+def test_on_a_phone_a_field_of_the_plan_is_broken_at_its_underscores_alone(browser, hard_report):
+    browser.show(hard_report, 390)
+    browser.run("for (const one of document.querySelectorAll('details')) one.open = true")
+    lines_of = browser.run(
+        "Object.fromEntries([...document.querySelectorAll('.plan td:first-child code')]"
+        ".flatMap((field) => [...field.childNodes].filter((node) => node.data)).map((node) => {"
+        "const range = document.createRange(); range.selectNodeContents(node);"
+        "return [node.data, range.getClientRects().length]; }))"
+    )
+    assert lines_of["backbone_"] == lines_of["smoothing"] == 1
+    assert set(lines_of.values()) == {1}
 
 
 @needs_chromium
