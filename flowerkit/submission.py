@@ -269,7 +269,10 @@ def _read_lines(path: str | os.PathLike) -> list[str]:
     if not path.exists():
         hint = f"{near_path(path)} Check the path."
         if (path.parent / "plan.json").is_file():
-            hint = f" The run has not written it: flowerkit train --resume --out {path.parent} goes on."
+            hint = (
+                f" The run has not written it: `flowerkit train --resume --out {path.parent}` does, in "
+                f"Python write_submission() with the ids and labels of predict()."
+            )
         raise FileNotFoundError(f"no file {path}.{hint}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder. Pass its csv: {path / 'submission.csv'}.")
