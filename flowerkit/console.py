@@ -14,7 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import PathFinder
 from typing import TextIO
 
 from flowerkit.text import clean, format_seconds
@@ -203,6 +204,27 @@ def quiet_frameworks() -> Iterator[None]:
             yield
     finally:
         _quiet.release()
+
+
+class _QuietImport:
+    """Has `import tensorflow`, whoever does it, run within `quiet_frameworks`."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, target=None):
+        spec = PathFinder.find_spec(name, path) if name == "tensorflow" else None
+        if spec and spec.loader:
+            spec.loader.exec_module = quiet_frameworks()(spec.loader.exec_module)
+        return spec
+
+
+def quiet_imports(*, has_gpu: bool) -> None:
+    """Keep TensorFlow quiet from its import on; without a GPU that it misses one, too (level 3).
+
+    Nothing changes where it is imported already.
+    """
+    if "tensorflow" not in sys.modules and _QuietImport not in sys.meta_path:
+        sys.meta_path.insert(0, _QuietImport)
+        os.environ[TF_LOG_LEVEL] = os.environ.get(TF_LOG_LEVEL) or ("2" if has_gpu else "3")
 
 
 @contextlib.contextmanager

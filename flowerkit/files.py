@@ -426,21 +426,31 @@ def explain_unpacking(path: str | os.PathLike) -> str | None:
     if match[2]:
         command = f"mkdir {folder} && tar -xf {archive} -C {folder}"
     elif match[3].lower() == "zip":
-        encoding = " --metadata-encoding cp949" if _has_korean_names(path) else ""
+        names, is_korean = _read_zip(path)
+        encoding = " --metadata-encoding cp949" if is_korean else ""
+        tops = {name.partition("/")[0] for name in names} - {"__MACOSX"}
+        if len(tops) == 1 and any(name.count("/") > 1 for name in names):
+            # All is in a folder already.
+            return f"Unpack it first, into {tops.pop()}: python -m zipfile{encoding} -e {archive} ."
         command = f"python -m zipfile{encoding} -e {archive} {folder}"
     else:
         command = f"7z x {archive} -o{folder}"
     return f"Unpack it first: {command}"
 
 
-def _has_korean_names(path: str) -> bool:
-    """Whether a zip has names that it does not say are UTF-8, and that read as Korean."""
+def _read_zip(path: str) -> tuple[list[str], bool]:
+    """The names of the files in a zip, and if they read as Korean without being said to be UTF-8."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [
-                each.orig_filename for each in archive.infolist() if not each.flag_bits & 0x800
-            ]
-        names = [name.encode("cp437").decode("cp949") for name in names if not name.isascii()]
+            infos = [info for info in archive.infolist() if not info.is_dir()]
     except (OSError, ValueError, zipfile.BadZipFile):
-        return False
-    return any("가" <= letter <= "힣" for name in names for letter in name)
+        return [], False
+    names = [info.filename for info in infos]
+    try:
+        old = [info.orig_filename for info in infos if not info.flag_bits & 0x800]
+        old = [name.encode("cp437").decode("cp949") for name in old]
+    except ValueError:
+        return names, False
+    if any("가" <= letter <= "힣" for name in old for letter in name):
+        return old, True
+    return names, False

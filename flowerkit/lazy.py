@@ -4,7 +4,6 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 
-from flowerkit.console import quiet_frameworks
 from flowerkit.synonyms import find_command
 from flowerkit.text import did_you_mean
 
@@ -22,8 +21,7 @@ def lazy(package: str, modules: Mapping[str, str]) -> tuple[Callable, Callable, 
         if name not in homes:
             hint = did_you_mean(find_command(name) or name, [] if name.startswith("_") else names)
             raise AttributeError(f"module {package!r} has no attribute {name!r}.{hint}".rstrip("."))
-        with quiet_frameworks():  # which the module may be the first to import
-            value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
         setattr(sys.modules[package], name, value)  # the next use costs nothing
         return value
 

@@ -254,7 +254,13 @@ def _read_lines(path: str | os.PathLike) -> list[str]:
     if not path.exists():
         hint = f"{near_path(path)} Check the path."
         if (path.parent / "plan.json").is_file():
-            hint = f" The run has not written it: flowerkit train --resume --out {path.parent} goes on."
+            hint = (
+                f" The run has not written it: `flowerkit train --resume --out {path.parent}` does; in "
+                f"Python write_submission(csv, p.ids, p.predicted), with p = predict(model, test, ...)."
+            )
+            for is_of_photos in (True, False):
+                if (written := path.with_name(name_csv(is_of_photos=is_of_photos))).is_file():
+                    hint = f" Did you mean {written}?"
         raise FileNotFoundError(f"no file {path}.{hint}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder. Pass its csv: {path / 'submission.csv'}.")

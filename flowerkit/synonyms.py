@@ -7,8 +7,10 @@ Face. Command line, plan files and calls in Python are explained by the same tab
 import difflib
 import functools
 import inspect
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from flowerkit.text import did_you_mean
 
@@ -307,33 +309,48 @@ def in_python(sentence: str) -> str:
     return re.sub(r"(`[^`]*`)|--([a-z][a-z-]*)( none| [a-z]*\d[\d.]*| gpu)?", write, sentence)
 
 
+def _name_value(value: object, names: Sequence[str]) -> str:
+    """A value as an argument with a name, where one fits: labels_csv='flowers.csv'."""
+    suffix = Path(value).suffix if isinstance(value, str | os.PathLike) else None
+    ends = {None: None, ".csv": "csv"}.get(suffix, "out")
+    name = next((name for name in names if ends and name.endswith(ends)), "NAME")
+    return f"{name}={value!r}"
+
+
 def explain_arguments(*passed_to: Callable, plan: type | None = None) -> Callable:
-    """Have a function's TypeError for an unknown argument name the right one.
+    """Have a function's TypeError for unknown or nameless arguments name the right ones.
 
     `passed_to`: functions that take what this one does not; `plan`: the class of its plan, whose fields
     are no arguments.
     """
 
     def decorate(function: Callable) -> Callable:
-        known = [
-            name
-            for each in (function, *passed_to)
-            for name, parameter in inspect.signature(each).parameters.items()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
+        signatures = [inspect.signature(each) for each in (function, *passed_to)]
+        kinds = {k: each.kind for own in signatures[::-1] for k, each in own.parameters.items()}
+        known = [name for name, kind in kinds.items() if kind is not inspect.Parameter.VAR_KEYWORD]
+        named = [name for name in known if kinds[name] is inspect.Parameter.KEYWORD_ONLY]
+        unnamed = [name for name in signatures[0].parameters if name not in named and name in known]
         fields = list(inspect.signature(plan).parameters) if plan else []
         title = function.__qualname__.removesuffix(".__init__")
 
+        def explain(name: str) -> str:
+            field = find_name(name, fields, spelled=False)
+            if field and not find_name(name, known, spelled=False):
+                given = f"plan={plan.__name__}({field}=...)"
+                return f" It is a field of the plan: {title}(data, {given})."
+            return explain_name(name, [*known, *fields])
+
         @functools.wraps(function)
         def call(*args, **kwargs):
-            for name in [name for name in kwargs if name not in known]:
-                field = find_name(name, fields, spelled=False)
-                if field and not find_name(name, known, spelled=False):
-                    given = f"plan={plan.__name__}({field}=...)"
-                    hint = f" It is a field of the plan: {title}(data, {given})."
-                else:
-                    hint = explain_name(name, [*known, *fields])
-                raise TypeError(f"{title}() has no argument {name!r}.{hint}")
+            unknown = [f"{name!r}.{explain(name)}" for name in kwargs if name not in known]
+            if unknown:
+                raise TypeError(" ".join(f"{title}() has no argument {each}" for each in unknown))
+            if more := args[len(unnamed) :]:
+                shown = ", ".join(_name_value(value, named) for value in more)
+                places = ", ".join(unnamed)
+                raise TypeError(
+                    f"{title}() takes {places} without a name, all else by name: {shown}."
+                )
             return function(*args, **kwargs)
 
         return call

@@ -240,9 +240,9 @@ def test_a_level_that_the_user_chose_is_kept(monkeypatch, capfd, given, used, is
 
 
 @pytest.mark.backends
-def test_nothing_is_said_from_import_to_device():
+@pytest.mark.parametrize("use", ["flowerkit.connect('cpu')", "import keras; keras.ops.ones(1) + 1"])
+def test_nothing_is_said_from_import_to_device(use):
     environment = {name: text for name, text in os.environ.items() if name != console.TF_LOG_LEVEL}
-    code = "import flowerkit; flowerkit.train; flowerkit.connect('cpu')"
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", f"import flowerkit; flowerkit.train; {use}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert (done.stdout, done.stderr) == ("", "")

@@ -345,7 +345,12 @@ def test_the_command_unpacks_and_a_korean_zip_gets_its_encoding(tmp_path):
     with zipfile.ZipFile(korean, "w") as archive:
         archive.writestr(placeholder, b"1")
     korean.write_bytes(korean.read_bytes().replace(placeholder.encode(), name))
-    for file in (plain, korean):
+    nested = tmp_path / "nested.zip"
+    with zipfile.ZipFile(nested, "w") as archive:
+        archive.writestr("nested/장미/1.jpg", b"1")
+        archive.writestr("__MACOSX/nested/1.jpg", b"")
+    assert explain_unpacking(nested).startswith("Unpack it first, into nested: ")
+    for file in (plain, korean, nested):
         command = explain_unpacking(file).partition(": ")[2]
         assert ("--metadata-encoding cp949" in command) == (file == korean)
         python, *words = shlex.split(command)

@@ -194,8 +194,13 @@ def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*none.csv. Check the path"):
         check_submission(tmp_path / "none.csv", IDS, 104)
     (tmp_path / "plan.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match=r"none.csv. The run has not .*--resume --out"):
+    with pytest.raises(
+        FileNotFoundError, match=r"has not .*--resume --out .* write_submission\(csv, "
+    ):
         read_labels(tmp_path / "none.csv")
+    (tmp_path / "predictions.csv").touch()
+    with pytest.raises(FileNotFoundError, match=r"Did you mean .*/predictions.csv\?"):
+        read_labels(tmp_path / "submission.csv")
 
 
 def test_the_ids_of_the_sample_come_in_its_order(tmp_path):

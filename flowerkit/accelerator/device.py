@@ -16,12 +16,13 @@ from flowerkit.accelerator.detection import BACKENDS, WITHOUT_TPU, Detection, Ki
 from flowerkit.accelerator.machine import (
     CHOSEN_BACKEND,
     CUDA_PLUGINS,
+    GPU_FILE,
     Evidence,
     collect_evidence,
     versions,
 )
 from flowerkit.accelerator.programs import keep_compilations
-from flowerkit.console import quiet_frameworks
+from flowerkit.console import quiet_frameworks, quiet_imports
 from flowerkit.synonyms import explain_choice
 from flowerkit.text import did_you_mean, join_some, pluralize
 
@@ -39,8 +40,12 @@ logger = logging.getLogger("flowerkit")
 
 
 def choose_backend() -> None:
-    """Set KERAS_BACKEND, which counts until keras is imported, unless the user has; never an error."""
+    """Set KERAS_BACKEND, which counts until keras is imported, unless the user has; never an error.
+
+    TensorFlow is kept quiet, unless it is imported already.
+    """
     evidence = collect_evidence()
+    quiet_imports(has_gpu=bool(evidence.matching(GPU_FILE)))
     _set_backend(detect(evidence).backend, evidence)
 
 

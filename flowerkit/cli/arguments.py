@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from flowerkit.photos import SUFFIXES
@@ -69,49 +69,50 @@ def explain_arguments(
         (spare if place is None else slots[place]).append(word)
     for action in slots:
         slots[action] += options.get(action, [])
-    wrong = [
-        (action, word)
-        for action, each in slots.items()
-        for word in each
-        if _takes(action)
-        and find_kind(word) not in (None, *_takes(action))
-        and not (find_kind(word) == "url" and "data" in _takes(action))  # `find_data` knows better
-    ]
-    if not wrong and not (spare and any(not each for each in slots.values())):
+    facts = [_describe(word, action) for action, each in slots.items() for word in each]
+    if spare and not all(slots.values()):
+        facts.append(f"{spare[0]} needs the name of its option")
+    if not any(facts):
         return None
     # All anew, what is known first: each into the first place that takes it.
-    placed = {action: [] for action in slots}
+    placed, lost = {action: [] for action in slots}, {}
     everything = [word for each in slots.values() for word in each] + spare
-    lost = []
     for word in sorted(everything, key=lambda word: find_kind(word) is None):
         found, place = _find_place(word, placed)
         if place is None:
-            lost.append(found)
+            lost[find_kind(found)] = shlex.quote(found)
         elif found not in placed[place]:
             placed[place].append(found)
-    if wrong:
-        action, word = wrong[0]
-        wanted = " or ".join(KINDS[kind] for kind in _takes(action))
-        name = action.option_strings[0] if action.option_strings else action.metavar
-        fact = f"{word} is {KINDS[find_kind(word)]}, but {name} must be {wanted}"
-    else:
-        fact = f"{spare[0]} needs the name of its option"
-    known = {find_kind(word): word for word in lost}
-    if address := known.get("url"):
-        return fact, f" Download it first: `curl -LO {shlex.quote(address)}`."
-    if (csv := known.get("csv")) and "--labels" in parser._option_string_actions:
-        return fact, f" `--data FOLDER --labels {shlex.quote(csv)}` takes labels from it."
-    if (run := known.get("run")) and "--resume" in parser._option_string_actions:
-        run = shlex.quote(run)
-        return (
-            fact,
-            f" `--resume --out {run}` continues the run, `--weights {run}` trains on from it.",
-        )
-    if source := known.get("photos") or known.get("data"):
-        return fact, f" `flowerkit train --data {shlex.quote(source)}` makes a run of it."
-    shown = _show(parser, placed, options)
-    is_whole = not lost and all(placed.values())
-    return fact, f" Did you mean `{shown}`?" if is_whole else f" Pass `{shown}`."
+    meant = _explain_lost(lost, parser._option_string_actions)
+    if not meant:
+        shown = _show(parser, placed, options)
+        is_whole = not lost and all(placed.values())
+        meant = f"Did you mean `{shown}`?" if is_whole else f"Pass `{shown}`."
+    return "; ".join(filter(None, facts)), f" {meant}"
+
+
+def _describe(word: str, action: argparse.Action) -> str | None:
+    """What is wrong with a word as the value of an argument."""
+    kind, takes = find_kind(word), _takes(action)
+    # Of an address for --data `find_data` knows better.
+    if not takes or kind in (None, *takes) or (kind == "url" and "data" in takes):
+        return None
+    name = action.option_strings[0] if action.option_strings else action.metavar
+    wanted = " or ".join(KINDS[each] for each in takes)
+    return f"{word} is {KINDS[kind]}, but {name} must be {wanted}"
+
+
+def _explain_lost(lost: Mapping[str | None, str], options: Collection[str]) -> str | None:
+    """How a command with these `options` uses what no argument takes, by its kind."""
+    if address := lost.get("url"):
+        return f"Download it first: `curl -LO {address}`."
+    if (csv := lost.get("csv")) and "--labels" in options:
+        return f"`--data FOLDER --labels {csv}` takes labels from it."
+    if (run := lost.get("run")) and "--resume" in options:
+        return f"`--resume --out {run}` continues the run, `--weights {run}` trains on from it."
+    if source := lost.get("photos") or lost.get("data"):
+        return f"`flowerkit train --data {source}` makes a run of it."
+    return None
 
 
 def _takes(action: argparse.Action) -> tuple[str, ...]:

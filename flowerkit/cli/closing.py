@@ -1,9 +1,12 @@
 """The last lines of a command: whether the result is good, and commands that go on from it."""
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+
+from flowerkit.files import find_free_folder
 
 
 def close_training(run, problems: Sequence[str] | None, command: Sequence[str]) -> list[str]:
@@ -18,6 +21,9 @@ def close_training(run, problems: Sequence[str] | None, command: Sequence[str]) 
     lines = [verdict.headline, *(str(x) for x in verdict.findings if x not in failed)]
     better = next((finding for finding in verdict.findings if finding.changes), None)
     better = [change_command(command, better.options)] if better and command else []
+    if better and any(word.partition("=")[0] == "--out" for word in command):
+        free = find_free_folder(run.path.parent, re.sub(r"-\d+$", "", run.path.name))
+        better = [f"{better[0]} --out {shlex.quote(str(free))}"]
     using = [] if failed or verdict.level == "chance" else _list_uses(run, csv, problems)
     lines.append("next:")
     lines += [f"  {each}" for each in (using + better if verdict.is_good else better + using)]

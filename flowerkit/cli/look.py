@@ -4,12 +4,11 @@ import argparse
 from pathlib import Path
 
 from flowerkit.cli.options import (
-    add_compile_cache,
     add_data,
+    add_device,
     add_number,
     add_path,
     add_photo_options,
-    add_require,
     open_data,
 )
 from flowerkit.cli.terminal import Echo, Progress, connect_device
@@ -37,8 +36,7 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
         help="at a bad record; with skip the csv lacks its row [raise]",
     )
     add_data(parser, required=True)
-    add_require(parser)
-    add_compile_cache(parser)
+    add_device(parser)
 
 
 def run_predict(args, echo: Echo, progress: Progress) -> int:
@@ -63,7 +61,7 @@ def run_predict(args, echo: Echo, progress: Progress) -> int:
         data[known.image_size] = _find_data(run, known, args)
     for data_of_size in data.values():
         check_test_split(data_of_size, on_corrupt=args.on_corrupt)
-    accelerator = connect_device(args.require, echo, compile_cache=args.compile_cache)
+    accelerator = connect_device(args, echo)
     from flowerkit.data import load_split
     from flowerkit.prediction import LIGHT_CROP_AREA, blend, find_weights, predict
 

@@ -166,8 +166,10 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_compile_cache(parser: argparse.ArgumentParser) -> None:
-    """--compile-cache."""
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--require, --precision and --compile-cache."""
+    add_require(parser)
+    add_precision(parser)
     help = (
         "what JAX compiles is kept there and found again; it can be carried [in the cache folder]"
     )
@@ -193,14 +195,8 @@ _GROUPS = {
     ),
     "plan: the network": ("head", "dropout", "binary"),
     "plan: the head first, then the network": (
-        *(
-            "freeze_epochs",
-            "freeze_lr",
-            "freeze_flip",
-            "unfreeze_from",
-            "freeze_norms",
-            "backbone_lr_factor",
-        ),
+        *("freeze_epochs", "freeze_lr", "freeze_flip", "unfreeze_from", "freeze_norms"),
+        "backbone_lr_factor",
     ),
     "plan: optimizer and learning rate": (
         *("optimizer", "schedule", "start_lr", "min_lr", "rampup_epochs", "sustain_epochs"),
@@ -284,7 +280,7 @@ def _name_options(message: str) -> str:
     """A message about fields of a plan in options: "max_minutes=0" as "--max-minutes 0"."""
     for each in fields(TrainingPlan):
         # What has its option in brackets is replaced by that, see `__main__`.
-        named = rf"(?<![\w-]){each.name}=(?!\S+ \(--)|^{each.name}\b(?!=)"
+        named = rf"(?<![\w-]){each.name}=(?!\S+ \(--)|(?:^|(?<=; )){each.name}\b(?!=)"
         if "_" in each.name:
             named += rf"|(?<![\w-]){each.name}\b(?!=)"
         option = "--" + each.name.replace("_", "-")

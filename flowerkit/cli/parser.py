@@ -212,28 +212,36 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options):
         super().__init__(**{"formatter_class": _Help, "allow_abbrev": False} | options)
+        self.wrong: list[tuple[str, str]] = []  # (what is wrong, the word that was meant)
 
     def error(self, message):
-        choice = re.search(r"invalid choice: (['\"])(.*?)\1", message)
-        word = choice[2] if choice else ""
-        if choice and self.prog == "flowerkit":
+        if self.prog == "flowerkit" and (word := _find_choice(message)):
             meant = find_command(word)
             hint = meant and f" Did you mean {meant!r} ({COMMANDS[meant].help})?"
             self._refuse(f"no command {word!r}", hint or did_you_mean(word, COMMANDS))
-        if message.startswith("the following arguments are required"):
-            name = self.prog.rpartition(" ")[2]
-            example = (
-                f" For example: `flowerkit {COMMANDS[name].example}`." if name in COMMANDS else ""
-            )
-            self._refuse(message, example)
-        number = re.search(r"must be a .*Received: '(\d+(?:\.\d+)?)[^\d.'][^']*'$", message)
-        if number:
-            self._refuse(message, f" Did you mean {number[1]}?")
-        choices = [str(each) for action in self._actions for each in action.choices or ()]
-        self._refuse(message, explain_choice(word, choices))
+        self._refuse(message, self._explain_error(message))
 
-    def _refuse(self, message: str, hint: str = ""):
-        self.exit(2, f"{self.prog}: {message}.{hint} `{self.prog} --help` lists all.\n")
+    def _explain_error(self, message: str) -> str:
+        if message.startswith("the following arguments are required"):
+            command = COMMANDS.get(self.prog.rpartition(" ")[2], COMMANDS["demo"])
+            return f" For example: `flowerkit {command.example}`."
+        if number := re.search(r"must be a .*Received: '(\d+(?:\.\d+)?)[^\d.'][^']*'$", message):
+            return f" Did you mean {number[1]}?"
+        choices = [str(each) for action in self._actions for each in action.choices or ()]
+        return explain_choice(_find_choice(message), choices)
+
+    def _get_values(self, action, arg_strings):
+        try:
+            return super()._get_values(action, arg_strings)
+        except argparse.ArgumentError as error:  # argparse would end at the first
+            if self.prog == "flowerkit":
+                raise
+            self.wrong.append((str(error), self._explain_error(str(error))))
+
+    def _refuse(self, *wrong: str):
+        first, *more = (f"{fact}.{hint}" for fact, hint in (*self.wrong, *filter(None, [wrong])))
+        sentences = [first, *(each[0].upper() + each[1:] for each in more)]
+        self.exit(2, f"{self.prog}: {' '.join(sentences)} `{self.prog} --help` lists all.\n")
 
     def parse_known_args(self, args=None, namespace=None):
         # Before argparse misses what an unknown option was meant to give.
@@ -243,17 +251,23 @@ class _Parser(argparse.ArgumentParser):
             if not word or re.fullmatch(r"--[\w-]+=", word):
                 self._refuse(f"an argument is empty ({word or repr(word)})", " Give it a value.")
             name = word.partition("=")[0]
-            if re.fullmatch(r"--?[^\W\d][\w.-]*", name) and not self._knows(name):
+            is_option = re.fullmatch(r"(?!-h)--?[^\W\d][\w.-]*", name)
+            if is_option and name not in self._option_string_actions:
                 later = next((each for each in args if each in COMMANDS), None)
                 if later and self.prog == "flowerkit":
                     self._refuse(f"{name} stands before {later}", " Options follow the command.")
-                self._refuse(f"no option {name}", self._explain_option(name))
+                if (no_option := f"no option {name}") not in dict(self.wrong):
+                    self.wrong.append((no_option, self._explain_option(name)))
             if name == "--data" and [each.partition("=")[0] for each in args].count(name) > 1:
                 self._refuse("--data is given twice", " Put all into one folder.")
+        if self.wrong:
+            self._refuse()
         is_help = not {"-h", "--help"}.isdisjoint(args or ())
         if self.prog != "flowerkit" and not is_help and (wrong := explain_arguments(self, args)):
             self._refuse(*wrong)
         known, unknown = super().parse_known_args(args, namespace)
+        if self.wrong:
+            self._refuse()
         if unknown:
             words, options = " ".join(word or "''" for word in unknown), self._option_string_actions
             hint = ""
@@ -270,9 +284,6 @@ class _Parser(argparse.ArgumentParser):
                 hint = f" Did you mean --data {words}?"
             self._refuse(f"unrecognized arguments: {words}", hint)
         return known, unknown
-
-    def _knows(self, name: str) -> bool:
-        return name in self._option_string_actions or (name[1] != "-" and name[:2] == "-h")
 
     def _explain_option(self, name: str) -> str:
         """The option that is meant, how flowerkit does it, or which command has such an option."""
@@ -296,6 +307,12 @@ class _Parser(argparse.ArgumentParser):
         for option, others in having.items():
             return f" {option} is an option of {join_some(others)}."
         return ""
+
+
+def _find_choice(message: str) -> str:
+    """The word of argparse's message about an invalid choice; empty for other messages."""
+    match = re.search(r"invalid choice: (['\"])(.*?)\1", message)
+    return match[2] if match else ""
 
 
 def _names_of(parser: argparse.ArgumentParser, *, positional: bool = True) -> dict[str, str]:

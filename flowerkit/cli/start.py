@@ -2,22 +2,14 @@
 
 import argparse
 
-from flowerkit.cli.options import (
-    add_compile_cache,
-    add_number,
-    add_path,
-    add_precision,
-    add_require,
-)
+from flowerkit.cli.options import add_device, add_number, add_path
 from flowerkit.cli.terminal import Echo, Progress, connect_device
 from flowerkit.files import check_writable, find_free_folder
 
 
 def add_demo_options(parser: argparse.ArgumentParser) -> None:
     add_path(parser, "--out", "FOLDER", "for data/ and run/ [the next free runs/demo-N]")
-    add_require(parser)
-    add_precision(parser)
-    add_compile_cache(parser)
+    add_device(parser)
 
 
 def run_demo(args, echo: Echo, progress: Progress) -> int:
@@ -27,7 +19,7 @@ def run_demo(args, echo: Echo, progress: Progress) -> int:
 
     out = args.out or find_free_folder("runs", "demo")
     check_writable(out)
-    accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
+    accelerator = connect_device(args, echo)
     echo("drawing 2,162 flowers of 12 species")
     data = draw_competition(
         out / "data",

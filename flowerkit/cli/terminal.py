@@ -1,5 +1,6 @@
 """Log lines, the device's line, and the last words of a host that is ended."""
 
+import argparse
 import contextlib
 import logging
 import os
@@ -24,10 +25,8 @@ def start_log() -> None:
     logging.getLogger("flowerkit").setLevel(logging.INFO)
 
 
-def connect_device(
-    require: str | None, echo: Echo, precision: str = "auto", compile_cache: Path | None = None
-) -> Accelerator:
-    """Start the device, print its line, and use `compile_cache` for what JAX compiles.
+def connect_device(args: argparse.Namespace, echo: Echo) -> Accelerator:
+    """Start the device as the options of `add_device` say, and print its line.
 
     Raises RuntimeError where SLURM or another launcher has started several processes.
     """
@@ -36,8 +35,8 @@ def connect_device(
             f"{setup.found} says that there are {setup.count} processes, and of the commands only "
             f"train runs in several. Start one (with SLURM: srun --ntasks=1)."
         )
-    accelerator = connect(require, precision=precision)
-    _introduce(accelerator, echo, compile_cache)
+    accelerator = connect(args.require, precision=args.precision)
+    _introduce(accelerator, echo, args.compile_cache)
     return accelerator
 
 

@@ -12,14 +12,12 @@ from pathlib import Path
 from flowerkit.accelerator import hosts
 from flowerkit.cli.closing import change_command, close_training, drop_options, join_command
 from flowerkit.cli.options import (
-    add_compile_cache,
     add_data,
+    add_device,
     add_hosts,
     add_number,
     add_path,
     add_plan,
-    add_precision,
-    add_require,
     apply_changes,
     check_inputs,
     find_changes,
@@ -28,7 +26,6 @@ from flowerkit.cli.options import (
 )
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.cli.terminal import Echo, Progress, connect_device, connect_hosts
-from flowerkit.console import quiet_frameworks
 from flowerkit.files import check_room, check_writable, find_free_folder, write_json
 from flowerkit.photos import relabel
 from flowerkit.text import pluralize
@@ -40,9 +37,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     add_path(parser, "--out", "RUN", "the run folder [the next free runs/PLAN-N]")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    add_require(parser)
-    add_precision(parser)
-    add_compile_cache(parser)
+    add_device(parser)
     add_plan(parser)
     add_hosts(parser)
 
@@ -165,8 +160,7 @@ def train_and_submit(
         problems = _submit_test(run, data, echo)  # the csv first: it is what the run is for
         if not len(run.predictions):  # nor val images to show
             return int(bool(problems) or run.summary.failed)
-        for picture in write_pictures(out, val_images=run.val_images):
-            echo(f"wrote {picture}")
+        write_pictures(out, val_images=run.val_images)
         report = write_report(
             out, val_images=run.val_images, submission_problems=problems, model=run.model
         )
@@ -230,9 +224,7 @@ def add_contest_options(parser: argparse.ArgumentParser) -> None:
         help="the networks, the most important first, @PX for another --input-size; as many as the time "
         "allows take part [--backbone, with two others of Keras Applications]",
     )
-    add_require(parser)
-    add_precision(parser)
-    add_compile_cache(parser)
+    add_device(parser)
     add_plan(parser)
 
 
@@ -240,7 +232,7 @@ def run_contest(args, echo: Echo, progress: Progress) -> int:
     plan = read_plan(args.plan, find_changes(args))
     if plan.max_minutes is None:
         raise WrongUsage("a contest needs its time: --max-minutes 480 is 8 hours.")
-    accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
+    accelerator = connect_device(args, echo)
     from flowerkit.cli.look import report_problems
     from flowerkit.experiments import run_contest
 
@@ -284,9 +276,7 @@ def add_lr_find_options(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--min-rate", 1e-6, "the first rate", float)
     add_number(parser, "--max-rate", 1.0, "the last rate", float)
     add_number(parser, "--steps", 100, "the number of rates, a batch for each")
-    add_require(parser)
-    add_precision(parser)
-    add_compile_cache(parser)
+    add_device(parser)
     add_plan(
         parser, without=("start_lr", "max_lr", "min_lr")
     )  # --min-rate and --max-rate are meant
@@ -295,7 +285,7 @@ def add_lr_find_options(parser: argparse.ArgumentParser) -> None:
 def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     plan = read_plan(args.plan, find_changes(args))
     check_inputs(args, plan)
-    accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
+    accelerator = connect_device(args, echo)
     from flowerkit.plots import off_screen, plot_lr_finder, save_figure
     from flowerkit.training import lr_find
 
@@ -350,14 +340,12 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--seeds", 3, "runs of each plan, with seeds 0, 1, ...")
     add_number(parser, "--epochs", None, "of each run [the study's]")
     add_data(parser)
-    add_require(parser)
-    add_precision(parser)
-    add_compile_cache(parser)
+    add_device(parser)
 
 
 def run_study(args, echo: Echo, progress: Progress) -> int:
     check_inputs(args)
-    accelerator = connect_device(args.require, echo, args.precision, args.compile_cache)
+    accelerator = connect_device(args, echo)
     from flowerkit.experiments import STUDIES, run_study
 
     data = open_data(args)
@@ -395,8 +383,7 @@ def run_compare(args, echo: Echo, progress: Progress) -> int:
         RunFolder(run).result()
     if args.out:
         check_writable(args.out)
-    with quiet_frameworks():
-        from flowerkit.experiments import compare_runs
+    from flowerkit.experiments import compare_runs
 
     return _show_comparison(compare_runs(args.runs), args.out, echo)
 

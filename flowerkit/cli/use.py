@@ -170,8 +170,7 @@ def run_clean(args, echo: Echo, progress: Progress) -> int:
     file = args.out or run.path / DECISIONS
     if args.csv_only and file.exists():
         raise FileExistsError(f"{file} is there already. Name another csv (--out).")
-    with quiet_frameworks():
-        from flowerkit.deploy import LabelReview, ReviewPage
+    from flowerkit.deploy import LabelReview, ReviewPage
 
     review = LabelReview(run, file, folder=args.data, progress=progress)
     labels = pluralize(len(review.doubts), "label")

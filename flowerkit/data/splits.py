@@ -1,7 +1,6 @@
 """Shards to a split: ids, labels and digests checked before anything is decoded, images while in use."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from flowerkit.data.images import DecodedImages, ShardReader, map_ahead, reserve
 from flowerkit.data.records import CorruptRecord
 from flowerkit.data.tfrecords import SPLITS, FlowerData, check_is_data, find_gaps, scan_shard
 from flowerkit.synonyms import find_name
-from flowerkit.text import did_you_mean, format_bytes, format_seconds, pluralize
+from flowerkit.text import did_you_mean, format_bytes
 
 CACHES = ("auto", "ram", "none")
 # Of the memory that is free: the rest is for the model, its gradients and the batches in flight.
@@ -75,7 +74,6 @@ def load_split(
     files = data.files[name]
     if not files or not data.counts[name]:
         raise ValueError(f"the {name} split of {data.folder} is empty. Attach or draw its shards.")
-    start = time.perf_counter()
     for gap in find_gaps(files):
         _log.warning(gap)
     scan = _scan(data, name, on_corrupt)
@@ -86,10 +84,6 @@ def load_split(
         except ValueError:
             scan = _scan(data, name, on_corrupt, decode=True)
             images = _open_images(scan.reader, name, cache, order)
-    _log.info(
-        f"{name}: {pluralize(len(images), 'image')} checked in "
-        f"{format_seconds(time.perf_counter() - start)}"
-    )
     return Split(images, scan.labels, scan.ids, scan.digests)
 
 
@@ -99,19 +93,15 @@ def _open_images(reader: ShardReader, name: str, cache: str, order) -> DecodedIm
         raise ValueError(f"order must hold each of the {len(reader):,} rows once.")
     num_bytes = 3 * reader.image_size**2 * len(reader)
     free = max(0, free_memory_bytes() - reserved_bytes())
-    size = f"{name}: {format_bytes(num_bytes)} of decoded images"
     if cache == "ram" or (cache == "auto" and num_bytes <= RAM_FRACTION * free):
         try:
-            images = DecodedImages(reader, rows)
-            _log.info(f"{size} stay in RAM ({format_bytes(free)} free)")
-            return images
+            return DecodedImages(reader, rows)
         except MemoryError:
             free = 0
-    if cache == "none":
-        _log.info(f"{name}: {pluralize(len(reader), 'image')}, decoded each time they are needed")
-    else:
+    if cache != "none":
         _log.warning(
-            f"{size} do not fit in RAM ({format_bytes(free)} free): they are decoded again each epoch"
+            f"{name}: {format_bytes(num_bytes)} of decoded images do not fit in RAM "
+            f"({format_bytes(free)} free): they are decoded again each epoch"
         )
     return DecodedImages(reader)
 

@@ -279,23 +279,21 @@ def _choose_size(folder: Path, image_size: int | None) -> int:
 
 
 def _describe_absence(folder: Path) -> str:
+    held = sorted(folder.iterdir()) if folder.is_dir() else []
+    shown = join_some([path.name for path in held]) or "nothing"
+    found = f"no tfrecords-jpeg-SxS/ under {folder} (it holds {shown})"
     if not folder.is_dir():
         found = f"{folder} is a file" if folder.exists() else f"no folder {folder}"
-        remedy = explain_unpacking(folder) or (
-            "Pass the folder that holds tfrecords-jpeg-SxS/, or a folder of photos with a sub folder "
-            "for each class."
-        )
-        return f"{found}.{near_path(folder)} {remedy}"
-    if _FOLDER_NAME.fullmatch(folder.name):
-        return f"{folder} is the folder of an image size. Pass its parent, {folder.parent}."
-    for near in (folder.parent.parent, *sorted(folder.iterdir())):
-        if find_sizes(near):
-            return f"no tfrecords-jpeg-SxS/ under {folder}. Did you mean {near}?"
-    held = join_some(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+        if remedy := explain_unpacking(folder):
+            return f"{found}. {remedy}"
+    if near := near_path(folder):
+        return f"{found}.{near}"
+    if near := next(filter(find_sizes, (*folder.parents, *held)), None):
+        return f"{found}. Did you mean {near}?"
     return (
-        f"no tfrecords-jpeg-SxS/ under {folder} (it holds {held}). Pass the folder "
-        "that holds the shards, or a folder of photos with a sub folder for each class; `flowerkit draw "
-        "FOLDER` draws flowers."
+        f"{found}. Pass the folder that holds tfrecords-jpeg-SxS/, or a folder of photos with a sub "
+        f"folder for each class. `flowerkit draw FOLDER` draws flowers, `kaggle competitions download "
+        f"tpu-getting-started` fetches the competition's."
     )
 
 

@@ -33,6 +33,12 @@ DENSE_INPUT_PX = 64
 # Keras 3.15), and of four halvings.
 SMALLEST_PX = {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71, TINY: 16}
 
+# Of PyTorch, safetensors, TensorFlow 1, ONNX, Flax and TensorFlow Lite.
+_FOREIGN_SUFFIXES = (
+    *(".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl", ".tar", ".npz"),
+    *(".onnx", ".pb", ".msgpack", ".tflite"),
+)
+
 # Parameters without the classifier (Keras 3.15.1), the side of the images that each was designed for,
 # the licence of its ImageNet weights (empty: it has none), from keras.io/api/applications, its older
 # page (keras-team/keras, docs/templates/applications.md), else the repository of the weights
@@ -156,6 +162,13 @@ def check_network(network, weights, input_size: int | None = None) -> None:
     not, and for images, (input_size, input_size), that it does not take. Of a network in a file only
     its input is looked at; one of KerasHub and a model are looked at when they are built.
     """
+    for given in (network, weights):
+        if isinstance(given, str | os.PathLike) and Path(given).suffix.lower() in _FOREIGN_SUFFIXES:
+            raise ValueError(
+                f"{given} is no file of Keras, and others are not read. Pass a .keras file, or weights "
+                f"in .weights.h5 or .h5; or name a network that comes with weights: one of `flowerkit "
+                f"models`, or of KerasHub, such as hub:dinov2_base."
+            )
     if weights not in (None, "imagenet") and not Path(weights).exists():
         raise FileNotFoundError(
             f"no weights {weights}.{near_path(weights)} Pass a weights file, a run folder, "

@@ -110,9 +110,13 @@ def list_photos(
 
 
 def _check_folder(folder: Path, option: str = "") -> None:
-    remedy = explain_unpacking(folder) or "Pass the folder that holds the class folders."
+    remedy = explain_unpacking(folder) or (
+        "Pass the folder that holds the class folders; `flowerkit draw FOLDER --photos 40` draws one."
+    )
     if not folder.exists():
-        raise FileNotFoundError(f"no folder {folder}{option}.{near_path(folder)} {remedy}")
+        raise FileNotFoundError(
+            f"no folder {folder}{option}. {near_path(folder).strip() or remedy}"
+        )
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file{option}. {remedy}")
     if sizes := find_sizes(folder):
@@ -363,7 +367,7 @@ def _find_classes(
                 f"{fact}. Did you mean {top}, which holds {pluralize(len(inner), 'folder')}?"
             )
         csv = next(iter(sorted(folder.glob("*.[ct]sv"))), None)
-        labels = f", or pass the labels (labels=FILE.csv, --labels {csv or 'FILE.csv'})"
+        labels = f", or pass the labels (labels_csv=FILE.csv, --labels {csv or 'FILE.csv'})"
         raise ValueError(f"{fact}. A classifier needs two classes: make a folder for each{labels}.")
     counts = Counter(photo.class_name for photo in photos)
     if single := [name for name in names if counts[name] == 1]:

@@ -25,7 +25,7 @@ from flowerkit.files import cache_folder, check_room, writing_to
 from flowerkit.models import stream_outputs, walk_layers
 from flowerkit.pipeline import eval_batches
 from flowerkit.prediction.predictions import Predictions
-from flowerkit.text import format_bytes, format_seconds
+from flowerkit.text import format_bytes, format_seconds, pluralize
 
 _log = logging.getLogger("flowerkit")
 
@@ -92,8 +92,7 @@ def compute_features(
         )
         seconds = time.perf_counter() - start
         _log.info(
-            f"features of {name}: {len(array):,} of {_name_shape(shape[1:])} in "
-            f"{format_seconds(seconds)}"
+            f"features of {name}: {pluralize(len(array), 'image')} in {format_seconds(seconds)}"
         )
     return Features(array, split.labels, split.ids, seconds)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowerkit.data import FlowerData, find_ids, find_shards, find_sizes
-from flowerkit.files import cache_folder, make_folder, parse_json, writing_to
+from flowerkit.files import cache_folder, make_folder, near_path, parse_json, writing_to
 from flowerkit.photos import (
     Folders,
     LabelsCsv,
@@ -24,6 +24,7 @@ from flowerkit.photos import (
 )
 from flowerkit.sources import competition
 from flowerkit.submission import read_ids, read_labels
+from flowerkit.synonyms import explain_arguments
 from flowerkit.text import join_some, pluralize
 
 if TYPE_CHECKING:  # it loads NumPy
@@ -39,6 +40,7 @@ PHOTO_SIZE_PX = 224  # what the backbones' ImageNet weights were trained at
 _log = logging.getLogger("flowerkit")
 
 
+@explain_arguments()
 def find_data(
     source: str | os.PathLike = "auto",
     *,
@@ -101,6 +103,12 @@ def _find_shards(source: str | os.PathLike, image_size: int | None) -> FlowerDat
         raise FileNotFoundError(
             f"the converted photos in {folder} were cleared from the cache. Pass the folder of the "
             "photos (--data PHOTOS), which is then converted again."
+        )
+    # As other tools want it: photos/train, where the folder of photos has no splits.
+    above = next((each for each in folder.parents if each.exists()), Path())
+    if not (folder.exists() or folder.is_absolute() or above == Path()) and is_of_photos(above):
+        raise FileNotFoundError(
+            f"no folder {folder}.{near_path(folder) or f' Did you mean {above}?'}"
         )
     names = _read_class_names(folder)
     return find_shards(folder, image_size=image_size, class_names=names, origin="folder")

@@ -433,7 +433,7 @@ def check_memory(
     accelerator: Accelerator,
     folder: Path,
 ) -> None:
-    """Log what the network's step needs beside what is free; a warning names the parts that would fit.
+    """Warn where the network's step needs more than is free, with the parts that would fit.
 
     Raises OSError where the disk of `folder` has no room for the files of the run.
     """
@@ -451,6 +451,8 @@ def check_memory(
     def needed(parts: int) -> int:
         return fixed + plan.batch // parts * each
 
+    if needed(plan.accumulate) <= free:
+        return
     line = (
         f"a step needs about {format_bytes(needed(plan.accumulate))} on each replica "
         f"({format_bytes(fixed)} of weights, {pluralize(plan.batch // plan.accumulate, 'image')} of "
@@ -458,9 +460,6 @@ def check_memory(
         + f" beside {format_bytes(decoded)} of decoded images"
         * bool(decoded)
     )
-    if needed(plan.accumulate) <= free:
-        _log.info(line)
-        return
     parts = next((n for n in _list_parts(plan, 1 + plan.accumulate) if needed(n) <= free), None)
     remedy = _name_parts(plan, parts) if parts else _SMALLER_INPUT
     _log.warning(f"{line}: it may end out of memory; pass {remedy}")

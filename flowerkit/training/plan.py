@@ -587,10 +587,19 @@ def load_plan(name_or_file: str | os.PathLike) -> TrainingPlan:
 def change_plan(plan: TrainingPlan, changes: dict, *, where: str = "the plan") -> TrainingPlan:
     """`plan` with other values for the named fields. Raises ValueError, naming `where` they stood."""
     known = [field.name for field in fields(TrainingPlan)]
-    for name in changes:
-        if name not in known:
-            raise ValueError(f"{where} has an unknown field {name!r}.{explain_name(name, known)}")
+    unknown = [f"{name!r}.{explain_name(name, known)}" for name in changes if name not in known]
+    if unknown:
+        raise ValueError(" ".join(f"{where} has an unknown field {each}" for each in unknown))
     try:
         return replace(plan, **changes)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        faults = [_find_fault(plan, {name: value}) for name, value in changes.items()]
+        faults = filter(None, faults) if str(error) in faults else [str(error)]
+        raise ValueError(f"{where}: {'; '.join(faults)}") from error
+
+
+def _find_fault(plan: TrainingPlan, changes: dict) -> str | None:
+    try:
+        replace(plan, **changes)
+    except ValueError as error:
+        return str(error)

@@ -642,9 +642,8 @@ def fit(
         return limit.refitted
     if stop.reason is None and len(run.history) < phase.first_epoch + phase.epochs:
         stop.reason = "one of your callbacks stopped it"
-    if stop.reason is not None and not stop.ends_run:
-        whose = "the head's epochs" if phase.is_frozen else "the epochs"
-        _log.info(f"{whose} ended: {stop.reason}")
+    if phase.is_frozen and stop.reason is not None and not stop.ends_run:
+        _log.info(f"the head's epochs ended: {stop.reason}")
     return None
 
 

@@ -34,6 +34,10 @@ def place(tmp_path, monkeypatch):
         ("clean run/checkpoints/best.h5", "Did you mean `flowerkit clean run`?"),
         ("compare run run/model.keras", "Did you mean `flowerkit compare run`?"),
         ("report DATA", "`flowerkit train --data 'my data'` makes a run of it."),
+        (
+            "predict photos --data run --out o.csv",
+            "a run folder; run is a run folder, but --data must be",
+        ),
         ("serve photos", "`flowerkit train --data photos` makes a run of it."),
         ("compare run photos", "`flowerkit train --data photos` makes a run of it."),
         ("serve rose.jpg", "Pass `flowerkit serve MODEL`."),
@@ -65,6 +69,7 @@ def test_what_cannot_be_told_is_left_to_the_command(flowerkit, place):
     ("words", "near"),
     [
         ("train --data photo", "Did you mean photos?"),
+        ("train --data photos/train", "no folder photos/train. Did you mean photos?"),
         ("train --data photos --labels S.csv", "Did you mean s.csv?"),
         ("train --data DATA --weights ruun", "Did you mean run?"),
         ("report runn", "Did you mean run?"),

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from flowerkit.__main__ import _describe, main
-from flowerkit.cli import doctor, train, use
+from flowerkit.cli import doctor, use
 
 
 def in_a_new_process(*words):
@@ -177,6 +177,8 @@ def test_a_device_that_is_required_and_missing_is_refused_before_photos_are_conv
         ("train --data DATA --backbone no.keras", 1, "no backbone file no.keras"),
         ("train --data DATA --backbone a.zip.keras", 2, "it is no zip file"),
         ("train --data DATA --weights no.h5", 1, "no weights no.h5"),
+        ("train --data DATA --backbone a.pt", 2, "a.pt is no file of Keras"),
+        ("lr-find --data DATA --weights a.pth", 2, "such as hub:dinov2_base"),
         ("train --data DATA --input-size 16", 2, "Pass --input-size 32 or more"),
         ("train --data DATA --plan smoke --input-size 8", 2, "Pass --input-size 16 or more"),
         ("train --data DATA --out a.zip/run", 1, "a.zip/run cannot be written to"),
@@ -211,8 +213,7 @@ def test_paths_names_and_sizes_are_refused_before_a_framework_or_a_server_is_ask
     for place in ("terminal.connect", "kaggle.kaggle.sign_in"):
         module, _, name = f"flowerkit.cli.{place}".rpartition(".")
         monkeypatch.setattr(pkgutil.resolve_name(module), name, fail)
-    for module in (train, use):
-        monkeypatch.setattr(module, "quiet_frameworks", fail)
+    monkeypatch.setattr(use, "quiet_frameworks", fail)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "flat").mkdir()

@@ -11,7 +11,7 @@ from flowerkit.cli.parser import COMMANDS, load_function, parse
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--debug", "flowerkit: the following arguments are required: COMMAND. `flowerkit --help`"),
+        ("--debug", "arguments are required: COMMAND. For example: `flowerkit demo`."),
         ("tran", "flowerkit: no command 'tran'"),
         ("tran", "Did you mean 'train'? `flowerkit --help` lists all."),
         (
@@ -21,6 +21,17 @@ from flowerkit.cli.parser import COMMANDS, load_function, parse
         ),
         ("train --epocs=3", "no option --epocs. Did you mean --epochs?"),
         ("train --no-flp", "Did you mean --no-flip?"),
+        (
+            "train --lr 1 --bach-size=8 --lr 2 --xyzzy",
+            "train: no option --lr. `flowerkit train` takes it as --max-lr. No option --bach-size. Did "
+            "you mean --per-replica-batch? No option --xyzzy. `flowerkit train --help` lists all.",
+        ),
+        (
+            "train --epochs 3x --require cuda",
+            "argument --epochs: must be a number or auto. Received: '3x'. Did you mean 3? Argument "
+            "--require: invalid choice: 'cuda'",
+        ),
+        ("train --max-minutes 0 --seed -1", "Received: 0; --seed must be in 0 <= seed < 2**32."),
         ("train --epoch 3", "`flowerkit train` takes it as --epochs."),
         ("train --require tpuu", "Did you mean 'tpu'?"),
         ("train --require cuda", "Did you mean 'gpu'?"),

@@ -1,3 +1,4 @@
+import argparse
 import subprocess
 import sys
 
@@ -17,9 +18,10 @@ def test_log_lines_hold_nothing_that_a_terminal_obeys():
 
 def test_a_device_has_its_line_and_another_than_required_is_refused(accelerator):
     lines = []
-    assert connect_device(None, lines.append) is accelerator
+    args = argparse.Namespace(require=None, precision="auto", compile_cache=None)
+    assert connect_device(args, lines.append) is accelerator
     assert lines == [str(accelerator)]
     other = "gpu" if accelerator.kind != "gpu" else "tpu"
     with pytest.raises((RuntimeError, ValueError), match=f"require='{other}'"):
-        connect_device(other, lines.append)
+        connect_device(argparse.Namespace(**vars(args) | {"require": other}), lines.append)
     assert lines == [str(accelerator)]

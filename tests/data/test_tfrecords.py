@@ -313,11 +313,15 @@ def test_a_folder_without_shards_says_what_it_holds(tmp_path):
 
 
 def test_a_missing_folder_and_the_folder_of_a_size_say_what_to_pass(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder .*elsewhere. Pass the folder"):
+    draws, fetches = "`flowerkit draw FOLDER`", "`kaggle competitions download tpu-getting-started`"
+    with pytest.raises(
+        FileNotFoundError, match=f"no folder .*elsewhere. Pass .* {draws} .* {fetches}"
+    ):
         find(tmp_path / "elsewhere")
     touch(tmp_path, 64, "00-64x64-5.tfrec")
-    with pytest.raises(FileNotFoundError, match=f"Pass its parent, {tmp_path}"):
-        find(tmp_path / "tfrecords-jpeg-64x64")
+    for wrong in ("train", "train/daisy", "tfrecords-jpeg-64x64", "tfrecords-jpeg-64x64/val"):
+        with pytest.raises(FileNotFoundError, match=rf"Did you mean {tmp_path}\?"):
+            find(tmp_path / wrong)
 
 
 @pytest.mark.parametrize("name", ["part-0.tfrecord", "00-64x64.tfrec", "00-64x32-5.tfrec"])

@@ -15,6 +15,7 @@ from flowerkit.data.tfrecords import scan_shard
 from flowerkit.files import locked
 from flowerkit.photos import convert_photos, find_converted, load_conversion, load_photos
 from flowerkit.photos.conversion import UNFINISHED
+from flowerkit.sources import find_data
 from flowerkit.submission import check_submission, read_ids
 
 PER_CLASS = 20
@@ -322,6 +323,16 @@ def test_loading_converts_once_and_again_when_a_photo_or_an_argument_changed(
     changed = load_photos(own, **ONE_PROCESS)
     assert changed.folder != first.folder
     assert sum(changed.counts.values()) == 13
+
+
+def test_an_argument_without_a_name_gets_the_name_it_may_have():
+    for call, first in ((load_photos, "folder"), (find_data, "source")):
+        with pytest.raises(
+            TypeError, match=f"takes {first} without .* by name: labels_csv='a.csv'"
+        ):
+            call("photos", "a.csv")
+    with pytest.raises(TypeError, match=r"photos, out without a name, all else by name: NAME=64\."):
+        convert_photos("photos", "data", 64)
 
 
 def test_what_is_unreadable_is_logged(cache, flowers, caplog):

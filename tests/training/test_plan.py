@@ -379,3 +379,16 @@ def test_a_field_by_the_name_of_another_tool_leads_to_the_right_one(values, hint
     if "argument" not in hint:
         with pytest.raises(ValueError, match=re.escape(hint)):
             change_plan(TrainingPlan(), values, where="plan.json")
+
+
+def test_all_that_is_wrong_is_named():
+    with pytest.raises(
+        TypeError, match=r"no argument 'lr'.* TrainingPlan\(\) has no argument 'epocs'"
+    ):
+        TrainingPlan(lr=1, epocs=3)
+    for values in ({"lr": 1, "epocs": 3}, {"seed": -1, "epochs": 3, "max_minutes": 0}):
+        first, *_, last = values
+        with pytest.raises(ValueError, match=f"{first}.*{last}"):
+            change_plan(TrainingPlan(), values)
+    with pytest.raises(ValueError, match=r"^the plan: accumulate must divide [^;]*$"):
+        change_plan(TrainingPlan(), {"per_replica_batch": 8, "accumulate": 3})
