@@ -1,7 +1,7 @@
-"""The csv that Kaggle takes, and the one that people read: written whole, checked line by line. Pure.
+"""The csv that Kaggle takes (submission.csv: ids and class ids), and the one that people read.
 
-submission.csv has ids and class ids, as a competition asks; predictions.csv, of a folder of photos, has
-names and probabilities.
+That is predictions.csv, of a folder of photos: names and probabilities. Written whole, checked line by
+line.
 """
 
 import contextlib
@@ -152,9 +152,7 @@ def read_predictions(path: str | os.PathLike, class_names: Sequence[str]) -> dic
     return {fields[0]: id_of[fields[1]] for fields in map(_split, _read_lines(path)[1:])}
 
 
-def _check(
-    path: str | os.PathLike, ids: Iterable[str], header: list[str], find_fault: Callable
-) -> list[str]:
+def _check(path, ids: Iterable[str], header: list[str], find_fault: Callable) -> list[str]:
     header_line = ",".join(header)
     wanted = dict.fromkeys(ids)  # a set that keeps the order, so that reports do too
     try:

@@ -7,7 +7,8 @@ Nothing here imports a framework before `connect`, and nothing knows of data, mo
     device      TPU detection and strategy: `connect` starts the device, once a process
     programs    what JAX compiles, ahead and in threads
     topology    what JAX compiles for a TPU that is not here, and what it would need there
-    hosts       several hosts that train one model: who this is, what host 0 tells the others
+    meeting     several hosts: which this is, by options or launcher, and how all meet
+    hosts       several hosts that train one model: what host 0 tells the others
 """
 
 from flowerkit.lazy import lazy
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy(
         "programs": "Program batch_spec is_compiling keep_compilations "
         "wait_for_programs without_garbage_collection",
         "topology": "find_topology",
+        "meeting": "find_hosts",
         "machine": "collect_evidence free_memory_bytes num_cores versions",
     },
 )

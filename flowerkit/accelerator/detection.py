@@ -60,9 +60,13 @@ def detect(evidence: Evidence) -> Detection:
     problem = _find_backend_problem(evidence, kind, backend, why)
     if problem is None and kind == "tpu" and backend not in capable:
         problem = _describe_unreachable_tpu(evidence, backend, why, capable)
-    hostnames = evidence.environ.get("TPU_WORKER_HOSTNAMES")
-    drop = hostnames is not None and not _is_address_list(hostnames)
-    return Detection(kind, backend, _detect_host(evidence), f"{seen}; {why}", problem, drop)
+    # Kaggle and Colab may hold "WARNING: could not determine TPU worker hostnames ..." there.
+    hostnames = evidence.environ.get("TPU_WORKER_HOSTNAMES", "localhost").split(",")
+    drop = not all(re.fullmatch(r"[\w.:\[\]-]+", part.strip()) for part in hostnames)
+    host = "colab" if "google.colab" in evidence.modules else "local"
+    if "KAGGLE_KERNEL_RUN_TYPE" in evidence.environ:  # google.colab may import there, too
+        host = "kaggle"
+    return Detection(kind, backend, host, f"{seen}; {why}", problem, drop)
 
 
 def _detect_device(evidence: Evidence) -> tuple[Kind, str]:
@@ -109,17 +113,6 @@ def _describe_tpu(evidence: Evidence) -> str | None:
 def _find_tpu_variable(evidence: Evidence) -> str | None:
     values = {name: evidence.environ.get(name, "").strip().lower() for name in TPU_VARIABLES}
     return next((name for name, value in values.items() if value not in ("", "0", "false")), None)
-
-
-def _is_address_list(hostnames: str) -> bool:
-    # Kaggle and Colab may hold "WARNING: could not determine TPU worker hostnames ..." there.
-    return all(re.fullmatch(r"[\w.:\[\]-]+", part.strip()) for part in hostnames.split(","))
-
-
-def _detect_host(evidence: Evidence) -> Host:
-    if "KAGGLE_KERNEL_RUN_TYPE" in evidence.environ:  # first: google.colab may import on Kaggle
-        return "kaggle"
-    return "colab" if "google.colab" in evidence.modules else "local"
 
 
 def _list_capable_backends(evidence: Evidence, kind: Kind) -> list[str]:

@@ -1,7 +1,4 @@
-"""TPU detection and strategy: the device that training runs on, started once a process.
-
-"No TPU here" gives a CPU or a GPU with the reason; "a TPU is here but did not start" is an error.
-"""
+"""TPU detection and strategy: the device that training runs on, started once a process."""
 
 import contextlib
 import logging
@@ -21,12 +18,13 @@ from flowerkit.accelerator.machine import (
     collect_evidence,
     versions,
 )
+from flowerkit.accelerator.meeting import HostSetup, NotJoined, find_hosts
 from flowerkit.accelerator.programs import keep_compilations
 from flowerkit.console import quiet_frameworks, quiet_imports
 from flowerkit.synonyms import explain_choice
-from flowerkit.text import did_you_mean, join_some, pluralize
+from flowerkit.text import join_some, pluralize
 
-VIRTUAL_CPUS = "FLOWERKIT_VIRTUAL_CPUS"
+VIRTUAL_CPUS = "FLOWERKIT_VIRTUAL_CPUS"  # so many replicas on the CPU, to test sharding
 # What layers compute in, and Keras's name for it; weights, statistics and softmax are float32 in each.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 ATTACH_TPU = {
@@ -58,9 +56,7 @@ def _set_backend(backend: str, evidence: Evidence) -> None:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """The device that was started: its kind, Keras backend, number of replicas, and the reason.
-
-    Replicas are those of all `hosts` that were joined.
+    """The device that was started: its kind, Keras backend, replicas on all `hosts`, and the reason.
 
     `precision` is what layers compute in, of `POLICIES`; weights and softmax are float32 in each.
     """
@@ -102,7 +98,6 @@ def connect(
     require: Kind | None = None,
     *,
     precision: str = "auto",
-    virtual_cpus: int | None = None,
     evidence: Evidence | None = None,
     coordinator: str | None = None,
     num_hosts: int | None = None,
@@ -112,9 +107,8 @@ def connect(
 
     `require` refuses any other kind before a framework is imported; "cpu" does not touch TPUs and
     GPUs. `precision`: float32, bfloat16 or float16; "auto" is bfloat16 on TPUs and on GPUs of compute
-    capability 8 and up, else float32. A later call may ask for another. `virtual_cpus` makes that many
-    replicas on the CPU, to test sharding (in the environment: FLOWERKIT_VIRTUAL_CPUS). `evidence`
-    replaces what `collect_evidence` finds.
+    capability 8 and up, else float32. A later call may ask for another. `evidence` replaces what
+    `collect_evidence` finds.
 
     Several hosts, on jax: each calls it with the same `coordinator` (HOST:PORT of host 0) and
     `num_hosts`, and its own number as `host`, from 0. What SLURM, Open MPI, GKE or Cloud TPU say need
@@ -125,50 +119,39 @@ def connect(
     contradict each other.
     """
     global _connected
-    if require not in (None, *get_args(Kind)):
-        hint = explain_choice(str(require), get_args(Kind))
-        raise ValueError(
-            f"require must be None, 'tpu', 'gpu' or 'cpu'. Received: {require!r}.{hint}"
-        )
-    if precision not in ("auto", *POLICIES):
-        known = ", ".join(("auto", *POLICIES))
-        raise ValueError(
-            f"precision (--precision) must be one of {known}. Received: {precision!r}."
-            f"{did_you_mean(str(precision), ('auto', *POLICIES))}"
-        )
-    num_virtual = _read_virtual_cpus(require, virtual_cpus)
+    kinds, precisions = (None, *get_args(Kind)), ("auto", *POLICIES)
+    for name, value, known in (("require", require, kinds), ("precision", precision, precisions)):
+        if value not in known:
+            hint = explain_choice(str(value), map(str, known))
+            listed = ", ".join(map(str, known))
+            raise ValueError(
+                f"{name} (--{name}) must be one of {listed}. Received: {value!r}.{hint}"
+            )
+    num_virtual = _read_virtual_cpus(require)
     if _connected is None:
         evidence = evidence or collect_evidence()
-        setup = hosts.find_hosts(evidence.environ, coordinator, num_hosts, host)
+        setup = find_hosts(evidence.environ, coordinator, num_hosts, host)
         _connected = _start(require, num_virtual, evidence, precision, setup)
-    if num_hosts not in (None, _connected.hosts):
-        raise RuntimeError(
-            f"already connected to {_connected}. Restart the session and pass num_hosts={num_hosts} to "
-            f"the first connect()."
-        )
-    if require not in (None, _connected.kind) or (
-        virtual_cpus
-        and ("cpu", virtual_cpus * _connected.hosts) != (_connected.kind, _connected.replicas)
-    ):
+    if require not in (None, _connected.kind) or num_hosts not in (None, _connected.hosts):
         raise RuntimeError(
             f"already connected to {_connected}. Restart the session and pass require={require!r}, "
-            f"virtual_cpus={virtual_cpus} to the first connect()."
+            f"num_hosts={num_hosts} to the first connect()."
         )
     if precision in ("auto", _connected.precision):
         return _connected
     return replace(_connected, precision=precision)
 
 
-def _read_virtual_cpus(require: Kind | None, virtual_cpus: int | None) -> int | None:
-    name, value = "virtual_cpus", virtual_cpus
-    if value is None:
-        name, value = VIRTUAL_CPUS, os.environ.get(VIRTUAL_CPUS)
-    if value in (None, ""):
+def _read_virtual_cpus(require: Kind | None) -> int | None:
+    value = os.environ.get(VIRTUAL_CPUS)
+    if not value:
         return None
-    if not str(value).isdecimal() or int(value) < 1:
-        raise ValueError(f"{name} must be a whole number from 1. Received: {value!r}.")
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f"{VIRTUAL_CPUS} must be a whole number from 1. Received: {value!r}.")
     if require in ("tpu", "gpu"):
-        raise ValueError(f"{name}={value} contradicts require={require!r}. Drop one of them.")
+        raise ValueError(
+            f"{VIRTUAL_CPUS}={value} contradicts require={require!r}. Drop one of them."
+        )
     return int(value)
 
 
@@ -177,7 +160,7 @@ def _start(
     virtual_cpus: int | None,
     evidence: Evidence,
     precision: str,
-    setup: hosts.HostSetup | None,
+    setup: HostSetup | None,
 ) -> Accelerator:
     if require == "cpu" or virtual_cpus:
         evidence = replace(evidence, device_files=frozenset())
@@ -185,11 +168,8 @@ def _start(
     if detection.problem:
         raise RuntimeError(detection.problem)
     if require not in (None, detection.kind):
-        remedy = (
-            ATTACH_TPU[detection.host]
-            if require == "tpu"
-            else "Choose a machine or session with a GPU"
-        )
+        remedy = "Choose a machine or session with a GPU"
+        remedy = ATTACH_TPU[detection.host] if require == "tpu" else remedy
         raise RuntimeError(
             f"require={require!r}, but {detection.reason}. {remedy}, or leave out require (--require)."
         )
@@ -204,11 +184,10 @@ def _start(
     try:
         with quiet_frameworks():
             if detection.backend == "jax":
-                strategy = None
-                kind, replicas = _start_jax(detection.kind, virtual_cpus, setup)
+                kind, replicas, strategy = _start_jax(detection.kind, virtual_cpus, setup)
             else:
                 kind, replicas, strategy = _start_tensorflow(detection.kind, virtual_cpus)
-    except hosts.NotJoined:
+    except NotJoined:
         raise
     except Exception as error:  # any failure needs the remedy beside it
         raise RuntimeError(_describe_failure(detection, error)) from error
@@ -216,9 +195,8 @@ def _start(
     if precision == "auto":
         capabilities = _find_capabilities(detection.backend) if kind == "gpu" else []
         precision = choose_precision(kind, capabilities)
-    return Accelerator(
-        kind, detection.backend, replicas, precision, reason, hosts.count(), strategy
-    )
+    backend, num_hosts = detection.backend, hosts.count()
+    return Accelerator(kind, backend, replicas, precision, reason, num_hosts, strategy)
 
 
 def _describe_failure(detection: Detection, error: Exception) -> str:
@@ -258,8 +236,8 @@ def _find_plugin_gap() -> str:
 
 
 def _start_jax(
-    kind: Kind, virtual_cpus: int | None, setup: hosts.HostSetup | None
-) -> tuple[Kind, int]:
+    kind: Kind, virtual_cpus: int | None, setup: HostSetup | None
+) -> tuple[Kind, int, None]:
     import jax
 
     if kind == "cpu":  # else jax would look for TPUs wherever libtpu is installed
@@ -281,7 +259,7 @@ def _start_jax(
 
         module_utils.tensorflow._available = False
     hosts.divide_devices(devices)
-    return found, len(devices)
+    return found, len(devices), None
 
 
 def _start_tensorflow(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, Any]:
@@ -309,12 +287,10 @@ def _start_tensorflow(kind: Kind, virtual_cpus: int | None) -> tuple[Kind, int, 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device had too little memory, by the error of its backend."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    text = str(error).lower()
-    return "ResourceExhaustedError" in names or (
-        isinstance(error, RuntimeError)
-        and ("resource_exhausted" in text or "out of memory" in text)
-    )
+    if any(kind.__name__ == "ResourceExhaustedError" for kind in type(error).__mro__):
+        return True
+    said = re.search("resource_exhausted|out of memory", str(error), re.IGNORECASE)
+    return isinstance(error, RuntimeError) and said is not None
 
 
 def choose_precision(kind: Kind, capabilities: list[str]) -> str:

@@ -1,8 +1,8 @@
-"""Several hosts that train one model: which of them this process is, and what host 0 tells the others.
+"""Several hosts that train one model, joined by JAX: what host 0 tells the others, and any of them all.
 
-JAX's own runtime joins them. All do the same in the same order, each for its own rows of a batch; what
-could differ between them, the time and what is on disk, is host 0's. A signal to one host stops all
-after the same step; a host that fails, or is lost, ends all.
+All do the same in the same order, each for its own rows of a batch; what could differ between them, the
+time and what is on disk, is host 0's. A signal to one host stops all after the same step; a host that
+fails, or is lost, ends all.
 """
 
 import collections
@@ -11,122 +11,24 @@ import itertools
 import json
 import logging
 import os
-import re
 import signal
-import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flowerkit.text import join_some, pluralize
-
-_log = logging.getLogger("flowerkit")
-
-# Those who start a process on each host, by the variables with the number of all and of this one.
-LAUNCHERS = {
-    "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-}
-TPU_WORKERS = ("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID")
-HOST_VARIABLES = (*itertools.chain(*LAUNCHERS.values()), *TPU_WORKERS, "TF_CONFIG")
+from flowerkit.accelerator.meeting import HostSetup, NotJoined, describe_failure, meet
+from flowerkit.text import pluralize
 
 JOIN_SECONDS = 300
-_REMEDY = (
-    "Start all at about the same time, each with the same --coordinator (an address of host 0 that the "
-    "others reach, and a free port) and --num-hosts, and with a --host of its own"
-)
 LOST_SECONDS = 30  # without a heartbeat
 _ONE_DAY_MS = 24 * 3600 * 1000  # host 0 may be busy for long, and JAX ends all if it is lost
-_PIECE_BYTES = 2**20
 _KEPT_MESSAGES = 1000  # steps keep hosts closer together than that
 _LISTEN_SECONDS = 0.5
 _GRACE_SECONDS = 2  # for a host that ends by itself, as where all find the same fault
 _ENDING_SECONDS = 10
-
-
-@dataclass(frozen=True)
-class HostSetup:
-    """How this process joins the others; None is for JAX to find out (SLURM, Cloud TPU, GKE, MPI)."""
-
-    coordinator: str | None = None  # HOST:PORT of host 0
-    count: int | None = None
-    index: int | None = None
-    found: str = ""  # what says that there are several
-
-
-def find_hosts(
-    environ: Mapping[str, str],
-    coordinator: str | None = None,
-    num_hosts: int | None = None,
-    host: int | None = None,
-) -> HostSetup | None:
-    """How to join, from the options or what a launcher has set; None: this host is alone.
-
-    Raises ValueError for options that contradict each other, and for a TF_CONFIG with several tasks.
-
-    >>> find_hosts({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}).index
-    2
-    """
-    found = _find_launcher(environ)
-    if coordinator is num_hosts is host is None:
-        if found is None and (num_tasks := _count_tf_tasks(environ)) > 1:
-            raise ValueError(
-                f"TF_CONFIG tells of {num_tasks} tasks, but several hosts train on jax alone. Set "
-                f"KERAS_BACKEND=jax and pass --coordinator HOST:PORT --num-hosts {num_tasks} --host I "
-                f"on each, or unset TF_CONFIG."
-            )
-        return found
-    where = f"coordinator={coordinator}, num_hosts={num_hosts}, host={host}"
-    remedy = "Pass --coordinator HOST:PORT --num-hosts N --host I, with I from 0 to N - 1"
-    if num_hosts == 1 and host in (None, 0):
-        return None
-    if coordinator and not re.fullmatch(r"(\[[\da-fA-F:]+\]|[\w.-]+):\d{1,5}", coordinator):
-        raise ValueError(f"the coordinator is host 0, HOST:PORT. Received: {where}. {remedy}.")
-    if (num_hosts or 2) < 1 or not 0 <= (host or 0) < (num_hosts or (host or 0) + 1):
-        raise ValueError(f"there is no such host. Received: {where}. {remedy}.")
-    if num_hosts is None or (found and num_hosts != found.count):
-        known = f"{found.found} started {found.count}" if found else "nothing else says how many"
-        raise ValueError(f"{known}. Received: {where}. {remedy}.")
-    if coordinator and host is None and found is None:
-        raise ValueError(f"nothing says which host this is. Received: {where}. {remedy}.")
-    index = host if host is not None or found is None else found.index
-    return HostSetup(coordinator, num_hosts, index, "--num-hosts")
-
-
-def _find_launcher(environ: Mapping[str, str]) -> HostSetup | None:
-    for launcher, (count, index) in LAUNCHERS.items():
-        if _read_number(environ, count) > 1 and index in environ:
-            num_hosts = _read_number(environ, count)
-            return HostSetup(None, num_hosts, _read_number(environ, index), launcher)
-    names, index = (environ.get(name, "") for name in TPU_WORKERS)
-    workers = [name for name in names.split(",") if re.fullmatch(r"[\w.:-]+", name.strip())]
-    if len(workers) > 1 and len(workers) == names.count(",") + 1 and index.isdecimal():
-        return HostSetup(None, len(workers), int(index), TPU_WORKERS[0])
-    return None
-
-
-def _read_number(environ: Mapping[str, str], name: str) -> int:
-    value = environ.get(name, "")
-    return int(value) if value.isdecimal() else 0
-
-
-def _count_tf_tasks(environ: Mapping[str, str]) -> int:
-    try:
-        cluster = json.loads(environ.get("TF_CONFIG") or "{}").get("cluster", {})
-        return sum(len(tasks) for tasks in cluster.values())
-    except (AttributeError, TypeError, ValueError):  # not for TensorFlow
-        return 0
-
-
-# Joined -------------------------------------------------------------------------------------------
-
-
-class NotJoined(RuntimeError):
-    """Hosts did not all come, or do not fit each other; says what to do."""
 
 
 class _Job:
@@ -139,9 +41,8 @@ class _Job:
         self.together = False
         self.listener: _Listener | None = None
         self.scratch = tempfile.TemporaryDirectory(prefix="flowerkit-host-")
-        self.joint = self.alone = (
-            None  # Keras's distributions over all devices and over this host's
-        )
+        # Keras's distributions over all devices and over this host's
+        self.joint = self.alone = None
 
 
 _job: _Job | None = None
@@ -165,7 +66,7 @@ def join(setup: HostSetup | None, *, timeout_seconds: int = JOIN_SECONDS) -> Non
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if not has_joined():
         if setup.coordinator:
-            _meet(setup, timeout_seconds)
+            meet(setup, timeout_seconds)
         try:
             jax.distributed.initialize(
                 setup.coordinator,
@@ -175,7 +76,7 @@ def join(setup: HostSetup | None, *, timeout_seconds: int = JOIN_SECONDS) -> Non
                 heartbeat_timeout_seconds=LOST_SECONDS,
             )
         except Exception as error:  # of many kinds
-            raise NotJoined(_describe_failure(setup, error, timeout_seconds)) from error
+            raise NotJoined(describe_failure(setup, error, timeout_seconds)) from error
     _use_joined(setup.count if setup else None)
 
 
@@ -194,79 +95,6 @@ def _use_joined(num_hosts: int | None) -> None:
             f"host 0 was started for {pluralize(first_count, 'host')}, host {_job.index} for "
             f"{num_hosts}. Start all with the same --num-hosts."
         )
-
-
-def _meet(setup: HostSetup, timeout_seconds: float) -> None:
-    """Return when all have met at the coordinator's address and fit: where they do not, JAX aborts."""
-    end = time.monotonic() + timeout_seconds
-    try:
-        problem = (_await_others if setup.index == 0 else _visit_first)(setup, end)
-    except OSError as error:
-        raise NotJoined(_describe_failure(setup, error, timeout_seconds)) from error
-    if problem:
-        raise NotJoined(problem)
-
-
-def _await_others(setup: HostSetup, end: float) -> str:
-    """Wait for all others, and answer each with the problem, if there is one."""
-    address = ("", int(setup.coordinator.rpartition(":")[2]))
-    both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
-    here, problem = {}, ""
-    with socket.create_server(address, family=family, dualstack_ipv6=both) as server:
-        while len(here) < setup.count - 1 and not problem:
-            server.settimeout(max(0.01, end - time.monotonic()))
-            try:
-                visitor, _ = server.accept()
-                visitor.settimeout(max(0.01, end - time.monotonic()))
-                count, index = json.loads(visitor.makefile().readline())
-            except TimeoutError:
-                missing = [str(i) for i in range(1, setup.count) if i not in here]
-                problem = f"host {join_some(missing)} of {setup.count} did not come. {_REMEDY}."
-                break
-            except (OSError, TypeError, ValueError):  # somebody else's connection
-                continue
-            if count != setup.count:
-                problem = (
-                    f"host {index} was started for {pluralize(count, 'host')}, host 0 for "
-                    f"{setup.count}. {_REMEDY}."
-                )
-            elif index in here or not 0 < index < count:
-                problem = f"two hosts have the number {index} (--host). {_REMEDY}."
-            here[index if index not in here else -1] = visitor
-        for visitor in here.values():
-            with contextlib.suppress(OSError), visitor:
-                visitor.sendall(json.dumps(problem).encode() + b"\n")
-    return problem
-
-
-def _visit_first(setup: HostSetup, end: float) -> str:
-    """Say who this is, and return what host 0 answers when all have come."""
-    name, _, port = setup.coordinator.rpartition(":")
-    while True:
-        try:
-            connection = socket.create_connection((name.strip("[]"), int(port)), timeout=10)
-            break
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.2)
-    with connection:
-        connection.sendall(json.dumps([setup.count, setup.index]).encode() + b"\n")
-        connection.settimeout(max(1.0, end + 5 - time.monotonic()))
-        answer = connection.makefile().readline()
-    if not answer:
-        raise OSError("host 0 ended before all had come")
-    return json.loads(answer)
-
-
-def _describe_failure(setup: HostSetup, error: Exception, timeout_seconds: float) -> str:
-    cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .")
-    where = setup.coordinator or f"the address that {setup.found} gives"
-    return (
-        f"host {setup.index} of {setup.count} did not join the others at {where} within "
-        f"{timeout_seconds} s: {cause[:200]}. {_REMEDY}."
-    )
 
 
 def count() -> int:
@@ -372,28 +200,18 @@ def check_same(value: Any, what: str) -> None:
 
 def copy_from_first(source: Path, target: Path) -> None:
     """Write the files of host 0's folder `source` and of the folders in it to `target` on the others."""
+    import numpy as np
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
     files = sorted(source.glob("*")) + sorted(source.glob("*/*")) if is_first() else []
-    names = broadcast([str(file.relative_to(source)) for file in files if file.is_file()])
-    for name in names:
-        _copy_from_first(source / name, target / name)
-
-
-def _copy_from_first(source: Path, target: Path) -> None:
-    size = broadcast(source.stat().st_size if is_first() else None)
-    keys = [f"flowerkit/{next(_job.numbers)}" for _ in range(0, size, _PIECE_BYTES)]
-    if is_first():
-        with source.open("rb") as file:
-            for key in keys:
-                _job.client.key_value_set_bytes(key, file.read(_PIECE_BYTES))
-    else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
-            for key in keys:
-                file.write(_job.client.blocking_key_value_get_bytes(key, _ONE_DAY_MS))
-    wait_for_all()
-    if is_first():
-        for key in keys:
-            _job.client.key_value_delete(key)
+    files = [file for file in files if file.is_file()]
+    sizes = broadcast([(str(file.relative_to(source)), file.stat().st_size) for file in files])
+    for name, size in sizes:
+        content = (source / name).read_bytes() if is_first() else bytes(size)
+        content = broadcast_one_to_all(np.frombuffer(content, "uint8")).astype("uint8")
+        if not is_first():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes(content)
 
 
 def gather(array) -> Any:
@@ -441,7 +259,7 @@ def first_then_others(function: Callable[[], Any]) -> Any:
 
 def _abort(sentence: str) -> None:
     """End this process as JAX does where another host is lost."""
-    _log.error(sentence)
+    logging.getLogger("flowerkit").error(sentence)
     os.abort()
 
 
@@ -508,16 +326,13 @@ class _Listener(threading.Thread):
                 if kind == "signal":
                     self.signal = text
                 elif not self.is_over.wait(_GRACE_SECONDS):
-                    self._end_with(host, text)
-
-    def _end_with(self, host: int, text: str) -> None:
-        self.wait_for_others()
-        self.job.scratch.cleanup()  # the process ends without it
-        self.end(
-            f"host {self.job.index} of {self.job.count} ends, because host {host} did: "
-            f"{text.rstrip('.')}. Start all again; with --resume and the same --out a run goes on after "
-            f"its last whole epoch."
-        )
+                    self.wait_for_others()
+                    self.job.scratch.cleanup()  # the process ends without it
+                    self.end(
+                        f"host {self.job.index} of {self.job.count} ends, because host {host} did: "
+                        f"{text.rstrip('.')}. Start all again; with --resume and the same --out a run "
+                        f"goes on after its last whole epoch."
+                    )
 
     def wait_for_others(self) -> None:
         """Let all hosts hear before one ends: with host 0 ends what messages go through."""
@@ -557,9 +372,7 @@ def divide_devices(devices: list) -> None:
         raise NotJoined(f"all hosts need as many devices as the others. Received: {listed}")
     _place_without_asking()
     _job.joint = keras.distribution.DataParallel(devices=[name(each) for each in devices])
-    _job.joint._is_multi_process = (
-        False  # Keras would divide the batches, which are divided already
-    )
+    _job.joint._is_multi_process = False  # Keras would divide batches that are divided already
     _job.alone = keras.distribution.DataParallel(devices=own) if len(own) > 1 else None
     keras.distribution.set_distribution(_job.alone)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowerkit.accelerator.hosts import HOST_VARIABLES
+from flowerkit.accelerator.meeting import HOST_VARIABLES
 
 # TPU v2 to v4 are /dev/accel0; other makers' chips are /dev/accel/accel0.
 TPU_FILE = r"/dev/accel\d+"
@@ -18,22 +18,14 @@ VFIO_FILE = r"/dev/vfio/(devices/vfio)?\d+"
 # NVIDIA, NVIDIA under WSL2, AMD.
 GPU_FILE = r"/dev/(nvidia\d+|dxg|kfd)"
 
-TPU_VARIABLES = (
-    *("ISTPUVM", "TPU_ACCELERATOR_TYPE"),
-    *("TPU_CHIPS_PER_HOST_BOUNDS", "TPU_PROCESS_ADDRESSES"),
-)
+TPU_VARIABLES = ("ISTPUVM", "TPU_ACCELERATOR_TYPE")
+TPU_VARIABLES += ("TPU_CHIPS_PER_HOST_BOUNDS", "TPU_PROCESS_ADDRESSES")
 # Distinguishes a KERAS_BACKEND that flowerkit set from the user's own, in child processes too.
 CHOSEN_BACKEND = "FLOWERKIT_CHOSEN_BACKEND"
 # Only these are recorded: the environment also holds tokens.
-RECORDED_VARIABLES = (
-    *TPU_VARIABLES,
-    *HOST_VARIABLES,
-    "JAX_PLATFORMS",
-    "CUDA_VISIBLE_DEVICES",
-    "KERAS_BACKEND",
-    CHOSEN_BACKEND,
-    "KAGGLE_KERNEL_RUN_TYPE",
-)
+RECORDED_VARIABLES = (*TPU_VARIABLES, *HOST_VARIABLES, CHOSEN_BACKEND)
+RECORDED_VARIABLES += ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")
+RECORDED_VARIABLES += ("KERAS_BACKEND", "KAGGLE_KERNEL_RUN_TYPE")
 MODULES = ("keras", "tensorflow", "jax", "libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
 CUDA_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 TENSORFLOW_BUILDS = ("tensorflow-cpu", "tensorflow-tpu")
@@ -77,23 +69,27 @@ def collect_evidence(root: str | os.PathLike = "/") -> Evidence:
         modules |= {build for build in TENSORFLOW_BUILDS if _find_version(build)}
     if _has_colab():
         modules.add("google.colab")
-    files = _find_device_files(Path(root, "dev"))
+    dev, wanted = Path(root, "dev"), f"{TPU_FILE}|{VFIO_FILE}|{GPU_FILE}"
+    paths = [path for folder in ("", "vfio", "vfio/devices") for path in (dev / folder).glob("*")]
+    names = (f"/dev/{path.relative_to(dev).as_posix()}" for path in paths)
+    files = frozenset(name for name in names if re.fullmatch(wanted, name))
+    keras = getattr(sys.modules.get("keras"), "config", None)
     # Some hundred small files of the bus, so only where they can decide something.
     has_vfio = any(re.fullmatch(VFIO_FILE, name) for name in files)
     return Evidence(
         environ={name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ},
         device_files=files,
         modules=frozenset(modules),
-        keras_backend=_find_imported_backend(),
+        keras_backend=keras.backend() if hasattr(keras, "backend") else None,
         pci_ids=_read_pci_ids(Path(root, "sys/bus/pci/devices")) if has_vfio else frozenset(),
     )
 
 
 def _is_importable(name: str) -> bool:
     # A module without a __spec__ is found too; None in sys.modules forbids the import.
-    return sys.modules.get(name) is not None or (
-        name not in sys.modules and importlib.util.find_spec(name) is not None
-    )
+    if name in sys.modules:
+        return sys.modules[name] is not None
+    return importlib.util.find_spec(name) is not None
 
 
 def _has_colab() -> bool:
@@ -101,13 +97,6 @@ def _has_colab() -> bool:
         return importlib.util.find_spec("google.colab") is not None
     except (ImportError, ValueError):  # there is no google, or one without a __spec__
         return "google.colab" in sys.modules
-
-
-def _find_device_files(dev: Path) -> frozenset[str]:
-    paths = [path for folder in ("", "vfio", "vfio/devices") for path in (dev / folder).glob("*")]
-    names = (f"/dev/{path.relative_to(dev).as_posix()}" for path in paths)
-    wanted = f"{TPU_FILE}|{VFIO_FILE}|{GPU_FILE}"
-    return frozenset(name for name in names if re.fullmatch(wanted, name))
 
 
 def _read_pci_ids(bus: Path) -> frozenset[str]:
@@ -120,18 +109,10 @@ def _read_pci_ids(bus: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _find_imported_backend() -> str | None:
-    config = getattr(sys.modules.get("keras"), "config", None)
-    return config.backend() if hasattr(config, "backend") else None
-
-
 def versions() -> dict[str, str | None]:
     """Python and package versions from their metadata, nothing imported; None means not installed.
 
     "tensorflow" names its build where that matters: "2.20.0 (tensorflow-cpu)".
-
-    >>> list(versions())[:4]
-    ['python', 'keras', 'tensorflow', 'jax']
     """
     found = {"python": platform.python_version()}
     found |= {name: _find_version(name) for name in PACKAGES}
@@ -166,11 +147,10 @@ def free_memory_bytes(root: str | os.PathLike = "/") -> int:
     import psutil
 
     amounts = [psutil.virtual_memory().available]
+    v2 = "memory.max", "memory.current", "inactive_file"
+    v1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
     for folder in _memory_cgroups(Path(root)):
-        for limit_name, used_name, cache_name in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        ):
+        for limit_name, used_name, cache_name in (v2, v1):
             limit, used = _read(folder / limit_name).strip(), _read(folder / used_name).strip()
             stat = _read(folder / "memory.stat").split()
             cache = stat[stat.index(cache_name) + 1] if cache_name in stat else 0

@@ -1,7 +1,6 @@
 """Programs of JAX: traced as soon as their shapes are known, compiled in threads, each once.
 
-What was compiled is what runs. XLA compiles without Python's lock, so that data are read and other
-programs are traced meanwhile.
+XLA compiles without Python's lock, so that data are read and other programs are traced meanwhile.
 """
 
 import contextlib
@@ -44,10 +43,9 @@ class Program:
     ):
         import jax
 
+        jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
         with without_garbage_collection():
-            lowered = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings).lower(
-                *args
-            )
+            lowered = jitted.lower(*args)
         self._compilation = _compiler.begin(name, lowered)
         self._was_called = False
 
@@ -68,8 +66,7 @@ def keep_compilations(folder: Path | None = None) -> None:
     """Let JAX keep what it compiles in `folder` and find it there in the next run, elsewhere, too.
 
     None: where the user's own settings of JAX say, else in the cache folder. On Kaggle that is compiled/
-    among the outputs, and begins with what an attached data set holds. Raises OSError for a folder that
-    cannot be made.
+    among the outputs, and begins with what an attached data set holds.
     """
     import jax
     from jax.experimental.compilation_cache import compilation_cache
@@ -82,20 +79,17 @@ def keep_compilations(folder: Path | None = None) -> None:
         folder = cache_folder() / "compiled"
         if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
             root = Path(os.environ.get("FLOWERKIT_KAGGLE_ROOT") or "/kaggle")
-            folder, shortest_seconds = root / "working" / "compiled", KEPT_ON_KAGGLE_SECONDS
-            _copy_compiled(root / "input", make_folder(folder))
+            folder = make_folder(root / "working" / "compiled")
+            shortest_seconds = KEPT_ON_KAGGLE_SECONDS
+            for depth in range(1, 5):  # of a mounted data set and a folder in it
+                for file in root.glob("input/" + "*/" * depth + "jit_*-cache"):
+                    with contextlib.suppress(OSError):
+                        shutil.copyfile(file, folder / file.name)
     else:
         make_folder(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest_seconds)
     compilation_cache.reset_cache()  # JAX opens a folder once
-
-
-def _copy_compiled(root: Path, folder: Path) -> None:
-    for depth in range(1, 5):  # of a mounted data set and a folder in it
-        for file in root.glob("*/" * depth + "jit_*-cache"):
-            with contextlib.suppress(OSError):
-                shutil.copyfile(file, folder / file.name)
 
 
 def wait_for_programs() -> None:
@@ -152,42 +146,37 @@ class _Compiler:
         self._done: list[_Compilation] = []
 
     def begin(self, name: str, lowered) -> _Compilation:
-        """What will have the executable of `lowered`."""
         key = sha256(lowered.as_text().encode()).hexdigest()
         with self._lock:
             if (known := self._known.get(key)) is not None:
                 return known
             self._known[key] = compilation = _Compilation(name, lowered)
-            self._threads = self._threads or _start_threads()
+            if self._threads is None:
+                import jax
+
+                jax.monitoring.register_event_listener(_listen)
+                num_threads = max(1, min(MOST_AT_ONCE, num_cores() // 2))
+                self._threads = ThreadPoolExecutor(num_threads, "flowerkit-compile")
             self._waiting[compilation] = self._threads.submit(self._compile, compilation)
         return compilation
 
     def waiting(self) -> list[Future]:
-        """What threads have not done yet."""
         with self._lock:
             return list(self._waiting.values())
 
     def _compile(self, compilation: _Compilation) -> None:
-        failed, done = True, []
+        compiled, done = [], []
         try:
             compilation.result()
-            failed = False
+            compiled = [compilation]
         finally:
             with self._lock:
                 del self._waiting[compilation]
-                self._done += [] if failed else [compilation]
+                self._done += compiled
                 if not self._waiting:
                     done, self._done = self._done, []
             if done:
                 _log.info(_describe(done))
-
-
-def _start_threads() -> ThreadPoolExecutor:
-    import jax
-
-    jax.monitoring.register_event_listener(_listen)
-    num_threads = max(1, min(MOST_AT_ONCE, num_cores() // 2))
-    return ThreadPoolExecutor(num_threads, thread_name_prefix="flowerkit-compile")
 
 
 _seen = threading.local()  # JAX tells of its cache in the thread that compiles

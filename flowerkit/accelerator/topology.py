@@ -38,10 +38,9 @@ _ALONE = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What a program does in one call, on each device.
+    """What a program does in one call, on each device, by the compiler's estimates.
 
-    `flops` and `bytes_moved` are the compiler's estimates. Of `memory_bytes`, the most that it needs at
-    once, `kept_bytes` do not depend on the batch: weights and the optimizer.
+    Of `memory_bytes`, the most that it needs at once, `kept_bytes` do not depend on the batch.
     """
 
     flops: float
@@ -85,15 +84,13 @@ class Topology:
         )
 
         def describe(tree, sharding):
-            return jax.tree.map(
-                lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=sharding), tree
-            )
+            def spec(each):
+                return jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=sharding)
 
-        jitted = jax.jit(
-            function,
-            donate_argnums=(0,) if donates else (),
-            out_shardings=(None, copied) if donates else None,
-        )
+            return jax.tree.map(spec, tree)
+
+        options = {"donate_argnums": (0,), "out_shardings": (None, copied)} if donates else {}
+        jitted = jax.jit(function, **options)
         traced = jitted.trace(describe(kept, copied), describe(divided, shared))
         lowered = traced.lower(lowering_platforms=("tpu",))
         with _without_cache():
@@ -135,21 +132,22 @@ def find_topology(name: str) -> Topology:
 
     Raises ValueError for a name that it does not know, RuntimeError without libtpu.
     """
-    generation = name.partition(":")[0]
+    generation, _, shape = name.partition(":")
     if generation not in CHIPS:
         raise ValueError(
             f"{name!r} is no topology that is known here: write {', '.join(CHIPS)} and a shape, such as "
             f"v5e:2x4 (eight chips).{did_you_mean(generation, CHIPS)}"
         )
     if importlib.util.find_spec("libtpu") is None:
-        raise RuntimeError(
-            f"compiling for {name} needs libtpu, not a TPU: pip install {_requirement()!r}"
+        needed = (
+            each.partition(";")[0].strip() for each in importlib.metadata.requires("jax") or ()
         )
+        fitting = next((each for each in needed if each.startswith("libtpu")), "libtpu")
+        raise RuntimeError(f"compiling for {name} needs libtpu, not a TPU: pip install {fitting!r}")
     for variable, value in _ALONE.items():
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
 
-    shape = name.partition(":")[2]
     # A host has four chips, but for one alone.
     bounds = {"chips_per_host_bounds": (1, 1, 1)} if set(shape.split("x")) == {"1"} else {}
     try:
@@ -160,11 +158,3 @@ def find_topology(name: str) -> Topology:
             f"slice, such as v5e:2x4 (eight chips)."
         ) from error
     return Topology(name, CHIPS[generation], list(found.devices))
-
-
-def _requirement() -> str:
-    """The libtpu that the installed JAX goes with."""
-    for line in importlib.metadata.requires("jax") or ():
-        if line.startswith("libtpu"):
-            return line.partition(";")[0].strip()
-    return "libtpu"

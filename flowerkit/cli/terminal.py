@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flowerkit.accelerator import Accelerator, connect, hosts, keep_compilations
+from flowerkit.accelerator import Accelerator, connect, find_hosts, hosts, keep_compilations
 from flowerkit.console import LineHandler, Progress
 from flowerkit.text import clean
 
@@ -30,7 +30,7 @@ def connect_device(args: argparse.Namespace, echo: Echo) -> Accelerator:
 
     Raises RuntimeError where SLURM or another launcher has started several processes.
     """
-    if setup := hosts.find_hosts(os.environ):
+    if setup := find_hosts(os.environ):
         raise RuntimeError(
             f"{setup.found} says that there are {setup.count} processes, and of the commands only "
             f"train runs in several. Start one (with SLURM: srun --ntasks=1)."

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flowerkit.accelerator import hosts
+from flowerkit.accelerator import find_hosts, hosts
 from flowerkit.cli.closing import change_command, close_training, drop_options, join_command
 from flowerkit.cli.options import (
     add_data,
@@ -45,7 +45,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 def run_train(args, echo: Echo, progress: Progress) -> int:
     read = functools.partial(_read_resumed if args.resume else _read_new, args)
     try:
-        setup = hosts.find_hosts(os.environ, args.coordinator, args.num_hosts, args.host)
+        setup = find_hosts(os.environ, args.coordinator, args.num_hosts, args.host)
     except ValueError as error:
         raise WrongUsage(str(error)) from error
     # Host 0 alone need see the run folder; what is wrong there is said before a device is started.

@@ -19,11 +19,9 @@ ERASED_GREY = 128  # the middle of 0..255
 class Augment(keras.layers.Layer):
     """Layer without weights: (images (n, side, side, 3) uint8, params) -> images (n, size, size, 3).
 
-    They are in the compute dtype, 0..255; bfloat16 holds whole pixel values exactly, and coordinates
-    stay float32. `params` (n, len(PARAMS)) float32 are those of `sample_params`; a `size` of None is
-    `side`. In this order: geometry, lighting, erasing, mixing of rows 2k and 2k+1.
-    Only what is on in `augmentation` is traced. For the training step alone; it is no part of the
-    model that is saved.
+    They are in the compute dtype, 0..255; bfloat16 holds whole pixel values exactly. `params` (n,
+    len(PARAMS)) float32 are those of `sample_params`; a `size` of None is `side`. In this order:
+    geometry, lighting, erasing, mixing of rows 2k and 2k+1. It is no part of the model that is saved.
 
     Raises ValueError for images that are not square, params that are not float32, and an odd number of
     images, if images mix.
@@ -49,15 +47,7 @@ class Augment(keras.layers.Layer):
 
     def get_config(self) -> dict:
         """What it was made with; TensorBoard writes it down."""
-        own = {"augmentation": asdict(self.augmentation), "size": self.size}
-        return super().get_config() | own
-
-    @classmethod
-    def from_config(cls, config: dict) -> "Augment":
-        """The layer that `get_config` describes."""
-        dtype = keras.dtype_policies.get(config["dtype"])
-        augmentation = Augmentation(**config["augmentation"])
-        return cls(augmentation, config["size"], name=config["name"], dtype=dtype)
+        return super().get_config() | {"augmentation": asdict(self.augmentation), "size": self.size}
 
     def compute_output_spec(self, inputs):
         """The images' shape in the compute dtype."""

@@ -2,7 +2,6 @@
 
 Where several hosts train together, each makes its own rows of every batch (`accelerator.hosts`), and
 shapes have its rows; together they are the batches of one host.
-Batches are made ahead by a few threads, in order. TensorFlow gets them through `pipeline.tensorflow`.
 """
 
 import functools
@@ -92,8 +91,7 @@ def _make_ahead(make: Callable, numbers: Iterator[int], num_threads: int) -> Ite
 class Memory:
     """Memory for arrays that is used again as soon as nothing refers to an array in it any more.
 
-    A backend may take an array without copying it, or copy it later: either way it refers to the array
-    for so long. Threads may share a memory.
+    A backend refers to an array for as long as it needs it. Threads may share a memory.
     """
 
     def __init__(self):
@@ -165,13 +163,9 @@ def train_batches(
         check_pairs(global_batch)
     own = hosts.own_rows(global_batch)
     num_own = own.stop - own.start
-    spec = (
-        (
-            ArraySpec((num_own, stored_px, stored_px, 3), "uint8"),
-            ArraySpec((num_own, len(PARAMS)), "float32"),
-        ),
-        ArraySpec((num_own, num_classes), "float32"),
-    )
+    images = ArraySpec((num_own, stored_px, stored_px, 3), "uint8")
+    params_spec = ArraySpec((num_own, len(PARAMS)), "float32")
+    spec = (images, params_spec), ArraySpec((num_own, num_classes), "float32")
     memory = Memory()
 
     @functools.lru_cache(maxsize=2)

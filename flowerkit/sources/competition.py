@@ -47,9 +47,8 @@ _log = logging.getLogger("flowerkit")
 def find_competition(*, image_size: int | None = 224) -> FlowerData:
     """The competition's shards of `image_size` px (192, 224, 331 or 512), from the first of MOUNTS.
 
-    Where there is none, it may be mounted under another name: its shards hold as many images as the
-    competition's. Raises FileNotFoundError if no mount holds shards or the first that does lacks that
-    size.
+    Else they are mounted under another name, and known by their counts. Raises FileNotFoundError if no
+    mount holds shards or the first that does lacks that size.
     """
     if folder := next(filter(find_sizes, MOUNTS), None):
         return _find_in(folder, image_size)
@@ -75,16 +74,15 @@ def download_competition(*, image_size: int | None = 224) -> FlowerData:
         import kagglehub
 
         folder = kagglehub.competition_download(SLUG)
-    except ImportError as error:
-        raise RuntimeError(
-            f"the download needs kagglehub ({error}). Run `pip install kagglehub`, or pass the folder "
-            "of the data."
-        ) from error
     except Exception as error:  # kagglehub raises the errors of several libraries
+        remedy = (
+            f"Check the API token (kaggle.com/settings), accept the rules (kaggle.com/c/{SLUG})"
+        )
+        if isinstance(error, ImportError):
+            remedy = "Run `pip install kagglehub`"
         raise RuntimeError(
-            f"kagglehub could not download {SLUG} ({type(error).__name__}: {error}). Check the API "
-            f"token (kaggle.com/settings) and accept the rules (kaggle.com/c/{SLUG}), or pass the "
-            "folder of the data."
+            f"kagglehub could not download {SLUG} ({type(error).__name__}: {error}). {remedy}, or pass "
+            "the folder of the data."
         ) from error
     return _find_in(Path(folder), image_size)
 

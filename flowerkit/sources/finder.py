@@ -57,12 +57,11 @@ def find_data(
 
     "auto": the competition where it is mounted. On Kaggle nothing replaces it; elsewhere it is
     downloaded if kagglehub and a Kaggle token are there, and else flowers are drawn, with a
-    warning in the log. "drawn": drawn flowers, kept in the user's cache. Anything else is a folder.
-    A folder of tfrecords-jpeg-SxS/ has its class names in its classes.json; without that file they are
-    the competition's. A folder of photos, a sub folder a class, is converted into the user's cache
-    once, see `load_photos`, with `labels_csv`, `label_pattern`, `train`, `val` and `test`;
-    `progress(title, done, total)` is called meanwhile. `decisions`, a csv of `flowerkit clean`, changes
-    labels of photos and of shards alike.
+    warning in the log. "drawn": drawn flowers, kept in the user's cache. A folder of
+    tfrecords-jpeg-SxS/: its class names are in its classes.json, else they are the competition's. A
+    folder of photos, a sub folder a class: converted into the user's cache once, see `load_photos` for
+    `labels_csv`, `label_pattern`, `train`, `val`, `test` and `progress`. `decisions`, a csv of
+    `flowerkit clean`, changes labels of photos and of shards alike.
 
     Raises FileNotFoundError if the data or the size is not there, ValueError for a bad classes.json or
     photos that are not of two classes, RuntimeError if a download fails.
@@ -86,8 +85,7 @@ def find_data(
     if is_described:
         raise ValueError(
             "labels and splits (--labels, --label-pattern, --train, --val, --test) are for a folder of "
-            f"photos. Received: "
-            f"{str(source)!r}. Pass that folder (--data PHOTOS)."
+            f"photos. Received: {str(source)!r}. Pass that folder (--data PHOTOS)."
         )
     data = _find_shards(source, image_size)
     return apply_decisions(data, decisions) if decisions else data
@@ -193,8 +191,7 @@ def _read_class_names(folder: Path) -> tuple[str, ...]:
     remedy = 'Write the names in the order of their ids, ["daisy", "rose"], or remove the file.'
     what = "a list of class names, all different"
     names = parse_json(file.read_bytes(), source=file, kind=list, what=what, remedy=remedy)
-    is_list = len(names) > 0 and all(isinstance(name, str) and name for name in names)
-    if not is_list or len(set(names)) < len(names):
+    if not names or not all(isinstance(n, str) and n for n in names) or len({*names}) < len(names):
         raise ValueError(f"{file} must hold {what}, not {reprlib.repr(names)}. {remedy}")
     return tuple(names)
 
@@ -222,11 +219,9 @@ def find_test_ids(data: FlowerData) -> list[str]:
 
 
 def check_test_split(data: FlowerData, *, on_corrupt: str = "raise") -> "Split | None":
-    """Check before hours of training that each test image can be predicted, and its row be written.
+    """The test split, every record decoded, its ids those of sample_submission.csv; None without one.
 
-    Every record is read and decoded; the ids must be those of sample_submission.csv, if it is there.
-    With on_corrupt="skip" it is logged which rows the csv will lack. Returns the split, None where
-    there is none. Raises ValueError.
+    With on_corrupt="skip" it is logged which rows the csv will lack. Raises ValueError.
     """
     if not data.counts["test"]:
         return None

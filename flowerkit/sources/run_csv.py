@@ -1,7 +1,4 @@
-"""The csv of a test split: which file it is, writing it, its problems and its score.
-
-A competition takes submission.csv; of a folder of photos predictions.csv has names for people.
-"""
+"""The csv of a test split: which file it is, writing it, its problems and its score."""
 
 from pathlib import Path
 

@@ -126,8 +126,7 @@ def draw_competition(
     """Draw a competition into `folder`: shards, `classes.json` and `sample_submission.csv`.
 
     Every split holds every class, unevenly as in the competition; test records hold no labels, and
-    a split of 0 pictures is left out. Same arguments, same bytes; `progress(title, done, total)` is
-    called after every picture.
+    a split of 0 pictures is left out. Same arguments, same bytes.
 
     Raises ValueError for fewer pictures than classes, and FileExistsError if `folder` holds shards.
     """
@@ -202,8 +201,7 @@ def draw_photos(
     """Draw a folder of photos, a sub folder for each species, and return it.
 
     JPEG files, four by three and `image_size` px on the longer side, every third upright. Same
-    arguments, same bytes; `progress` as in `draw_competition`. Raises FileExistsError if `folder`
-    holds anything.
+    arguments, same bytes. Raises FileExistsError if `folder` holds anything.
     """
     folder = Path(folder)
     _check_picture(image_size, seed)
