@@ -14,7 +14,6 @@ __getattr__, __dir__, __all__ = lazy(
         "LIGHT_CROP_AREA": "predictions",
         "Predictions": "predictions",
         "predict": "predictions",
-        "BlendWeights": "blending",
         "Features": "features",
         "compute_features": "features",
         "describe_data": "features",
