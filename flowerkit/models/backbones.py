@@ -172,8 +172,7 @@ def check_network(network, weights, input_size: int | None = None) -> None:
     if weights not in (None, "imagenet") and not Path(weights).exists():
         raise FileNotFoundError(
             f"no weights {weights}.{near_path(weights)} Pass a weights file, a run folder, "
-            f"weights='imagenet', or None "
-            f"(--weights none)."
+            "weights='imagenet', or None (--weights none)."
         )
     name = os.fspath(network) if isinstance(network, str | os.PathLike) else ""
     if not name or name.startswith(HUB) or name.endswith(".keras"):

@@ -63,7 +63,9 @@ def stream_outputs(
     takes is logged once for the first of the models.
     """
     models = [models] if isinstance(models, keras.Model) else models
-    outputs = _stream(models, batches, changing)
+    outputs = (_stream_with_jax if _on_jax() else _stream_with_tensorflow)(
+        models, batches, changing
+    )
     if name and models[0] not in _announced:
         _announced.add(models[0])
         _log.info(f"compiling {name}, which takes from seconds to some minutes")
@@ -75,26 +77,6 @@ def stream_outputs(
         _log.info(f"first batch {taken}, compiling included; not again")
         yield first
     yield from outputs
-
-
-def _stream(models, batches, changing) -> Iterator[np.ndarray]:
-    if _on_jax():
-        yield from _stream_with_jax(models, batches, changing)
-        return
-    (model,) = models
-    strategy = model.distribute_strategy
-    for batch in batches:
-        if strategy.num_replicas_in_sync > 1:
-            batch = split_over(strategy, batch)
-        yield np.asarray(model.predict_on_batch(batch), "float32")
-
-
-def split_over(strategy, batch: np.ndarray):
-    """`batch` in equal parts, one for each replica of a TensorFlow strategy."""
-    parts = np.split(batch, strategy.num_replicas_in_sync)
-    return strategy.experimental_distribute_values_from_function(
-        lambda context: parts[context.replica_id_in_sync_group]
-    )
 
 
 def check_reload(
@@ -125,6 +107,19 @@ def _predict_once(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
 
 def _on_jax() -> bool:
     return keras.backend.backend() == "jax"
+
+
+def _stream_with_tensorflow(models, batches, changing) -> Iterator[np.ndarray]:
+    (model,) = models
+    strategy = model.distribute_strategy
+    num_replicas = strategy.num_replicas_in_sync
+    for batch in batches:
+        if num_replicas > 1:
+            parts = np.split(batch, num_replicas)
+            batch = strategy.experimental_distribute_values_from_function(
+                lambda context, parts=parts: parts[context.replica_id_in_sync_group]
+            )
+        yield np.asarray(model.predict_on_batch(batch), "float32")
 
 
 def _stream_with_jax(models, batches, changing) -> Iterator[np.ndarray]:

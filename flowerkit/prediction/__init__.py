@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "predictions": "LIGHT_CROP_AREA Predictions predict",
-        "blending": "BlendWeights blend find_weights",
+        "blending": "blend find_weights",
         "features": "Features compute_features describe_data predict_features",
         "label_issues": "LabelIssues find_label_issues predict_out_of_fold",
     },

@@ -177,9 +177,8 @@ def _join_labels(aligned: list[Predictions], names: Sequence[str]) -> np.ndarray
             row = differ.argmax()
             raise ValueError(
                 f"{name} and {first_name} disagree on the labels of "
-                f"{pluralize(int(differ.sum()), 'image')}: "
-                f"{str(first.ids[row])!r} is of class {member.labels[row]} and {first.labels[row]}. "
-                f"Blend predictions of the same data."
+                f"{pluralize(int(differ.sum()), 'image')}: {str(first.ids[row])!r} is of class "
+                f"{member.labels[row]} and {first.labels[row]}. Blend predictions of the same data."
             )
     return first.labels
 

@@ -10,7 +10,6 @@ import logging
 import os
 import time
 import types
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,17 +20,15 @@ import numpy as np
 
 from flowerkit.accelerator import free_memory_bytes, hosts
 from flowerkit.data import RAM_FRACTION, Split
-from flowerkit.files import cache_folder, check_room, writing_to
+from flowerkit.files import cache_folder, check_room, find_marked, list_marked, replacing
 from flowerkit.models import stream_outputs, walk_layers
-from flowerkit.pipeline import eval_batches
-from flowerkit.prediction.predictions import Predictions
+from flowerkit.prediction.predictions import Predictions, stream_split
 from flowerkit.text import format_bytes, format_seconds, pluralize
 
 _log = logging.getLogger("flowerkit")
 
 # Part of every key: features computed in another way never meet the files of this one.
-_FORMAT = 3
-_DTYPE = "float32"
+_FORMAT = 4
 # Bytes of features that one call of the head is given: enough to hide the call, few enough to hold.
 _CHUNK_BYTES = 64 * 2**20
 _SPARE_BYTES = 2**30  # of the disk, for what else the run writes
@@ -80,52 +77,31 @@ def compute_features(
             f"the body takes images of {_name_shape(needed)}, the data holds {_name_shape(stored)}. "
             f"Choose the stored size with image_size (--image-size)."
         )
-    start = time.perf_counter()
     made_from = f"{_FORMAT} {fingerprint(body)} {describe_data(split)}" + " mirrored" * mirrored
-    key = sha256(made_from.encode()).hexdigest()[:16]
-    shape = (len(split), *body.output_shape[1:])
+    folder = hosts.scratch() if hosts.are_together() else cache_folder() / "features"
+    file = folder / f"{sha256(made_from.encode()).hexdigest()[:16]}.npy"
     # Hosts that train together must all compute: what one of them finds, others may not.
-    array, seconds = None if hosts.are_together() else _find_kept(key, shape, name), 0.0
-    if array is None:
-        array = _keep(
-            _compute(body, split, global_batch, name, mirrored, progress), key, shape, name
-        )
-        seconds = time.perf_counter() - start
-        _log.info(
-            f"features of {name}: {pluralize(len(array), 'image')} in {format_seconds(seconds)}"
-        )
+    kept = None if hosts.are_together() else find_marked(file)
+    if kept is not None:
+        _log.info(f"features of {name} are there from an earlier run: {kept}")
+        return Features(_load(kept), split.labels, split.ids)
+    start, shape = time.perf_counter(), (len(split), *body.output_shape[1:])
+    report = progress and (lambda done: progress(f"features of {name}", done, len(split)))
+    outputs = stream_split(
+        body, split, global_batch, mirrored=mirrored, name="the backbone", report=report
+    )
+    array = _keep(outputs, file, shape, name)
+    seconds = time.perf_counter() - start
+    _log.info(f"features of {name}: {pluralize(len(array), 'image')} in {format_seconds(seconds)}")
     return Features(array, split.labels, split.ids, seconds)
 
 
-def _compute(
-    body, split: Split, global_batch: int, name: str, mirrored: bool, progress
-) -> Iterator[np.ndarray]:
-    """The body's outputs, batch by batch, without the padding of the last batch."""
-    batches = eval_batches(split, global_batch=global_batch)
-    views = (images[:, :, ::-1] if mirrored else images for images, _, _ in batches)
-    done = 0
-    for rows in stream_outputs(body, views, name="the backbone"):
-        rows = rows[: len(split) - done]
-        yield rows
-        done += len(rows)
-        if progress:
-            progress(f"features of {name}", done, len(split))
-
-
 def predict_features(head: keras.Model, features: Features, *, global_batch: int) -> Predictions:
-    """The probabilities that `head` gives: what the whole model predicts for the images.
-
-    Raises ValueError for a head that takes features of another shape.
-    """
-    needed, stored = tuple(head.input_shape[1:]), features.array.shape[1:]
-    if needed != stored:
-        raise ValueError(
-            f"a head that does not fit: it takes features of {_name_shape(needed)}, these are of "
-            f"{_name_shape(stored)}. Cut head and body out of the same classifier."
-        )
+    """The probabilities that `head` gives: what the whole model predicts for the images."""
     rows = global_batch
     if keras.backend.backend() != "jax":  # there the program that predicts images has this head
-        rows *= max(1, _CHUNK_BYTES // (4 * int(np.prod(stored)) * global_batch))
+        image_bytes = 4 * int(np.prod(features.array.shape[1:]))
+        rows *= max(1, _CHUNK_BYTES // (image_bytes * global_batch))
         rows = min(rows, -(-len(features) // global_batch) * global_batch)
     outputs = stream_outputs(head, _padded(features.array, rows))
     probabilities = np.concatenate(list(outputs))[: len(features)]
@@ -218,77 +194,32 @@ def describe_data(split: Split) -> str:
 # Keeping ------------------------------------------------------------------------------------------
 
 
-def _find_kept(key: str, shape: tuple[int, ...], name: str) -> np.ndarray | None:
-    """What an earlier run left, read once to see that it is whole; None: to be computed.
-
-    The file's name ends with the CRC-32 of its rows.
-    """
-    for file in _folder().glob(f"{key}-*.npy"):
-        try:
-            array = np.load(file, mmap_mode="r")
-        except (OSError, EOFError, ValueError):
-            array = np.empty(0)
-        if array.shape == shape and f"{_checksum(array):08x}" == file.stem[-8:]:
-            _log.info(f"features of {name} are there from an earlier run: {file}")
-            return np.asarray(array)
-        _log.warning(f"{file} is damaged: the features of {name} are computed anew")
-        file.unlink(missing_ok=True)
-    return None
-
-
-def _folder() -> Path:
-    return hosts.scratch() if hosts.are_together() else cache_folder() / "features"
-
-
-def _checksum(array: np.ndarray) -> int:
-    crc = 0
-    for start in range(0, len(array), 256):
-        crc = zlib.crc32(np.ascontiguousarray(array[start : start + 256]), crc)
-    return crc
-
-
-def _keep(outputs: Iterator[np.ndarray], key: str, shape: tuple[int, ...], name: str) -> np.ndarray:
+def _keep(outputs: Iterator[np.ndarray], file: Path, shape: tuple, name: str) -> np.ndarray:
     """All `outputs` one after the other: in a file if the disk has room, else in memory."""
     num_bytes = 4 * int(np.prod(shape, dtype="int64"))
-    no_file = _check_disk(num_bytes)
-    if no_file is None:
-        return _write(outputs, key, shape)
-    size, free = f"{format_bytes(num_bytes)} of features", free_memory_bytes()
-    if num_bytes > RAM_FRACTION * free:
-        raise MemoryError(
-            f"{size} of {name} do not fit into {format_bytes(free)} of free memory, nor into a file: "
-            f"{no_file}. A head that begins with pooling (head='pooled', --head pooled) has far smaller "
-            f"ones; freeze_epochs=0 (--freeze-epochs 0) has none."
-        )
-    _log.info(f"{name}: {size} stay in RAM ({no_file})")
-    array, done = np.empty(shape, _DTYPE), 0
-    for rows in outputs:
-        array[done : done + len(rows)] = rows
-        done += len(rows)
-    return array
-
-
-def _check_disk(num_bytes: int) -> str | None:
-    """Why no file of this size can be kept; None if it can."""
     try:
-        check_room(_folder(), num_bytes + min(_SPARE_BYTES, num_bytes))
+        check_room(file.parent, num_bytes + min(_SPARE_BYTES, num_bytes))
     except OSError as error:
-        return str(error)
-    return None
-
-
-def _write(outputs: Iterator[np.ndarray], key: str, shape: tuple[int, ...]) -> np.ndarray:
-    hidden, crc = _folder() / f".{key}-{os.getpid()}.part", 0
+        size = f"{format_bytes(num_bytes)} of features of {name}"
+        if num_bytes > RAM_FRACTION * (free := free_memory_bytes()):
+            raise MemoryError(
+                f"{size} do not fit into {format_bytes(free)} of free memory, nor into a file: {error}. "
+                f"A head that begins with pooling (head='pooled', --head pooled) has far smaller ones; "
+                f"freeze_epochs=0 (--freeze-epochs 0) has none."
+            ) from error
+        _log.info(f"{size} stay in RAM ({error})")
+        array, done = np.empty(shape, "float32"), 0
+        for rows in outputs:
+            array[done : done + len(rows)] = rows
+            done += len(rows)
+        return array
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    try:
-        with writing_to(_folder()), hidden.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for rows in outputs:
-                rows = np.ascontiguousarray(rows, "<f4")
-                crc = zlib.crc32(rows, crc)
-                file.write(rows)
-        path = _folder() / f"{key}-{crc:08x}.npy"
-        os.replace(hidden, path)
-    finally:
-        hidden.unlink(missing_ok=True)
-    return np.asarray(np.load(path, mmap_mode="r"))
+    with replacing(file, marked=True, flush=False) as temporary, temporary.open("wb") as opened:
+        np.lib.format.write_array_header_1_0(opened, header)
+        for rows in outputs:
+            opened.write(np.ascontiguousarray(rows, "<f4"))
+    return _load(max(list_marked(file), key=os.path.getmtime))
+
+
+def _load(file: Path) -> np.ndarray:
+    return np.asarray(np.load(file, mmap_mode="r"))

@@ -105,14 +105,18 @@ def predict_out_of_fold(
         seen[inside] = np.isin(np.arange(num_classes), labels[others])
     known = seen[rows, labels]
 
+    def find_probabilities(log_scale: float) -> np.ndarray:
+        return softmax(np.where(seen, outputs * np.exp(log_scale), -np.inf), axis=1)
+
     def loss(log_scale: float) -> float:
-        found = _softmax(outputs * np.exp(log_scale), seen)[rows, labels]
-        return -np.log(np.maximum(found[known], metrics.SMALLEST_PROBABILITY)).mean()
+        found = find_probabilities(log_scale)[rows, labels][known]
+        return -np.log(np.maximum(found, metrics.SMALLEST_PROBABILITY)).mean()
 
     from scipy.optimize import minimize_scalar
+    from scipy.special import softmax
 
-    scale = np.exp(minimize_scalar(loss, bounds=(0, 5), method="bounded").x) if known.any() else 1.0
-    return _softmax(outputs * scale, seen).astype("float32")
+    log_scale = minimize_scalar(loss, bounds=(0, 5), method="bounded").x if known.any() else 0.0
+    return find_probabilities(log_scale).astype("float32")
 
 
 def _scale(features: np.ndarray) -> np.ndarray:
@@ -125,9 +129,3 @@ def _scale(features: np.ndarray) -> np.ndarray:
 
 def _find_kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.exp(2 * _GAMMA * (first @ second.T - 1))
-
-
-def _softmax(logits: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    logits = np.where(seen, logits, -np.inf)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)

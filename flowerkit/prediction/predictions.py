@@ -3,7 +3,7 @@
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from flowerkit import metrics
 from flowerkit.data import Split
 from flowerkit.files import replacing
 from flowerkit.models import find_chain, stream_outputs
-from flowerkit.pipeline import Augmentation, Batches, augment_images, eval_batches, sample_params
+from flowerkit.pipeline import Augmentation, augment_images, eval_batches, sample_params
 
 # What NumPy raises for a file that is empty, cut off, damaged inside, or another kind of file.
 _DAMAGE = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
@@ -106,17 +106,40 @@ def predict(
     _check_request(model, split, tta)
     num_images, crops = len(split), Augmentation(flip=True, min_crop_area=min_crop_area)
     total = np.zeros((num_images, model.output_shape[-1]))
-    for view in range(tta):
-
-        def on_batch(num_batches: int, images_before: int = view * num_images) -> None:
+    for view in range(tta):  # as it is, mirrored, crops
+        seen, done = split, 0
+        if view > 1:
+            params = sample_params(crops, num_images, seed=seed, epoch=view)
+            seen = replace(split, images=_Augmented(split.images, params, crops))
+        for rows in stream_split(find_chain(model), seen, global_batch, mirrored=view == 1):
+            total[done : done + len(rows)] += rows
+            done += len(rows)
             if progress:
-                done = min(num_batches * global_batch, num_images)
-                progress("predict", images_before + done, tta * num_images)
-
-        seen = replace(split, images=_View(split.images, view, crops, seed)) if view else split
-        batches = eval_batches(seen, global_batch=global_batch)
-        total += _predict_batches(model, batches, on_batch)[:num_images]
+                progress("predict", view * num_images + done, tta * num_images)
     return Predictions(split.ids, (total / tta).astype("float32"), split.labels)
+
+
+def stream_split(
+    models: keras.Model | Sequence[keras.Model],
+    split: Split,
+    global_batch: int,
+    *,
+    mirrored: bool = False,
+    name: str | None = None,
+    report: Callable[[int], None] | None = None,
+) -> Iterator[np.ndarray]:
+    """`stream_outputs` for the images of `split`, without the padding of the last batch.
+
+    `report(images done)` is called after each batch.
+    """
+    done = 0
+    batches = eval_batches(split, global_batch=global_batch)
+    views = (images[:, :, ::-1] if mirrored else images for images, _, _ in batches)
+    for rows in stream_outputs(models, views, name=name):
+        yield rows[: len(split) - done]
+        done = min(done + len(rows), len(split))
+        if report:
+            report(done)
 
 
 def _check_request(model: keras.Model, split: Split, tta: int) -> None:
@@ -131,50 +154,16 @@ def _check_request(model: keras.Model, split: Split, tta: int) -> None:
         raise ValueError(f"tta counts the views of each image, 1 or more. Received: tta={tta}")
 
 
-class _View:
-    """The images of a split, augmented for view 1, 2, ... a batch at a time."""
+class _Augmented:
+    """The images of a split, augmented a batch at a time."""
 
-    def __init__(self, images, view: int, crops: Augmentation, seed: int):
-        self.shape = images.shape
-        self._images, self._crops = images, crops
-        self._params = None
-        if view > 1:
-            self._params = sample_params(crops, len(images), seed=seed, epoch=view)
+    def __init__(self, images, params: np.ndarray, augmentation: Augmentation):
+        self.shape, self.images = images.shape, images
+        self.params, self.augmentation = params, augmentation
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        images = np.asarray(self._images[rows])
-        if self._params is None:
-            return np.ascontiguousarray(images[:, :, ::-1])
         # Rounded: with uint8 the model needs no second compilation.
-        return augment_images(images, self._params[rows], self._crops)
-
-
-class _BatchCounter(keras.callbacks.Callback):
-    def __init__(self, on_batch: Callable[[int], None]):
-        super().__init__()
-        self.on_batch = on_batch
-
-    def on_predict_batch_end(self, batch, logs=None):
-        self.on_batch(batch + 1)
-
-
-def _predict_batches(
-    model: keras.Model, batches: Batches, on_batch: Callable[[int], None]
-) -> np.ndarray:
-    # Not Keras's `predict` on several replicas of TensorFlow: the end of its iterator for each device
-    # can block for seconds, at every validation.
-    if (
-        keras.backend.backend() == "tensorflow"
-        and model.distribute_strategy.num_replicas_in_sync == 1
-    ):
-        return model.predict(
-            batches.for_keras(), steps=batches.stop, verbose=0, callbacks=[_BatchCounter(on_batch)]
-        )
-    probabilities = []
-    for rows in stream_outputs(find_chain(model), (images for images, _, _ in batches)):
-        probabilities.append(rows)
-        on_batch(len(probabilities))
-    return np.concatenate(probabilities)
+        return augment_images(np.asarray(self.images[rows]), self.params[rows], self.augmentation)

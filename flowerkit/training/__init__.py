@@ -25,14 +25,14 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "plan": "FINE_TUNE PLANS RAMP settle TrainingPlan change_plan load_plan",
-        "run_folder": "Fitted Environment RunFolder RunResult describe_difference",
+        "run_folder": "Environment RunFolder RunResult describe_difference",
         "history": "History",
         "lr_finder": "LRFinderResult lr_find",
         "fitting": "NotEnoughTime Pace measure_pace",
         "phases": "Phase plan_phases",
         "saved_run": "SavedRun",
         "trainer": "TrainingResult fine_tune fit_one_cycle train",
-        "verdict": "Verdict judge",
+        "verdict": "judge",
         "step": "build_model list_programs",
     },
 )

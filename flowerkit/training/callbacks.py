@@ -22,9 +22,7 @@ from flowerkit.text import format_seconds, join_some, pluralize
 
 _log = logging.getLogger("flowerkit")
 
-# How far the host may run ahead of the device: enough to hide its own work, and few enough that the
-# batches waiting there need little memory.
-STEPS_AHEAD = 16
+STEPS_AHEAD = 16  # of the host before the device: enough to hide its work, in little memory
 ESTIMATED_STEPS = 9
 SHORT_SECONDS = 20  # of a rest that nobody would shorten
 
@@ -33,16 +31,21 @@ _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class StepListener(keras.callbacks.Callback):
-    """A callback of the run that is called after each step, which Keras's are not without waiting."""
+    """A callback of the run that is called after each step, which Keras's are not without waiting.
+
+    `trained` is its model: on JAX `model`, asked for inside a step, puts weights back that the step has
+    used up.
+    """
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.trained = model
 
     def on_step(self, done: int, logs: dict) -> None:
-        """`done` steps of the epoch have been started.
-
-        `logs` holds the running means as arrays that may still be being computed.
-        """
+        """`done` steps of the epoch have begun; `logs` has running means, perhaps not computed yet."""
 
 
-class StepHooks(keras.callbacks.Callback):
+class StepHooks(StepListener):
     """Set the learning rate before every step, and call `on_step` of every listener after it.
 
     `done` counts the epoch's steps, `steps` how many it has; `trained_at` is when the last of them was
@@ -62,11 +65,6 @@ class StepHooks(keras.callbacks.Callback):
         self.trained_at: float | None = None
         self.first_step_seconds: float | None = None
 
-    def set_model(self, model):
-        super().set_model(model)
-        # On JAX `self.model`, asked for inside a step, puts weights back that the step has used up.
-        self.trained = model
-
     @contextmanager
     def around(
         self, rate: Callable[[int, int], float], callbacks: Sequence, first_epoch: int = 0
@@ -77,7 +75,8 @@ class StepHooks(keras.callbacks.Callback):
         try:
             yield
         finally:
-            self.release()
+            if self.execute is not None:  # the model gets Keras's own step back
+                self.trained.train_function, self.execute = self.execute, None
 
     def on_train_begin(self, logs=None):
         rate = self.rate(self.epoch, 0)
@@ -144,14 +143,6 @@ class StepHooks(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.trained_at = time.perf_counter()  # Keras has fetched the metrics: all is computed
 
-    def on_train_end(self, logs=None):
-        self.release()
-
-    def release(self) -> None:
-        """Give the model Keras's own step back."""
-        if self.execute is not None:
-            self.model.train_function, self.execute = self.execute, None
-
     def _time_first(self, *state):
         _log.info("compiling the training step, which takes from seconds to some minutes")
         start = time.perf_counter()
@@ -186,11 +177,7 @@ class StopFlag(StepListener):
         self.ends_run = False  # not only the phase
         self.failed = False  # a fault, not a limit that was given, ended it
         self.interrupted = False
-
-    def set_model(self, model):
-        super().set_model(model)
-        # On JAX `self.model`, asked for inside a step, puts weights back that the step has used up.
-        self.trained = model
+        self.rest = None  # of the phase, where its time was divided anew
 
     def on_step(self, done, logs):
         self.done = done
@@ -249,12 +236,8 @@ class StopFlag(StepListener):
         self.request(f"it was interrupted ({name})", cut_short=True)
 
 
-class FollowFirstHost(keras.callbacks.Callback):
+class FollowFirstHost(StepListener):
     """Stop where host 0 stops: callbacks of yours may decide by a clock, or by what is on disk."""
-
-    def set_model(self, model):
-        super().set_model(model)
-        self.trained = model
 
     def on_train_batch_end(self, batch, logs=None):
         self.trained.stop_training = hosts.broadcast(bool(self.trained.stop_training))
@@ -264,10 +247,7 @@ class FollowFirstHost(keras.callbacks.Callback):
 
 
 class ReseedDropout(keras.callbacks.Callback):
-    """Start each epoch's dropout from (seed, epoch), so that a resumed run draws what a whole one does.
-
-    Keras's weights files leave the states of seed generators out.
-    """
+    """Start each epoch's dropout from (seed, epoch), as a resumed run does: no file holds its state."""
 
     def __init__(self, seed: int):
         super().__init__()
@@ -284,9 +264,9 @@ class ReseedDropout(keras.callbacks.Callback):
 class TerminateOnNaN(StepListener):
     """Stop soon after a loss that is not a number, before anything of its epoch is kept.
 
-    It reads the loss of `STEPS_AHEAD` steps ago, which is computed by now. (Keras's would fetch each
-    step's.) A running mean that was not a number once stays so: the epoch's end sees all.
-    The reason has the step's learning rate and its images, `find_ids(steps before it in the epoch)`.
+    It reads the loss of `STEPS_AHEAD` steps ago, which is computed by now (Keras's would fetch each
+    step's), and at an epoch's end all. The reason has the step's learning rate and its images,
+    `find_ids(steps before it in the epoch)`.
     """
 
     def __init__(self, stop: StopFlag, hooks: StepHooks, find_ids: Callable[[int], Sequence[str]]):
@@ -320,10 +300,7 @@ class TerminateOnNaN(StepListener):
 
 
 class HistoryWriter(keras.callbacks.Callback):
-    """Append the epoch to the run's history: the logs, the planned rate and the rate that was used.
-
-    Both rates are those of the epoch's last step.
-    """
+    """Append the epoch to the run's history: logs, and the planned and used rate of its last step."""
 
     def __init__(self, run, phase, stop: StopFlag, hooks: StepHooks):
         super().__init__()
@@ -379,16 +356,14 @@ class TimeLimit(StepListener):
     """Keep the rest of a phase within the run's `Clock`.
 
     At an epoch's end the epochs that are left are fitted anew where they have become too many or too
-    few, by what a step and a validation took: `refitted` is then the rest of the phase, and training
-    stops for the caller to go on with it. It never has more epochs than the plan. Inside an epoch
-    training ends when there is no time left but for validation. It comes after all callbacks that may
-    stop training.
+    few, by what a step and a validation took: training stops, for the caller to go on with `stop.rest`.
+    It never has more epochs than the plan. Inside an epoch training ends when there is no time left but
+    for validation. It comes after all callbacks that may stop training.
     """
 
     def __init__(self, run, phase, validation, stop: StopFlag):
         super().__init__()
         self.run, self.phase, self.validation, self.stop = run, phase, validation, stop
-        self.refitted = None
 
     def on_epoch_begin(self, epoch, logs=None):
         self.first = None
@@ -416,8 +391,7 @@ class TimeLimit(StepListener):
             clock.image_seconds = self.validation.predict_seconds / len(run.val)
         rest = phase.refitted(
             clock.left(),
-            rows=run.history.of_phase(phase.number),
-            from_epoch=epoch + 1,
+            run.history,
             step_seconds=max(self.step_seconds, 1e-9),
             epoch_seconds=self.validation.seconds,
             steps_an_epoch=run.num_steps,
@@ -425,7 +399,7 @@ class TimeLimit(StepListener):
         if rest is None:
             self.stop.request("another epoch would not have fitted into the time")
         elif rest is not phase:
-            self.refitted = rest
+            self.stop.rest = rest
             self.model.stop_training = True
 
 

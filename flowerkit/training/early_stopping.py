@@ -1,10 +1,9 @@
 """Early stopping that stops: whether it is due is read off the history, so nothing goes stale.
 
 Keras's EarlyStopping only warns about a monitor that is not logged, cannot infer the direction of
-`val_f1`, keeps its best between fits and forgets it in a resumed run. Here the monitor and its direction
-are checked in the plan (`plan.MONITORS`), patience counts from the end of the ramp, and a resumed run
-stops where the whole run would have. The best weights are kept on disk by `checkpoints.ModelCheckpoint`
-and put back on every exit by `trainer.train`.
+`val_f1`, keeps its best between fits and forgets it in a resumed run. Here the plan checks the monitor,
+patience counts from the end of the ramp, and a resumed run stops where the whole run would have. The
+best weights are on disk (`validation.ModelCheckpoint`); `trainer.train` puts them back on every exit.
 """
 
 import keras

@@ -2,27 +2,22 @@
 
 Before the first step `build_in_time` decides what the model sees; when the head has learned,
 `fit_network` measures the step that trains the network, runs the range test with it and divides the
-time. Both say what they chose and why, as `plan.settle` does, whose choices need no measuring; plan.json
-keeps it. `check_memory` looks whether a step fits; where one did not, `OutOfMemory` names what does.
+time. `check_memory` looks whether a step fits; where one did not, `OutOfMemory` names what does.
 """
 
 import logging
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import keras
 import numpy as np
 
 from flowerkit.accelerator import Accelerator, free_memory_bytes, hosts, wait_for_programs
-from flowerkit.console import Progress
 from flowerkit.data import RAM_FRACTION, FlowerData
 from flowerkit.files import check_room
-from flowerkit.models import activation_bytes, split_classifier, stream_outputs
+from flowerkit.models import activation_bytes, fixed_input_size, split_classifier, stream_outputs
 from flowerkit.pipeline import steps_per_epoch
-from flowerkit.schedules import Schedule
 from flowerkit.text import format_bytes, format_epochs, format_seconds, pluralize
 from flowerkit.training.callbacks import StepListener
 from flowerkit.training.lr_finder import (
@@ -34,15 +29,9 @@ from flowerkit.training.lr_finder import (
     sweep,
     unchanged,
 )
-from flowerkit.training.phases import Clock, Phase, fit_steps, plan_phases
-from flowerkit.training.plan import FEWEST_STEPS_A_PHASE, SIZES_PX, TrainingPlan, longer, settle
-from flowerkit.training.step import (
-    FEWEST_AVERAGED,
-    STATISTICS_IMAGES,
-    RunContext,
-    TrainStep,
-    build_model,
-)
+from flowerkit.training.phases import Phase, fit_steps
+from flowerkit.training.plan import FEWEST_STEPS_A_PHASE, SIZES_PX, TrainingPlan, longer
+from flowerkit.training.step import FEWEST_AVERAGED, STATISTICS_IMAGES, RunContext, TrainStep
 
 _log = logging.getLogger("flowerkit")
 
@@ -60,43 +49,27 @@ _SMALLER_INPUT = "a smaller input_size (--input-size)"
 MOST_IN_TIME = 3  # times the epochs without a limit, where the time is long
 
 
-def build_in_time(
-    plan: TrainingPlan,
-    data: FlowerData,
-    accelerator: Accelerator,
-    clock: Clock,
-    *,
-    open_fields: Collection[str],
-    needs_features: bool,
-) -> tuple[TrainingPlan, keras.Model, tuple[keras.Model, keras.Model], dict[str, str]]:
-    """(plan, classifier, its body and head, reasons): with an input size that the time allows.
+def build_in_time(run: RunContext) -> None:
+    """Build the classifier, in a size that the time allows.
 
-    With a time limit and a head that is to learn (`needs_features`), the classifier's body is timed on
-    a few batches. Of the `open_fields`, which are the run's to choose, input_size becomes smaller where
-    the features of all images would take more than half of the time, and freeze_flip False where with
-    those of mirrored images they would take more than a third. Raises ValueError where the time is too
-    short for the features and the csv.
+    With a time limit and a head that is to learn, the classifier's body is timed on a few batches.
+    Where the run may choose, input_size becomes smaller where the features of all images would take
+    more than half of the time, and freeze_flip False where with those of mirrored images they would
+    take more than a third. Raises ValueError where the time is too short for the features and the csv.
     """
-    start, reasons = hosts.now(), {}
-    classifier = build_model(plan, data, accelerator)
-    clock.build_seconds = hosts.now() - start
-    parts = split_classifier(classifier)
-    if not (clock.is_limited and needs_features):
-        return plan, classifier, parts, reasons
-    _time_body(parts[0], plan, data, accelerator, clock)
-    if "input_size" in open_fields:
-        plan = _choose_smaller(plan, data.counts, clock, reasons)
-        if reasons:
-            classifier = build_model(plan, data, accelerator)
-            parts = split_classifier(classifier)
-    if "freeze_flip" in open_fields:
-        plan = _choose_flip(plan, data.counts, clock, reasons)
-    head_seconds = clock.image_seconds * _count_shown(plan, data.counts)
-    left = clock.left() - head_seconds
+    run.build()
+    if not (run.clock.is_limited and run.learns_head):
+        return
+    size = run.plan.input_size
+    _time_body(run)
+    _choose_views(run)
+    if run.plan.input_size != size:
+        run.build()
+    head_seconds = run.clock.image_seconds * _count_shown(run)
+    left = run.clock.left() - head_seconds
     if left < 0:
         found = f"the features that the head learns from take about {format_seconds(head_seconds)}"
-        raise NotEnoughTime(_too_short(plan, clock, -left, found))
-    return plan, classifier, parts, reasons
+        raise NotEnoughTime(_too_short(run, -left, found))
 
 
 class NotEnoughTime(ValueError):
@@ -139,99 +112,82 @@ def measure_pace(
 
     Where its input size is "auto", it is the one that `seconds` allow.
     """
-    is_open, flip_is_open = plan.input_size == "auto", plan.freeze_flip == "auto"
-    clock = Clock(num_test=data.counts["test"])
-    plan, _ = settle(
-        plan,
-        num_train=data.counts["train"],
-        stored_px=data.image_size,
-        kind=accelerator.kind,
-        replicas=accelerator.replicas,
-        is_timed=True,
-    )
-    start = hosts.now()
-    classifier = build_model(plan, data, accelerator)
-    clock.build_seconds = hosts.now() - start
-    _time_body(split_classifier(classifier)[0], plan, data, accelerator, clock)
+    run = RunContext(data, replace(plan, max_minutes=seconds / 60), accelerator)
+    run.settle()
+    run.build()
+    clock = run.clock
+    clock.num_test = data.counts["test"]
+    _time_body(run)
     clock.at = hosts.now() + seconds
-    if is_open:
-        plan = _choose_smaller(plan, data.counts, clock, {})
-    if flip_is_open:
-        plan = _choose_flip(plan, data.counts, clock, {})
+    _choose_views(run)
     # Compiled are both phases' steps, and predictions and statistics of each.
     compiling = (2 + 2 * TRAINING_OVER_PREDICTING) * clock.compile_seconds
     once_seconds = 5 + 3 * clock.build_seconds + compiling
-    return Pace(plan.input_size, clock.image_seconds, once_seconds, 1 + (plan.freeze_flip is True))
+    return Pace(run.plan.input_size, clock.image_seconds, once_seconds, run.plan.num_views)
 
 
-def _count_shown(plan: TrainingPlan, counts: Mapping[str, int]) -> int:
-    """Of how many images the features are computed."""
-    return (1 + (plan.freeze_flip is True)) * counts["train"] + counts["val"]
-
-
-def _choose_flip(
-    plan: TrainingPlan, counts: Mapping[str, int], clock: Clock, reasons: dict[str, str]
-) -> TrainingPlan:
-    seconds = clock.image_seconds * _count_shown(plan, counts)
-    if plan.freeze_flip is not True or seconds <= FLIP_SHARE * clock.left():
-        return plan
-    reasons["freeze_flip"] = (
-        f"False: with those of mirrored images the features would take {format_seconds(seconds)} of "
-        f"the {format_seconds(clock.left())} that are left"
-    )
-    return replace(plan, freeze_flip=False)
-
-
-def _choose_smaller(
-    plan: TrainingPlan, counts: Mapping[str, int], clock: Clock, reasons: dict[str, str]
-) -> TrainingPlan:
-    num_images, size = counts["train"] + counts["val"], plan.input_size
-    full = clock.image_seconds
-    for smaller in SIZES_PX:
-        if size is None or clock.image_seconds * num_images <= HEAD_SHARE * clock.left():
-            break
-        if smaller < size:
-            clock.image_seconds = full * (smaller / size) ** 2
-            plan = replace(plan, input_size=smaller)
-            reasons["input_size"] = (
-                f"{smaller}: at {size} px the features of {num_images:,} images would take "
-                f"{format_seconds(full * num_images)} of the {format_seconds(clock.left())} "
-                f"that are left"
-            )
-    return plan
-
-
-def _time_body(body, plan: TrainingPlan, data, accelerator, clock: Clock) -> None:
-    size = data.image_size
-    num_images = plan.batch // plan.accumulate * accelerator.replicas
-    rows = hosts.own_rows(num_images)
+def _time_body(run: RunContext) -> None:
+    size, rows = run.data.image_size, hosts.own_rows(run.part_batch)
     batch = np.zeros((rows.stop - rows.start, size, size, 3), "uint8")
     times = [hosts.now()]
-    for _ in stream_outputs(body, [batch] * 5, name="the backbone"):
+    for _ in stream_outputs(split_classifier(run.classifier)[0], [batch] * 5, name="the backbone"):
         times.append(hosts.now())
     first, *others = np.diff(times)
     steady = float(min(others))
-    clock.compile_seconds = max(0.0, float(first) - steady)
-    clock.image_seconds = steady / num_images
+    run.clock.compile_seconds = max(0.0, float(first) - steady)
+    run.clock.image_seconds = steady / run.part_batch
+
+
+def _count_shown(run: RunContext) -> int:
+    """Of how many images the features are computed."""
+    return run.plan.num_views * run.data.counts["train"] + run.data.counts["val"]
+
+
+def _choose_views(run: RunContext) -> None:
+    """Choose the size and the views for features that take no more than their share of the time."""
+    clock, size, full = run.clock, run.plan.input_size, run.clock.image_seconds
+    num_images = run.data.counts["train"] + run.data.counts["val"]
+    is_open = "input_size" in run.chosen and not fixed_input_size(run.plan.backbone)
+    for smaller in [each for each in SIZES_PX if is_open and each < (size or 0)]:
+        if clock.image_seconds * num_images <= HEAD_SHARE * clock.left():
+            break
+        clock.image_seconds = full * (smaller / size) ** 2
+        run.choose(
+            "input_size",
+            smaller,
+            f"{smaller}: at {size} px the features of {num_images:,} images would take "
+            f"{format_seconds(full * num_images)} of the {format_seconds(clock.left())} that are left",
+        )
+    seconds = clock.image_seconds * _count_shown(run)
+    if (
+        "freeze_flip" in run.chosen
+        and run.plan.num_views > 1
+        and seconds > FLIP_SHARE * clock.left()
+    ):
+        run.choose(
+            "freeze_flip",
+            False,
+            f"False: with those of mirrored images the features would take {format_seconds(seconds)} "
+            f"of the {format_seconds(clock.left())} that are left",
+        )
 
 
 # When the head has learned ---------------------------------------------------------------------------
 
 
-def has_time_for_batch(run: RunContext, data: FlowerData) -> bool:
+def has_time_for_batch(run: RunContext) -> bool:
     """Whether `shrink_batch` will surely keep the batch, when the head has learned from its features."""
-    clock, num_images = run.clock, _count_shown(run.plan, data.counts)
+    clock = run.clock
     step_seconds = TRAINING_OVER_PREDICTING * clock.image_seconds * run.global_batch
-    left = clock.left() - clock.image_seconds * num_images
+    left = clock.left() - clock.image_seconds * _count_shown(run)
     return left >= 2 * FEWEST_STEPS_A_PHASE * step_seconds
 
 
-def shrink_batch(run: RunContext) -> tuple[RunContext, dict[str, str]]:
-    """(run, reasons): with smaller batches where the time is for few steps of the network only."""
-    clock, batch = run.clock, run.plan.batch
-    replicas = run.accelerator.replicas
+def shrink_batch(run: RunContext) -> None:
+    """Choose smaller batches where the time is for few steps of the network only."""
+    clock, batch, replicas = run.clock, run.plan.batch, run.accelerator.replicas
     if not (clock.is_limited and clock.image_seconds) or run.plan.accumulate > 1:
-        return run, {}
+        return
     num_shown = max(0.0, clock.left()) / (TRAINING_OVER_PREDICTING * clock.image_seconds)
     while (
         num_shown < FEWEST_STEPS_A_PHASE * batch * replicas
@@ -239,71 +195,57 @@ def shrink_batch(run: RunContext) -> tuple[RunContext, dict[str, str]]:
         and batch % (4 if run.plan.augmentation().mixes else 2) == 0
     ):
         batch //= 2
-    if batch == run.plan.batch:
-        return run, {}
-    reason = (
-        f"{batch}, of the network: {format_epochs(round(num_shown / len(run.train), 1))} fit into the "
-        f"time, and "
-        f"smaller batches make more steps of them"
-    )
-    return replace(
-        run,
-        plan=replace(run.plan, per_replica_batch=batch),
-        global_batch=batch * replicas,
-        num_steps=steps_per_epoch(len(run.train), batch * replicas),
-    ), {"per_replica_batch": reason}
+    if batch < run.plan.batch:
+        run.choose(
+            "per_replica_batch",
+            batch,
+            f"{batch}, of the network: {format_epochs(round(num_shown / len(run.train), 1))} fit into "
+            f"the time, and smaller batches make more steps of them",
+        )
+        run.num_steps = steps_per_epoch(len(run.train), run.global_batch)
+        run.steps.clear()  # of other batches
 
 
-def fit_network(
-    run: RunContext,
-    step: TrainStep,
-    phase: Phase,
-    *,
-    schedule: Schedule | None = None,
-    progress: Progress | None = None,
-) -> tuple[RunContext, Phase | None, dict[str, str]]:
-    """(run with its whole plan, the phase, reasons): rate and epochs of the network, as measured.
+def fit_network(run: RunContext, step: TrainStep, phase: Phase) -> Phase | None:
+    """Choose rate and epochs of the network, as measured: the phase with them.
 
-    The phase is None where the time leaves none for it. Weights come back as they were.
+    None where the time leaves none for it. Weights come back as they were.
     """
-    plan, clock, reasons = run.plan, run.clock, {}
-    steps_an_epoch = run.num_steps
-    epochs = most = plan.epochs
-    if plan.epochs == "auto":
-        epochs = longer(plan.network_epochs, steps_an_epoch)
-        reasons["epochs"] = f"{epochs:g}: without a time limit (--max-minutes)"
+    plan, clock = run.plan, run.clock
+    epochs, most, is_open = plan.epochs, plan.epochs, plan.epochs == "auto"
+    if is_open:
+        epochs = longer(plan.network_epochs, run.num_steps)
         most = MOST_IN_TIME * epochs if clock.is_limited else epochs
-    step_seconds = 1.0
+        reason = f"{epochs:g}: without a time limit (--max-minutes)"
+    step_seconds, rate = 1.0, None
     with unchanged(step.model):
         if clock.is_limited:
             step_seconds = _find_pace(run, step)
-        if plan.max_lr == "auto" and schedule is None:
-            num_steps = most * steps_an_epoch
+        if plan.max_lr == "auto" and run.schedule is None:
+            num_steps = most * run.num_steps
             if clock.is_limited:
                 num_steps = min(num_steps, clock.left() / step_seconds)
-            found = _search_rate(run, step, num_steps, progress)
-            rate, reasons["max_lr"] = hosts.broadcast(found)
-            plan = replace(plan, max_lr=rate)
+            rate = hosts.broadcast(_search_rate(run, step, num_steps))
     step.hooks.planned = None  # the rate, too, is what it was
     if clock.is_limited:
-        field = "epochs" if plan.epochs == "auto" else "max_minutes"
-        epochs, reasons[field] = _fit_epochs(run, step_seconds, most)
-        if field == "max_minutes":
-            num, _, found = reasons[field].partition(": ")
-            reasons[field] = f"{plan.max_minutes:g}: time for {num} epochs; {found}"
-        if epochs is None:
-            return run, None, {field: reasons[field]}
-    shown = epochs if plan.epochs == "auto" else plan.epochs
-    run = replace(run, plan=replace(plan, epochs=shown))
-    whole = plan_phases(
-        run.plan, global_batch=run.global_batch, steps_an_epoch=steps_an_epoch, schedule=schedule
-    )[-1]
+        epochs, reason = _fit_epochs(run, step_seconds, most)
+        if not is_open:
+            in_time = reason.replace(":", " epochs;", 1)
+            run.chosen["max_minutes"] = f"{plan.max_minutes:g}: time for {in_time}"
+    if epochs is None:
+        if is_open:
+            run.chosen["epochs"] = reason
+        return None
+    if is_open:
+        run.choose("epochs", epochs, reason)
+    if rate:
+        run.choose("max_lr", *rate)
+    whole = run.phases()[-1]
     whole = replace(whole, first_epoch=phase.first_epoch, most_epochs=max(most, whole.end))
     if epochs < whole.end:
-        whole = whole.fitted(
-            round(epochs * steps_an_epoch), steps_an_epoch, from_epoch=phase.first_epoch
-        )
-    return run, whole, reasons
+        num_steps = round(epochs * run.num_steps)
+        whole = whole.fitted(num_steps, run.num_steps, from_epoch=phase.first_epoch)
+    return whole
 
 
 def _find_pace(run: RunContext, step: TrainStep) -> float:
@@ -328,33 +270,28 @@ class _StepWatch(StepListener):
         self.times.append(hosts.now())
 
 
-def _search_rate(run: RunContext, step: TrainStep, num_steps: float, progress) -> tuple[float, str]:
+def _search_rate(run: RunContext, step: TrainStep, num_steps: float) -> tuple[float, str]:
     """(max_lr for the plan, why): the valley of a range test, or the plan's own rate."""
-    plan = run.plan
-    own = float(f"{plan.highest_lr:.3g}")
+    own = float(f"{run.plan.highest_lr:.3g}")
+    reason = f"{own:g}: the plan's own; "
     affordable = min(RANGE_TEST_STEPS, int(RANGE_TEST_SHARE * num_steps))
     if affordable < FEWEST_STEPS:
-        return own, (
-            f"{own:g}: the plan's own; a range test has no time ({affordable} of {FEWEST_STEPS} steps)"
-        )
+        return own, f"{reason}a range test has no time ({affordable} of {FEWEST_STEPS} steps)"
     start = time.monotonic()
     rates = spread_rates(*RANGE_TEST_RATES, affordable)
     # The loss of a head that has learned rises with whatever moves it, long before a rate is too high.
-    run.parts[1].set_weights(run.fresh_head)
-    reader = sweep(step, run, rates, progress)
+    split_classifier(run.classifier)[1].set_weights(run.fresh_head)
+    reader = sweep(step, rates)
     seconds = time.monotonic() - start
     try:
         rate, fall = find_rate(reader, rates)
     except ValueError as error:
-        return own, f"{own:g}: the plan's own; the range test shows no valley ({error})"
+        return own, f"{reason}the range test shows no valley ({error})"
     if is_flat(fall, affordable):
-        return own, f"{own:g}: the plan's own; in the range test the loss fell by {fall:.1%} only"
-    rate = float(f"{rate / scale_of_rates(plan, run.global_batch):.3g}")
-    return (
-        rate,
-        f"{rate:g}: the valley of a range test, {pluralize(len(reader.losses), 'step')} in "
-        f"{format_seconds(seconds)}",
-    )
+        return own, f"{reason}in the range test the loss fell by {fall:.1%} only"
+    rate = float(f"{rate / scale_of_rates(run.plan, run.global_batch):.3g}")
+    steps = pluralize(len(reader.losses), "step")
+    return rate, f"{rate:g}: the valley of a range test, {steps} in {format_seconds(seconds)}"
 
 
 def _fit_epochs(run: RunContext, step_seconds: float, most: float) -> tuple[float | None, str]:
@@ -379,27 +316,21 @@ def _fit_epochs(run: RunContext, step_seconds: float, most: float) -> tuple[floa
     if steps < min(FEWEST_STEPS_TO_FIT, most * run.num_steps) and run.history:
         return None, f"0: the head alone; {found}"
     if steps < 1:
-        raise NotEnoughTime(_too_short(plan, clock, val_seconds + step_seconds - left, found))
+        raise NotEnoughTime(_too_short(run, val_seconds + step_seconds - left, found))
     fitted = float(f"{steps / run.num_steps:.6g}")
     fitted = fitted if fitted < most else most
     return fitted, f"{fitted:.2f}: {found}"
 
 
-def _too_short(plan: TrainingPlan, clock: Clock, missing_seconds: float, found: str) -> str:
-    gone, finish = 60 * plan.max_minutes - clock.at + hosts.now(), clock.finish_seconds
-    least = math.ceil(10 * (plan.max_minutes + 1.1 * missing_seconds / 60)) / 10
+def _too_short(run: RunContext, missing_seconds: float, found: str) -> str:
+    minutes, finish = run.plan.max_minutes, run.clock.finish_seconds
+    gone = 60 * minutes - run.clock.at + hosts.now()
+    least = math.ceil(10 * (minutes + 1.1 * missing_seconds / 60)) / 10
     return (
-        f"max_minutes={plan.max_minutes:g} is too short for this machine: "
-        f"{format_seconds(gone)} are gone, "
+        f"max_minutes={minutes:g} is too short for this machine: {format_seconds(gone)} are gone, "
         f"{found}, and what comes after takes {format_seconds(finish)}. Pass max_minutes={least:g} "
-        f"(--max-minutes {least:g}) or more, or a smaller input_size (--input-size)."
+        f"(--max-minutes {least:g}) or more, or {_SMALLER_INPUT}."
     )
-
-
-def report_choices(reasons: dict[str, str]) -> None:
-    """Log a line for each choice."""
-    for field, reason in reasons.items():
-        _log.info(f"{field}={reason}")
 
 
 # The memory -----------------------------------------------------------------------------------------
@@ -417,8 +348,8 @@ class OutOfMemory(RuntimeError):
         )
         remedy = _SMALLER_INPUT
         if self.parts:
-            size = batch // self.parts
             finds = "halve_on_oom=True (--halve-on-oom), which finds such parts, "
+            size = batch // self.parts
             remedy = (
                 f"{_name_parts(plan, self.parts)}, {finds * (accelerator.hosts == 1)}"
                 f"or per_replica_batch={size} (--per-replica-batch {size})"
@@ -426,27 +357,22 @@ class OutOfMemory(RuntimeError):
         super().__init__(f"{self.fault}. Pass {remedy}.")
 
 
-def check_memory(
-    plan: TrainingPlan,
-    classifier: keras.Model,
-    data: FlowerData,
-    accelerator: Accelerator,
-    folder: Path,
-) -> None:
+def check_memory(run: RunContext) -> None:
     """Warn where the network's step needs more than is free, with the parts that would fit.
 
-    Raises OSError where the disk of `folder` has no room for the files of the run.
+    Raises OSError where the disk has no room for the files of the run.
     """
+    plan, accelerator = run.plan, run.accelerator
     slots = (1 if plan.optimizer == "sgd" else 2) + (plan.ema is not None)
-    weights = 4 * classifier.count_params()
+    weights = 4 * run.classifier.count_params()
     # The best and the last state, the last with its slots, each beside the one before; the model.
-    check_room(folder, weights * (2 + 3 * (1 + slots) + 1) + _PICTURES_BYTES)
-    decoded = _count_decoded(plan, data) if accelerator.kind == "cpu" else 0
+    check_room(run.folder.path, weights * (2 + 3 * (1 + slots) + 1) + _PICTURES_BYTES)
+    decoded = _count_decoded(run) if accelerator.kind == "cpu" else 0
     free = _free_bytes(accelerator, decoded)
     if free is None or not plan.epochs:
         return
     fixed = weights * (2 + slots + (plan.accumulate > 1))  # gradients, and their sum, too
-    each = activation_bytes(classifier, precision=accelerator.precision)
+    each = activation_bytes(run.classifier, precision=accelerator.precision)
 
     def needed(parts: int) -> int:
         return fixed + plan.batch // parts * each
@@ -457,18 +383,18 @@ def check_memory(
         f"a step needs about {format_bytes(needed(plan.accumulate))} on each replica "
         f"({format_bytes(fixed)} of weights, {pluralize(plan.batch // plan.accumulate, 'image')} of "
         f"{format_bytes(each)}); {format_bytes(free)} are free"
-        + f" beside {format_bytes(decoded)} of decoded images"
-        * bool(decoded)
     )
+    if decoded:
+        line += f" beside {format_bytes(decoded)} of decoded images"
     parts = next((n for n in _list_parts(plan, 1 + plan.accumulate) if needed(n) <= free), None)
     remedy = _name_parts(plan, parts) if parts else _SMALLER_INPUT
     _log.warning(f"{line}: it may end out of memory; pass {remedy}")
 
 
-def _count_decoded(plan: TrainingPlan, data: FlowerData) -> int:
-    num_bytes = 3 * data.image_size**2 * (data.counts["train"] + data.counts["val"])
+def _count_decoded(run: RunContext) -> int:
+    num_bytes = 3 * run.data.image_size**2 * (run.data.counts["train"] + run.data.counts["val"])
     fits = num_bytes <= RAM_FRACTION * free_memory_bytes()
-    return num_bytes if plan.cache == "ram" or (plan.cache == "auto" and fits) else 0
+    return num_bytes if run.plan.cache == "ram" or (run.plan.cache == "auto" and fits) else 0
 
 
 def _free_bytes(accelerator: Accelerator, reserved: int) -> int | None:

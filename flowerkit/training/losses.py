@@ -1,4 +1,4 @@
-"""The loss and the metric of probabilities, with label smoothing and class weights.
+"""The loss of probabilities, with label smoothing and class weights.
 
 Models end in probabilities, so nothing here takes logits. Labels are shares (n, num_classes) float32
 whose rows sum to 1, because mixup and cutmix divide an image between two classes. A binary head gives

@@ -24,9 +24,8 @@ from flowerkit.text import format_seconds, pluralize
 from flowerkit.training.callbacks import STEPS_AHEAD, ReseedDropout, StepListener
 from flowerkit.training.optimizers import copies_of
 from flowerkit.training.phases import find_phase
-from flowerkit.training.plan import FINE_TUNE, TrainingPlan, settle
-from flowerkit.training.run_folder import find_goes_on
-from flowerkit.training.step import RunContext, TrainStep, build_model
+from flowerkit.training.plan import FINE_TUNE, TrainingPlan
+from flowerkit.training.step import RunContext, TrainStep
 
 _log = logging.getLogger("flowerkit")
 
@@ -103,29 +102,24 @@ def lr_find(
     """
     check_is_data(data)
     start, rates = time.perf_counter(), spread_rates(min_lr, max_lr, num_steps)
-    accelerator = accelerator or connect()
-    plan, _ = settle(
-        plan,
-        num_train=data.counts["train"],
-        stored_px=data.image_size,
-        kind=accelerator.kind,
-        replicas=accelerator.replicas,
-        before=find_goes_on(plan, data.class_names),
+    # The time limit of a run shapes what is measured in it; here nothing is.
+    run = RunContext(
+        data, replace(plan, max_minutes=None), accelerator or connect(), progress=progress
     )
-    global_batch = plan.batch * accelerator.replicas
+    run.settle()
+    plan, global_batch = run.plan, run.global_batch
     is_frozen = find_phase(plan, phase, global_batch=global_batch).is_frozen
-    classifier = build_model(plan, data, accelerator)
+    run.build()
     order = None if is_frozen else functools.partial(epoch_permutation, seed=plan.seed, epoch=0)
-    split = load_split(data, "train", on_corrupt=plan.on_corrupt, cache=plan.cache, order=order)
-    num_batches = steps_per_epoch(len(split), global_batch)
-    run = RunContext(plan, accelerator, classifier, split, None, global_batch, num_batches)
+    run.train = load_split(data, "train", on_corrupt=plan.on_corrupt, cache=plan.cache, order=order)
+    run.num_steps = steps_per_epoch(len(run.train), global_batch)
     _log.info(
         f"range test: {pluralize(num_steps, 'step')} of {pluralize(global_batch, 'image')}, "
         f"rates {min_lr:g} to {max_lr:g}"
     )
-    with accelerator.scope():
-        step = TrainStep.for_phase(run, is_frozen, progress=progress)
-    reader = sweep(step, run, rates, progress)
+    with run.accelerator.scope():
+        step = TrainStep.for_phase(run, is_frozen)
+    reader = sweep(step, rates)
     suggestion, fall = find_rate(reader, rates)
     if is_flat(fall, num_steps):
         _log.warning(
@@ -248,18 +242,16 @@ def unchanged(model: keras.Model) -> Iterator[None]:
             copy.assign(value)
 
 
-def sweep(
-    step: TrainStep, run: RunContext, rates: Sequence[float], progress: Progress | None = None
-) -> "_LossReader":
-    """Train a step at each of `rates` and read the losses; all is put back."""
+def sweep(step: TrainStep, rates: Sequence[float]) -> "_LossReader":
+    """Train a step at each of `rates` and read the losses."""
     # A step is long on a CPU; elsewhere the host must not wait for the last one.
-    reader = _LossReader(rates, 1 if run.accelerator.kind == "cpu" else STEPS_AHEAD, progress)
-    with unchanged(step.model):
-        step.train(
-            lambda epoch, done: rates[min(done, len(rates) - 1)],
-            [ReseedDropout(run.plan.seed), reader],
-            steps=len(rates),
-        )
+    lag = 1 if step.run.accelerator.kind == "cpu" else STEPS_AHEAD
+    reader = _LossReader(rates, lag, step.run.progress)
+    step.train(
+        lambda epoch, done: rates[min(done, len(rates) - 1)],
+        [ReseedDropout(step.run.plan.seed), reader],
+        steps=len(rates),
+    )
     return reader
 
 
@@ -279,12 +271,6 @@ class _LossReader(StepListener):
         self.stop_reason = "the highest rate was reached"
         self.stopped = False
         self.not_finite: float | None = None
-
-    def set_model(self, model):
-        # Kept: on JAX, asking a callback for `self.model` inside a step takes the state of the step
-        # before out of the training loop, whose memory the current step has been given.
-        super().set_model(model)
-        self.trained = model
 
     @property
     def smoothed(self) -> np.ndarray:

@@ -27,10 +27,6 @@ class _WithLRFactors:
     def finalize_variable_values(self, var_list) -> None:
         """Nothing. Keras's would put the averages in place of the raw weights when `fit` ends."""
 
-    def get_config(self) -> dict:
-        """What Keras's optimizer was made with, and the factors."""
-        return super().get_config() | {"lr_factors": self.lr_factors}
-
 
 @keras.saving.register_keras_serializable("flowerkit")
 class Adam(_WithLRFactors, keras.optimizers.Adam):
@@ -82,14 +78,11 @@ def build_optimizer(
 def averaged_weights(model: keras.Model) -> Iterator[None]:
     """The averages of `build_optimizer(..., ema=)` in place of the raw weights, which then come back.
 
-    Inside, evaluate, predict or save: `model` has the averaged weights. For use between epochs or
-    outside `fit`; `keras.callbacks.SwapEMAWeights` swaps only around Keras's own validation. What is
-    not trained, such as BatchNormalization's statistics, stays. Raises ValueError if no average is kept.
+    Inside, evaluate, predict or save: `model` has the averaged weights. What is not trained, such as
+    BatchNormalization's statistics, stays. For use between epochs or outside `fit`.
     """
     # Keras wraps it where float16 needs a loss scale.
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    if not getattr(optimizer, "use_ema", False) or not optimizer.built:
-        raise ValueError("no average of the weights is kept; train with ema=0.999 (or so).")
     variables = optimizer._trainable_variables
     # Through the host: on JAX the next step reuses the memory of a variable's present value.
     raw = [keras.ops.convert_to_numpy(variable).copy() for variable in variables]

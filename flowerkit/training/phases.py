@@ -1,12 +1,12 @@
 """The phases of a run, the head alone and then more of the network, and their time. Pure Python."""
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flowerkit.accelerator import hosts
 from flowerkit.schedules import Schedule
 from flowerkit.text import did_you_mean, format_epochs
+from flowerkit.training.history import History
 from flowerkit.training.plan import TrainingPlan
 
 
@@ -77,17 +77,17 @@ class Phase:
     def refitted(
         self,
         seconds: float,
+        history: History,
         *,
-        rows: Sequence[Mapping[str, float]],
-        from_epoch: int,
         step_seconds: float,
         epoch_seconds: float,
         steps_an_epoch: int,
     ) -> "Phase | None":
-        """What is left at the run's `from_epoch` for `seconds`, after the phase's `rows` of the history.
+        """What is left for `seconds` after the run's `history`.
 
         The phase itself where it fills the time well or has all its epochs; None where nothing fits.
         """
+        rows, from_epoch = history.of_phase(self.number), len(history)
         num_left = self.first_epoch + self.epochs - from_epoch
         planned = num_left * (self.steps * step_seconds + epoch_seconds)
         if 0.9 * seconds < planned <= seconds:
@@ -123,9 +123,10 @@ def plan_phases(
         schedule = schedule.at(steps_an_epoch)
         _check_own_schedule(plan, schedule)
     phases = []
+    # Nothing is stopped while the rate climbs, and a cycle is worth its end.
+    patient = None if plan.schedule == "one-cycle" else 0
     if plan.head_epochs and plan.epochs:
         of_head = plan.freeze_schedule_for(global_batch=global_batch)
-        patient = None if plan.schedule == "one-cycle" else 0
         phases.append(_phase(1, True, plan.head_epochs, steps_an_epoch, of_head, patient))
     planned = schedule or plan.schedule_for(global_batch=global_batch)
     last = _phase(
@@ -134,7 +135,7 @@ def plan_phases(
         length=plan.network_epochs or plan.head_epochs,
         steps_an_epoch=steps_an_epoch,
         schedule=planned,
-        patient=_first_patient_epoch(plan),
+        patient=int(plan.rampup_epochs) if plan.schedule in ("ramp", "cosine") else patient,
     )
     if plan.plateau_patience is not None:
         last = replace(last, schedule=None)
@@ -160,13 +161,6 @@ def _phase(number, is_frozen, length: float, steps_an_epoch: int, schedule, pati
 def _divide(length: float) -> int:
     """How many epochs show the images `length` times."""
     return 1 if length <= LONGEST_EPOCH else math.ceil(length)
-
-
-def _first_patient_epoch(plan: TrainingPlan) -> int | None:
-    """Where patience starts: nothing is stopped while the rate climbs, and a cycle is worth its end."""
-    if plan.schedule == "one-cycle":
-        return None
-    return int(plan.rampup_epochs) if plan.schedule in ("ramp", "cosine") else 0
 
 
 def warn_about_schedule(plan: TrainingPlan, phase: Phase, *, global_batch: int) -> list[str]:

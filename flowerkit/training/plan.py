@@ -240,13 +240,24 @@ class TrainingPlan:
         if self.backbone_lr_factor not in (None, "auto"):
             check_between("backbone_lr_factor", self.backbone_lr_factor, 1e-6, 1)
         for name in ("label_smoothing", "dropout", "weight_decay", "ema"):
-            _check_fraction(name, getattr(self, name))
+            if (value := getattr(self, name)) is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} must be in 0 <= {name} < 1. Received: {name}={value}")
         if self.max_minutes is not None and not self.max_minutes > 0:  # nan is not, either
             raise ValueError(f"max_minutes must be above 0. Received: {self.max_minutes}")
         if not 0 <= self.seed < 2**32:  # NumPy takes no other
             raise ValueError(f"seed must be in 0 <= seed < 2**32. Received: seed={self.seed}")
-        self._check_epochs()
-        self._check_monitor()
+        if self.epochs != "auto" and not self.epochs < math.inf:  # nan is not, either
+            raise ValueError(f"epochs must be a finite number. Received: epochs={self.epochs}")
+        if not (self.epochs or self.freeze_epochs):
+            raise ValueError(
+                f"epochs must be 1 or more. Received: epochs={self.epochs}, the head alone: "
+                f"then pass freeze_epochs=5 (--freeze-epochs 5), too."
+            )
+        if self.monitor not in MONITORS:
+            raise ValueError(
+                f"monitor {self.monitor!r} is not logged by this run; it logs "
+                f"{', '.join(MONITORS)}.{explain_choice(self.monitor, MONITORS)}"
+            )
         self._check_optimizer()
         self._check_rate_controllers()
         for schedule in (self.schedule_for, *[self.freeze_schedule_for] * bool(self.head_epochs)):
@@ -263,22 +274,6 @@ class TrainingPlan:
             raise ValueError(
                 f"mixup and cutmix pair neighbours: per_replica_batch / accumulate must be even. "
                 f"{received}"
-            )
-
-    def _check_epochs(self) -> None:
-        if self.epochs != "auto" and not self.epochs < math.inf:  # nan is not, either
-            raise ValueError(f"epochs must be a finite number. Received: epochs={self.epochs}")
-        if not (self.epochs or self.freeze_epochs):
-            raise ValueError(
-                f"epochs must be 1 or more. Received: epochs={self.epochs}, the head alone: "
-                f"then pass freeze_epochs=5 (--freeze-epochs 5), too."
-            )
-
-    def _check_monitor(self) -> None:
-        if self.monitor not in MONITORS:
-            raise ValueError(
-                f"monitor {self.monitor!r} is not logged by this run; it logs "
-                f"{', '.join(MONITORS)}.{explain_choice(self.monitor, MONITORS)}"
             )
 
     def _check_optimizer(self) -> None:
@@ -325,6 +320,11 @@ class TrainingPlan:
         if self.freeze_epochs != "auto":
             return self.freeze_epochs
         return HEAD_EPOCHS if self.weights else 0
+
+    @property
+    def num_views(self) -> int:
+        """From how many views of each training image the head learns; before it is settled one."""
+        return 2 if self.freeze_flip is True else 1
 
     @property
     def batch(self) -> int:
@@ -423,11 +423,6 @@ def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...])
         )
 
 
-def _check_fraction(name: str, value: float | None) -> None:
-    if value is not None and not 0 <= value < 1:
-        raise ValueError(f"{name} must be in 0 <= {name} < 1. Received: {name}={value}")
-
-
 # What "auto" is --------------------------------------------------------------------------------------
 
 
@@ -445,8 +440,7 @@ def settle(
 
     For `num_train` images stored at `stored_px`, on a device of a `kind` (cpu, gpu, tpu) with so many
     replicas; `is_timed`: there is a time limit, by which the size is chosen later; `before`: the plan of
-    the run whose head goes on (plan.weights). Raises ValueError for
-    fewer images than replicas.
+    the run whose head goes on (plan.weights). Raises ValueError for fewer images than replicas.
     """
     if num_train < replicas:
         raise ValueError(
@@ -476,17 +470,21 @@ def settle(
         choose("freeze_flip", plan.flip, "as in training" if plan.flip else "no image is flipped")
     choose("freeze_norms", pretrained, backbone)
     choose("backbone_lr_factor", 0.2 if pretrained else None, backbone)
-    if plan.input_size == "auto" and (
-        fixed := fixed_input_size(plan.backbone, with_weights=pretrained)
-    ):
-        choose("input_size", fixed, f"{plan.backbone} takes no other")
-    if not pretrained:
-        choose("input_size", None, f"as stored; {backbone} has no size of its own")
-    elif kind == "cpu" and not is_timed and stored_px < SLOW_SIZE_PX:
-        choose("input_size", SLOW_SIZE_PX, f"{stored_px} px on a CPU (224 is slower and better)")
-    else:
-        choose("input_size", SIZES_PX[0], f"pretrained backbones saw 224; stored are {stored_px}")
+    if plan.input_size == "auto":
+        is_slow = kind == "cpu" and not is_timed
+        choose("input_size", *_choose_size(plan, stored_px, is_slow=is_slow))
     return replace(plan, **chosen), reasons
+
+
+def _choose_size(plan: TrainingPlan, stored_px: int, *, is_slow: bool) -> tuple[int | None, str]:
+    pretrained = plan.weights is not None
+    if fixed := fixed_input_size(plan.backbone, with_weights=pretrained):
+        return fixed, f"{plan.backbone} takes no other"
+    if not pretrained:
+        return None, "as stored; a backbone without weights has no size of its own"
+    if is_slow and stored_px < SLOW_SIZE_PX:
+        return SLOW_SIZE_PX, f"{stored_px} px on a CPU (224 is slower and better)"
+    return SIZES_PX[0], f"pretrained backbones saw 224; stored are {stored_px}"
 
 
 def _choose_batch(num_train: int, kind: str, replicas: int) -> int:

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from flowerkit.files import (
     write_dataclass,
     write_sealed,
 )
-from flowerkit.photos import load_conversion, relabel
+from flowerkit.photos import relabel
 from flowerkit.schedules import Schedule
 from flowerkit.submission import name_csv
 from flowerkit.text import format_seconds, join_some, pluralize
@@ -96,35 +96,6 @@ class Environment:
     machine: str = field(default_factory=platform.platform)
     versions: dict[str, str | None] = field(default_factory=versions)
 
-    @classmethod
-    def of(
-        cls,
-        data: FlowerData,
-        accelerator: Accelerator,
-        schedule: Schedule | None,
-        *,
-        class_counts: Mapping[str, list[int]],
-        images: Mapping[str, str],
-    ) -> "Environment":
-        """The environment of this process, for a run on `data`."""
-        conversion = load_conversion(data.folder)
-        trained_on = TrainedOn(
-            folder=str(data.folder.resolve()),
-            origin=data.origin,
-            photos=conversion.source if conversion else None,
-            resize=conversion.resize if conversion else None,
-            image_size=data.image_size,
-            counts=dict(data.counts),
-            class_names=tuple(data.class_names),
-            class_counts={split: tuple(counts) for split, counts in class_counts.items()},
-            images=dict(images),
-            relabelled=dict(data.relabelled),
-        )
-        device = Device(
-            **{field.name: getattr(accelerator, field.name) for field in fields(Device)}
-        )
-        return cls(device, trained_on, schedule and str(schedule))
-
 
 @dataclass(frozen=True)
 class Rest:
@@ -157,10 +128,10 @@ class Fitted:
         chosen = set(self.reasons) - {"max_minutes"}
         return replace(plan, **dict.fromkeys(chosen, "auto"))
 
-    def with_rest(self, phase: Phase | None, reasons: dict[str, str]) -> "Fitted":
-        """With what is left of `phase` and more reasons."""
+    def with_rest(self, phase: Phase | None) -> "Fitted":
+        """With what is left of `phase`."""
         values = {each.name: getattr(phase, each.name) for each in fields(Rest)} if phase else None
-        return replace(self, reasons=self.reasons | reasons, rest=values and Rest(**values))
+        return replace(self, rest=values and Rest(**values))
 
     def restore(self, phase: Phase, num_epochs: int) -> Phase:
         """`phase` as it was fitted, unless the plan has been given another length since.

@@ -47,9 +47,8 @@ class SavedRun:
         )
         if len(run.history) < run.result.stopped_at_epoch:
             raise ValueError(
-                f"{folder.history_file} is damaged: it has "
-                f"{format_epochs(len(run.history))} and the run had "
-                f"{run.result.stopped_at_epoch}. Restore it, or train again in a new folder."
+                f"{folder.history_file} is damaged: it has {format_epochs(len(run.history))} and the "
+                f"run had {run.result.stopped_at_epoch}. Restore it, or train again in a new folder."
             )
         if run.result.val_f1 is None:
             raise ValueError(
@@ -58,10 +57,6 @@ class SavedRun:
         # Better epochs have lost their weights.
         while (best := run.history.best) and best["epoch"] != run.result.best_epoch:
             run.history.lost.add(best["epoch"])
-        if run.history.best is None:
-            raise ValueError(
-                f"{folder.history_file} has no epoch with a {run.plan.monitor}. Train one whole epoch."
-            )
         expected = (len(run.predictions), len(run.class_names))
         if run.labels is None or run.probabilities.shape != expected or 0 in expected:
             raise ValueError(

@@ -3,7 +3,7 @@
 import abc
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -34,16 +34,18 @@ from flowerkit.pipeline import (
     Batches,
     epoch_permutation,
     feature_batches,
+    steps_per_epoch,
     train_batches,
 )
 from flowerkit.prediction import Features, Predictions, compute_features, predict, predict_features
+from flowerkit.schedules import Schedule
 from flowerkit.training.callbacks import StepHooks
 from flowerkit.training.history import History
 from flowerkit.training.losses import build_loss, class_weights_for
 from flowerkit.training.optimizers import build_optimizer
-from flowerkit.training.phases import Clock
-from flowerkit.training.plan import TrainingPlan
-from flowerkit.training.run_folder import RunFolder, find_goes_on
+from flowerkit.training.phases import Clock, Phase, plan_phases
+from flowerkit.training.plan import TrainingPlan, settle
+from flowerkit.training.run_folder import Fitted, RunFolder, find_goes_on
 
 _log = logging.getLogger("flowerkit")
 
@@ -52,30 +54,40 @@ FEWEST_AVERAGED = 2
 STATISTICS_IMAGES = 512  # of which the statistics of norms are computed before validation
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class RunContext:
-    """What all phases of one run share.
+    """A run, as far as it has come: what was asked for, and what all its phases share.
 
-    `global_batch` counts the images of a step over all replicas, `num_steps` the steps that show all
-    images once; `history` grows. A range test has neither `val` nor folder nor history. `parts` are the
-    classifier's body and head (`models.split_classifier`) where they have been cut already, `fresh_head`
-    the weights of the head before it learned. `steps` are those that `compile_ahead` has made, by
-    whether they are frozen; `for_phase` takes them out.
+    `train` and `val` are the splits, `num_steps` show all images once. A range test has neither `val`
+    nor folder nor history. `chosen` are the fields of the plan that were decided since the last
+    `report`, with reasons; `fresh_head` the weights of the head before it learned; `steps` those that
+    `compile_ahead` has made, by whether they are frozen, which `TrainStep.for_phase` takes out.
     """
 
+    data: FlowerData
     plan: TrainingPlan
     accelerator: Accelerator
-    classifier: keras.Model
-    train: Split
-    val: Split | None
-    global_batch: int
-    num_steps: int
     folder: RunFolder | None = None
-    history: History | None = None
-    clock: Clock = field(default_factory=Clock)
-    parts: tuple[keras.Model, keras.Model] | None = None
-    fresh_head: Sequence[np.ndarray] = ()
-    steps: "dict[bool, TrainStep]" = field(default_factory=dict)
+    schedule: Schedule | None = None
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    progress: Progress | None = None
+    # A copy made by `dataclasses.replace` begins anew:
+    chosen: dict[str, str] = field(init=False, default_factory=dict)
+    fitted: Fitted = field(init=False, default_factory=Fitted)
+    clock: Clock = field(init=False, default_factory=Clock)
+    history: History | None = field(init=False, default=None)
+    classifier: keras.Model | None = field(init=False, default=None)
+    fresh_head: Sequence[np.ndarray] = field(init=False, default=())
+    steps: "dict[bool, TrainStep]" = field(init=False, default_factory=dict)
+    train: Split | None = field(init=False, default=None)
+    val: Split | None = field(init=False, default=None)
+    num_steps: int = field(init=False, default=0)
+    first_step_seconds: float | None = field(init=False, default=None)
+
+    @property
+    def global_batch(self) -> int:
+        """The images of a step over all replicas."""
+        return self.plan.batch * self.accelerator.replicas
 
     @property
     def part_batch(self) -> int:
@@ -86,6 +98,59 @@ class RunContext:
     def num_classes(self) -> int:
         """The width of the classifier's output."""
         return self.classifier.output_shape[-1]
+
+    @property
+    def learns_head(self) -> bool:
+        """Whether the next epoch trains the head alone."""
+        has_begun = bool(self.history) and self.history.last["phase"] > 1
+        return self.plan.freeze_epochs > len(self.history) and not has_begun
+
+    def settle(self) -> None:
+        """Decide all that the plan leaves "auto" and nothing need be measured for."""
+        self.plan, self.chosen = settle(
+            self.plan,
+            num_train=self.data.counts["train"],
+            stored_px=self.data.image_size,
+            kind=self.accelerator.kind,
+            replicas=self.accelerator.replicas,
+            is_timed=self.plan.max_minutes is not None,
+            before=find_goes_on(self.plan, self.data.class_names),
+        )
+
+    def build(self) -> None:
+        """The classifier. Raises ValueError for a batch larger than the training split."""
+        start = hosts.now()
+        self.classifier = build_model(self.plan, self.data, self.accelerator)
+        self.clock.build_seconds = hosts.now() - start
+        self.fresh_head = split_classifier(self.classifier)[1].get_weights()
+        self.num_steps = steps_per_epoch(self.data.counts["train"], self.global_batch)
+
+    def choose(self, name: str, value, reason: str) -> None:
+        """Decide a field of the plan."""
+        self.plan = replace(self.plan, **{name: value})
+        self.chosen[name] = reason
+
+    def report(self) -> None:
+        """Log a line for each field that was decided."""
+        for name, reason in self.chosen.items():
+            _log.info(f"{name}={reason}")
+        self.fitted = replace(self.fitted, reasons=self.fitted.reasons | self.chosen)
+        self.chosen = {}
+
+    def save_plan(self, phase: Phase | None = None) -> None:
+        """Report, and write plan.json with what is left of the present phase."""
+        self.report()
+        self.fitted = self.fitted.with_rest(phase)
+        self.folder.write_plan(self.plan, self.fitted)
+
+    def phases(self) -> list[Phase]:
+        """The phases of the plan, see `plan_phases`."""
+        return plan_phases(
+            self.plan,
+            global_batch=self.global_batch,
+            steps_an_epoch=self.num_steps,
+            schedule=self.schedule,
+        )
 
 
 def build_model(plan: TrainingPlan, data: FlowerData, accelerator: Accelerator) -> keras.Model:
@@ -120,30 +185,28 @@ class TrainStep(abc.ABC):
     `for_phase`, within the accelerator's scope.
     """
 
-    run: RunContext
     model: keras.Model
-    hooks: StepHooks
-    progress: Progress | None = None
+    judged: keras.Model  # what of the classifier learns and predicts here: all of it, or its head
     statistics: Any = None  # of its norms, see `validation.statistics_of`
     program: Program | None = None  # on JAX
     name: str  # in the log
 
+    def __init__(self, run: RunContext):
+        self.run, self.hooks = run, StepHooks()
+
     @classmethod
-    def for_phase(
-        cls, run: RunContext, is_frozen: bool, *, progress: Progress | None = None
-    ) -> "TrainStep":
+    def for_phase(cls, run: RunContext, is_frozen: bool) -> "TrainStep":
         """On features where the backbone is frozen, else on pixels.
 
         On JAX it is traced here and compiled in a thread, if `compile_ahead` has not done so. Raises
         ValueError for class weights where a class has no image.
         """
-        _choose_layers(run, is_frozen)
-        step = run.steps.pop(is_frozen, None)
-        if step is None or step.run.global_batch != run.global_batch:
-            step = cls.build(run, is_frozen)
-            if keras.backend.backend() == "jax":
-                step._compile_with_jax()
-        step.run, step.progress = run, progress
+        if is_frozen in run.steps:
+            _choose_layers(run, is_frozen)  # others are chosen since it was made
+            return run.steps.pop(is_frozen)
+        step = cls.build(run, is_frozen)
+        if keras.backend.backend() == "jax":
+            step._compile_with_jax()
         return step
 
     @staticmethod
@@ -151,7 +214,6 @@ class TrainStep(abc.ABC):
         """As `for_phase`, and nothing is traced or compiled yet."""
         _choose_layers(run, is_frozen)
         step = _FeatureStep(run) if is_frozen else _PixelStep(run)
-        step.hooks = StepHooks()
         _compile(step.model, run)
         return step
 
@@ -227,12 +289,8 @@ class TrainStep(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def judged(self) -> keras.Model:
-        """The part of the classifier that learns and predicts here: all of it, or its head."""
-
-    @abc.abstractmethod
-    def statistics_batches(self) -> Iterator[np.ndarray]:
-        """Some hundred training images (or their features) as `judged` sees them in validation."""
+    def train_inputs(self) -> Any:
+        """The training images, or their features, as `judged` takes them, by rows of the split."""
 
     def find_rows(self, number: int) -> np.ndarray:
         """The rows of the training split in batch `number`, counted from 0 over all epochs."""
@@ -241,13 +299,16 @@ class TrainStep(abc.ABC):
         order = epoch_permutation(num_images, seed=self.run.plan.seed, epoch=epoch)
         return order[step * size : (step + 1) * size]
 
-    def _statistics_rows(self) -> Iterator[np.ndarray]:
-        """The same rows at each epoch, and in a resumed run: this host's own of whole batches."""
+    def statistics_batches(self) -> Iterator[np.ndarray]:
+        """Some hundred of `train_inputs`, the same at each epoch and in a resumed run.
+
+        Of whole batches they are this host's own.
+        """
         run, num_images = self.run, min(STATISTICS_IMAGES, len(self.run.train))
         own = hosts.own_rows(run.part_batch)
         for batch in range(max(1, num_images // run.global_batch)):
             for part in np.split(self.find_rows(batch), run.plan.accumulate):
-                yield part[own]
+                yield np.asarray(self.train_inputs[part[own]])
 
 
 class _PixelStep(TrainStep):
@@ -256,8 +317,8 @@ class _PixelStep(TrainStep):
     name = "the network's step"
 
     def __init__(self, run: RunContext):
-        self.run = run
-        self.augmentation = run.plan.augmentation()
+        super().__init__(run)
+        self.judged, self.augmentation = run.classifier, run.plan.augmentation()
         pixels = keras.Input(run.classifier.input_shape[1:], dtype="uint8", name="training_pixels")
         params = keras.Input((len(PARAMS),), dtype="float32", name="augmentation_params")
         # Augmented straight to the size that the backbone sees: one resampling, not two.
@@ -285,11 +346,8 @@ class _PixelStep(TrainStep):
         return predict(self.run.classifier, self.run.val, global_batch=self.run.part_batch)
 
     @property
-    def judged(self) -> keras.Model:
-        return self.run.classifier
-
-    def statistics_batches(self) -> Iterator[np.ndarray]:
-        return (np.asarray(self.run.train.images[rows]) for rows in self._statistics_rows())
+    def train_inputs(self) -> Any:
+        return self.run.train.images
 
 
 class _FeatureStep(TrainStep):
@@ -298,30 +356,29 @@ class _FeatureStep(TrainStep):
     name = "the head's step"
 
     def __init__(self, run: RunContext):
-        self.run = run
-        self.body, self.head = run.parts or split_classifier(run.classifier)
+        super().__init__(run)
+        self.body, self.judged = split_classifier(run.classifier)
         if idle := random_layers(self.body):
             shown = ", ".join(idle[:3]) + " ..." * (len(idle) > 3)
             _log.info(
                 f"the head learns from features computed once: dropout and augmentation inside the "
                 f"backbone ({shown}) act only when the network learns (--freeze-epochs 0: at once)"
             )
-        inputs = keras.Input(self.head.input_shape[1:], dtype="float32", name="features")
-        self.model = keras.Model(inputs, self.head(inputs), name="training")
+        inputs = keras.Input(self.judged.input_shape[1:], dtype="float32", name="features")
+        self.model = keras.Model(inputs, self.judged(inputs), name="training")
 
     # Computed when first needed: a finished phase of a resumed run needs none.
     @cached_property
-    def train_features(self) -> Features:
-        """The features of the training images."""
-        return self._compute(self.run.train, "train")
-
-    @cached_property
     def views(self) -> list[np.ndarray]:
-        """Arrays of the features of the training images: as they are and, with freeze_flip, mirrored."""
-        views = [self.train_features.array]
-        if self.run.plan.freeze_flip is True:
+        """The features of the training images: as they are and, with freeze_flip, mirrored."""
+        views = [self._compute(self.run.train, "train").array]
+        if self.run.plan.num_views > 1:
             views.append(self._compute(self.run.train, "train, mirrored", mirrored=True).array)
         return views
+
+    @property
+    def train_inputs(self) -> np.ndarray:
+        return self.views[0]
 
     @cached_property
     def val_features(self) -> Features:
@@ -335,13 +392,13 @@ class _FeatureStep(TrainStep):
             global_batch=self.run.part_batch,
             name=name,
             mirrored=mirrored,
-            progress=self.progress,
+            progress=self.run.progress,
         )
 
     def batches(self, first_step: int) -> Batches:
         return feature_batches(
             self.views,
-            self.train_features.labels,
+            self.run.train.labels,
             global_batch=self.run.global_batch,
             seed=self.run.plan.seed,
             num_classes=self.run.num_classes,
@@ -349,14 +406,7 @@ class _FeatureStep(TrainStep):
         )
 
     def predict_val(self) -> Predictions:
-        return predict_features(self.head, self.val_features, global_batch=self.run.part_batch)
-
-    @property
-    def judged(self) -> keras.Model:
-        return self.head
-
-    def statistics_batches(self) -> Iterator[np.ndarray]:
-        return (self.train_features.array[rows] for rows in self._statistics_rows())
+        return predict_features(self.judged, self.val_features, global_batch=self.run.part_batch)
 
 
 def compile_ahead(run: RunContext, *, phases: Sequence[bool]) -> None:
@@ -383,16 +433,15 @@ def list_programs(
     the optimizer's state, in `kept`, whose memory it takes over if it `donates`. Nothing of the data is
     read but what `data` says.
     """
-    classifier = build_model(plan, data, accelerator)
-    global_batch = plan.batch * accelerator.replicas
-    labels = SimpleNamespace(labels=np.arange(data.num_classes))  # class weights are constants
-    run = RunContext(plan, accelerator, classifier, labels, None, global_batch, 0)
+    run = RunContext(data, plan, accelerator)
+    run.classifier = build_model(plan, data, accelerator)
+    run.train = SimpleNamespace(labels=np.arange(data.num_classes))  # class weights are constants
     with accelerator.scope():
         for is_frozen in [True] * bool(plan.freeze_epochs) + [False] * bool(plan.epochs):
             step = TrainStep.build(run, is_frozen)
             yield step.name, *step.for_jax(), True
         dtype = "uint8"
-        for model in find_chain(classifier):
+        for model in find_chain(run.classifier):
             batch = batch_spec((run.part_batch, *model.input_shape[1:]), dtype)
             yield f"predicting, {model.name}", *forward_of(model), batch, False
             dtype = "float32"
@@ -406,16 +455,20 @@ def _choose_layers(run: RunContext, is_frozen: bool) -> None:
 
 
 def _compile(model: keras.Model, run: RunContext) -> None:
-    plan, device = run.plan, run.accelerator
-    balanced = plan.class_weights == "balanced"
+    plan, device, lr_factor, class_weights = run.plan, run.accelerator, None, None
+    if plan.backbone_lr_factor is not None:
+        depth = depth_of(run.classifier)
+
+        def lr_factor(variable: keras.Variable) -> float:
+            return plan.backbone_lr_factor ** (1 - depth(variable))
+
+    if plan.class_weights == "balanced":
+        class_weights = class_weights_for(run.train.labels, run.num_classes)
     model.compile(
-        optimizer=_build_optimizer(model, run),
-        loss=build_loss(
-            label_smoothing=plan.label_smoothing,
-            class_weights=class_weights_for(run.train.labels, run.num_classes)
-            if balanced
-            else None,
+        optimizer=build_optimizer(
+            plan.optimizer, model, weight_decay=plan.weight_decay, ema=plan.ema, lr_factor=lr_factor
         ),
+        loss=build_loss(label_smoothing=plan.label_smoothing, class_weights=class_weights),
         # A metric object, like built slots, does not cost a second trace of the training step.
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         # XLA takes minutes to compile a convolution net for a CPU under TensorFlow, and crashes there
@@ -424,16 +477,3 @@ def _compile(model: keras.Model, run: RunContext) -> None:
     )
     if not model.optimizer.built:  # Keras has put a loss scale around it, for float16
         model.optimizer.build(model.trainable_variables)
-
-
-def _build_optimizer(model: keras.Model, run: RunContext) -> keras.Optimizer:
-    plan, lr_factor = run.plan, None
-    if plan.backbone_lr_factor is not None:
-        depth = depth_of(run.classifier)
-
-        def lr_factor(variable: keras.Variable) -> float:
-            return plan.backbone_lr_factor ** (1 - depth(variable))
-
-    return build_optimizer(
-        plan.optimizer, model, weight_decay=plan.weight_decay, ema=plan.ema, lr_factor=lr_factor
-    )

@@ -145,9 +145,8 @@ class Validation(keras.callbacks.Callback):
         start = hosts.now()
         averaged = self._score(averaged_weights(self.model)) if self._has_averages() else None
         self.averaged_statistics = self.statistics.get()
-        raw = self._score(nullcontext())  # last: training continues with these
+        kept, scores = self._score(nullcontext())  # last: training continues with these
         self.seconds = hosts.now() - start
-        kept, scores = raw
         self.averaged_is_better = averaged is not None and self._is_better(averaged[1], scores)
         if self.averaged_is_better:
             kept, scores = averaged
@@ -171,9 +170,8 @@ class Validation(keras.callbacks.Callback):
             run = self.step.run
             if not len(run.val):
                 nothing = np.empty((0, run.num_classes), "float32")
-                return Predictions(run.val.ids, nothing, run.val.labels), dict.fromkeys(
-                    SCORES, math.nan
-                )
+                empty = Predictions(run.val.ids, nothing, run.val.labels)
+                return empty, dict.fromkeys(SCORES, math.nan)
             start = hosts.now()
             predictions = self.step.predict_val()
             self.predict_seconds = hosts.now() - start

@@ -206,7 +206,7 @@ class Machine:
         self.run.history.append({"epoch": self.epoch + 1, "steps": 10.0, "phase": 1.0})
         self.limit.on_epoch_end(self.epoch)
         self.epoch += 1
-        return self.limit.refitted
+        return self.stop.rest
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from flowerkit.accelerator import hosts
 from flowerkit.data import load_split
-from flowerkit.models import activation_bytes, build_classifier, split_classifier
+from flowerkit.models import activation_bytes, build_classifier
 from flowerkit.prediction import compute_features, predict
 from flowerkit.schedules import OneCycle
 from flowerkit.training import callbacks, fitting, trainer, validation
@@ -27,7 +27,7 @@ from flowerkit.training.optimizers import copies_of
 from flowerkit.training.phases import Clock, plan_phases
 from flowerkit.training.plan import TrainingPlan
 from flowerkit.training.run_folder import RunFolder
-from flowerkit.training.step import RunContext, TrainStep, build_model
+from flowerkit.training.step import RunContext, TrainStep
 from flowerkit.training.trainer import train
 
 
@@ -88,6 +88,9 @@ def machine(monkeypatch):
     return made
 
 
+HEAD = [{"epoch": 1, "phase": 1, "val_f1": 0.5, "steps": 3}]
+
+
 # Before the first step: size and batch ---------------------------------------------------------------
 
 
@@ -102,18 +105,16 @@ def build(machine, drawn, quick_plan, accelerator):
     def build(seconds, *, is_open=False, is_flip_open=False, needs_features=True, **changes):
         changes = {"input_size": 224, "freeze_epochs": 2, "max_minutes": 1.0} | changes
         plan = dataclasses.replace(quick_plan, **changes)
-        clock = Clock(at=machine.now + seconds, num_val=18, num_test=22)
-        found, classifier, parts, reasons = build_in_time(
-            plan,
-            drawn,
-            accelerator,
-            clock,
-            open_fields=["input_size"] * is_open + ["freeze_flip"] * is_flip_open,
-            needs_features=needs_features,
-        )
-        assert classifier.get_layer("backbone").input_shape[1] == found.input_size
-        assert dataclasses.replace(found, input_size=224, freeze_flip=plan.freeze_flip) == plan
-        return found, clock, parts, reasons
+        run = RunContext(drawn, plan, accelerator)
+        run.clock = Clock(at=machine.now + seconds, num_val=18, num_test=22)
+        run.history = History("val_f1", () if needs_features else HEAD * 2)
+        was_open = {"input_size": "224: wide"} if is_open else {}
+        run.chosen = was_open | ({"freeze_flip": "True: flip"} if is_flip_open else {})
+        build_in_time(run)
+        assert run.classifier.get_layer("backbone").input_shape[1] == run.plan.input_size
+        as_before = {"input_size": 224, "freeze_flip": plan.freeze_flip}
+        assert dataclasses.replace(run.plan, **as_before) == plan
+        return run
 
     return build
 
@@ -128,14 +129,15 @@ def build(machine, drawn, quick_plan, accelerator):
     ],
 )
 def test_the_size_is_as_large_as_half_of_the_time_allows_for_the_features(build, seconds, size):
-    plan, clock, parts, reasons = build(seconds, is_open=True)
-    assert plan.input_size == size
-    assert parts[0].input_shape[1] == 32  # images as stored; the body resizes them
-    assert clock.compile_seconds == pytest.approx(2.0)
-    assert clock.image_seconds == pytest.approx(0.5 * (size / 224) ** 2)
-    assert ("input_size" in reasons) == (size < 224)
-    if reasons:
-        assert reasons["input_size"].startswith(
+    run = build(seconds, is_open=True)
+    assert run.plan.input_size == size
+    assert run.classifier.input_shape[1] == 32  # images as stored; the model resizes them
+    assert run.clock.compile_seconds == pytest.approx(2.0)
+    assert run.clock.image_seconds == pytest.approx(0.5 * (size / 224) ** 2)
+    if size == 224:
+        assert run.chosen == {"input_size": "224: wide"}
+    else:
+        assert run.chosen["input_size"].startswith(
             f"{size}: at 224 px the features of 68 images would take 34 s of the "
         )
 
@@ -143,18 +145,15 @@ def test_the_size_is_as_large_as_half_of_the_time_allows_for_the_features(build,
 # Of 50 images in train and 18 in val the features take 34 s, with those of mirrored images 59 s.
 @pytest.mark.parametrize(("seconds", "flips"), [(202, True), (199, False)])
 def test_mirrored_images_are_seen_where_both_views_take_a_third_of_the_time(build, seconds, flips):
-    plan, _, _, reasons = build(seconds, is_flip_open=True, freeze_flip=True)
-    assert plan.freeze_flip is flips
-    assert ("freeze_flip" in reasons) == (not flips)
-    if not flips:
-        assert (
-            "the features would take 59 s of the 2 min 56 s that are left" in reasons["freeze_flip"]
-        )
-    assert build(seconds, freeze_flip=True)[0].freeze_flip is True  # as it was given
+    run = build(seconds, is_flip_open=True, freeze_flip=True)
+    assert run.plan.freeze_flip is flips
+    too_long = "the features would take 59 s of the 2 min 56 s that are left"
+    assert (too_long in run.chosen["freeze_flip"]) == (not flips)
+    assert build(seconds, freeze_flip=True).plan.freeze_flip is True  # as it was given
 
 
 def test_a_size_that_is_given_is_kept_and_too_little_time_is_refused_with_what_would_do(build):
-    assert build(95)[0].input_size == 224
+    assert build(95).plan.input_size == 224
     # 10.7 s are left for 34 s of features: 23.3 s are missing, and a tenth more.
     with pytest.raises(ValueError, match=r"max_minutes=1 is too short .*--max-minutes 1\.5\)"):
         build(34)
@@ -169,8 +168,8 @@ def test_without_a_limit_or_a_head_to_learn_nothing_is_timed(build, machine):
     before = machine.now
     for options in ({"needs_features": False}, {}):
         seconds = 60 if options else np.inf
-        plan, clock, _, reasons = build(seconds, is_open=True, **options)
-        assert (plan.input_size, clock.image_seconds, reasons) == (224, 0.0, {})
+        run = build(seconds, is_open=True, **options)
+        assert (run.plan.input_size, run.clock.image_seconds) == (224, 0.0)
     assert machine.now == before
 
 
@@ -189,23 +188,13 @@ def make_run(machine, drawn, quick_plan, accelerator):
         plan = dataclasses.replace(quick_plan, **plan)
         if seconds < np.inf:
             plan = dataclasses.replace(plan, max_minutes=seconds / 60)
-        classifier = build_model(plan, drawn, accelerator)
-        parts = split_classifier(classifier)
-        splits = [load_split(drawn, name) for name in ("train", "val")]
-        clock = Clock(at=machine.now + seconds, num_val=68, num_test=22)
-        clock.image_seconds = image_seconds if seconds < np.inf else 0.0
-        return RunContext(
-            plan,
-            accelerator,
-            classifier,
-            *splits,
-            global_batch=16,
-            num_steps=30,
-            history=History("val_f1", head_rows),
-            clock=clock,
-            parts=parts,
-            fresh_head=parts[1].get_weights(),
-        )
+        run = RunContext(drawn, plan, accelerator)
+        run.build()
+        run.train, run.val = (load_split(drawn, name) for name in ("train", "val"))
+        run.num_steps, run.history = 30, History("val_f1", head_rows)
+        run.clock = Clock(at=machine.now + seconds, num_val=68, num_test=22)
+        run.clock.image_seconds = image_seconds if seconds < np.inf else 0.0
+        return run
 
     return make
 
@@ -223,9 +212,9 @@ def fit(make_run, accelerator):
         phase = plan_phases(run.plan, global_batch=16, steps_an_epoch=30)[-1]
         phase = dataclasses.replace(phase, first_epoch=len(run.history))
         before = bytes_of(step.model)
-        found = fit_network(run, step, phase)
+        phase = fit_network(run, step, phase)
         assert bytes_of(step.model) == before  # rates are tried on it, and nothing stays
-        return found
+        return run, phase, run.chosen
 
     return fit
 
@@ -241,15 +230,15 @@ def fit(make_run, accelerator):
 def test_a_network_that_has_time_for_few_steps_takes_smaller_batches(
     make_run, accelerator, seconds, batch
 ):
-    before = make_run(seconds)
-    run, reasons = shrink_batch(before)
+    run = make_run(seconds)
+    shrink_batch(run)
     assert run.global_batch == batch
     assert run.plan.per_replica_batch == batch // accelerator.replicas
     if batch == 16:
-        assert (run, reasons) == (before, {})
+        assert (run.num_steps, run.chosen) == (30, {})
     else:
         assert run.num_steps == 6  # of 50 images
-        assert reasons["per_replica_batch"].startswith(
+        assert run.chosen["per_replica_batch"].startswith(
             f"{run.plan.per_replica_batch}, of the network: "
         )
 
@@ -262,17 +251,16 @@ def test_a_network_that_has_time_for_few_steps_takes_smaller_batches(
         (np.inf, True),
     ],
 )
-def test_a_step_is_compiled_ahead_where_its_batch_is_sure_to_stay(
-    make_run, drawn, seconds, is_sure
-):
-    assert has_time_for_batch(make_run(seconds), drawn) == is_sure
+def test_a_step_is_compiled_ahead_where_its_batch_is_sure_to_stay(make_run, seconds, is_sure):
+    assert has_time_for_batch(make_run(seconds)) == is_sure
 
 
 def test_the_smaller_batches_of_images_that_are_mixed_are_pairs(make_run, accelerator):
     """As on the 8 cores of a TPU, of which each has two images."""
     run = make_run(100, mixup=0.2, per_replica_batch=2)
-    run = dataclasses.replace(run, accelerator=dataclasses.replace(accelerator, replicas=8))
-    assert shrink_batch(run)[0].plan.per_replica_batch == 2
+    run.accelerator = dataclasses.replace(accelerator, replicas=8)
+    shrink_batch(run)
+    assert run.plan.per_replica_batch == 2
 
 
 def bytes_of(model):
@@ -329,9 +317,6 @@ def test_of_epochs_and_minutes_the_smaller_counts(fit):
 def test_however_much_time_there_is_images_are_shown_so_often_at_most(fit):
     run, phase, _ = fit(1e6)
     assert run.plan.epochs == phase.epochs == phase.most_epochs == 120
-
-
-HEAD = [{"epoch": 1, "phase": 1, "val_f1": 0.5, "steps": 3}]
 
 
 def test_no_time_for_the_network_leaves_the_head(fit):
@@ -608,7 +593,10 @@ def test_a_step_that_needs_more_than_is_free_is_said_before_training(
         caplog.clear()
         free = decoded + accelerator.replicas * (copies * weights + images * each + 8)
         monkeypatch.setattr(fitting, "free_memory_bytes", lambda: free)
-        check_memory(dataclasses.replace(plan, **changes), model, drawn, accelerator, tmp_path)
+        asked = dataclasses.replace(plan, **changes)
+        run = RunContext(drawn, asked, accelerator, RunFolder(tmp_path))
+        run.classifier = model
+        check_memory(run)
         return caplog.text
 
     assert not check(32)

@@ -18,7 +18,7 @@ from flowerkit.training.lr_finder import (
     unchanged,
 )
 from flowerkit.training.optimizers import copies_of
-from flowerkit.training.step import RunContext, TrainStep, build_model
+from flowerkit.training.step import RunContext, TrainStep
 
 STEPS = 20
 
@@ -41,8 +41,9 @@ def make_step(quick_plan, drawn, accelerator):
 
     def make(is_frozen=False, **changes):
         plan = dataclasses.replace(quick_plan, **{"dropout": 0.0} | changes)
-        classifier, split = build_model(plan, drawn, accelerator), load_split(drawn, "train")
-        run = RunContext(plan, accelerator, classifier, split, None, global_batch=16, num_steps=3)
+        run = RunContext(drawn, plan, accelerator)
+        run.build()
+        run.train = load_split(drawn, "train")
         with accelerator.scope():
             return run, TrainStep.for_phase(run, is_frozen)
 
@@ -164,8 +165,9 @@ def test_a_search_that_fails_in_the_middle_of_a_training_leaves_no_trace(make_st
     run, step = make_step()
     step.train(lambda epoch, done: 1e-3, [], steps=2)
     before, rate = bytes_of(held_by(step.model)), step.model.optimizer.learning_rate
-    with pytest.raises(KeyboardInterrupt):
-        sweep(step, run, spread_rates(0.1, 1.0, STEPS), fail)
+    run.progress = fail
+    with pytest.raises(KeyboardInterrupt), unchanged(step.model):
+        sweep(step, spread_rates(0.1, 1.0, STEPS))
     assert bytes_of(held_by(step.model)) == before
     assert step.model.optimizer.learning_rate is rate
     pixels = np.zeros((2, 32, 32, 3), "uint8")
@@ -178,7 +180,7 @@ def test_a_loss_that_is_no_number_from_the_start_is_an_error(make_step):
     bias.assign(np.full(bias.shape, np.nan, "float32"))
     rates = spread_rates(1e-6, 1.0, STEPS)
     with pytest.raises(ValueError, match="the loss is nan at the very first step, before any rate"):
-        find_rate(sweep(step, run, rates), rates)
+        find_rate(sweep(step, rates), rates)
     assert np.isnan(keras.ops.convert_to_numpy(bias)).all()
 
 

@@ -126,15 +126,6 @@ def test_the_raw_weights_come_back_after_an_error(accelerator):
     assert weights_of(model) == approx([0.8, 0.8], [0.8, 0.8])
 
 
-def test_without_averages_there_is_nothing_to_put_in(accelerator):
-    model = build_model(accelerator)
-    with (
-        pytest.raises(ValueError, match="no average of the weights is kept; train with ema=0.999"),
-        averaged_weights(model),
-    ):
-        pass
-
-
 @pytest.mark.backends
 def test_weights_saved_with_the_optimizer_continue_as_if_nothing_had_happened(
     accelerator, tmp_path

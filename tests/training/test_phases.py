@@ -8,6 +8,7 @@ import pytest
 
 from flowerkit.accelerator import hosts
 from flowerkit.schedules import Constant, OfEpochAndRate, OneCycle, RampSustainDecay
+from flowerkit.training.history import History
 from flowerkit.training.phases import (
     Clock,
     Phase,
@@ -248,10 +249,10 @@ def test_patience_that_has_begun_stays_and_only_what_is_ahead_is_moved():
 
 def refitted(phase, seconds, *, from_epoch=1, step_seconds=1.0):
     """After an epoch of 10 steps, with a validation of 5 s."""
+    rows = [{"epoch": k + 1, "phase": 1, "steps": 10.0} for k in range(from_epoch)]
     return phase.refitted(
         seconds,
-        rows=[{"steps": 10.0}] * from_epoch,
-        from_epoch=from_epoch,
+        History("val_f1", rows),
         step_seconds=step_seconds,
         epoch_seconds=5.0,
         steps_an_epoch=10,

@@ -58,7 +58,7 @@ def chosen(tmp_path):
     phase = plan_phases(plan, global_batch=32, steps_an_epoch=20)[-1]
     rest = phase.fitted(22, 20, from_epoch=11)
     reasons |= {"epochs": "2.20: as measured", "max_minutes": "7", "max_lr": "0.0004: the valley"}
-    folder, fitted = RunFolder(tmp_path / "run"), Fitted().with_rest(rest, reasons)
+    folder, fitted = RunFolder(tmp_path / "run"), Fitted(reasons).with_rest(rest)
     folder.write_plan(plan, fitted)
     return folder, plan, fitted, phase
 

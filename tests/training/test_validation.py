@@ -9,7 +9,7 @@ import pytest
 from flowerkit.data import load_split
 from flowerkit.training.callbacks import StopFlag
 from flowerkit.training.run_folder import RunFolder
-from flowerkit.training.step import RunContext, TrainStep, build_model
+from flowerkit.training.step import RunContext, TrainStep
 from flowerkit.training.trainer import train
 from flowerkit.training.validation import NormStatistics, Validation
 
@@ -71,9 +71,9 @@ def test_raw_and_averaged_weights_score_what_they_score_with_true_statistics(
     plan = dataclasses.replace(
         quick_plan, ema=0.9, freeze_epochs=int(frozen), epochs=int(not frozen), monitor="val_loss"
     )
-    classifier = build_model(plan, drawn, accelerator)
-    splits = [load_split(drawn, name) for name in ("train", "val")]
-    run = RunContext(plan, accelerator, classifier, *splits, global_batch=16, num_steps=3)
+    run = RunContext(drawn, plan, accelerator)
+    run.build()
+    run.train, run.val = (load_split(drawn, name) for name in ("train", "val"))
     with accelerator.scope():
         step = TrainStep.for_phase(run, frozen)
     optimizer = step.model.optimizer
