@@ -271,7 +271,12 @@ class _StepWatch(StepListener):
 
 
 def _search_rate(run: RunContext, step: TrainStep, num_steps: float) -> tuple[float, str]:
-    """(max_lr for the plan, why): the valley of a range test, or the plan's own rate."""
+    """(max_lr for the plan, why): the valley of a range test where it is below the plan's own rate.
+
+    Of few steps a valley is good to a factor of two or three. Too low a rate costs little; one too high
+    spoils what the backbone has learned, which a short run has no time to mend. The plan's own is for
+    Adam; for SGD the valley alone tells.
+    """
     own = float(f"{run.plan.highest_lr:.3g}")
     reason = f"{own:g}: the plan's own; "
     affordable = min(RANGE_TEST_STEPS, int(RANGE_TEST_SHARE * num_steps))
@@ -290,8 +295,10 @@ def _search_rate(run: RunContext, step: TrainStep, num_steps: float) -> tuple[fl
     if is_flat(fall, affordable):
         return own, f"{reason}in the range test the loss fell by {fall:.1%} only"
     rate = float(f"{rate / scale_of_rates(run.plan, run.global_batch):.3g}")
-    steps = pluralize(len(reader.losses), "step")
-    return rate, f"{rate:g}: the valley of a range test, {steps} in {format_seconds(seconds)}"
+    found = f"{pluralize(len(reader.losses), 'step')} in {format_seconds(seconds)}"
+    if rate > own and run.plan.optimizer != "sgd":
+        return own, f"{reason}the valley of a range test is higher ({rate:g}, {found})"
+    return rate, f"{rate:g}: the valley of a range test, {found}"
 
 
 def _fit_epochs(run: RunContext, step_seconds: float, most: float) -> tuple[float | None, str]:

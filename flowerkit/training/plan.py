@@ -49,7 +49,7 @@ Auto = Literal["auto"]
 HEAD_EPOCHS = 20  # on features an epoch takes a second or less
 EPOCHS = 12
 EPOCHS_FROM_SCRATCH = 40
-MAX_LR = 1e-3  # for Adam at a batch of 32
+MAX_LR = 7e-4  # for Adam at a batch of 32
 GLOBAL_BATCH = {"cpu": 32, "gpu": 64, "tpu": 128}
 FEWEST_STEPS_AN_EPOCH = 20
 FEWEST_STEPS_A_PHASE = 250  # a small set is shown more often
@@ -355,7 +355,7 @@ class TrainingPlan:
 
     @property
     def highest_lr(self) -> float:
-        """max_lr; where that is "auto", 1e-3."""
+        """max_lr; where that is "auto", MAX_LR."""
         return MAX_LR if self.max_lr == "auto" else self.max_lr
 
     @property

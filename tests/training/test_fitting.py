@@ -342,26 +342,46 @@ def rate_of(reason):
 @pytest.mark.backends
 def test_the_rate_is_the_valley_of_a_range_test_in_a_twentieth_of_the_steps(fit, machine):
     before = machine.now
-    run, phase, reasons = fit(epochs=20, max_lr="auto")
+    run, phase, reasons = fit(epochs=20, max_lr="auto", optimizer="sgd")
     assert machine.now - before <= 30  # of 600 steps
     assert 1e-5 < run.plan.max_lr < 0.5
     assert run.plan.max_lr == rate_of(reasons["max_lr"]) == phase.schedule.max_lr
     assert re.search(r": the valley of a range test, \d+ steps in [\d.]+ s$", reasons["max_lr"])
 
 
-def test_the_valley_is_a_rate_for_the_batch_that_the_plan_names(fit):
-    as_it_is = fit(epochs=20, max_lr="auto")[0].plan
-    scaled, phase, _ = fit(epochs=20, max_lr="auto", lr_reference_batch=64)
-    assert scaled.plan.max_lr == pytest.approx(2 * as_it_is.max_lr, rel=0.01)
-    assert phase.schedule.max_lr == pytest.approx(as_it_is.max_lr, rel=0.01)
+def test_the_valley_is_a_rate_for_the_batch_that_the_plan_names(fit, monkeypatch):
+    monkeypatch.setattr(fitting, "find_rate", lambda reader, rates: (1e-4, 0.5))
+    run, phase, _ = fit(epochs=20, max_lr="auto", lr_reference_batch=64)
+    assert run.plan.max_lr == pytest.approx(2e-4)
+    assert phase.schedule.max_lr == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(
+    ("valley", "rate", "reason"),
+    [
+        (2e-4, 2e-4, r"0\.0002: the valley of a range test, \d+ steps in "),
+        (
+            1.8e-3,
+            7e-4,
+            r"0\.0007: the plan's own; the valley of a range test is higher \(0\.0018, ",
+        ),
+    ],
+)
+def test_a_range_test_lowers_adams_rate_and_does_not_raise_it(
+    fit, monkeypatch, valley, rate, reason
+):
+    monkeypatch.setattr(fitting, "find_rate", lambda reader, rates: (valley, 0.5))
+    run, phase, reasons = fit(epochs=20, max_lr="auto")
+    assert run.plan.max_lr == phase.schedule.max_lr == rate
+    assert re.match(reason, reasons["max_lr"])
 
 
 def test_without_time_for_a_range_test_the_rate_is_the_plans_own(fit):
     run, _, reasons = fit(epochs=2, max_lr="auto")
-    assert run.plan.max_lr == 1e-3
-    assert reasons["max_lr"] == ("0.001: the plan's own; a range test has no time (3 of 20 steps)")
+    assert run.plan.max_lr == 7e-4
+    assert reasons["max_lr"] == ("0.0007: the plan's own; a range test has no time (3 of 20 steps)")
     run, _, reasons = fit(99, max_lr="auto")  # 87 steps
-    assert run.plan.max_lr == 1e-3
+    assert run.plan.max_lr == 7e-4
     assert "(4 of 20 steps)" in reasons["max_lr"]
 
 
@@ -371,17 +391,17 @@ def test_where_the_loss_is_not_a_number_at_once_the_rate_is_the_plans_own(fit):
         backbone.set_weights([np.full_like(weight, np.nan) for weight in backbone.get_weights()])
 
     run, _, reasons = fit(epochs=20, max_lr="auto", spoil=poison)
-    assert run.plan.max_lr == 1e-3
-    assert reasons["max_lr"].startswith("0.001: the plan's own; the range test shows no valley (")
+    assert run.plan.max_lr == 7e-4
+    assert reasons["max_lr"].startswith("0.0007: the plan's own; the range test shows no valley (")
     assert "nan" in reasons["max_lr"]
 
 
 def test_where_the_loss_does_not_fall_the_rate_is_the_plans_own(fit, monkeypatch):
     monkeypatch.setattr(fitting, "RANGE_TEST_RATES", (1e-12, 1e-11))
     run, _, reasons = fit(epochs=70, max_lr="auto")
-    assert run.plan.max_lr == 1e-3
+    assert run.plan.max_lr == 7e-4
     assert reasons["max_lr"].startswith(
-        "0.001: the plan's own; in the range test the loss fell by "
+        "0.0007: the plan's own; in the range test the loss fell by "
     )
 
 
@@ -443,15 +463,15 @@ def test_a_run_uses_its_time_ends_in_it_and_says_what_was_fitted_from_what(run, 
     folder = RunFolder(result.folder)
     plan, fitted = folder.plan(), folder.fitted()
     assert plan == result.plan
-    assert (plan.max_lr, plan.freeze_epochs, plan.max_minutes) == (1e-3, 2, 1.0)
+    assert (plan.max_lr, plan.freeze_epochs, plan.max_minutes) == (7e-4, 2, 1.0)
     assert fitted.reasons.keys() == {"epochs", "max_lr"}
     assert fitted.reasons["epochs"].startswith(f"{plan.epochs:.2f}: a step takes 2.0 s, ")
-    assert fitted.reasons["max_lr"].startswith("0.001: the plan's own; ")
+    assert fitted.reasons["max_lr"].startswith("0.0007: the plan's own; ")
     network = result.history.of_phase(2)
     assert (fitted.rest.number, fitted.rest.end) == (2, plan.epochs)
     assert fitted.rest.first_epoch + fitted.rest.epochs == len(result.history)
     assert sum(row["steps"] for row in network) == pytest.approx(3 * plan.epochs, abs=3)
-    assert network.last["planned_lr"] < 1e-3 / 3  # the schedule ends
+    assert network.last["planned_lr"] < 7e-4 / 3  # the schedule ends
     assert result.summary.stop_reason == "its time was used"
 
 
@@ -465,7 +485,7 @@ def test_a_fitted_run_is_resumed_exactly(run, machine):
     resumed = run("parts", resume=True, max_minutes=None)
     assert_same(resumed.history, whole.history)
     assert RunFolder(resumed.folder).fitted() == before
-    assert (resumed.plan.epochs, resumed.plan.max_lr) == (whole.plan.epochs, 1e-3)
+    assert (resumed.plan.epochs, resumed.plan.max_lr) == (whole.plan.epochs, 7e-4)
 
 
 @pytest.mark.parametrize("stop_after", [4, 5])
@@ -476,8 +496,8 @@ def test_a_run_that_is_resumed_with_a_time_of_its_own_uses_that(run, machine, st
     assert 0.85 * 54.7 < machine.now - machine.start < 54.7
     assert_same(resumed.history[:stop_after], left.history)
     rates = [row["planned_lr"] for row in resumed.history.of_phase(2)]
-    assert max(rates) > 9e-4
-    assert rates[-1] < 1e-3 / 3
+    assert max(rates) > 6e-4
+    assert rates[-1] < 7e-4 / 3
     assert resumed.summary.stop_reason == "its time was used"
 
 
@@ -494,7 +514,7 @@ def test_a_machine_that_slows_down_is_given_fewer_steps_and_ends_in_time(run, ma
     assert rest.first_epoch >= 5
     assert rest.start > 0
     assert rest.first_epoch + rest.epochs == len(result.history)
-    assert network.last["planned_lr"] < 1e-3 / 3
+    assert network.last["planned_lr"] < 7e-4 / 3
     assert result.summary.stop_reason == "its time was used"
 
 

@@ -87,7 +87,7 @@ def test_the_default_is_the_plan_fine_tune_and_runs_are_named_after_their_plan()
 def test_where_a_field_is_auto_there_is_a_number_to_count_with():
     assert (FINE_TUNE.epochs, FINE_TUNE.max_lr, FINE_TUNE.freeze_epochs) == ("auto",) * 3
     assert (FINE_TUNE.network_epochs, FINE_TUNE.head_epochs) == (12, 20)
-    assert (FINE_TUNE.batch, FINE_TUNE.highest_lr) == (32, 1e-3)
+    assert (FINE_TUNE.batch, FINE_TUNE.highest_lr) == (32, 7e-4)
     scratch = TrainingPlan(weights=None)
     assert (scratch.network_epochs, scratch.head_epochs) == (40, 0)
     given = TrainingPlan(epochs=2.5, freeze_epochs=3, per_replica_batch=8, max_lr=0.01)
