@@ -9,6 +9,7 @@ import functools
 import inspect
 import os
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -314,7 +315,7 @@ def _name_value(value: object, names: Sequence[str]) -> str:
     suffix = Path(value).suffix if isinstance(value, str | os.PathLike) else None
     ends = {None: None, ".csv": "csv"}.get(suffix, "out")
     name = next((name for name in names if ends and name.endswith(ends)), "NAME")
-    return f"{name}={value!r}"
+    return f"{name}={reprlib.repr(value)}"
 
 
 def explain_arguments(*passed_to: Callable, plan: type | None = None) -> Callable:
