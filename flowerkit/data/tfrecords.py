@@ -255,8 +255,8 @@ def find_shards(
 
 def find_sizes(folder: str | os.PathLike) -> list[int]:
     """The image sizes, in px and ascending, that `folder` holds as tfrecords-jpeg-SxS/; or []."""
-    folder = Path(folder)
-    names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    # `glob` finds nothing in a folder that may not be read, where `iterdir` fails.
+    names = [entry.name for entry in Path(folder).glob("tfrecords-jpeg-*x*") if entry.is_dir()]
     return sorted(int(match[1]) for match in map(_FOLDER_NAME.fullmatch, names) if match)
 
 
@@ -306,12 +306,12 @@ def _list_shards(split_folder: Path, image_size: int) -> tuple[Path, ...]:
     for name in names:
         path = split_folder / name
         if path.suffix.lower().startswith(".tfrec"):
-            number, size = (int(_match_name(path)[each]) for each in ("number", "size"))
-            if size != image_size:
+            match = _match_name(path)
+            if int(match["size"]) != image_size:
                 raise ValueError(
-                    f"{path} says {size} px in the folder of {image_size} px. Move it."
+                    f"{path} says {match['size']} px in the folder of {image_size} px. Move it."
                 )
-            shards[path] = number, name
+            shards[path] = int(match["number"]), name
         elif (found := _UNFINISHED.match(name)) and found[1] not in names:
             # In its place: without it the split would be smaller, and nothing would say so.
             remedy = "Finish the download, or rename or remove the file."
@@ -410,12 +410,13 @@ def scan_shard(
     All checksums are computed; without `decode` damage inside a JPEG is not found, see `check_jpeg`.
     """
     found, faults, num_whole, offset = [], [], 0, 12
-    checks = image_size, num_classes, labelled
     for number, payload, fault in read_frames(path):
         num_whole += payload is not None
         record, reasons = None, [fault]
         if fault is None:
-            record, reasons = check_example(payload, *checks, decode=decode)
+            record, reasons = check_example(
+                payload, image_size, num_classes, labelled, decode=decode
+            )
         faults += [CorruptRecord(path, number, reason) for reason in reasons]
         if record:
             digest = blake2b(record.image, digest_size=8).digest()

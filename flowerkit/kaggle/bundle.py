@@ -137,12 +137,19 @@ def set_values(notebook: dict, values: Mapping[str, Any]) -> dict:
 
 def _read_notebook(path: Path, remedy: str) -> dict:
     notebook = read_json(path, what="a notebook", remedy=remedy)
-    try:  # each has a type and, as text or lines of text, a source
-        for cell in notebook["cells"]:
-            cell["cell_type"] + "".join(cell["source"])
-    except (KeyError, TypeError):
-        raise ValueError(f"{path} is no notebook: it has no cells with text. {remedy}") from None
+    cells = notebook.get("cells")
+    if not isinstance(cells, list) or not all(map(_is_cell, cells)):
+        raise ValueError(f"{path} is no notebook: it has no list of cells with text. {remedy}")
     return notebook
+
+
+def _is_cell(cell: Any) -> bool:
+    """Whether it has a type and, as text or lines of text, a source."""
+    if not isinstance(cell, dict) or not isinstance(cell.get("cell_type"), str):
+        return False
+    source = cell.get("source")
+    lines = source if isinstance(source, list) else [source]
+    return all(isinstance(line, str) for line in lines)
 
 
 def _read_package(root: Path) -> dict[str, bytes]:

@@ -52,8 +52,8 @@ def split_address(text: str, page: str) -> tuple[list[str], bool]:
     """
     path = re.split("[?#]", text.strip().strip("<>'\""))[0].rstrip("/")
     # A path instead of an address has one slash fewer.
-    form = rf"(?i)((?:https?:/{{1,2}})?(?:www\.)?kaggle\.com/+)?({page}/)?([\w-]+/[\w-]+(?:/.*)?)"
-    found = re.fullmatch(form, path)
+    host, name = r"(?:https?:/{1,2})?(?:www\.)?kaggle\.com/+", r"[\w-]+/[\w-]+(?:/.*)?"
+    found = re.fullmatch(rf"(?i)({host})?({page}/)?(?!{page}/)({name})", path)
     if not found or (found[1] and not found[2]):
         return [], False
     return found[3].split("/"), bool(found[1])
@@ -184,9 +184,9 @@ def sign_in(
 ) -> Client:
     """A client with the credentials that are saved here.
 
-    A failed request is sent six times, with pauses that grow from `backoff_seconds`; `timeout_seconds`
-    limit the connection and each silence. Raises KaggleError if the client is missing or too old, or if
-    Kaggle accepts no credentials.
+    A run's status is requested every `poll_seconds`; a failed request is sent six times, with pauses
+    that grow from `backoff_seconds`; `timeout_seconds` limit the connection and each silence. Raises
+    KaggleError if the client is missing or too old, or if Kaggle accepts no credentials.
     """
     try:
         version = importlib.metadata.version("kaggle")

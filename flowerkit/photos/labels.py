@@ -213,8 +213,9 @@ def _find_images(
     All names may begin with folders of another machine (/kaggle/input/flowers/rose/1.jpg): what is left
     without them is a whole path then.
     """
-    best, most, one = None, (-1, -1), table.find("image", given)
-    for column in range(len(table.columns)) if one is None else [one]:
+    columns = range(len(table.columns)) if given is None else [table.find("image", given)]
+    best, most = None, (-1, -1)
+    for column in columns:
         names = table.get(column)
         folders = [_compose(name).split("/")[:-1] for name in names if name]
         shared = [first for first, *more in zip(*folders, strict=False) if {first} >= {*more}]
@@ -260,9 +261,9 @@ def _read_splits(table: _Table, column: int | None, notes: list[str]) -> list[st
         yes, no = ("test", None) if "test" in name else ("val", "train")
         yes, no = ("train", "val") if "train" in name else (yes, no)
         meaning = dict.fromkeys(_YES, yes) | dict.fromkeys(_NO, no)
-    elif all(re.fullmatch(r"-?\d+(\.0)?", value) for value in said):
+    elif said and all(re.fullmatch(r"-?\d+(\.0)?", value) for value in said):
         folds = sorted(set(map(float, said)))
-        meaning = {v: "val" if float(v) == folds[0] else "train" for v in said}
+        meaning = {fold: "val" if float(fold) == folds[0] else "train" for fold in said}
         notes.append(
             f"{table.file.name}: fold {folds[0]:g} of the column {table.columns[column]!r} is val, "
             f"the other {len(folds) - 1} are train"

@@ -27,6 +27,10 @@ class _WithLRFactors:
     def finalize_variable_values(self, var_list) -> None:
         """Nothing. Keras's would put the averages in place of the raw weights when `fit` ends."""
 
+    def get_config(self) -> dict:
+        """What it was made with: a training model that a callback of yours saves is loaded with it."""
+        return super().get_config() | {"lr_factors": self.lr_factors}
+
 
 @keras.saving.register_keras_serializable("flowerkit")
 class Adam(_WithLRFactors, keras.optimizers.Adam):

@@ -57,6 +57,11 @@ class SavedRun:
         # Better epochs have lost their weights.
         while (best := run.history.best) and best["epoch"] != run.result.best_epoch:
             run.history.lost.add(best["epoch"])
+        if best is None:
+            raise ValueError(
+                f"{folder.history_file} is damaged: epoch {run.result.best_epoch}, the best one, has no "
+                f"{run.plan.monitor} there. Restore it, or train again in a new folder."
+            )
         expected = (len(run.predictions), len(run.class_names))
         if run.labels is None or run.probabilities.shape != expected or 0 in expected:
             raise ValueError(

@@ -230,8 +230,10 @@ def _fit_phases(run: RunContext) -> own.StopFlag:
     for phase in run.phases():
         if run.history and phase.number < run.history.last["phase"]:
             continue  # it was finished before the run was resumed
-        num_done, stop = len(run.history.of_phase(phase.number)), own.StopFlag()
-        phase, is_new = replace(phase, first_epoch=len(run.history) - num_done), not num_done
+        stop = own.StopFlag()
+        num_done = len(run.history.of_phase(phase.number))
+        phase = replace(phase, first_epoch=len(run.history) - num_done)
+        is_new = num_done == 0
         if is_new and not phase.is_frozen and "per_replica_batch" in run.fitted.reasons:
             shrink_batch(run)  # the network's batch need not be the head's
             run.save_plan()
@@ -256,7 +258,8 @@ def _finish(run: RunContext, stop: own.StopFlag, seconds: float) -> TrainingResu
 
     `seconds` have passed since the run was started, or resumed.
     """
-    folder, best, reason = run.folder, run.history.best, stop.reason or _describe_end(run)
+    folder, best = run.folder, run.history.best
+    reason = stop.reason or _describe_end(run)
     if best is None:
         raise _explain_nothing(stop, reason)
     if hosts.count() > 1:  # the classifier's variables lie on the devices of all
@@ -361,11 +364,14 @@ def _read_arguments(
             f"plan must be a TrainingPlan, such as load_plan('fine-tune') or TrainingPlan(epochs=5). "
             f"Received: plan={plan!r}"
         )
+    if callbacks is None:
+        callbacks = []
     is_list = isinstance(callbacks, Iterable) and not isinstance(callbacks, str)
-    callbacks = list(callbacks) if is_list else [callbacks] * (callbacks is not None)
+    callbacks = list(callbacks) if is_list else [callbacks]
     for callback in callbacks:
         _check_callback(callback, plan)
-    for package in ("tensorboard", "tensorflow") * plan.tensorboard:  # Keras writes with both
+    packages = ("tensorboard", "tensorflow") if plan.tensorboard else ()  # Keras writes with both
+    for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(
                 f"tensorboard=True needs a missing package: pip install {package}, or leave it out"
@@ -415,6 +421,11 @@ def _check_hosts(plan: TrainingPlan, options: dict) -> None:
             "backbone='FILE.keras' (--backbone FILE.keras)."
         )
     hosts.check_same(plan.to_dict() | options, "arguments")
+    if hosts.count() > 1 and plan.halve_on_oom:
+        _log.warning(
+            "halve_on_oom (--halve-on-oom) has no effect on several hosts, which end together where a "
+            "step does not fit: pass accumulate=2 (--accumulate 2) or more"
+        )
 
 
 def _open_folder(

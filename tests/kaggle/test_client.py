@@ -138,6 +138,7 @@ def test_a_name_may_be_wrapped_and_have_a_version(text, version):
         "",
         "petals.csv",
         "flora/petals/3/4",
+        "code/petals",
         "https://www.kaggle.com/code/flora",
         "https://www.kaggle.com/flora",
         "https://www.kaggle.com/flora/code",

@@ -170,6 +170,11 @@ def test_a_column_of_splits_is_read_as_its_values_say(read, column, values, expe
     assert len(notes) == (column == "fold")
 
 
+def test_a_column_of_folds_that_is_empty_says_nothing(read):
+    rows, notes = read("file,label,fold\n1,a,\n2,b,\n", FILES)
+    assert ([split for *_, split in rows.values()], notes) == ([None, None], [])
+
+
 def test_the_fold_that_is_val_is_said(read):
     _, notes = read("file,label,fold\n1,a,1\n2,b,2\n3,b,3\n", FILES)
     assert notes == ["labels.csv: fold 1 of the column 'fold' is val, the other 2 are train"]

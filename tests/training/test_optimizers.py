@@ -126,6 +126,12 @@ def test_the_raw_weights_come_back_after_an_error(accelerator):
     assert weights_of(model) == approx([0.8, 0.8], [0.8, 0.8])
 
 
+def test_an_optimizer_that_is_made_of_its_configuration_has_the_same_rates(accelerator):
+    optimizer = build_model(accelerator, lr_factor=lambda variable: 0.5).optimizer
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+    assert again.lr_factors == optimizer.lr_factors == (0.5,) * 4
+
+
 @pytest.mark.backends
 def test_weights_saved_with_the_optimizer_continue_as_if_nothing_had_happened(
     accelerator, tmp_path

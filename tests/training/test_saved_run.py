@@ -55,6 +55,17 @@ def test_a_history_without_the_last_epochs_is_damaged(run_copy, num_rows):
         SavedRun.load(run_copy)
 
 
+def test_a_history_without_the_score_of_the_best_epoch_is_damaged(run_copy):
+    folder = RunFolder(run_copy)
+    history, best = folder.history(), folder.result().best_epoch
+    history[best - 1][folder.plan().monitor] = float("nan")
+    history.save()
+    with pytest.raises(
+        ValueError, match=rf"history\.csv is damaged: epoch {best}, the best one, has"
+    ):
+        SavedRun.load(run_copy)
+
+
 def test_a_damaged_model_names_the_file(run_copy):
     (run_copy / "model.keras").write_bytes(np.zeros(9, "uint8"))
     with pytest.raises(ValueError, match=r"model\.keras is damaged or missing"):

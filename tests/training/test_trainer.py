@@ -899,6 +899,13 @@ class Exhausted(keras.callbacks.Callback):
 OutOfMemoryOfTensorFlow = type("ResourceExhaustedError", (Exception,), {})
 
 
+def test_on_several_hosts_it_is_said_that_nothing_halves_a_step(quick_plan, monkeypatch, caplog):
+    monkeypatch.setattr(trainer.hosts, "count", lambda: 2)
+    monkeypatch.setattr(trainer.hosts, "check_same", lambda value, what: None)
+    trainer._check_hosts(replace(quick_plan, halve_on_oom=True), {})
+    assert "halve_on_oom (--halve-on-oom) has no effect on several hosts" in caplog.text
+
+
 @pytest.mark.backends
 @pytest.mark.replicas
 def test_a_device_with_too_little_memory_gets_the_same_steps_in_parts_and_keeps_them(run, caplog):
