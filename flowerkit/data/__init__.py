@@ -20,8 +20,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "class_names": "find_alike find_csv_labels sort_class_names",
-        "records": "CorruptRecord",
-        "tfrecords": "Record read_records SPLITS FlowerData check_is_data check_counts "
+        "tfrecords": "Record read_records SPLITS FlowerData check_is_data "
         "find_ids choose_shard_size find_shards find_sizes write_shards",
         "jpeg": "complete_jpeg decode_jpeg decode_strictly find_decoder",
         "splits": "RAM_FRACTION Split check_leak load_split",

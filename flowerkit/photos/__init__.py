@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "conversion": "convert_photos load_photos find_converted TEST_LABELS",
-        "conversion_file": "Conversion load_conversion check_resize",
+        "conversion_file": "load_conversion check_resize",
         "reader": "read_photo UnreadablePhoto",
         "labels": "LabelsCsv",
         "decisions": "LEAVE_OUT Decision apply_decisions is_decisions read_decisions "

@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy(
         "augmentation": "Augmentation check_between setting",
         "augment_params": "PARAMS sample_params",
         "augment_layer": "Augment augment_images",
-        "batches": "ArraySpec Batches epoch_permutation eval_batches feature_batches "
+        "batches": "Batches epoch_permutation eval_batches feature_batches "
         "own_first steps_per_epoch train_batches",
         "previews": "preview_batch",
     },

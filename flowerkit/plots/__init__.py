@@ -15,7 +15,7 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "style": "off_screen save_figure missing_letters_in_one_line",
+        "style": "off_screen save_figure",
         "curves": "COMPARED NUM_STYLES cut_diverged find_phases plot_comparison plot_curves "
         "plot_lr_finder plot_rates plot_schedule",
         "classes": "describe_counts plot_calibration plot_confusion plot_histogram",

@@ -18,6 +18,6 @@ __getattr__, __dir__, __all__ = lazy(
         "is_competition_required is_of_photos",
         "synthetic": "draw_competition draw_flower draw_photos",
         "session": "start_session",
-        "competition": "CLASS_NAMES KAGGLE SLUG WORKING has_kaggle_token",
+        "competition": "CLASS_NAMES KAGGLE SLUG",
     },
 )

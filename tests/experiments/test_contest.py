@@ -13,7 +13,8 @@ from flowerkit.experiments import contest as contest_module
 from flowerkit.experiments import entries as entries_module
 from flowerkit.experiments import make_folds, run_contest
 from flowerkit.metrics import macro_f1
-from flowerkit.photos import TEST_LABELS, Conversion
+from flowerkit.photos import TEST_LABELS
+from flowerkit.photos.conversion_file import Conversion
 from flowerkit.prediction import Predictions, blend
 from flowerkit.reports import write_report
 from flowerkit.submission import check_predictions, check_submission, read_labels, write_submission

@@ -3,7 +3,8 @@
 import pytest
 
 from flowerkit.accelerator.machine import Evidence
-from flowerkit.sources import WORKING, session, start_session
+from flowerkit.sources import session, start_session
+from flowerkit.sources.competition import WORKING
 
 COLAB = Evidence(modules=frozenset({"tensorflow", "google.colab"}))
 KAGGLE = Evidence(
