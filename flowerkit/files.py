@@ -280,12 +280,13 @@ def _convert(value, hint, where: str, remedy: str):
         hint = next(part for part in get_args(hint) if part is not type(None))
     if is_dataclass(hint) and isinstance(value, dict):
         return _decode(hint, value, where, remedy)
-    base, item = get_origin(hint) or hint, (*get_args(hint), Any)[0]
+    base, inner = get_origin(hint) or hint, get_args(hint)
     if base in (tuple, list, Sequence) and isinstance(value, list):
+        item = inner[0] if inner else Any
         items = [_convert(each, item, where, remedy) for each in value]
         return tuple(items) if base is tuple else items
     if base in (dict, Mapping) and isinstance(value, dict):
-        item = (*get_args(hint), Any, Any)[1]
+        item = inner[1] if inner else Any
         return {key: _convert(each, item, where, remedy) for key, each in value.items()}
     if base is float and type(value) is int:
         return float(value)

@@ -169,7 +169,8 @@ def _start(
         raise RuntimeError(detection.problem)
     if require not in (None, detection.kind):
         remedy = "Choose a machine or session with a GPU"
-        remedy = ATTACH_TPU[detection.host] if require == "tpu" else remedy
+        if require == "tpu":
+            remedy = ATTACH_TPU[detection.host]
         raise RuntimeError(
             f"require={require!r}, but {detection.reason}. {remedy}, or leave out require (--require)."
         )

@@ -18,14 +18,24 @@ VFIO_FILE = r"/dev/vfio/(devices/vfio)?\d+"
 # NVIDIA, NVIDIA under WSL2, AMD.
 GPU_FILE = r"/dev/(nvidia\d+|dxg|kfd)"
 
-TPU_VARIABLES = ("ISTPUVM", "TPU_ACCELERATOR_TYPE")
-TPU_VARIABLES += ("TPU_CHIPS_PER_HOST_BOUNDS", "TPU_PROCESS_ADDRESSES")
+TPU_VARIABLES = (
+    "ISTPUVM",
+    "TPU_ACCELERATOR_TYPE",
+    "TPU_CHIPS_PER_HOST_BOUNDS",
+    "TPU_PROCESS_ADDRESSES",
+)
 # Distinguishes a KERAS_BACKEND that flowerkit set from the user's own, in child processes too.
 CHOSEN_BACKEND = "FLOWERKIT_CHOSEN_BACKEND"
 # Only these are recorded: the environment also holds tokens.
-RECORDED_VARIABLES = (*TPU_VARIABLES, *HOST_VARIABLES, CHOSEN_BACKEND)
-RECORDED_VARIABLES += ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")
-RECORDED_VARIABLES += ("KERAS_BACKEND", "KAGGLE_KERNEL_RUN_TYPE")
+RECORDED_VARIABLES = (
+    *TPU_VARIABLES,
+    *HOST_VARIABLES,
+    "JAX_PLATFORMS",
+    "CUDA_VISIBLE_DEVICES",
+    "KERAS_BACKEND",
+    CHOSEN_BACKEND,
+    "KAGGLE_KERNEL_RUN_TYPE",
+)
 MODULES = ("keras", "tensorflow", "jax", "libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
 CUDA_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 TENSORFLOW_BUILDS = ("tensorflow-cpu", "tensorflow-tpu")
@@ -69,7 +79,8 @@ def collect_evidence(root: str | os.PathLike = "/") -> Evidence:
         modules |= {build for build in TENSORFLOW_BUILDS if _find_version(build)}
     if _has_colab():
         modules.add("google.colab")
-    dev, wanted = Path(root, "dev"), f"{TPU_FILE}|{VFIO_FILE}|{GPU_FILE}"
+    dev = Path(root, "dev")
+    wanted = f"{TPU_FILE}|{VFIO_FILE}|{GPU_FILE}"
     paths = [path for folder in ("", "vfio", "vfio/devices") for path in (dev / folder).glob("*")]
     names = (f"/dev/{path.relative_to(dev).as_posix()}" for path in paths)
     files = frozenset(name for name in names if re.fullmatch(wanted, name))

@@ -60,10 +60,11 @@ def picture_hash(image: np.ndarray) -> np.uint64:
 
 def turned_hashes(image: np.ndarray) -> np.ndarray:
     """The hashes of the picture as it is turned by each of TURNS, (8,) uint64; refuses as above."""
-    waves, hashes = _find_waves(image), []
+    waves = _find_waves(image)
     # A mirror changes the sign of every other wave: no picture has to be turned.
     mirrored = waves.copy()
     mirrored[:, 1::2] *= -1
+    hashes = []
     for turned in (waves, mirrored):
         for _ in range(4):
             hashes.append(_hash_waves(turned))

@@ -164,7 +164,7 @@ def find_leaks(
     pairs = tuple(_find_pairs(pictures, near))
     problems, notes = _judge_classes(pictures.places, data.class_names)
     of_pairs = []
-    for pair in filter(lambda pair: pair.is_problem, pairs):
+    for pair in [pair for pair in pairs if pair.is_problem]:
         reasons = [f"in {pair.first.split} and {pair.second.split}"] * pair.crosses
         reasons += ["under two labels"] * pair.has_two_labels
         of_pairs.append(f"{' and '.join(reasons)}, {pair}")
@@ -313,7 +313,8 @@ def draw_pairs(path: str | os.PathLike, pairs: Sequence[DuplicatePair]) -> int:
 
     Nothing is written for no pairs. Raises OSError where a shard is gone.
     """
-    if not (pairs := pairs[:_MAX_DRAWN]):
+    pairs = pairs[:_MAX_DRAWN]
+    if not pairs:
         return 0
     rows, columns = -(-len(pairs) // _COLUMNS), min(_COLUMNS, len(pairs))
     width, height = 2 * _SIDE_PX + _GAP_PX, _SIDE_PX + _TEXT_PX

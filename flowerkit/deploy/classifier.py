@@ -113,7 +113,9 @@ class Classifier(LoadedModel):
         if is_right.all():
             return rows
         wrong, total = rows[~is_right][0], sums[~is_right][0]
-        shown = ", ".join([*(f"{value:.4g}" for value in wrong[:4]), *["..."] * (len(wrong) > 4)])
+        shown = ", ".join(f"{value:.4g}" for value in wrong[:4])
+        if len(wrong) > 4:
+            shown += ", ..."
         raise ValueError(
             f"{self.path} does not give probabilities: a row of its output is [{shown}] with the sum "
             f"{total:.4g}. A classifier ends in a softmax: for logits, save keras.Model(model.inputs, "
@@ -276,4 +278,6 @@ def _to_images(array: np.ndarray) -> list[Image.Image]:
         raise ValueError(f"pixels go up to {high:g} only; pass 0..255, not 0..1 (times 255).")
     pixels = np.round(array).astype("uint8")
     batch = pixels if pixels.ndim == 4 else pixels[None]
-    return list(map(Image.fromarray, batch[..., 0] if batch.shape[3:] == (1,) else batch))
+    if batch.shape[3:] == (1,):
+        batch = batch[..., 0]
+    return list(map(Image.fromarray, batch))

@@ -73,7 +73,8 @@ def export_model(
     target = _check_target(Path(out) if out else saved.parent / kind.file, kind)
     kind.check_libraries(to_write=True)
     check_room(target.parent, 4 * saved.stat().st_size)
-    card = (original := load_classifier(saved)).card
+    original = load_classifier(saved)
+    card = original.card
     images = _draw_images(card.image_size)
     expected = original.probabilities(images)  # refuses what gives none, before it is converted
     with (

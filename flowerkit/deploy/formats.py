@@ -178,8 +178,8 @@ class _Onnx(Format):
         model = onnx.load(str(target))
         _replace_erfc(model)
         target.write_bytes(body := model.SerializeToString())
-        text, names = _write_card(source, target)[CARD_FILE], read_keras_card(source).class_names
-        names = json.dumps(names, ensure_ascii=False)
+        text = _write_card(source, target)[CARD_FILE]
+        names = json.dumps(read_keras_card(source).class_names, ensure_ascii=False)
         end = onnx.ModelProto()  # a message is its fields one after the other
         onnx.helper.set_model_props(end, {_METADATA_KEY: text, "class_names": names})
         target.write_bytes(body + end.SerializeToString())
@@ -204,13 +204,14 @@ def _replace_erfc(model: Any) -> None:
     import numpy as np
     import onnx
 
-    nodes, one = list(model.graph.node), "flowerkit_one"
-    for place in reversed([k for k, node in enumerate(nodes) if node.op_type == "Erfc"]):
-        node, erf = nodes[place], f"{nodes[place].output[0]}_erf"
-        nodes[place : place + 1] = (
-            onnx.helper.make_node("Erf", node.input, [erf]),
-            onnx.helper.make_node("Sub", [one, erf], node.output),
-        )
+    nodes, one = [], "flowerkit_one"
+    for node in model.graph.node:
+        if node.op_type == "Erfc":
+            erf = f"{node.output[0]}_erf"
+            nodes.append(onnx.helper.make_node("Erf", node.input, [erf]))
+            nodes.append(onnx.helper.make_node("Sub", [one, erf], node.output))
+        else:
+            nodes.append(node)
     if len(nodes) > len(model.graph.node):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), one))
         del model.graph.node[:]
@@ -309,8 +310,10 @@ def _write_card(source: Path, target: Path) -> dict[str, str]:
 
 def _measure_body(path: Path, length: int | None = None) -> dict[str, int | str]:
     """Length and CRC-32 of the first `length` bytes of a model's file, or of a SavedModel's files."""
-    files = [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
-    files, num_bytes, crc = [path] if path.is_file() else files, 0, 0
+    files = [path]
+    if path.is_dir():
+        files = [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
+    num_bytes = crc = 0
     for file in files:
         content = file.read_bytes()[:length]
         num_bytes, crc = num_bytes + len(content), zlib.crc32(content, crc)

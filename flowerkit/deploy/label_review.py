@@ -123,10 +123,12 @@ class LabelReview:
         """
         if new not in (None, LEAVE_OUT, *self.class_names):
             raise ValueError(f"there is no class {new!r}")
-        before = self.decisions.pop(doubt.id, doubt)
-        if new is not None:
+        if new is None:
+            self.decisions.pop(doubt.id, None)
+        else:
+            given = self.decisions.get(doubt.id, doubt).given
             now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-            self.decisions[doubt.id] = Decision(doubt.id, doubt.file, before.given, new, now)
+            self.decisions[doubt.id] = Decision(doubt.id, doubt.file, given, new, now)
         write_decisions(self.file, self.decisions.values())
 
     def write_list(self, file: str | os.PathLike, doubts: list[Doubt]) -> None:
@@ -134,9 +136,18 @@ class LabelReview:
         rows = [
             ["id", "file", "given", "new", "decided", "probability", "suggested", "probability_2"]
         ]
-        for x in doubts:
-            probabilities = f"{x.probability:.4f}", x.suggested, f"{x.suggested_probability:.4f}"
-            rows.append([x.id, x.file, x.given, "", "", *probabilities])
+        for doubt in doubts:
+            suggested = doubt.suggested, f"{doubt.suggested_probability:.4f}"
+            row = [
+                doubt.id,
+                doubt.file,
+                doubt.given,
+                "",
+                "",
+                f"{doubt.probability:.4f}",
+                *suggested,
+            ]
+            rows.append(row)
         write_text(file, format_csv(rows))
 
     def _judge(self, accelerator: Accelerator, progress) -> None:
@@ -144,16 +155,20 @@ class LabelReview:
 
         data, on_corrupt = self.photos["train"].data, self.run.plan().on_corrupt
         folds = make_folds(data, NUM_FOLDS, on_corrupt=on_corrupt, rare=True, progress=progress)
-        labels, batch, parts, places = folds.labels, BATCH * accelerator.replicas, [], []
+        labels = folds.labels
+        parts, places = [], []
         with accelerator.scope():
             body = build_pooled_body(_build_classifier(self.run, data, accelerator))
             for name, photos in self.photos.items():
-                split = photos.split
                 found = compute_features(
-                    body, split, global_batch=batch, name=name, progress=progress
+                    body,
+                    photos.split,
+                    global_batch=BATCH * accelerator.replicas,
+                    name=name,
+                    progress=progress,
                 )
                 parts.append(found.array)
-                places += [(name, row) for row in range(len(split))]
+                places += [(name, row) for row in range(len(photos.split))]
         probabilities = predict_out_of_fold(
             np.concatenate(parts), labels, folds.fold_of, len(self.class_names)
         )
@@ -166,10 +181,18 @@ class LabelReview:
             place, other = judged[k], int(issues.suggested[k])
             split, row = places[place]
             id = str(folds.ids[place])
-            photo = split, row, id, self.photos[split].paths.get(id, "")
-            given = self.class_names[labels[place]], float(issues.given[k])
-            suggested = self.class_names[other], float(probabilities[place, other])
-            self.doubts.append(Doubt(*photo, *given, *suggested, bool(issues.is_issue[k])))
+            doubt = Doubt(
+                split=split,
+                row=row,
+                id=id,
+                file=self.photos[split].paths.get(id, ""),
+                given=self.class_names[labels[place]],
+                probability=float(issues.given[k]),
+                suggested=self.class_names[other],
+                suggested_probability=float(probabilities[place, other]),
+                is_issue=bool(issues.is_issue[k]),
+            )
+            self.doubts.append(doubt)
 
 
 def _build_classifier(run: RunFolder, data, accelerator: Accelerator):

@@ -58,12 +58,14 @@ class RunPhotos:
                 f"the photos that {run} was trained on are not in {folder} any more. Put them back "
                 f"there."
             )
-        self.class_names, size = data.class_names, data.image_size
-        found = find_shards(
-            folder, image_size=size, class_names=self.class_names, origin=data.origin
+        self.class_names = data.class_names
+        shards = find_shards(
+            folder, image_size=data.image_size, class_names=data.class_names, origin=data.origin
         )
-        self.data, on_corrupt = data.relabel(found), run.plan().on_corrupt
-        self.split: Split = load_split(self.data, split, on_corrupt=on_corrupt, cache="none")
+        self.data = data.relabel(shards)
+        self.split: Split = load_split(
+            self.data, split, on_corrupt=run.plan().on_corrupt, cache="none"
+        )
         if not data.images[split].startswith(describe_data(self.split)):
             raise ValueError(
                 f"{folder} holds others than the {split} photos of {run}. Put those back, or train "
@@ -78,8 +80,9 @@ class RunPhotos:
 
     def get(self, row: int, similarity: float | None = None) -> KnownPhoto:
         """The photo of a row of the split."""
-        image_id, class_name = str(self.split.ids[row]), self.class_names[self.split.labels[row]]
+        image_id = str(self.split.ids[row])
         name = self.paths.get(image_id, image_id)
+        class_name = self.class_names[self.split.labels[row]]
         return KnownPhoto(name, class_name, self.split.images[row], similarity)
 
 
@@ -108,7 +111,8 @@ class SimilarPhotos:
     def __init__(self, run: RunFolder, model, progress: Progress | None = None):
         from flowerkit.prediction import compute_features
 
-        self.photos, self.body = RunPhotos(run, "train"), build_pooled_body(model)
+        self.photos = RunPhotos(run, "train")
+        self.body = build_pooled_body(model)
         found = compute_features(
             self.body, self.photos.split, global_batch=BATCH, name="train", progress=progress
         )

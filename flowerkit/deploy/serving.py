@@ -48,7 +48,8 @@ class ClassifierPage:
     ):
         classifier.card.threshold(accept)  # refuses what is no fraction
         self.classifier, self.top, self.accept, self.similar = classifier, top, accept, similar
-        self.find_cams, self.examples = None, []
+        self.find_cams = None
+        self.examples = []
         if classifier.model is not None:
             from flowerkit.models import build_cam
 
@@ -76,7 +77,9 @@ class ClassifierPage:
             "serve.html.j2",
             name=self.classifier.path.resolve().name,
             card=card,
-            examples=[(x.class_name, to_data_uri(encode(x.pixels))) for x in self.examples],
+            examples=[
+                (photo.class_name, to_data_uri(encode(photo.pixels))) for photo in self.examples
+            ],
             has_map=self.find_cams is not None,
         )
 

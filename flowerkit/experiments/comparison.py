@@ -112,11 +112,13 @@ def compare_runs(folders: Sequence[str | os.PathLike] | str | os.PathLike) -> Co
     runs = list(map(tuple, groups.values()))
     found = map(Experiment, _name_groups(runs), runs)
     experiments = tuple(sorted(found, key=lambda experiment: -experiment.mean("val_f1")))
-    settings = [experiment.setting.items() for experiment in experiments]
+    settings = [experiment.setting for experiment in experiments]
     shared = {
-        name: value for name, value in settings[0] if all((name, value) in x for x in settings)
+        name: value
+        for name, value in settings[0].items()
+        if all(setting[name] == value for setting in settings)
     }
-    differing = tuple(name for name, _ in settings[0] if name not in shared)
+    differing = tuple(name for name in settings[0] if name not in shared)
     leaders, statements, intervals = _judge(experiments)
     notes = [*_explain(intervals), *(note for each in experiments for note in _note_runs(each))]
     if "device" in differing:
@@ -248,21 +250,29 @@ def _describe_interval(leader: Experiment, experiment: Experiment, interval: Int
 
 
 def _explain(intervals: Sequence[Interval]) -> list[str]:
+    if not intervals:
+        return []
     seeds = [interval.num_seeds for interval in intervals]
-    notes = {
+    notes = [
         "A difference counts as noise where its 95 % interval holds zero. The interval is that of 2,000 "
         "paired bootstrap samples of the validation images, the same for both (Efron & Tibshirani 1993, "
-        "chapter 8).": bool(seeds),
-        "Where there are several seeds, each sample also gets what other seeds could have changed: "
-        "Student's t times the standard deviation over seeds, pooled over the two experiments.": any(
-            sum(each) > 2 for each in seeds
-        ),
-        "Between two experiments of one seed each, the effect of another seed is not in the interval: "
-        "a difference that is more than noise may still come from the seeds.": (1, 1) in seeds,
+        "chapter 8)."
+    ]
+    if any(sum(each) > 2 for each in seeds):
+        notes.append(
+            "Where there are several seeds, each sample also gets what other seeds could have changed: "
+            "Student's t times the standard deviation over seeds, pooled over the two experiments."
+        )
+    if (1, 1) in seeds:
+        notes.append(
+            "Between two experiments of one seed each, the effect of another seed is not in the "
+            "interval: a difference that is more than noise may still come from the seeds."
+        )
+    notes.append(
         "The best epochs, and the best experiment, were chosen by these same images, so all figures "
-        "are a little too good.": bool(seeds),
-    }
-    return [note for note, is_true in notes.items() if is_true]
+        "are a little too good."
+    )
+    return notes
 
 
 def _note_runs(experiment: Experiment) -> list[str]:

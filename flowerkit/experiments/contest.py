@@ -93,19 +93,28 @@ def run_contest(
     refuses; RuntimeError when interrupted; else as `train` does.
     """
     deadline = (time.monotonic() if started is None else started) + 60 * _check_plan(plan)
-    plans, must_build = list_plans(plan, backbones), backbones is not None
-    accelerator, on_corrupt, out = accelerator or connect(), plan.on_corrupt, make_folder(out)
+    plans = list_plans(plan, backbones)
+    accelerator = accelerator or connect()
+    out = make_folder(out)
     check_room(out)
     with locked(out / ".lock", f"running a contest in {out}"):
-        divided = make_folds(data, folds, seed=plan.seed, on_corrupt=on_corrupt, progress=progress)
-        test = check_test_split(data, on_corrupt=on_corrupt)
-        images = {"train and val": divided.key, "test": describe_data(test) if test else "none"}
-        asked = replace(plan, max_minutes=None).to_dict()
-        file = ContestFile(asked, backbones=tuple(plans), folds=folds, images=images, entries=())
-        entries = _find_before(out, file)
+        divided = make_folds(
+            data, folds, seed=plan.seed, on_corrupt=plan.on_corrupt, progress=progress
+        )
+        test = check_test_split(data, on_corrupt=plan.on_corrupt)
+        asked = ContestFile(
+            plan=replace(plan, max_minutes=None).to_dict(),
+            backbones=tuple(plans),
+            folds=folds,
+            images={"train and val": divided.key, "test": describe_data(test) if test else "none"},
+            entries=(),
+        )
+        entries = _find_before(out, asked)
         if entries is None:
-            entries = choose_entries(plans, divided, accelerator, deadline, must_build=must_build)
-            write_dataclass(out / "contest.json", replace(file, entries=entries))
+            entries = choose_entries(
+                plans, divided, accelerator, deadline, must_build=backbones is not None
+            )
+            write_dataclass(out / "contest.json", replace(asked, entries=entries))
         contest = _Running(out, divided, plans, entries, accelerator, deadline, progress)
         try:
             for entry in entries:
@@ -148,8 +157,11 @@ def _find_before(out: Path, asked: ContestFile) -> tuple[Entry, ...] | None:
     if not file.is_file():
         return None
     before = read_dataclass(file, ContestFile, remedy="Restore it, or pass another folder (--out)")
-    plans = [{**x.plan, "folds": x.folds, "backbones": x.backbones} for x in (before, asked)]
-    if differing := list_differing(*plans):
+    differing = list_differing(
+        {**before.plan, "folds": before.folds, "backbones": before.backbones},
+        {**asked.plan, "folds": asked.folds, "backbones": asked.backbones},
+    )
+    if differing:
         raise ValueError(
             f"{out} holds a contest of another plan: {', '.join(differing)}. {remedy}."
         )
@@ -268,15 +280,20 @@ class _Running:
 
     def blend(self) -> tuple[dict[str, float], Predictions, Predictions | None, list[str]]:
         """(weights, the blend out of fold, on test, the problems of its csv), which it writes."""
-        names, members = zip(*self.find_scored().items(), strict=True)
-        weights = find_weights(members, names=names).weights if len(names) > 1 else (1.0,)
-        result = dict(zip(names, weights, strict=True)), blend(members, weights, names=names)
+        scored = self.find_scored()
+        names, members, weights = list(scored), list(scored.values()), [1.0]
+        if len(names) > 1:
+            weights = find_weights(members, names=names).weights
+        out_of_fold = blend(members, weights, names=names)
+        by_name = dict(zip(names, weights, strict=True))
         if not self.folds.data.counts["test"]:
-            return *result, None, []
+            return by_name, out_of_fold, None, []
         entries = [entry for entry in self.entries if entry.name in names]
-        of_runs = [self._load_test(*self._list_folds(x), self.folder(x, None)) for x in entries]
+        of_runs = [
+            self._load_test(*self._list_folds(entry), self.folder(entry, None)) for entry in entries
+        ]
         test = blend(list(map(blend, of_runs)), weights, names=names)
-        return *result, test, self._write_csv(self.out, test)
+        return by_name, out_of_fold, test, self._write_csv(self.out, test)
 
     def _write_csv(self, folder: Path, predictions: Predictions) -> list[str]:
         file = folder / choose_csv(self.folds.data)
@@ -287,25 +304,29 @@ class _Running:
 
     def finish(self) -> Contest:
         """Blend what there is, and write the page."""
-        winner, data = self.find_winner(), self.folds.data
-        folds, everything = self._list_folds(winner), self.folder(winner, None)
+        data = self.folds.data
+        winner = self.find_winner()
+        everything = self.folder(winner, None)
         weights, out_of_fold, test, problems = self.blend()
         minutes = {
-            entry.name: sum(x["seconds"] / 60 for run in runs for x in run.history())
+            entry.name: sum(
+                epoch["seconds"] / 60 for run in self._list_folds(entry) for epoch in run.history()
+            )
             for entry in self.entries
-            if all(map(_is_trained, runs := self._list_folds(entry)))
+            if all(map(_is_trained, self._list_folds(entry)))
         }
         steps = score_out_of_fold(self.find_scored(), winner.name, out_of_fold, minutes=minutes)
         if test and (labels := read_test_labels(data)):
-            single, last = self._load_test(*folds), self._load_test(everything)
+            folds, last = self._load_test(*self._list_folds(winner)), self._load_test(everything)
             blended = test if len(weights) > 1 else None
-            steps += score_test(winner.name, single, last, blended, labels)
+            steps += score_test(winner.name, folds, last, blended, labels)
         runs = [*(run for entry in self.entries for run in self._list_folds(entry)), everything]
         names = [run.path.name for run in runs if self._is_finished(run)]
         page = write_contest(
             self.out, steps, data=data, runs=names, winner=winner.name, weights=weights
         )
-        csv, run = test and self.out / choose_csv(data), next(iter(self.last), None)
+        csv = test and self.out / choose_csv(data)
+        run = self.last[0] if self.last else None
         return Contest(
             self.out, weights, winner.name, out_of_fold, test, problems, page, steps, csv, run
         )
@@ -323,8 +344,11 @@ def _is_trained(folder: RunFolder) -> bool:
 
 
 def _join(parts: Sequence[Predictions]) -> Predictions:
-    rows = zip(*((each.ids, each.probabilities, each.labels) for each in parts), strict=True)
-    return Predictions(*map(np.concatenate, rows))
+    return Predictions(
+        np.concatenate([each.ids for each in parts]),
+        np.concatenate([each.probabilities for each in parts]),
+        np.concatenate([each.labels for each in parts]),
+    )
 
 
 def _count_best_epochs(folder: RunFolder) -> float:

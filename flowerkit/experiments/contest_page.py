@@ -77,14 +77,18 @@ def score_test(
     `labels` are those of test images by their ids.
     """
     folds, last = ([_label(each, labels) for each in runs] for runs in (folds, last))
-    single, joined = ("a fold alone", folds), ("the folds averaged", [blend(folds)])
-    both = "both averaged", [blend([*folds, *last])]
-    rows = [(f"{winner}: {single[0]}, on average", folds), (*joined, single)]
+    single = "a fold alone", folds
+    joined = "the folds averaged", [blend(folds)]
+    steps = [_score(f"{winner}: {single[0]}, on average", folds, on="test")]
+    steps.append(_score(*joined, single, on="test"))
     if last:
-        rows += [("once more on everything, alone", last, single), (*both, joined)]
+        steps.append(_score("once more on everything, alone", last, single, on="test"))
+        both = "both averaged", [blend([*folds, *last])]
+        steps.append(_score(*both, joined, on="test"))
+        joined = both
     if blended:
-        rows.append(("the blend", [_label(blended, labels)], both if last else joined))
-    return [_score(*row, on="test") for row in rows]
+        steps.append(_score("the blend", [_label(blended, labels)], joined, on="test"))
+    return steps
 
 
 def _label(predictions: Predictions, labels: Mapping[str, int]) -> Predictions:

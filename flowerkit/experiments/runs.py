@@ -61,9 +61,15 @@ def train_or_continue(
     progress: Progress | None,
 ) -> TrainingResult:
     """One of the runs in a folder of several. Raises RuntimeError when interrupted."""
-    # A run that ended before its first epoch has no row to continue from.
-    resume, out = folder.history_file.is_file(), folder.path
-    result = train(data, plan, out=out, accelerator=accelerator, resume=resume, progress=progress)
+    result = train(
+        data,
+        plan,
+        out=folder.path,
+        accelerator=accelerator,
+        # A run that ended before its first epoch has no row to continue from.
+        resume=folder.history_file.is_file(),
+        progress=progress,
+    )
     if result.summary.interrupted:
         raise RuntimeError(
             f"interrupted in {folder.path.name} after epoch {len(result.history)}. The same call or "

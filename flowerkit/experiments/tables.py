@@ -35,16 +35,12 @@ def tabulate_settings(comparison: Comparison) -> Table:
 
 def tabulate_runs(comparison: Comparison) -> Table:
     """A row for each run."""
-    shown = FIGURES.values()
-    header = ["run", "seed", *(figure.heading for figure in shown), "stopped because"]
-    return header, [
-        [
-            *(run.name, str(run.plan.seed)),
-            *(format(figure.of(run), figure.form) for figure in shown),
-            run.result.stop_reason,
-        ]
-        for run in comparison.runs
-    ]
+    header = ["run", "seed", *(figure.heading for figure in FIGURES.values()), "stopped because"]
+    rows = []
+    for run in comparison.runs:
+        figures = [format(figure.of(run), figure.form) for figure in FIGURES.values()]
+        rows.append([run.name, str(run.plan.seed), *figures, run.result.stop_reason])
+    return header, rows
 
 
 def tabulate_classes(comparison: Comparison) -> list[dict]:
@@ -61,7 +57,8 @@ def tabulate_classes(comparison: Comparison) -> list[dict]:
     )
     found = []
     for place, row in enumerate(first[0]):
-        best, rival = (float(np.mean([x[place]["f1"] for x in of])) for of in (first, second))
+        best = float(np.mean([report[place]["f1"] for report in first]))
+        rival = float(np.mean([report[place]["f1"] for report in second]))
         scores = {"best": best, "rival": rival, "difference": best - rival}
         found.append({"name": row["name"], "support": row["support"]} | scores)
     return sorted(found, key=lambda row: -abs(row["difference"]))
@@ -110,10 +107,10 @@ def to_csv(comparison: Comparison) -> str:
     the fields that differ; numbers in full, empty where there is none."""
     columns = [column for name in FIGURES for column in (name, f"{name}_sd")]
     rows = [["experiment", "n", "seeds", *columns, *comparison.differing]]
-    for x in comparison.experiments:
-        seeds = " ".join(str(run.plan.seed) for run in x.runs)
-        values = [value for name in FIGURES for value in (x.mean(name), x.spread(name))]
+    for each in comparison.experiments:
+        seeds = " ".join(str(run.plan.seed) for run in each.runs)
+        values = [value for name in FIGURES for value in (each.mean(name), each.spread(name))]
         figures = ["" if math.isnan(value) else f"{value:.10g}" for value in values]
-        differing = [format_value(x.setting[name]) for name in comparison.differing]
-        rows.append([x.name, len(x.runs), seeds, *figures, *differing])
+        differing = [format_value(each.setting[name]) for name in comparison.differing]
+        rows.append([each.name, len(each.runs), seeds, *figures, *differing])
     return format_csv(rows)

@@ -81,7 +81,8 @@ class KernelMetadata:
         """From the checkout `root`. Raises FileNotFoundError, or ValueError for a damaged file."""
         values = read_json(Path(root, METADATA), remedy=_RENEW)
         for name, usual in cls.build().values.items():
-            kind, value = type(usual), values.get(name, usual)
+            kind = type(usual)
+            value = values.get(name, usual)
             if kind is not bool and not isinstance(value, kind):
                 problem = f"must be a {_KINDS[kind]}, not {json.dumps(value)}"
                 raise ValueError(f"{name} in {METADATA} {problem}. {_RENEW}")

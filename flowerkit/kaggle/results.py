@@ -86,8 +86,9 @@ def check_csv(csv: str | Path, data: FlowerData | None = None) -> list[str]:
     # The ids are the csv's own here, so their number is checked apart.
     problems = check_submission(csv, ids, len(CLASS_NAMES))
     problems = [line for line in problems if not line.startswith(rows)]
-    is_all = len(ids) == NUM_TEST_IMAGES
-    return problems + [f"{rows}; the competition's test set has {NUM_TEST_IMAGES:,}"] * (not is_all)
+    if len(ids) != NUM_TEST_IMAGES:
+        problems.append(f"{rows}; the competition's test set has {NUM_TEST_IMAGES:,}")
+    return problems
 
 
 # Submit -------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def assign_splits(
                 splits[row] = splits[row] or chosen
         else:
             free.append(rows)
-    places = {"test": Counter(), "val": Counter(), "train": Counter()}  # left, by class
+    places = {"test": Counter(), "val": Counter()}  # left, by class
     counts = Counter(photos[row].class_name for rows in free for row in rows)
     for label, count in counts.items():
         val = max(round(count * val_fraction), count >= 2) if val_fraction else 0
@@ -193,7 +193,8 @@ def assign_splits(
     for rows in free:
         needed = Counter(photos[row].class_name for row in rows)
         split = next((name for name, left in places.items() if needed <= left), "train")
-        places[split] -= needed
+        if split != "train":
+            places[split] -= needed
         for row in rows:
             splits[row] = split
     return splits

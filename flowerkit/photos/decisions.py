@@ -178,15 +178,15 @@ def _relabel(data: FlowerData, changes: Mapping[str, int | None], labels: Mappin
         )
     counts = dict(data.counts)
     for split, of_split in labels.items():
-        for sign, of in ((1, data.relabelled), (-1, changes)):
-            counts[split] += sign * sum(new is None and id in of_split for id, new in of.items())
+        counts[split] += sum(id in of_split for id, new in data.relabelled.items() if new is None)
+        counts[split] -= sum(id in of_split for id, new in changes.items() if new is None)
     return replace(data, relabelled=dict(changes), counts=counts)
 
 
 def _read_labels(data: FlowerData) -> dict[str, dict[str, int]]:
     """The class id of each image id, by split. Raises ValueError for a bad record."""
     labels = {split: {} for split in LABELLED}
-    for split, found in labels.items():
+    for split in LABELLED:
         for file in data.files[split]:
-            found |= {record.id: record.label for _, record in read_records(file)}
+            labels[split].update((record.id, record.label) for _, record in read_records(file))
     return labels

@@ -100,7 +100,8 @@ def list_photos(
     if decisions:
         photos = _decide(decisions, folder, photos, walk)
     names, photos = _find_classes(folder, photos, walk)
-    left_out = dict(zip(name_paths(walk.left_out).values(), walk.left_out.values(), strict=True))
+    texts = name_paths(walk.left_out)
+    left_out = {texts[path]: reason for path, reason in walk.left_out.items()}
     ids = name_paths((photo.path for photo in photos), to_id)
     photos = tuple(replace(photo, id=ids[photo.path]) for photo in photos)
     return Listing(base, roots, photos, names, tuple(walk.describe()), left_out)
@@ -130,8 +131,10 @@ def _find_given(folder: Path, wanted: Mapping[str, Folders]) -> dict[Path, str]:
     """The split of each folder that was given to one; a relative path may be one in `folder`."""
     splits = {}
     for split, paths in wanted.items():
-        for path in [paths] if paths and isinstance(paths, str | os.PathLike) else paths or ():
-            path = Path(path).expanduser()
+        if not paths or isinstance(paths, str | os.PathLike):
+            paths = [paths] if paths else []
+        for path in map(Path, paths):
+            path = path.expanduser()
             if not path.exists() and (folder / path).exists():
                 path = folder / path
             _check_folder(path, f" ({split}=, --{split})")
@@ -282,9 +285,10 @@ def _label_by_csv(labels: LabelsCsv, walk: Walk, parts: Mapping[str, Part]) -> l
         row, split = found.get(photo.path), split_of[photo.path]
         if row is None and split != "test":
             walk.left_out[photo.path] = f"it has no label in {file_name}"
+        elif row is None:
+            photos.append(replace(photo, split=split))
         elif photo.path not in walk.left_out:
-            name, split = (row.class_name, row.split or split) if row else (None, split)
-            photos.append(replace(photo, class_name=name, split=split))
+            photos.append(replace(photo, class_name=row.class_name, split=row.split or split))
     if not photos:
         reason = join_some([*missing, *several], 3, "; ") or "it has no rows with a label"
         raise ValueError(
@@ -301,7 +305,8 @@ def _label_by_pattern(pattern: str, walk: Walk, parts: Mapping[str, Part]) -> li
     compiled = read_pattern(pattern)
     photos = []
     for photo in walk.photos:
-        split, name = _find_part(photo.path, parts)[1].split, find_label(compiled, photo.path)
+        split = _find_part(photo.path, parts)[1].split
+        name = find_label(compiled, photo.path)
         if name or split == "test":
             photos.append(replace(photo, class_name=name, split=split))
         else:
@@ -319,7 +324,8 @@ def _decide(
     decisions: str | os.PathLike, folder: Path, photos: list[Photo], walk: Walk
 ) -> list[Photo]:
     """The photos with the labels that were decided; the others are left out."""
-    texts, name = name_paths(photo.path for photo in photos), Path(decisions).name
+    name = Path(decisions).name
+    texts = name_paths(photo.path for photo in photos)
     labels = {texts[photo.path]: photo.class_name for photo in photos if photo.class_name}
     classes = dict.fromkeys(labels.values())
     changes = decide(decisions, labels, classes, where=str(folder), by_file=True)

@@ -35,9 +35,15 @@ _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of colour profiles
 _UNSEEN = 2  # of 255: profiles that change no colour by more are sRGB, whatever they are called
 _FINGERPRINT_PX = 64
 _ORIENTATION = 0x0112
-_TURN = Image.Transpose
-_FLIPS = (_TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE)
-_TURNS = dict(enumerate((*_FLIPS, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90), 2))
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadablePhoto(ValueError):
@@ -191,26 +197,40 @@ def _convert(
         image = _decode_jpeg(image, jpeg, round(SPARE_SCALE * image_size))
     image.load()
     orientation = _find_orientation(image)
-    is_plain = orientation == 1 and not {"exif", "xmp", "icc_profile"} & image.info.keys()
-    is_ready = is_plain and jpeg and (image.format, image.mode) == ("JPEG", "RGB")
-    is_ready = is_ready and width == height == image_size
+    is_ready = (
+        jpeg
+        and image.format == "JPEG"
+        and image.mode == "RGB"
+        and width == height == image_size
+        and orientation == 1
+        and not {"exif", "xmp", "icc_profile"} & image.info.keys()
+    )
     square = _resize(_simplify(image, is_deep, notes), image_size, resize)
     square = _to_srgb(square, image.info, notes)
     # Turned after all else: a square has the fewest pixels to turn.
     if orientation in _TURNS:
         square = square.transpose(_TURNS[orientation])
         notes.append("turned as its EXIF says")
-        width, height = (height, width) if orientation >= 5 else (width, height)
-    square = ImageOps.pad(square, (image_size, image_size))
+        if orientation >= 5:
+            width, height = height, width
+    square = ImageOps.pad(square, (image_size, image_size))  # a square stays as it is
     if is_ready:
         jpeg = complete_jpeg(jpeg)
     else:
-        square.save(encoded := io.BytesIO(), "JPEG", quality=JPEG_QUALITY)
+        encoded = io.BytesIO()
+        square.save(encoded, "JPEG", quality=JPEG_QUALITY)
         jpeg = encoded.getvalue()
     # The fingerprints shrink the square anyway: from a third of the size in a third of the time.
     pixels = np.asarray(square.reduce(max(1, image_size // _FINGERPRINT_PX)))
-    facts = hashlib.sha256(jpeg).hexdigest(), int(picture_hash(pixels)), thumbnail(pixels)
-    return ReadPhoto(jpeg, width, height, *facts, tuple(notes))
+    return ReadPhoto(
+        jpeg=jpeg,
+        width=width,
+        height=height,
+        digest=hashlib.sha256(jpeg).hexdigest(),
+        picture_hash=int(picture_hash(pixels)),
+        thumbnail=thumbnail(pixels),
+        notes=tuple(notes),
+    )
 
 
 def _find_orientation(image: Image.Image) -> int:
@@ -241,12 +261,15 @@ def _decode_jpeg(image: Image.Image, jpeg: bytes, spare_px: int) -> Image.Image:
 
 def _resize(image: Image.Image, image_size: int, resize: str) -> Image.Image:
     """A square of `image_size` px, or for "pad" the picture whose longer side has `image_size` px."""
-    box, size = (0, 0, *image.size), (image_size, image_size)
+    width, height = image.size
+    box, size = (0, 0, width, height), (image_size, image_size)
     if resize == "crop":
-        left, top = ((side - min(image.size)) / 2 for side in image.size)
-        box = (left, top, left + min(image.size), top + min(image.size))
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
     elif resize == "pad":
-        size = [max(1, round(side * (image_size / max(image.size)))) for side in image.size]
+        scale = image_size / max(width, height)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=SPARE_SCALE)
 
 

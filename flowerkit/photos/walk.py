@@ -131,16 +131,22 @@ def name_paths(paths: Iterable[str], fit: Callable[[str], str] = str.strip) -> d
 
 def _describe_encodings(paths: Iterable[str]) -> list[str]:
     """Which names in the paths are not UTF-8, and as what they were read."""
-    groups = {"as CP949, Korean from Windows": {}, "in no known encoding, with their bytes": {}}
-    for name in (part for path in paths if path != readable(path) for part in path.split("/")):
-        if name != (text := readable(name)):
+    korean, unknown = {}, {}  # what is shown by the name
+    for name in {part: None for path in paths for part in path.split("/")}:
+        text = readable(name)
+        if name != text:
             is_korean = os.fsencode(name) == text.encode("cp949", "ignore")
-            list(groups.values())[not is_korean][name] = normalize_name(name)
-    return [
-        f"names that are not UTF-8, read {told}: {join_some(list(names.values()), 3)}"
-        for told, names in groups.items()
-        if names
-    ]
+            (korean if is_korean else unknown)[name] = normalize_name(name)
+    notes = []
+    if korean:
+        shown = join_some(list(korean.values()), 3)
+        notes.append(f"names that are not UTF-8, read as CP949, Korean from Windows: {shown}")
+    if unknown:
+        shown = join_some(list(unknown.values()), 3)
+        notes.append(
+            f"names that are not UTF-8, read in no known encoding, with their bytes: {shown}"
+        )
+    return notes
 
 
 def format_counts(counts: Counter) -> str:

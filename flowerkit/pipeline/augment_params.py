@@ -25,9 +25,10 @@ _UNCHANGED = {
 PARAMS = tuple(_UNCHANGED)
 
 # Every change has random numbers of its own, so that switching it on leaves the other parameters
-# alone: its place here. The first is that of `batches.epoch_permutation`; one is free.
-_STREAMS = ["order", "flip", "crop", "vertical_flip", "zoom", "rotation", "warp", "lighting", None]
-_STREAMS += ["erased", "mixup", "cutmix", "cutmix_area", "which_mixing"]
+# alone. The order of the images has stream 0 (`batches.epoch_permutation`).
+_STREAMS = {"flip": 1, "crop": 2, "vertical_flip": 3, "zoom": 4, "rotation": 5, "warp": 6}
+_STREAMS |= {"lighting": 7, "erased": 9, "mixup": 10, "cutmix": 11, "cutmix_area": 12}
+_STREAMS |= {"which_mixing": 13}
 
 _CROP_ASPECTS = (4 / 5, 5 / 4)
 _ERASED_AREAS = (0.02, 0.2)
@@ -54,7 +55,7 @@ def sample_params(
     params = np.tile(np.array(list(_UNCHANGED.values()), "float32"), (num_images, 1))
 
     def stream_of(name):
-        return random_stream(seed, epoch, _STREAMS.index(name))
+        return random_stream(seed, epoch, _STREAMS[name])
 
     def put(name, values):
         params[:, PARAMS.index(name)] = values

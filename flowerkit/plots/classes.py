@@ -55,11 +55,12 @@ def describe_counts(counts: np.ndarray) -> str:
     '720 images of 2 classes, 20 to 700 of each (median 360); none of 1'
     """
     present = counts[counts > 0]
-    absent = f"; none of {len(counts) - len(present):,}" * (len(present) < len(counts))
-    return (
+    text = (
         f"{pluralize(int(counts.sum()), 'image')} of {pluralize(len(present), 'class')}, "
-        f"{present.min():,} to {present.max():,} of each (median {np.median(present):,.0f}){absent}"
+        f"{present.min():,} to {present.max():,} of each (median {np.median(present):,.0f})"
     )
+    num_absent = len(counts) - len(present)
+    return f"{text}; none of {num_absent:,}" if num_absent else text
 
 
 def _draw_counts(
@@ -88,7 +89,8 @@ def plot_calibration(calibration: Calibration, ax: Axes | None = None) -> Axes:
     2017, arXiv:1706.04599.
     """
     ax = ax or style.new_axes(figsize=(5.5, 4.2))
-    filled, edges, red = np.flatnonzero(calibration.counts), calibration.edges, style.VERMILION
+    filled, edges = np.flatnonzero(calibration.counts), calibration.edges
+    red = style.VERMILION
     middles = ((edges[:-1] + edges[1:]) / 2)[filled]
     confidence, accuracy = calibration.confidence[filled], calibration.accuracy[filled]
     ax.bar(middles, accuracy, 0.92 * edges[1], color=style.BLUE, alpha=0.75, label="accuracy")
@@ -198,13 +200,16 @@ def _list_pairs(
     taken = [(true, predicted) for true, predicted, _ in pairs]
     for rank, (true, predicted, count) in enumerate(pairs, start=1):
         ax.plot(predicted, true, "o", markersize=11, fillstyle="none", color="black")
-        # The corner that is farthest from the rings and numbers so far.
-        corners = [(true + 1.6 * y, predicted + 1.8 * x) for y in (-1, 1) for x in (1, -1)]
-        taken.append(
-            max(corners, key=lambda place: min(math.dist(place, other) for other in taken))
-        )
-        ax.text(*taken[-1][::-1], f"{rank}", fontsize=12, ha="center", va="center")
+        row, column = _find_free_corner(true, predicted, taken)
+        taken.append((row, column))
+        ax.text(column, row, f"{rank}", fontsize=12, ha="center", va="center")
         lines += [f"{rank}. {names[true]}", f"     taken for {names[predicted]}"]
         lines += [f"     {count} of {support[true]}", ""]
     text_style = {"va": "top", "fontsize": 11, "fontfamily": style.font_families(names)}
     ax.text(1.02, 1, "\n".join(lines), transform=ax.transAxes, **text_style)
+
+
+def _find_free_corner(true: int, predicted: int, taken: Sequence[tuple]) -> tuple[float, float]:
+    """The corner of a cell, (row, column), that is farthest from the rings and numbers so far."""
+    corners = [(true + 1.6 * y, predicted + 1.8 * x) for y in (-1, 1) for x in (1, -1)]
+    return max(corners, key=lambda corner: min(math.dist(corner, place) for place in taken))

@@ -24,7 +24,8 @@ CURVES = {
 }
 COMPARED = {"val_f1": "Macro F1 on val", "val_loss": "Loss on val", "loss": "Loss in training"}
 # Okabe and Ito's, without black and yellow: a page may be dark, or light.
-LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#6E6E6E")
+LINE_COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, "#CC79A7", "#56B4E9")
+LINE_COLOURS += (style.GREY,)
 LINE_STYLES = ("solid", "dashed", "dotted")
 NUM_STYLES = len(LINE_COLOURS) * len(LINE_STYLES)
 _DIVERGED = 2.5  # times the median loss: a loss above would flatten the other curves
@@ -36,15 +37,19 @@ _DIVERGED = 2.5  # times the median loss: a loss above would flatten the other c
 def plot_curves(history: Rows, best_epoch: int, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Loss, and accuracy with macro F1, with the best epoch (from 1) marked: (2,) Axes."""
     epochs = _column(history, "epoch")
-    best, marker = epochs == best_epoch, "o" if len(epochs) <= 40 else None
+    best = epochs == best_epoch
+    marker = "o" if len(epochs) <= 40 else None
     axes = np.array(axes) if axes is not None else style.new_figure(1, 2, figsize=(8.6, 3.7))[0]
     for ax, (title, names) in zip(axes, PANELS.items(), strict=True):
         for name in names:
-            values, (label, colour) = _column(history, name), CURVES[name]
-            look = {"c": colour, "clip_on": False}  # a single epoch has its dots on the edge
-            ax.plot(epochs, values, marker=marker, ms=4, lw=1.8, label=label, **look)
+            label, colour = CURVES[name]
+            values = _column(history, name)
+            # Not clipped: a single epoch has its dots on the edge.
+            ax.plot(
+                epochs, values, c=colour, marker=marker, ms=4, lw=1.8, label=label, clip_on=False
+            )
             if name.startswith("val_"):
-                ax.plot(epochs[best], values[best], "o", ms=9, mec="k", **look)
+                ax.plot(epochs[best], values[best], "o", c=colour, ms=9, mec="k", clip_on=False)
         _style_epochs(ax, epochs)
         has_phases = _mark_phases(ax, history)
         ax.axvline(best_epoch, c=style.GREY, ls="--", lw=1, zorder=0)
@@ -68,8 +73,8 @@ def plot_rates(history: Rows, ax: Axes | None = None) -> Axes:
     ax.plot(epochs, planned, c=style.ORANGE, marker=marker, ms=11, lw=5, alpha=0.7, label="planned")
     ax.plot(epochs, used, "o", c=style.BLUE, ms=_dot_size(epochs), label="used")
     if differs.any():
-        ring = {"c": style.VERMILION, "ms": 11, "mew": 2, "fillstyle": "none"}
-        ax.plot(epochs[differs], used[differs], "o", label="not as planned", **ring)
+        (rings,) = ax.plot(epochs[differs], used[differs], "o", label="not as planned")
+        rings.set(color=style.VERMILION, markersize=11, markeredgewidth=2, fillstyle="none")
     _style_epochs(ax, epochs)
     has_phases = _mark_phases(ax, history)
     _style_rates(ax, np.nan_to_num(np.concatenate([planned, used])))
@@ -165,13 +170,20 @@ def plot_comparison(histories: Mapping[str, Sequence[Rows]]) -> np.ndarray:
         ]
         _style_epochs(ax, longest)
         if name != "val_f1":
-            top, title = cut_diverged(np.concatenate([x.get_ydata() for x in ax.lines]), title)
+            losses = np.concatenate([line.get_ydata() for line in ax.lines])
+            top, title = cut_diverged(losses, title)
             ax.set_ylim(0, 1.04 * top if top > 0 else 1.0)
         style.set_title(ax, title)
     names = list(map(style.format_name, drawn))
     columns = max(1, min(len(names), 95 // (max(map(len, names)) + 8)))
-    look = {"ncols": columns, "frameon": False, "prop": {"family": style.font_families(names)}}
-    panels[0].figure.legend(lines, names, loc="outside lower center", **look)
+    panels[0].figure.legend(
+        lines,
+        names,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        prop={"family": style.font_families(names)},
+    )
     return panels
 
 
@@ -179,21 +191,27 @@ def _plot_seeds(
     ax: Axes, epochs: np.ndarray, curves: Sequence[np.ndarray], colour: str, dashes: str
 ) -> Line2D:
     common = min(map(len, curves))
-    together, shared = np.stack([curve[:common] for curve in curves]), epochs[:common]
+    together = np.stack([curve[:common] for curve in curves])
+    shared = epochs[:common]
     marker = "o" if common == 1 else None  # a line through one epoch is invisible
     (line,) = ax.plot(shared, together.mean(0), c=colour, ls=dashes, lw=2, marker=marker, ms=4)
     ax.fill_between(shared, together.min(0), together.max(0), color=colour, alpha=0.16, lw=0)
-    for curve in [curve for curve in curves if len(curve) > common]:
-        rest = slice(common - 1, len(curve))
-        ax.plot(epochs[rest], curve[rest], c=colour, ls=dashes, lw=0.8)
+    for curve in curves:
+        if len(curve) > common:
+            rest = slice(common - 1, len(curve))
+            ax.plot(epochs[rest], curve[rest], c=colour, ls=dashes, lw=0.8)
     return line
 
 
 def cut_diverged(losses: np.ndarray, title: str) -> tuple[float, str]:
     """The highest loss that has not diverged, and the title, which says if others are above."""
-    losses = losses[np.isfinite(losses)] if np.isfinite(losses).any() else np.ones(1)
-    top = min(float(losses.max()), float(_DIVERGED * np.median(losses) or losses.max()))
-    return top, f"{title} (what is higher is cut off)" if losses.max() > top else title
+    losses = losses[np.isfinite(losses)]
+    if not len(losses):
+        return 1.0, title
+    highest, limit = float(losses.max()), _DIVERGED * float(np.median(losses))
+    if 0 < limit < highest:
+        return limit, f"{title} (what is higher is cut off)"
+    return highest, title
 
 
 # Shared -------------------------------------------------------------------------------------------

@@ -85,7 +85,8 @@ def plot_mistakes(
     wrong = order[(predicted_labels(probabilities) != labels)[order]][:k]
     if len(wrong):
         return _plot_predictions(images, labels, probabilities, class_names, wrong)
-    ax, text = style.new_axes((5, 1.5)), f"No mistakes among {pluralize(len(labels), 'image')}"
+    ax = style.new_axes((5, 1.5))
+    text = f"No mistakes among {pluralize(len(labels), 'image')}"
     ax.text(0.5, 0.5, text, ha="center", va="center")
     ax.set_axis_off()
     return np.array([ax])
@@ -167,7 +168,8 @@ def _describe_shares(shares: np.ndarray, names: Sequence[str]) -> str:
 def _write(set_text, text: str, **text_style) -> None:
     """Set a title or a label, wrapped to the width of a cell, with letters for any class name."""
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
-    wrapped = textwrap.fill(text, LETTERS_PER_LINE // (2 if 2 * wide > len(text) else 1))
+    width = LETTERS_PER_LINE // 2 if 2 * wide > len(text) else LETTERS_PER_LINE
+    wrapped = textwrap.fill(text, width)
     set_text(wrapped, fontsize=10, fontfamily=style.font_families(text), **text_style)
 
 

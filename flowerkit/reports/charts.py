@@ -136,13 +136,23 @@ def _draw(title, summary, histories, column_of, form, *, marks=(), is_cut=False)
             for label, seeds in curves.items()
         }
         means = {label: float(np.mean(found)) for label, found in reached.items() if found}
-        said = ", ".join(f"{k} {mean:{form}}" for k, mean in means.items() if math.isfinite(mean))
-        box = round(x(epoch) - width / 2, 1), TOP, round(width, 1), HEIGHT - TOP - BOTTOM
-        steps.append(Step(*box, f"Epoch {epoch}: {said}"))
-    ticks = x.ticks(8, integer=True), y.ticks(5)
-    lines = (_draw_line(label, k, curves[label], x, y) for k, label in enumerate(curves))
-    named = tuple(Tick(x(place), text) for place, text in dict(marks).items())
-    return Chart(title, summary, "epoch", *ticks, tuple(lines), marks=named, steps=tuple(steps))
+        said = ", ".join(
+            f"{label} {mean:{form}}" for label, mean in means.items() if math.isfinite(mean)
+        )
+        left = round(x(epoch) - width / 2, 1)
+        text = f"Epoch {epoch}: {said}"
+        steps.append(Step(left, TOP, round(width, 1), HEIGHT - TOP - BOTTOM, text))
+    lines = [_draw_line(label, k, curves[label], x, y) for k, label in enumerate(curves)]
+    return Chart(
+        title,
+        summary,
+        x_label="epoch",
+        x_ticks=x.ticks(8, integer=True),
+        y_ticks=y.ticks(5),
+        lines=tuple(lines),
+        marks=tuple(Tick(x(place), text) for place, text in dict(marks).items()),
+        steps=tuple(steps),
+    )
 
 
 def _draw_line(label: str, style: int, seeds: Sequence[np.ndarray], x: _Scale, y: _Scale) -> Line:
@@ -184,11 +194,18 @@ def draw_calibration(calibration: Calibration) -> Chart:
         num = pluralize(int(calibration.counts[k]), "image")
         said = f"{num} with a mean probability of {sure:.0%}: {right:.0%} right"
         steps.append(Step(left, TOP, width, y(0) - TOP, said))
-    title = "Right predictions, by their probability"
     error = f"Expected calibration error {calibration.error:.3f}"
     lines = (
         Line("as sure as right", 6, f"M{x(0)} {y(0)}L{x(1)} {y(1)}"),
         Line("mean probability", 1, "", dots=tuple(dots)),
     )
-    parts = f"{error}; {calibration.tendency} on average.", "probability", x.ticks(5), y.ticks(5)
-    return Chart(title, *parts, lines, bars=tuple(bars), steps=tuple(steps))
+    return Chart(
+        title="Right predictions, by their probability",
+        summary=f"{error}; {calibration.tendency} on average.",
+        x_label="probability",
+        x_ticks=x.ticks(5),
+        y_ticks=y.ticks(5),
+        lines=lines,
+        bars=tuple(bars),
+        steps=tuple(steps),
+    )

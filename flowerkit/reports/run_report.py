@@ -129,7 +129,8 @@ def _describe_training(run: SavedRun, phases: Sequence[Phase]) -> list[dict]:
     """What learned in each phase, for how many epochs and how long, and its best macro F1."""
     first = run.plan.unfreeze_from
     network = f"the network from {first} on" if first else "the whole network"
-    network += " without its norms" * bool(run.plan.freeze_norms)
+    if run.plan.freeze_norms:
+        network += " without its norms"
     return [
         {
             "learns": "the head, on features" if phase.is_frozen else network,
@@ -225,8 +226,8 @@ def _encode_shown(run, images, mistakes, doubted, pairs, examples) -> dict[int, 
     first = [row for rows in places for row in rows if row is not None][:SHOWN_OF_PAIRS]
     sizes = dict.fromkeys(mistakes, PHOTO_PX)
     for row in doubted + first:
+        sizes.setdefault(row, THUMBNAIL_PX)
         for label in (run.labels[row], run.predicted[row]):
-            sizes.setdefault(row, THUMBNAIL_PX)
             sizes.setdefault(examples.get(int(label), row), THUMBNAIL_PX)
     return encode_photos(images, sizes, PHOTO_BYTES)
 

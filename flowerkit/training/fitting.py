@@ -212,7 +212,8 @@ def fit_network(run: RunContext, step: TrainStep, phase: Phase) -> Phase | None:
     None where the time leaves none for it. Weights come back as they were.
     """
     plan, clock = run.plan, run.clock
-    epochs, most, is_open = plan.epochs, plan.epochs, plan.epochs == "auto"
+    epochs = most = plan.epochs
+    is_open = plan.epochs == "auto"
     if is_open:
         epochs = longer(plan.network_epochs, run.num_steps)
         most = MOST_IN_TIME * epochs if clock.is_limited else epochs

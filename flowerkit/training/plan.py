@@ -240,7 +240,8 @@ class TrainingPlan:
         if self.backbone_lr_factor not in (None, "auto"):
             check_between("backbone_lr_factor", self.backbone_lr_factor, 1e-6, 1)
         for name in ("label_smoothing", "dropout", "weight_decay", "ema"):
-            if (value := getattr(self, name)) is not None and not 0 <= value < 1:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} must be in 0 <= {name} < 1. Received: {name}={value}")
         if self.max_minutes is not None and not self.max_minutes > 0:  # nan is not, either
             raise ValueError(f"max_minutes must be above 0. Received: {self.max_minutes}")

@@ -455,7 +455,8 @@ def _choose_layers(run: RunContext, is_frozen: bool) -> None:
 
 
 def _compile(model: keras.Model, run: RunContext) -> None:
-    plan, device, lr_factor, class_weights = run.plan, run.accelerator, None, None
+    plan, device = run.plan, run.accelerator
+    lr_factor = class_weights = None
     if plan.backbone_lr_factor is not None:
         depth = depth_of(run.classifier)
 
