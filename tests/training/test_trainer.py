@@ -260,6 +260,8 @@ def test_the_backbone_rests_while_the_head_learns_and_learns_afterwards(
     assert not differ(fresh, backbone_of(probe.model))
     last = Snapshot()
     result = run(freeze_epochs=2, freeze_lr=2e-3, epochs=1, callbacks=[last])
+    speed = result.summary.images_per_second  # of the network, not of the head on features
+    assert speed == pytest.approx(result.history.last["images_per_second"])
     assert differ(fresh, last.taken)
     assert [row["phase"] for row in result.history] == [1, 1, 2]
     assert [row["learning_rate"] for row in result.history] == pytest.approx([2e-3, 2e-3, 1e-3])
