@@ -669,7 +669,9 @@ def test_a_layer_that_is_not_there_is_refused_before_anything_is_trained(run):
 def test_the_layer_that_a_name_was_found_to_mean_is_said(quick_plan, drawn, accelerator, caplog):
     plan = replace(quick_plan, unfreeze_from="block3", freeze_norms=False)
     with caplog.at_level(logging.INFO, "flowerkit"):
-        trainer._check_layers(build_model(plan, drawn, accelerator), plan)
+        run = step.RunContext(drawn, plan, accelerator)
+        run.build()
+        trainer._check_layers(run)
     assert "the backbone learns from 'block3_conv' on: 4 layers" in caplog.text
 
 
