@@ -193,7 +193,7 @@ def cut_diverged(losses: np.ndarray, title: str) -> tuple[float, str]:
     """The highest loss that has not diverged, and the title, which says if others are above."""
     losses = losses[np.isfinite(losses)] if np.isfinite(losses).any() else np.ones(1)
     top = min(float(losses.max()), float(_DIVERGED * np.median(losses) or losses.max()))
-    return top, f"{title} (what is higher is cut off)" if losses.max() > top else title
+    return top, f"{title} (cut off above)" if losses.max() > top else title
 
 
 # Shared -------------------------------------------------------------------------------------------
