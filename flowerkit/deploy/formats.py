@@ -302,10 +302,10 @@ def _load_for_export(source: Path) -> Any:
 
 
 def _write_card(source: Path, target: Path) -> dict[str, str]:
-    """The card and the labels by the names of their files, for the model written to `target`."""
+    """The labels, then the card, by the names of their files, for the model written to `target`."""
     card = read_keras_card(source)
     text = card.to_json(body=_measure_body(target))
-    return {CARD_FILE: text, _LABELS_FILE: "\n".join(card.class_names)}
+    return {_LABELS_FILE: "\n".join(card.class_names), CARD_FILE: text}
 
 
 def _measure_body(path: Path, length: int | None = None) -> dict[str, int | str]:

@@ -210,7 +210,7 @@ def cut_diverged(losses: np.ndarray, title: str) -> tuple[float, str]:
         return 1.0, title
     highest, limit = float(losses.max()), _DIVERGED * float(np.median(losses))
     if 0 < limit < highest:
-        return limit, f"{title} (what is higher is cut off)"
+        return limit, f"{title} (cut off above)"
     return highest, title
 
 

@@ -112,7 +112,8 @@ def measure_pace(
 
     Where its input size is "auto", it is the one that `seconds` allow.
     """
-    run = RunContext(data, replace(plan, max_minutes=seconds / 60), accelerator)
+    # A plan with a limit, as a run's is; `clock.at` has the real one, which may have passed.
+    run = RunContext(data, replace(plan, max_minutes=1.0), accelerator)
     run.settle()
     run.build()
     clock = run.clock

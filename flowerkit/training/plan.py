@@ -1,6 +1,7 @@
 """What to train and how: one frozen, validated, JSON-able value, and the four plans that ship."""
 
 import math
+import reprlib
 import os
 import sys
 import types
@@ -412,14 +413,16 @@ def _check_type(name: str, value, hint) -> None:
     if not fits and not (isinstance(value, str) and value in literals):
         names = [kind.__name__ for kind in allowed if isinstance(kind, type) and kind is not _NONE]
         names += [repr(word) for word in literals] + ["None"] * (_NONE in allowed)
-        raise ValueError(f"{name} must be {' or '.join(names)}. Received: {name}={value!r}")
+        raise ValueError(
+            f"{name} must be {' or '.join(names)}. Received: {name}={reprlib.repr(value)}"
+        )
 
 
 def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
     if not isinstance(value, str | None) or value not in choices:
         hint = explain_choice(str(value), filter(None, choices))
         raise ValueError(
-            f"{name} must be one of {', '.join(map(str, choices))}. Received: {name}={value!r}."
+            f"{name} must be one of {', '.join(map(str, choices))}. Received: {name}={reprlib.repr(value)}."
             f"{_OTHER_WAYS.get(name, '') if not isinstance(value, str) else hint}"
         )
 
@@ -583,6 +586,9 @@ def load_plan(name_or_file: str | os.PathLike) -> TrainingPlan:
     return change_plan(TrainingPlan(), values, where=str(path))
 
 
+_MOST_FAULTS = 3  # that one message names
+
+
 def change_plan(plan: TrainingPlan, changes: dict, *, where: str = "the plan") -> TrainingPlan:
     """`plan` with other values for the named fields. Raises ValueError, naming `where` they stood."""
     known = [field.name for field in fields(TrainingPlan)]
@@ -593,8 +599,8 @@ def change_plan(plan: TrainingPlan, changes: dict, *, where: str = "the plan") -
         return replace(plan, **changes)
     except ValueError as error:
         faults = [_find_fault(plan, {name: value}) for name, value in changes.items()]
-        faults = filter(None, faults) if str(error) in faults else [str(error)]
-        raise ValueError(f"{where}: {'; '.join(faults)}") from error
+        faults = list(filter(None, faults)) if str(error) in faults else [str(error)]
+        raise ValueError(f"{where}: {'; '.join(faults[:_MOST_FAULTS])}") from error
 
 
 def _find_fault(plan: TrainingPlan, changes: dict) -> str | None:

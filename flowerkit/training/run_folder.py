@@ -160,9 +160,10 @@ TIME_USED = "its time was used"  # a stop_reason
 class RunResult:
     """result.json: how a run ended.
 
-    `best_weights` are "raw" or "averaged". `seconds`: from start to end of training, and of the epochs
-    before it was resumed. The scores are None where there are no such images or no labels of them.
-    `failed`: a fault ended it before the plan's end, such as a loss that is not a number.
+    `best_weights` are "raw" or "averaged". `seconds_per_epoch` and `images_per_second` are those of the
+    last phase; `seconds`: from start to end of training, and of the epochs before it was resumed. The
+    scores are None where there are no such images or no labels of them. `failed`: a fault ended it
+    before the plan's end, such as a loss that is not a number.
     """
 
     stopped_at_epoch: int

@@ -270,8 +270,9 @@ def _finish(run: RunContext, stop: own.StopFlag, seconds: float) -> TrainingResu
     check_reload(run.classifier, folder.model_file, batch=run.part_batch)
     predictions = Predictions.load(folder.find_epoch("predictions", best["epoch"]))
     predictions.save(folder.val_predictions_file)
-    # The first epoch traces and compiles; the others say how fast the machine is.
-    steady = run.history[1:] or run.history[:]
+    # Features are thousands a second, the network's images some; its first epoch compiles.
+    last_phase = run.history.of_phase(run.history.last["phase"])
+    steady = last_phase[1:] or last_phase[:]
     summary = RunResult(
         stopped_at_epoch=run.history.last["epoch"],
         stop_reason=reason,

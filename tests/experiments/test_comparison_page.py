@@ -39,7 +39,7 @@ def test_four_files_are_written(written):
     kinds = ("html", "md", "csv", "png")
     assert [file.name for file in written] == [f"compare.{kind}" for kind in kinds]
     with Image.open(written[3]) as image:
-        assert image.width == 1890
+        assert image.width == 1440
         assert len(image.getcolors(1 << 24)) > 50
 
 

@@ -84,7 +84,7 @@ def test_a_loss_that_diverged_leaves_the_chart_and_a_score_does_not():
     cut = draw({"net": [rows(*values)]})
     assert points(cut.lines[0].path)[0][1] < 140  # a loss of 1 is not flat on the axis
     assert points(cut.lines[0].path)[-1][1] < -100
-    assert cut.title == "Loss (what is higher is cut off)"
+    assert cut.title == "Loss (cut off above)"
     kept = draw({"net": [rows(0.1, 0.1, 0.9, column="val_f1")]}, "val_f1")
     assert min(y for _, y in points(kept.lines[0].path)) > 20
     assert kept.title == "Loss"

@@ -165,8 +165,13 @@ class Machine:
         self.now = 0.0
         clock = Clock(num_val=5, num_test=num_test)
         clock.at = left + clock.finish_seconds
+        before = [{"epoch": k + 1, "steps": 10.0, "phase": 0.0} for k in range(first_epoch)]
         self.run = SimpleNamespace(
-            clock=clock, val=range(5), global_batch=16, num_steps=10, history=History("val_f1")
+            clock=clock,
+            val=range(5),
+            global_batch=16,
+            num_steps=10,
+            history=History("val_f1", before),
         )
         self.phase = Phase(
             1,

@@ -46,7 +46,7 @@ def test_the_default_is_a_cycle_of_the_head_and_then_one_of_the_network():
     assert (head.is_frozen, network.is_frozen) == (True, False)
     assert (head.epochs, network.epochs) == (20, 12)
     assert head.schedule == OneCycle(3e-3, 20)
-    assert network.schedule == OneCycle(1e-3, 12, 0.3, 5.0)
+    assert network.schedule == OneCycle(7e-4, 12, 0.3, 5.0)
     assert (head.first_patient_epoch, network.first_patient_epoch) == (None, None)
 
 

@@ -260,6 +260,8 @@ def test_the_backbone_rests_while_the_head_learns_and_learns_afterwards(
     assert not differ(fresh, backbone_of(probe.model))
     last = Snapshot()
     result = run(freeze_epochs=2, freeze_lr=2e-3, epochs=1, callbacks=[last])
+    speed = result.summary.images_per_second  # of the network, not of the head on features
+    assert speed == pytest.approx(result.history.last["images_per_second"])
     assert differ(fresh, last.taken)
     assert [row["phase"] for row in result.history] == [1, 1, 2]
     assert [row["learning_rate"] for row in result.history] == pytest.approx([2e-3, 2e-3, 1e-3])
@@ -667,7 +669,9 @@ def test_a_layer_that_is_not_there_is_refused_before_anything_is_trained(run):
 def test_the_layer_that_a_name_was_found_to_mean_is_said(quick_plan, drawn, accelerator, caplog):
     plan = replace(quick_plan, unfreeze_from="block3", freeze_norms=False)
     with caplog.at_level(logging.INFO, "flowerkit"):
-        trainer._check_layers(build_model(plan, drawn, accelerator), plan)
+        run = step.RunContext(drawn, plan, accelerator)
+        run.build()
+        trainer._check_layers(run)
     assert "the backbone learns from 'block3_conv' on: 4 layers" in caplog.text
 
 
