@@ -1,8 +1,8 @@
 """What to train and how: one frozen, validated, JSON-able value, and the four plans that ship."""
 
 import math
-import reprlib
 import os
+import reprlib
 import sys
 import types
 import typing
@@ -422,7 +422,8 @@ def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...])
     if not isinstance(value, str | None) or value not in choices:
         hint = explain_choice(str(value), filter(None, choices))
         raise ValueError(
-            f"{name} must be one of {', '.join(map(str, choices))}. Received: {name}={reprlib.repr(value)}."
+            f"{name} must be one of {', '.join(map(str, choices))}. Received: "
+            f"{name}={reprlib.repr(value)}."
             f"{_OTHER_WAYS.get(name, '') if not isinstance(value, str) else hint}"
         )
 
