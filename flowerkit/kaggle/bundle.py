@@ -139,7 +139,7 @@ def _read_notebook(path: Path, remedy: str) -> dict:
     notebook = read_json(path, what="a notebook", remedy=remedy)
     cells = notebook.get("cells")
     if not isinstance(cells, list) or not all(map(_is_cell, cells)):
-        raise ValueError(f"{path} is no notebook: it has no list of cells with text. {remedy}")
+        raise ValueError(f"{path} is no notebook: it has no cells with text. {remedy}")
     return notebook
 
 
