@@ -24,7 +24,7 @@ LARGEST_BYTES = 600_000
 COMPARED = ["nbval-check-output"]  # the tag of cells whose text is the same on every machine
 
 # Times, memory and paths from the root differ between runs and machines.
-UNSTABLE = re.compile(r"\d ?(ms|s|min|[MG]iB|images/s)\b|(?<![\w.])(~?/|\w:\\)\w")
+UNSTABLE = re.compile(r"\d ?(ms|s|min|[KMG]iB|images/s)\b|(?<![\w.])(~?/|\w:\\)\w")
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
