@@ -46,8 +46,15 @@ class Augment(keras.layers.Layer):
         return _mix_pairs(images, params, self.augmentation)
 
     def get_config(self) -> dict:
-        """What it was made with; TensorBoard writes it down."""
+        """What it was made with, for TensorBoard and a checkpoint of your own."""
         return super().get_config() | {"augmentation": asdict(self.augmentation), "size": self.size}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Augment":
+        """The layer that `get_config` describes."""
+        dtype = keras.dtype_policies.get(config["dtype"])
+        augmentation = Augmentation(**config["augmentation"])
+        return cls(augmentation, config["size"], name=config["name"], dtype=dtype)
 
     def compute_output_spec(self, inputs):
         """The images' shape in the compute dtype."""
