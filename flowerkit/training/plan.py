@@ -2,7 +2,6 @@
 
 import math
 import os
-import reprlib
 import sys
 import types
 import typing
@@ -413,9 +412,7 @@ def _check_type(name: str, value, hint) -> None:
     if not fits and not (isinstance(value, str) and value in literals):
         names = [kind.__name__ for kind in allowed if isinstance(kind, type) and kind is not _NONE]
         names += [repr(word) for word in literals] + ["None"] * (_NONE in allowed)
-        raise ValueError(
-            f"{name} must be {' or '.join(names)}. Received: {name}={reprlib.repr(value)}"
-        )
+        raise ValueError(f"{name} must be {' or '.join(names)}. Received: {name}={value!r:.60}")
 
 
 def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
@@ -423,7 +420,7 @@ def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...])
         hint = explain_choice(str(value), filter(None, choices))
         raise ValueError(
             f"{name} must be one of {', '.join(map(str, choices))}. Received: "
-            f"{name}={reprlib.repr(value)}."
+            f"{name}={value!r:.60}."
             f"{_OTHER_WAYS.get(name, '') if not isinstance(value, str) else hint}"
         )
 
