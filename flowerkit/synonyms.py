@@ -337,7 +337,7 @@ def explain_arguments(*passed_to: Callable, plan: type | None = None) -> Callabl
         def explain(name: str) -> str:
             field = find_name(name, fields, spelled=False)
             if field and not find_name(name, known, spelled=False):
-                given = f"plan={plan.__name__}({field}=...)"
+                given = f"load_plan('fine-tune', {field}=...)"
                 return f" It is a field of the plan: {title}(data, {given})."
             return explain_name(name, [*known, *fields])
 

@@ -19,6 +19,8 @@ def close_training(run, problems: Sequence[str] | None, command: Sequence[str]) 
     verdict, csv = judge(run), _csv_of(run)
     failed = [finding for finding in verdict.findings if finding.name == "failed"]
     lines = [verdict.headline, *(str(x) for x in verdict.findings if x not in failed)]
+    if run.environment.data.origin == "drawn" and "--data" not in str(command):
+        lines.append("these were drawn flowers: pass --data FOLDER to learn from yours")
     better = next((finding for finding in verdict.findings if finding.changes), None)
     better = [change_command(command, better.options)] if better and command else []
     if better and any(word.partition("=")[0] == "--out" for word in command):

@@ -90,7 +90,9 @@ def assign_photos(
     near = [[text[photos[row].path] for row in rows] for rows in groups]
     notes = []
     if lost := sort_class_names(set(listing.class_names) - set(names)):
-        notes.append(f"no readable photo is left of {', '.join(lost)}")
+        notes.append(
+            f"no photo is left, because they are unreadable or left out, of {', '.join(lost)}"
+        )
     crossing = [rows for rows in groups if len({photos[row].class_name for row in rows}) > 1]
     if crossing:
         notes.append(

@@ -1,6 +1,7 @@
 """A run folder -> report.html, one file and plots as picture files."""
 
 import itertools
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import fields
@@ -25,6 +26,8 @@ SHOWN_MISTAKES = 12
 SHOWN_DOUBTED = 6
 MOST_DOUBTED = 0.1  # of the labels; a model that doubts more is wrong too often to judge them
 SHOWN_OF_PAIR = 8  # photos of a kind of mistake
+
+_log = logging.getLogger("flowerkit")
 SHOWN_OF_PAIRS = 240  # of all kinds
 THUMBNAIL_PX = 112
 PHOTO_BYTES = 2_000_000  # of all photos in the page but the maps
@@ -79,6 +82,11 @@ def write_report(
     if val_images is not None and len(val_images) != len(run.labels):
         raise ValueError(
             f"{len(val_images)} images but {len(run.labels)} predictions. Pass those of val."
+        )
+    if val_images is None:
+        _log.warning(
+            "a report without photos: pass val_images=load_split(data, 'val').images "
+            "(flowerkit report RUN --data FOLDER)"
         )
     calibration = metrics.calibration(run.labels, run.probabilities)
     text = render(

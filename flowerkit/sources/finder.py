@@ -151,8 +151,8 @@ def _find_auto(image_size: int | None) -> FlowerData:
         return competition.download_competition(image_size=image_size)
     data = _find_drawn(image_size)
     _log.warning(
-        "no competition data here, so these flowers are drawn: %s. Pass the folder of the data, "
-        "or install kagglehub and save a Kaggle token.",
+        "no folder was given (--data) and no competition data are here, so this is about %s. Pass the "
+        "folder of your data, or install kagglehub and save a Kaggle token.",
         data,
     )
     return data

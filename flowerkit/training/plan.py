@@ -564,14 +564,15 @@ def name_plan(plan: TrainingPlan) -> str:
     return next((name for name, shipped in PLANS.items() if shipped == plan), "run")
 
 
-def load_plan(name_or_file: str | os.PathLike) -> TrainingPlan:
+def load_plan(name_or_file: str | os.PathLike, **changes) -> TrainingPlan:
     """A plan by name (fine-tune, ramp, notebook, smoke) or from a JSON file of its fields.
 
-    Fields that a file leaves out keep their defaults. Raises FileNotFoundError, or ValueError for
+    `changes` are fields with other values: `load_plan("smoke", epochs=4)`. Fields that a file leaves out
+    keep their defaults. Raises FileNotFoundError, or ValueError for
     text that is no JSON object, an unknown field (with the nearest name) or an ill-typed value.
     """
     if str(name_or_file) in PLANS:
-        return PLANS[str(name_or_file)]
+        return change_plan(PLANS[str(name_or_file)], changes)
     path = Path(name_or_file)
     if not path.is_file():
         raise FileNotFoundError(
@@ -581,7 +582,7 @@ def load_plan(name_or_file: str | os.PathLike) -> TrainingPlan:
     values = read_json(path, what="a JSON object of plan fields")
     for name in ("fitted", "checksum"):  # a run's plan.json: how its values were found
         values.pop(name, None)
-    return change_plan(TrainingPlan(), values, where=str(path))
+    return change_plan(change_plan(TrainingPlan(), values, where=str(path)), changes)
 
 
 _MOST_FAULTS = 3  # that one message names
@@ -593,12 +594,23 @@ def change_plan(plan: TrainingPlan, changes: dict, *, where: str = "the plan") -
     unknown = [f"{name!r}.{explain_name(name, known)}" for name in changes if name not in known]
     if unknown:
         raise ValueError(" ".join(f"{where} has an unknown field {each}" for each in unknown))
+    changes = _keep_rates_in_order(plan, changes)
     try:
         return replace(plan, **changes)
     except ValueError as error:
         faults = [_find_fault(plan, {name: value}) for name, value in changes.items()]
         faults = list(filter(None, faults)) if str(error) in faults else [str(error)]
         raise ValueError(f"{where}: {'; '.join(faults[:_MOST_FAULTS])}") from error
+
+
+def _keep_rates_in_order(plan: TrainingPlan, changes: dict) -> dict:
+    """`changes`, with the plan's own start_lr and min_lr where a lower max_lr takes them along."""
+    rate, before = changes.get("max_lr"), plan.max_lr
+    if not isinstance(rate, int | float) or not isinstance(before, int | float):
+        return changes
+    above = [name for name in ("start_lr", "min_lr") if getattr(plan, name) > rate]
+    taken = {name: float(f"{getattr(plan, name) * rate / before:.3g}") for name in above}
+    return taken | changes
 
 
 def _find_fault(plan: TrainingPlan, changes: dict) -> str | None:

@@ -361,9 +361,10 @@ def _read_arguments(
 ) -> tuple[Schedule | None, list[keras.callbacks.Callback]]:
     """(schedule, callbacks) as the run takes them. Refuses what can be refused without a device."""
     if not isinstance(plan, TrainingPlan):
+        name = plan if isinstance(plan, str) else "fine-tune"
         raise ValueError(
-            f"plan must be a TrainingPlan, such as load_plan('fine-tune') or TrainingPlan(epochs=5). "
-            f"Received: plan={plan!r}"
+            f"plan must be a TrainingPlan, such as load_plan({name!r}) or load_plan({name!r}, epochs=5)."
+            f" Received: plan={plan!r}"
         )
     if callbacks is None:
         callbacks = []

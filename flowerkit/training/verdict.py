@@ -24,6 +24,7 @@ HARDLY = 0.1
 FEW_STEPS = 250  # of a phase; a network that began pretrained has then seen thousands of images
 FEW_STEPS_AN_EPOCH = 20
 SMALL_BATCH = 8
+DIVERGED = 3  # times the loss of guessing all classes alike
 STILL_RISING = 0.02  # in the last quarter of the epochs
 OVERFITTED = 0.15  # between the accuracy on train and that on val
 FEW_IMAGES_FROM_SCRATCH = 10_000
@@ -43,7 +44,7 @@ _LEVELS = {
 class Finding:
     """Something that held the score back: a `fact`, the `advice`, and what it changes in the plan.
 
-    `name` is one of "failed", "interrupted", "few steps", "still rising", "from scratch",
+    `name` is one of "failed", "interrupted", "diverged", "few steps", "still rising", "from scratch",
     "never predicted", "overfitted" and "few photos". `changes` are plan fields with new values, or
     {"plan": NAME}; empty where no option helps.
     """
@@ -122,14 +123,19 @@ def judge(run: SavedRun) -> Verdict:
     low, high = metrics.bootstrap_score(labels, predicted)
     level = find_level(score, chance, low)
     rows = metrics.class_report(labels, predicted, run.class_names)
-    findings = [
-        _find_early_end(run),
-        _find_short_training(run, level),
-        _find_fresh_weights(run, level),
-        _find_never_predicted(run, rows),
-        _find_overfitting(run),
-        _find_few_photos(run, level),
-    ]
+    diverged = _find_divergence(run)
+    findings = (
+        [diverged]
+        if diverged
+        else [
+            _find_early_end(run),
+            _find_short_training(run, level),
+            _find_fresh_weights(run, level),
+            _find_never_predicted(run, rows),
+            _find_overfitting(run),
+            _find_few_photos(run, level),
+        ]
+    )
     weakest = sorted((row for row in rows if row["f1"] < score), key=lambda row: row["f1"])
     return Verdict(
         score,
@@ -190,6 +196,19 @@ def _find_early_end(run: SavedRun) -> Finding | None:
         fact = f"it was interrupted in epoch {result.stopped_at_epoch + 1}"
         return Finding("interrupted", fact, "continue it (--resume)")
     return None
+
+
+def _find_divergence(run: SavedRun) -> Finding | None:
+    loss = run.history.last["loss"]
+    guessing = math.log(len(run.class_names))
+    if run.result.failed or not loss > DIVERGED * guessing:
+        return None
+    fact = (
+        f"the loss ended at {loss:,.3g}, where guessing has {guessing:.2g}: the rate was too high"
+    )
+    return Finding(
+        "diverged", fact, "train again at a lower rate, or ask lr-find", _lower_rate(run)
+    )
 
 
 def _lower_rate(run: SavedRun) -> dict[str, Any]:

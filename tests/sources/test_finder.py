@@ -68,7 +68,8 @@ def test_auto_draws_where_there_is_nothing_else_and_says_so(machine, caplog):
     assert data.counts == {"train": 6, "val": 3, "test": 3}
     assert data.folder.parent == machine / "cache" / "flowerkit"
     (message,) = caplog.messages
-    assert message.startswith("no competition data here, so these flowers are drawn: drawn flowers")
+    assert "(--data)" in message
+    assert "this is about drawn flowers: 3 classes" in message
 
 
 def test_drawn_flowers_are_drawn_once(machine, caplog):

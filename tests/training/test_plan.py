@@ -392,3 +392,21 @@ def test_all_that_is_wrong_is_named():
             change_plan(TrainingPlan(), values)
     with pytest.raises(ValueError, match=r"^the plan: accumulate must divide [^;]*$"):
         change_plan(TrainingPlan(), {"per_replica_batch": 8, "accumulate": 3})
+
+
+def test_a_named_plan_takes_changes(tmp_path):
+    assert load_plan("smoke", epochs=4) == dataclasses.replace(load_plan("smoke"), epochs=4)
+    (tmp_path / "mine.json").write_text('{"epochs": 3, "seed": 7}', encoding="utf-8")
+    assert load_plan(tmp_path / "mine.json", seed=8) == TrainingPlan(epochs=3, seed=8)
+    with pytest.raises(ValueError, match="'epoch'.*'epochs'"):
+        load_plan("smoke", epoch=4)
+
+
+def test_a_lower_rate_takes_the_plans_own_ends_along():
+    smoke = load_plan("smoke")
+    rate = smoke.start_lr / 2
+    lower = load_plan("smoke", max_lr=rate)
+    assert lower.max_lr == rate
+    assert lower.start_lr == pytest.approx(smoke.start_lr * rate / smoke.max_lr, rel=0.01)
+    with pytest.raises(ValueError, match="start_lr is 0.1, above max_lr 0.01"):
+        load_plan("smoke", max_lr=0.01, start_lr=0.1)

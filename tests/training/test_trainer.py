@@ -960,9 +960,9 @@ def test_where_no_part_is_left_a_smaller_input_is_the_remedy(run, quick_plan):
         (
             train,
             {"lr": 1e-3},
-            "It is a field of the plan: train(data, plan=TrainingPlan(max_lr=...))",
+            "It is a field of the plan: train(data, load_plan('fine-tune', max_lr=...))",
         ),
-        (train, {"epochs": 3}, "TrainingPlan(epochs=...)"),
+        (train, {"epochs": 3}, "load_plan('fine-tune', epochs=...)"),
         (train, {"output_dir": "x"}, "Did you mean 'out'?"),
         (train, {"device": "gpu"}, "The device is found by itself"),
         (fine_tune, {"lr": 1e-3}, "Did you mean 'base_lr'?"),

@@ -193,3 +193,11 @@ def test_the_weakest_classes_come_worst_first_and_never_all(make):
     weakest = judge(make(np.where((FIVE == 3) | (np.arange(100) == 0), 2, FIVE))).weakest
     assert [row["name"] for row in weakest] == ["d", "c"]
     assert judge(make()).weakest == ()
+
+
+def test_a_loss_far_above_guessing_is_a_rate_too_high_and_nothing_else_is_advised(make):
+    verdict = judge(make(spoil(3), [{"loss": 1.2}, {"loss": 4550.0}], max_lr=3.0))
+    (found,) = verdict.findings
+    assert (found.name, found.options) == ("diverged", "--max-lr 1")
+    assert "4.55e+03, where guessing has 1.6" in found.fact
+    assert "diverged" not in names(judge(make(spoil(3), [{"loss": 1.2}, {"loss": 4.8}])))
