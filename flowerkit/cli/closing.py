@@ -19,11 +19,11 @@ def close_training(run, problems: Sequence[str] | None, command: Sequence[str]) 
     verdict, csv = judge(run), _csv_of(run)
     failed = [finding for finding in verdict.findings if finding.name == "failed"]
     lines = [verdict.headline, *(str(x) for x in verdict.findings if x not in failed)]
-    if run.environment.data.origin == "drawn" and "--data" not in str(command):
+    if run.environment.data.origin == "drawn" and not _has_option(command, "--data"):
         lines.append("these were drawn flowers: pass --data FOLDER to learn from yours")
     better = next((finding for finding in verdict.findings if finding.changes), None)
     better = [change_command(command, better.options)] if better and command else []
-    if better and any(word.partition("=")[0] == "--out" for word in command):
+    if better and _has_option(command, "--out"):
         free = find_free_folder(run.path.parent, re.sub(r"-\d+$", "", run.path.name))
         better = [f"{better[0]} --out {shlex.quote(str(free))}"]
     using = [] if failed or verdict.level == "chance" else _list_uses(run, csv, problems)
@@ -36,6 +36,10 @@ def close_training(run, problems: Sequence[str] | None, command: Sequence[str]) 
     for finding in failed:
         lines.append(f"{finding}; csv and report are those of epoch {run.result.best_epoch}")
     return lines
+
+
+def _has_option(command: Sequence[str], name: str) -> bool:
+    return any(word.partition("=")[0] == name for word in command)
 
 
 def change_command(command: Sequence[str], options: str) -> str:

@@ -605,11 +605,11 @@ def change_plan(plan: TrainingPlan, changes: dict, *, where: str = "the plan") -
 
 def _keep_rates_in_order(plan: TrainingPlan, changes: dict) -> dict:
     """`changes`, with the plan's own start_lr and min_lr where a lower max_lr takes them along."""
-    rate, before = changes.get("max_lr"), plan.max_lr
-    if not isinstance(rate, int | float) or not isinstance(before, int | float):
+    rate = changes.get("max_lr")
+    if not isinstance(rate, int | float):
         return changes
     above = [name for name in ("start_lr", "min_lr") if getattr(plan, name) > rate]
-    taken = {name: float(f"{getattr(plan, name) * rate / before:.3g}") for name in above}
+    taken = {name: float(f"{getattr(plan, name) * rate / plan.highest_lr:.3g}") for name in above}
     return taken | changes
 
 

@@ -39,6 +39,21 @@ def test_a_good_run_is_told_how_to_use_it_first(close, tmp_path):
     assert after[0] == f"  flowerkit serve {run}"
 
 
+@pytest.mark.parametrize(
+    ("origin", "command", "said"),
+    [
+        ("drawn", ["train"], True),
+        ("drawn", ["train", "--data=drawn"], False),
+        ("folder", ["train"], False),
+    ],
+)
+def test_a_score_on_drawn_flowers_that_nobody_asked_for_is_said_to_be_one(
+    close, origin, command, said
+):
+    lines = close(data={"origin": origin, "photos": None}, command=command)
+    assert any("drawn flowers" in line and "--data" in line for line in lines) == said
+
+
 def test_photos_are_classified_where_they_still_are(close, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my photos").mkdir()

@@ -410,3 +410,4 @@ def test_a_lower_rate_takes_the_plans_own_ends_along():
     assert lower.start_lr == pytest.approx(smoke.start_lr * rate / smoke.max_lr, rel=0.01)
     with pytest.raises(ValueError, match="start_lr is 0.1, above max_lr 0.01"):
         load_plan("smoke", max_lr=0.01, start_lr=0.1)
+    assert load_plan("fine-tune", max_lr=1e-6).start_lr < 1e-6  # of max_lr="auto"
