@@ -41,6 +41,7 @@ def write_run(
         class_names=tuple(names),
         class_counts={"train": (1000, *range(1, len(names))), "val": ()},
         counts=counts,
+        images={},  # its predictions are of no images
     )
     environment = replace(
         like.environment,

@@ -13,6 +13,7 @@ from flowerkit.cli.options import (
 )
 from flowerkit.cli.terminal import Echo, Progress, connect_device
 from flowerkit.files import check_writable
+from flowerkit.photos import relabel
 from flowerkit.sources import find_problems, find_score, write_csv
 from flowerkit.submission import holds_predictions
 from flowerkit.text import pluralize
@@ -192,37 +193,17 @@ def run_report(args, echo: Echo, progress: Progress) -> int:
     from flowerkit.training import RunFolder
 
     run = RunFolder(args.run_folder)
-    plan, trained_on = run.plan(), run.environment().data
-    from flowerkit.reports import write_report
+    run.plan()  # what is no run is an error before frameworks take their seconds
+    trained_on = run.environment().data
+    from flowerkit.reports import read_data, write_report
 
-    try:
-        data, images = _load_val(run, plan, trained_on, args)
-    except (FileNotFoundError, ValueError) as error:
-        if args.data:
-            raise
-        echo(f"without the pictures of its data: {error} (pass --data FOLDER)")
-        echo(f"wrote {write_report(run.path)}")
-        return 0
-    csv = run.csv_file()
-    problems = find_problems(csv, data) if csv.is_file() else None
-    report = write_report(
-        run.path, val_images=images, submission_problems=problems, model=run.model()
-    )
+    if args.data:
+        data = open_data(args, image_size=trained_on.image_size)
+        val, problems = read_data(run, relabel(data, trained_on.relabelled))
+        report = write_report(
+            run.path, val_images=val.images, submission_problems=problems, model=run.model()
+        )
+    else:
+        report = write_report(run.path)
     echo(f"wrote {report}")
     return 0
-
-
-def _load_val(run, plan, trained_on, args) -> tuple:
-    """The data of a run and its val images, (n, size, size, 3) uint8 in the order of its predictions."""
-    from flowerkit.data import load_split
-
-    source = args.data or trained_on.folder
-    data = open_data(args, source, image_size=trained_on.image_size)
-    data = data if args.labels else trained_on.relabel(data)
-    val = load_split(data, "val", on_corrupt=plan.on_corrupt)
-    if val.ids.tolist() != run.val_predictions().ids.tolist():
-        raise ValueError(
-            f"the val images of {data.folder} are not those of {run}. Pass the data it was trained on "
-            f"(--data)."
-        )
-    return data, val.images

@@ -8,12 +8,10 @@ import csv
 import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from flowerkit.console import Progress
-from flowerkit.data import Split, find_shards, load_split
 from flowerkit.training import RunFolder
 
 BATCH = 32
@@ -40,41 +38,22 @@ class RunPhotos:
     """A split of the data that a run was trained on, in its order, with the labels that it had.
 
     `folder`: where the data are now; None: where they were. Raises FileNotFoundError where the model is
-    no run or its data are gone, and ValueError where others are in their place.
+    no run, and what `RunFolder.split` raises.
     """
 
     def __init__(self, run: RunFolder, split: str, folder: str | os.PathLike | None = None):
-        from flowerkit.prediction import describe_data
-
         if not run.environment_file.is_file():
             raise FileNotFoundError(
                 f"{run} is no run folder, and an export does not know the photos that it was trained "
                 f"on. Pass the run's folder."
             )
-        data = run.environment().data
-        folder = data.folder if folder is None else folder
-        if not Path(folder).is_dir():
-            raise FileNotFoundError(
-                f"the photos that {run} was trained on are not in {folder} any more. Put them back "
-                f"there."
-            )
-        self.class_names = data.class_names
-        shards = find_shards(
-            folder, image_size=data.image_size, class_names=data.class_names, origin=data.origin
-        )
-        self.data = data.relabel(shards)
-        self.split: Split = load_split(
-            self.data, split, on_corrupt=run.plan().on_corrupt, cache="none"
-        )
-        if not data.images[split].startswith(describe_data(self.split)):
-            raise ValueError(
-                f"{folder} holds others than the {split} photos of {run}. Put those back, or train "
-                f"again."
-            )
+        self.data = run.data(folder)
+        self.class_names = self.data.class_names
+        self.split = run.split(split, self.data)
         self.paths: dict[str, str] = {}
         with (
             contextlib.suppress(FileNotFoundError),  # the data are no photos
-            (Path(folder) / "photos.csv").open(encoding="utf-8", newline="") as file,
+            (self.data.folder / "photos.csv").open(encoding="utf-8", newline="") as file,
         ):
             self.paths = {row["id"]: row["path"] for row in csv.DictReader(file)}
 

@@ -1,5 +1,6 @@
 """A comparison -> files: a page, its curves, and the table as markdown and csv."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import numpy as np
 
 import flowerkit
 from flowerkit import plots
-from flowerkit.data import load_split
 from flowerkit.experiments.comparison import FIGURES, Comparison
 from flowerkit.experiments.tables import (
     describe_shared,
@@ -20,13 +20,14 @@ from flowerkit.experiments.tables import (
 )
 from flowerkit.files import write_text
 from flowerkit.reports import Picture, draw_experiments, encode_photos, render
-from flowerkit.sources import find_data
 from flowerkit.text import format_value
-from flowerkit.training import SavedRun
+from flowerkit.training import RunFolder, SavedRun
 
 SHOWN_DISAGREEMENTS = 12  # photos that one run alone has right, of each of two
 PHOTO_PX = 160
 PHOTO_BYTES = 1_000_000
+
+_log = logging.getLogger("flowerkit")
 
 
 def write_comparison(comparison: Comparison, folder: str | os.PathLike) -> list[Path]:
@@ -93,18 +94,16 @@ def find_disagreements(comparison: Comparison) -> tuple[list[int], list[int]]:
 
 
 def _encode_photos(run: SavedRun, disagreements) -> dict[int, Picture]:
-    """The val photos shown, by their row; {} where the data of the run is not there any more."""
+    """The val photos shown, by their row; {}, which is logged, where the run's data are gone."""
     rows = [row for side in disagreements for row in side[:SHOWN_DISAGREEMENTS]]
     if not rows:
         return {}
-    data = run.environment.data
     try:
-        val = load_split(find_data(data.folder, image_size=data.image_size), "val", cache="none")
-    except (OSError, ValueError):
+        val = RunFolder(run.path).split("val")
+    except (OSError, ValueError) as error:
+        _log.warning(f"a comparison without photos: {error}")
         return {}
-    order = np.argsort(val.ids, kind="stable")
-    if not np.array_equal(val.ids[order], run.predictions.ids):
-        return {}
+    order = np.argsort(val.ids, kind="stable")  # of the predictions of a comparison
     sizes = dict.fromkeys(order[rows].tolist(), PHOTO_PX)
     row_of = dict(zip(sizes, rows, strict=True))
     found = encode_photos(val.images, sizes, PHOTO_BYTES)

@@ -14,7 +14,7 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "run_report": "write_pictures write_report",
+        "run_report": "read_data write_pictures write_report",
         "charts": "Chart draw_experiments",
         "pictures": "Picture encode_photos to_data_uri",
         "rendering": "render",

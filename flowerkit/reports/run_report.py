@@ -3,7 +3,8 @@
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 import flowerkit
 from flowerkit import metrics, plots
-from flowerkit.data import find_csv_labels
+from flowerkit.data import FlowerData, Split, find_csv_labels
 from flowerkit.files import write_text
 from flowerkit.models import compute_cam, find_map_size
 from flowerkit.pipeline import Augmentation
@@ -19,6 +20,7 @@ from flowerkit.prediction import find_label_issues
 from flowerkit.reports.charts import Chart, draw_calibration, draw_history
 from flowerkit.reports.pictures import PHOTO_PX, Picture, encode_photo, encode_photos
 from flowerkit.reports.rendering import render
+from flowerkit.sources import find_problems
 from flowerkit.submission import check_csv, holds_predictions, read_ids
 from flowerkit.training import Phase, RunFolder, SavedRun, judge, plan_phases
 
@@ -72,21 +74,20 @@ def write_report(
 ) -> Path:
     """Write report.html into a run folder: a single file that loads nothing.
 
-    `val_images` is (n, size, size, 3) uint8 in the order of val_predictions.npz; without it the report
-    has no photos. `submission_problems` are those of its csv, see `submission.check_csv`; None: only
-    the csv's form is checked here. With `model`, the run's keras.Model, and `val_images` the report
-    shows where it looked in the worst mistakes, if its feature map is fine enough.
+    `val_images` is (n, size, size, 3) uint8 in the order of val_predictions.npz. `submission_problems`
+    are those of its csv, see `submission.check_csv`; None: only the csv's form is checked here. With
+    `model`, the run's keras.Model, and `val_images` the report shows where it looked in the worst
+    mistakes, if its feature map is fine enough. Without `val_images` all three are read from where the
+    run's data were in training; where these are gone the report has no photos, which is logged.
     Raises what `SavedRun.load` raises, and ValueError where images and predictions differ in number.
     """
-    run = SavedRun.load(folder)
+    run, get_model = SavedRun.load(folder), lambda: model
+    if val_images is None and (found := _find_data(run)):
+        val_images, submission_problems = found[0].images, found[1]
+        get_model = RunFolder(folder).model
     if val_images is not None and len(val_images) != len(run.labels):
         raise ValueError(
             f"{len(val_images)} images but {len(run.labels)} predictions. Pass those of val."
-        )
-    if val_images is None:
-        _log.warning(
-            "a report without photos: pass val_images=load_split(data, 'val').images "
-            "(flowerkit report RUN --data FOLDER)"
         )
     calibration = metrics.calibration(run.labels, run.probabilities)
     text = render(
@@ -103,11 +104,34 @@ def write_report(
         calibration_chart=draw_calibration(calibration),
         **_describe_plan(run),
         **_describe_classes(run),
-        **_find_photos(run, val_images, model),
+        **_find_photos(run, val_images, get_model),
     )
     file = RunFolder(folder).report_file
     write_text(file, text)
     return file
+
+
+def read_data(run: RunFolder, data: FlowerData) -> tuple[Split, list[str] | None]:
+    """(val, the problems of the csv) for `write_report`, from the data of a run.
+
+    Raises what `RunFolder.split` raises.
+    """
+    val, csv = run.split("val", data), run.csv_file()
+    return val, find_problems(csv, data) if csv.is_file() else None
+
+
+def _find_data(run: SavedRun) -> tuple[Split, list[str] | None] | None:
+    """`read_data` of where the data were in training; None, which is logged, where they are gone."""
+    folder = RunFolder(run.path)
+    try:
+        return read_data(folder, folder.data())
+    except (OSError, ValueError) as error:
+        source = shlex.quote(run.environment.data.photos or "FOLDER")
+        _log.warning(
+            f"a report without photos: {error} Of data elsewhere: `flowerkit report "
+            f"{shlex.quote(str(run.path))} --data {source}`, in Python val_images="
+        )
+        return None
 
 
 # What was trained ---------------------------------------------------------------------------------
@@ -183,7 +207,7 @@ def _describe_classes(run: SavedRun) -> dict:
     }
 
 
-def _find_photos(run: SavedRun, images, model) -> dict:
+def _find_photos(run: SavedRun, images, get_model: Callable) -> dict:
     """The rows whose photos are shown: mistakes, doubtful labels, kinds of mistakes; and the photos."""
     mistakes = run.worst_mistakes[:SHOWN_MISTAKES].tolist()
     issues = find_label_issues(run.labels, run.probabilities)
@@ -192,7 +216,7 @@ def _find_photos(run: SavedRun, images, model) -> dict:
         doubted = []
     pairs, examples = _find_pairs(run), _find_examples(run)
     photos = _encode_shown(run, images, mistakes, doubted[:SHOWN_DOUBTED], pairs, examples)
-    cams, no_cam = _find_cams(images, model, mistakes, run.predicted[mistakes])
+    cams, no_cam = _find_cams(images, get_model, mistakes, run.predicted[mistakes])
     return {
         "photos": photos,
         "mistakes": mistakes,
@@ -241,12 +265,14 @@ def _encode_shown(run, images, mistakes, doubted, pairs, examples) -> dict[int, 
 
 
 def _find_cams(
-    images, model, rows: list[int], predicted: np.ndarray
+    images, get_model: Callable, rows: list[int], predicted: np.ndarray
 ) -> tuple[dict[int, Picture], str]:
     """Where the model looked in the photos of `rows`; and why that is not shown, if it should be."""
-    if images is None or model is None or not rows:
+    if images is None or not rows:
         return {}, ""
     try:
+        if (model := get_model()) is None:
+            return {}, ""
         height, width = find_map_size(model)
         if min(height, width) < COARSEST_MAP:
             return {}, (

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowerkit.accelerator import Accelerator, versions
-from flowerkit.data import FlowerData
+from flowerkit.data import FlowerData, find_shards
 from flowerkit.files import (
     check_seal,
     find_marked,
@@ -31,6 +32,9 @@ from flowerkit.text import format_seconds, join_some, pluralize
 from flowerkit.training.history import History
 from flowerkit.training.phases import Phase
 from flowerkit.training.plan import TrainingPlan, change_plan
+
+if TYPE_CHECKING:  # it loads NumPy
+    from flowerkit.data import Split
 
 _log = logging.getLogger("flowerkit")
 
@@ -64,10 +68,6 @@ class TrainedOn:
     class_counts: dict[str, tuple[int, ...]]
     images: dict[str, str]
     relabelled: dict[str, int | None] = field(default_factory=dict)
-
-    def relabel(self, data: FlowerData) -> FlowerData:
-        """`data`, opened anew, with the labels that were changed for the run."""
-        return relabel(data, self.relabelled)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,8 @@ class RunFolder:
     finished.
 
     Every reading method raises FileNotFoundError where the file is missing and ValueError, naming the
-    file, where it is damaged. Reading loads no framework, except for `model` and `val_predictions`.
+    file, where it is damaged. Reading files loads no framework, except for `model` and
+    `val_predictions`.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -501,6 +502,45 @@ class RunFolder:
         from flowerkit.prediction import Predictions
 
         return Predictions.load(self.val_predictions_file)
+
+    def data(self, folder: str | os.PathLike | None = None) -> FlowerData:
+        """The data that it was trained on, with the labels of then.
+
+        `folder` is where their shards are now; None: where they were. Raises FileNotFoundError where
+        they are gone.
+        """
+        trained_on = self.environment().data
+        folder = trained_on.folder if folder is None else folder
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(
+                f"the images that {self} was trained on are not in {folder} any more. Put them back "
+                f"there."
+            )
+        found = find_shards(
+            folder,
+            image_size=trained_on.image_size,
+            class_names=trained_on.class_names,
+            origin=trained_on.origin,
+        )
+        return relabel(found, trained_on.relabelled)
+
+    def split(self, name: str, data: FlowerData | None = None) -> "Split":
+        """The images of a split as they were in training, in the same order.
+
+        `data` has them now; None: `self.data()`. Raises what that raises, and ValueError where it has
+        other images.
+        """
+        from flowerkit.data import load_split
+        from flowerkit.prediction import describe_data
+
+        data = self.data() if data is None else data
+        split = load_split(data, name, on_corrupt=self.plan().on_corrupt, cache="none")
+        if not self.environment().data.images.get(name, "").startswith(describe_data(split)):
+            raise ValueError(
+                f"{data.folder} holds others than the {name} images of {self}. Put those back, or pass "
+                f"the data it was trained on (--data)."
+            )
+        return split
 
 
 def _list_files(plan: TrainingPlan) -> dict[str, Path]:

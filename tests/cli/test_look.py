@@ -233,7 +233,7 @@ def test_the_pictures_of_a_report_come_from_the_data_of_the_run(flowerkit, run_c
 
 
 def test_without_its_data_a_report_is_written_and_what_is_missing_is_printed(
-    flowerkit, run_copy, tmp_path
+    flowerkit, run_copy, tmp_path, caplog
 ):
     run = RunFolder(run_copy)
     environment = run.environment()
@@ -241,9 +241,13 @@ def test_without_its_data_a_report_is_written_and_what_is_missing_is_printed(
     run.environment_file.unlink()
     run.write_start(run.plan(), run.fitted(), dataclasses.replace(environment, data=data))
     status, out, _ = flowerkit("report", run_copy)
-    assert status == 0
-    assert out[0].startswith(f"without the pictures of its data: no folder {tmp_path}/gone")
-    assert out[1] == f"wrote {run_copy / 'report.html'}"
+    assert (status, out) == (0, [f"wrote {run_copy / 'report.html'}"])
+    (warning,) = caplog.messages
+    assert (
+        f"without photos: the images that {run_copy} was trained on are not in {tmp_path}/gone"
+        in warning
+    )
+    assert f"flowerkit report {run_copy} --data FOLDER" in warning
 
 
 def test_data_that_is_not_the_runs_is_refused(flowerkit, run_copy, drawn, tmp_path):
@@ -255,5 +259,5 @@ def test_data_that_is_not_the_runs_is_refused(flowerkit, run_copy, drawn, tmp_pa
     shutil.rmtree(shards / "val")
     shutil.copytree(shards / "train", shards / "val")
     err = flowerkit("report", run_copy, "--data", other)[2]
-    assert "the val images of" in err
+    assert f"{other} holds others than the val images of {run_copy}" in err
     assert "--data" in err

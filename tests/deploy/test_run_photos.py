@@ -69,7 +69,7 @@ def test_data_that_are_gone_or_others_are_named(classifier, moved):
     train = moved / "tfrecords-jpeg-32x32" / "train"
     shutil.rmtree(train)
     shutil.copytree(train.with_name("val"), train)
-    with pytest.raises(ValueError, match=f"{moved} holds others than the train photos"):
+    with pytest.raises(ValueError, match=f"{moved} holds others than the train images"):
         SimilarPhotos(classifier.run_folder, classifier.model)
 
 

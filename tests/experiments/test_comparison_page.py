@@ -87,6 +87,7 @@ def disagreeing(make_run, finished_run, tmp_path_factory):
         predicted = true.copy()
         predicted[wrong] = (predicted[wrong] + 1) % 4
         changed = {"f1": 0.9 - len(wrong) / 10, "dropout": len(wrong) / 10}
+        changed["data"] = {"images": finished_run.environment.data.images}
         path = make_run(folder / name, names=names, labels=true, predicted=predicted, **changed)
         found = RunFolder(path).val_predictions()
         replace(found, ids=finished_run.predictions.ids).save(path / "val_predictions.npz")
@@ -106,9 +107,17 @@ def test_photos_on_which_two_runs_disagree_are_shown(disagreeing):
     assert float(classes[0].split()[0]) >= float(classes[-1].split()[0]) > 0
 
 
-def test_data_that_is_gone_costs_the_photos_and_not_the_page(page):
+def test_data_that_is_gone_costs_the_photos_and_not_the_page(make_run, tmp_path, caplog):
+    runs = [
+        make_run(tmp_path / name, predicted=predicted, dropout=k / 10, data={"folder": "/gone"})
+        for k, (name, predicted) in enumerate({"a": (0, 2, 2), "b": (0, 1, 1)}.items())
+    ]
+    page = Page(write_comparison(compare_runs(runs), tmp_path)[0])
     assert page.images == []
-    assert "Right by net alone" in page.text
+    assert "Right by" in page.text
+    (warning,) = caplog.messages
+    assert "without photos" in warning
+    assert "/gone" in warning
 
 
 def test_a_single_run_has_a_page_too(make_run, tmp_path):

@@ -292,6 +292,32 @@ def test_a_coarse_feature_map_is_not_shown_and_the_report_says_why(report):
     assert "--input-size" in text
 
 
+def test_photos_and_problems_of_the_csv_are_found_where_the_data_of_the_run_are(
+    run_copy, finished_run, caplog
+):
+    (run_copy / "submission.csv").write_text("id,label\nforeign,0\n")
+    page = Page(write_report(run_copy))
+    given = Page(
+        write_report(run_copy, val_images=finished_run.val_images, model=finished_run.model)
+    )
+    assert [image["alt"] for image in page.images] == [image["alt"] for image in given.images] != []
+    assert "not shown: its last feature map has 2 x 2 places" in page.text
+    assert "none of the 1 rows starts with an id of the test set" in page.text
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("photos", [None, "/my photos"])
+def test_a_report_without_photos_warns_and_names_the_command_with_them(
+    make_run, tmp_path, caplog, photos
+):
+    folder = make_run(tmp_path / "a run", data={"folder": "/gone", "photos": photos})
+    assert Page(write_report(folder)).images == []
+    (warning,) = caplog.messages
+    assert f"{folder} was trained on are not in /gone any more" in warning
+    source = "'/my photos'" if photos else "FOLDER"
+    assert f"`flowerkit report '{folder}' --data {source}`, in Python val_images=" in warning
+
+
 def test_images_of_another_split_are_refused(text_of):
     with pytest.raises(ValueError, match="2 images but 3 predictions. Pass those of val."):
         text_of(val_images=IMAGES[:2])
