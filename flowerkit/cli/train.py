@@ -285,11 +285,14 @@ def add_lr_find_options(parser: argparse.ArgumentParser) -> None:
 def run_lr_find(args, echo: Echo, progress: Progress) -> int:
     plan = read_plan(args.plan, find_changes(args))
     check_inputs(args, plan)
+    out = args.out or find_free_folder("runs", "lr-find")
+    files = [out / "lr_finder.json", out / "lr_finder.png"]
+    if older := next(filter(Path.exists, files), None):
+        raise FileExistsError(f"{older} already exists. Pass another folder (--out), or remove it.")
     accelerator = connect_device(args, echo)
     from flowerkit.plots import off_screen, plot_lr_finder, save_figure
     from flowerkit.training import lr_find
 
-    out = args.out or find_free_folder("runs", "lr-find")
     check_room(out)
     data = open_data(args, image_size=plan.image_size, progress=progress)
     echo(str(data))
@@ -304,11 +307,11 @@ def run_lr_find(args, echo: Echo, progress: Progress) -> int:
         progress=progress,
     )
     echo(str(search))
-    write_json(out / "lr_finder.json", search.to_dict())
-    echo(f"wrote {out / 'lr_finder.json'}")
+    write_json(files[0], search.to_dict())
     with off_screen():
-        save_figure(plot_lr_finder(search), out / "lr_finder.png")
-    echo(f"wrote {out / 'lr_finder.png'}")
+        save_figure(plot_lr_finder(search), files[1])
+    for file in files:
+        echo(f"wrote {file}")
     echo(_recommend(search, plan, args.words))
     return 0
 

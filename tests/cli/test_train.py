@@ -182,6 +182,12 @@ def test_lr_find_leaves_its_rates_and_their_curve(flowerkit, drawn, plan_file, t
     assert command[5] == "--max-lr"
     assert f"max_lr {float(command[6]):.2g}" in out[-1]
 
+    found = (tmp_path / "found" / "lr_finder.json").read_bytes()
+    status, out, err = flowerkit("lr-find", *words)
+    assert (status, out) == (1, [])
+    assert f"{tmp_path / 'found'}/lr_finder.json already exists. Pass another folder (--out)" in err
+    assert (tmp_path / "found" / "lr_finder.json").read_bytes() == found
+
 
 def test_a_run_without_a_folder_gets_the_next_free_one_named_after_its_plan(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
