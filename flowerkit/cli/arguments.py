@@ -11,11 +11,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from flowerkit.photos import SUFFIXES
-from flowerkit.sources import is_of_photos
+from flowerkit.sources import OUTPUTS, find_output, is_of_photos
 
-# What an argument can take, in words.
+# What a path can be, in words.
 KINDS = {
     "run": "a run folder",
+    "runs": "a folder of runs",
     "model": "an exported model",
     "photo": "a photo",
     "photos": "a folder of photos",
@@ -25,6 +26,7 @@ KINDS = {
     "file": "a file of a run",
     "url": "an address",
     "new": "a new folder",
+    **{kind: kind for kind in OUTPUTS.values()},
 }
 _MODELS = (".keras", ".onnx", ".tflite")
 
@@ -42,7 +44,10 @@ def find_kind(word: str) -> str | None:
             return "model"
         if any(path.glob("tfrecords-jpeg-*")):
             return "data"
-        return "photos" if is_of_photos(path) else None
+        if is_of_photos(path):
+            return "photos"
+        is_of_runs = any(path.glob("*/plan.json")) and not any(path.glob("*/tfrecords-jpeg-*"))
+        return "runs" if is_of_runs else find_output(path)
     if suffix in SUFFIXES:
         return "photo"
     if suffix == ".csv":
@@ -121,9 +126,14 @@ def _takes(action: argparse.Action) -> tuple[str, ...]:
 
 
 def _find_place(word: str, placed) -> tuple[str, argparse.Action | None]:
-    """(word, the argument that takes it); of a file of a run perhaps its folder, of a run its csv."""
+    """(word, the argument that takes it); of a file of a run perhaps its folder, of a run its csv.
+
+    Of a folder of runs it is the first run.
+    """
     path, kind = Path(word), find_kind(word)
     candidates = [word, find_run(path) if path.is_file() else None]
+    if kind == "runs":
+        candidates.append(min(path.glob("*/plan.json")).parent)
     candidates += [path / name for name in ("predictions.csv", "submission.csv") if kind == "run"]
     for each in [str(each) for each in candidates if each and (each == word or each.exists())]:
         for action, words in placed.items():

@@ -35,6 +35,12 @@ DRAWN_CLASSES = 12
 DRAWN_SIZE_PX = 64
 DRAWN_COUNTS = {"num_train": 960, "num_val": 240, "num_test": 240}
 SAMPLE = "sample_submission.csv"
+# By a file of each: what flowerkit writes with pictures in it, which are no photos.
+OUTPUTS = {
+    "plan.json": "a run folder",
+    "compare.html": "a comparison",
+    "lr_finder.json": "a range test",
+}
 PHOTO_SIZE_PX = 224  # what the backbones' ImageNet weights were trained at
 
 _log = logging.getLogger("flowerkit")
@@ -129,11 +135,19 @@ def check_source(
 
 
 def is_of_photos(folder: Path) -> bool:
-    """Whether `folder` holds photos, and neither shards nor a run."""
-    # A folder above the data may hold the plots of runs: it is an error, and not photos.
-    if find_sizes(folder) or any(folder.glob("*/tfrecords-jpeg-*")):
+    """Whether `folder` holds photos, of which the pictures of `OUTPUTS` are none, and no shards."""
+    # A folder above the data may hold other pictures: it is an error, and not photos.
+    if find_sizes(folder) or any(folder.glob("*/tfrecords-jpeg-*")) or find_output(folder):
         return False
-    return not (folder / "plan.json").exists() and any(find_photos(folder))
+    return any(
+        not any(find_output(folder / above) for above in Path(path).parents)
+        for path in find_photos(folder)
+    )
+
+
+def find_output(folder: Path) -> str | None:
+    """Which of `OUTPUTS` a folder is; None for any other."""
+    return next((kind for file, kind in OUTPUTS.items() if (folder / file).is_file()), None)
 
 
 def is_competition_required() -> bool:

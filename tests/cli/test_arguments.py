@@ -14,6 +14,12 @@ def place(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir(parents=True)
     for file in ("photos/rose/1.jpg", "rose.jpg", "s.csv", "run/checkpoints/best.h5"):
         (tmp_path / file).touch()
+    for folder in ("runs/a", "runs/b", "runs/compared", "runs/rates"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("a/plan.json", "a/curves.png", "b/plan.json", "compared/compare.html"):
+        (tmp_path / "runs" / file).touch()
+    for file in ("compared/compare.png", "rates/lr_finder.json", "rates/lr_finder.png"):
+        (tmp_path / "runs" / file).touch()
 
 
 @pytest.mark.parametrize(
@@ -41,6 +47,13 @@ def place(tmp_path, monkeypatch):
         ("serve photos", "`flowerkit train --data photos` makes a run of it."),
         ("compare run photos", "`flowerkit train --data photos` makes a run of it."),
         ("serve rose.jpg", "Pass `flowerkit serve MODEL`."),
+        ("compare runs/a runs/b runs/compared", "runs/compared is a comparison, but RUN must be"),
+        ("compare runs/a runs/b runs/rates", "Pass `flowerkit compare runs/a runs/b`."),
+        ("report runs/rates", "runs/rates is a range test, but RUN must be a run folder."),
+        ("serve runs", "runs is a folder of runs, but MODEL must be a run folder or an exported"),
+        ("serve runs", "Did you mean `flowerkit serve runs/a`?"),
+        ("train --data runs", "runs is a folder of runs, but --data must be a folder of shards or"),
+        ("train --data runs/compared", "a comparison, but --data must be a folder of shards or"),
         ("export s.csv", "s.csv is a csv, but RUN must be a run folder or an exported model"),
         ("convert new photos", "Did you mean `flowerkit convert photos new`?"),
         ("convert DATA new", "`flowerkit train --data 'my data'` makes a run of it."),
@@ -74,7 +87,7 @@ def test_what_cannot_be_told_is_left_to_the_command(flowerkit, place):
         ("train --data DATA --weights ruun", "Did you mean run?"),
         ("report runn", "Did you mean run?"),
         ("classify run rse.jpg", "no photo rse.jpg. Did you mean rose.jpg?"),
-        ("serve runs", "no model runs. Did you mean run?"),
+        ("serve runn", "no model runn. Did you mean run?"),
     ],
 )
 def test_a_path_that_is_not_there_is_named_with_the_nearest_one(flowerkit, place, words, near):

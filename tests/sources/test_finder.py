@@ -299,3 +299,15 @@ def test_a_folder_one_or_two_levels_off_is_pointed_at(drawn):
     for wrong in (drawn.folder.parent, drawn.folder / "tfrecords-jpeg-32x32" / "train"):
         with pytest.raises(FileNotFoundError, match=rf"Did you mean {drawn.folder}\?"):
             finder.find_data(wrong)
+
+
+def test_what_flowerkit_writes_is_not_taken_for_photos(tmp_path):
+    for file in ("runs/a/plan.json", "runs/a/curves.png", "runs/b/compare.html", "runs/b/c.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert [finder.is_of_photos(tmp_path / name) for name in ("runs", "runs/a", "runs/b")] == [
+        False
+    ] * 3
+    (tmp_path / "runs" / "rose").mkdir()
+    (tmp_path / "runs" / "rose" / "1.jpg").touch()
+    assert finder.is_of_photos(tmp_path / "runs")
