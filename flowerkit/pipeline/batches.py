@@ -117,8 +117,7 @@ def steps_per_epoch(num_images: int, global_batch: int) -> int:
     if global_batch > num_images:
         raise ValueError(
             f"the global batch ({global_batch}) is larger than the train split ({num_images} "
-            f"images). Pass a smaller per_replica_batch (--per-replica-batch), such as that of "
-            f"{max(1, num_images // 4)} images for all replicas."
+            f"images). Pass a smaller per_replica_batch (--per-replica-batch)."
         )
     return num_images // global_batch
 

@@ -14,7 +14,7 @@ from flowerkit.files import read_json
 from flowerkit.models import fixed_input_size
 from flowerkit.pipeline import Augmentation, check_between, setting
 from flowerkit.synonyms import explain_arguments, explain_choice, explain_name
-from flowerkit.text import did_you_mean
+from flowerkit.text import did_you_mean, pluralize
 
 # What a run logs every epoch, with the direction that is better. By "epoch" the last is the best, which
 # needs no val split.
@@ -442,7 +442,8 @@ def settle(
 
     For `num_train` images stored at `stored_px`, on a device of a `kind` (cpu, gpu, tpu) with so many
     replicas; `is_timed`: there is a time limit, by which the size is chosen later; `before`: the plan of
-    the run whose head goes on (plan.weights). Raises ValueError for fewer images than replicas.
+    the run whose head goes on (plan.weights). Raises ValueError for fewer images than replicas, or than
+    a batch.
     """
     if num_train < replicas:
         raise ValueError(
@@ -459,6 +460,12 @@ def settle(
     batch = _choose_batch(num_train, kind, replicas)
     if plan.augmentation().mixes:
         batch = max(2, batch - batch % 2)  # images are mixed in pairs
+    if (given := plan.batch * replicas) > num_train and plan.per_replica_batch != "auto":
+        raise ValueError(
+            f"a step takes {given:,} images ({plan.batch} on each of {pluralize(replicas, 'replica')}), "
+            f"and there are {num_train:,} to train on. Pass per_replica_batch={batch} "
+            f"(--per-replica-batch {batch})."
+        )
     device = f"{replicas} x {kind.upper()}"
     choose("per_replica_batch", batch, f"on {device}, for {num_train:,} training images")
     steps = num_train // (replicas * chosen.get("per_replica_batch", plan.batch))
@@ -545,7 +552,7 @@ SMOKE = replace(
     weights=None,
     input_size=64,
     epochs=12,
-    per_replica_batch=32,
+    per_replica_batch="auto",
     lr_reference_batch=None,
     start_lr=1e-3,
     max_lr=3e-3,

@@ -335,7 +335,6 @@ def test_what_is_given_is_kept_and_not_explained():
     for kind in ("cpu", "tpu"):
         assert settle_on(given, kind=kind, stored_px=64) == (given, {})
     assert settle_on(RAMP) == (RAMP, {})
-    assert settle_on(SMOKE) == (SMOKE, {})
 
 
 def test_a_small_set_is_shown_more_often():
@@ -353,6 +352,28 @@ def test_fewer_images_than_replicas_are_refused():
         ValueError, match=r"5 training images are too few for 8 replicas.*--require"
     ):
         settle_on(kind="tpu", replicas=8, num_train=5)
+
+
+@pytest.mark.parametrize(
+    ("plan", "options", "batch"),
+    [
+        (RAMP, {"num_train": 15}, 8),
+        (RAMP, {"num_train": 5}, 5),
+        (RAMP, {"num_train": 100, "kind": "tpu", "replicas": 8}, 1),
+        (dataclasses.replace(RAMP, per_replica_batch=64, mixup=0.2), {"num_train": 7}, 6),
+    ],
+)
+def test_a_batch_larger_than_the_photos_is_refused_with_one_that_would_do(plan, options, batch):
+    with pytest.raises(ValueError, match=rf"{options['num_train']} to train on.*-batch {batch}\)"):
+        settle_on(plan, **options)
+    smaller = dataclasses.replace(plan, per_replica_batch=batch)
+    assert settle_on(smaller, **options)[0].per_replica_batch == batch
+
+
+@pytest.mark.parametrize("num_train", [3, 30])
+def test_the_plan_that_proves_a_machine_has_a_batch_for_few_photos(num_train):
+    assert settle_on(SMOKE, num_train=num_train)[0].per_replica_batch == min(8, num_train)
+    assert settle_on(SMOKE, num_train=1440)[0].per_replica_batch == 32
 
 
 def test_images_that_are_mixed_are_settled_in_pairs():
