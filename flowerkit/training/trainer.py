@@ -5,6 +5,7 @@ import gc
 import importlib.util
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -42,7 +43,15 @@ from flowerkit.training.fitting import (
 )
 from flowerkit.training.history import History
 from flowerkit.training.phases import Clock, Phase, plan_phases, warn_about_schedule
-from flowerkit.training.plan import EPOCHS, FINE_TUNE, MONITORS, TrainingPlan, name_plan
+from flowerkit.training.plan import (
+    EPOCHS,
+    FEWEST_STEPS_A_PHASE,
+    FEWEST_STEPS_AN_EPOCH,
+    FINE_TUNE,
+    MONITORS,
+    TrainingPlan,
+    name_plan,
+)
 from flowerkit.training.run_folder import (
     TIME_USED,
     Device,
@@ -65,7 +74,6 @@ from flowerkit.training.verdict import Verdict, judge
 
 _log = logging.getLogger("flowerkit")
 
-FEW_STEPS = 20
 _RATE_SETTERS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 
 
@@ -485,10 +493,18 @@ def _load(run: RunContext) -> None:
     _log.info(
         f"{pluralize(run.num_steps, 'step')} an epoch, {pluralize(run.global_batch, 'image')} each"
     )
-    if run.num_steps < FEW_STEPS:
+    if not run.history:
+        _warn_about_few_steps(run)
+
+
+def _warn_about_few_steps(run: RunContext) -> None:
+    """Name the epochs of a small set that were given, not chosen, and are few."""
+    given, needed = run.plan.epochs, math.ceil(FEWEST_STEPS_A_PHASE / run.num_steps)
+    is_chosen = given in ("auto", 0) or run.clock.is_limited
+    if not is_chosen and run.num_steps < FEWEST_STEPS_AN_EPOCH and given < needed:
         _log.warning(
-            f"so few steps an epoch (under {FEW_STEPS}) learn slowly: pass a smaller per_replica_batch "
-            f"(--per-replica-batch), or more epochs"
+            f"{format_epochs(given)} of so few steps may be too few: epochs={needed} (--epochs "
+            f"{needed}) would be {FEWEST_STEPS_A_PHASE} steps"
         )
 
 
