@@ -185,6 +185,17 @@ def _check(path, ids: Iterable[str], header: list[str], find_fault: Callable) ->
     return problems
 
 
+def find_single_label(path: str | os.PathLike) -> str | None:
+    """A warning where several rows of a valid csv, of either kind, have one and the same label."""
+    labels = [_split(line)[1] for line in _read_lines(path)[1:]]
+    if len(labels) < 2 or len(set(labels)) > 1:
+        return None
+    return (
+        f"warning: all {len(labels):,} rows have the label {_short(labels[0])}; a csv of a model that "
+        f"has learned has several"
+    )
+
+
 def read_labels(path: str | os.PathLike, names: Sequence[str] | None = None) -> dict[str, int]:
     """The class id of each id in a csv as `write_submission` writes it, with the same `names`.
 

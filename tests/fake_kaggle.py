@@ -33,7 +33,9 @@ KERNEL = f"{USER}/{NAME}"
 DEVICE = "TPU: 8 replicas, jax, bfloat16 (a TPU is attached)"
 
 IDS = [f"{number:09x}" for number in range(5)]
-VALID_CSV = b"id,label\n" + b"".join(f"{name},3\n".encode() for name in IDS)
+VALID_CSV = b"id,label\n" + b"".join(
+    f"{name},{label}\n".encode() for name, label in zip(IDS, (3, 3, 3, 3, 0), strict=True)
+)
 SECRETS = (KEY, TOKEN, base64.b64encode(f"{USER}:{KEY}".encode()).decode(), "sesame")
 
 _sockets = []  # every address that a program tries to reach

@@ -6,6 +6,7 @@ import pytest
 from flowerkit.submission import (
     check_predictions,
     check_submission,
+    find_single_label,
     holds_predictions,
     read_ids,
     read_labels,
@@ -299,3 +300,18 @@ def test_every_problem_of_predictions_names_its_line(predictions, old, new, prob
     assert old in text
     predictions.write_text(text.replace(old, new, 1))
     assert check_predictions(predictions, PHOTOS, CLASSES)[0].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("id,label\na,3\nb,3\n", "all 2 rows have the label '3'"),
+        ('photo,predicted,probability\na,"x, y",0.9\nb,"x, y",0.8\n', "the label 'x, y'"),
+        ("id,label\na,3\nb,0\n", None),
+        ("id,label\na,3\n", None),
+    ],
+)
+def test_a_csv_with_one_label_alone_is_warned_of(tmp_path, text, warning):
+    (tmp_path / "s.csv").write_text(text)
+    found = find_single_label(tmp_path / "s.csv")
+    assert warning in found if warning else found is None

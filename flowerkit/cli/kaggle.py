@@ -11,6 +11,7 @@ from flowerkit import kaggle
 from flowerkit.cli.options import add_number, add_path, add_require
 from flowerkit.cli.terminal import Echo, Progress
 from flowerkit.files import check_writable, find_free_folder
+from flowerkit.submission import find_single_label
 from flowerkit.text import pluralize
 from flowerkit.training import PLANS
 
@@ -189,6 +190,8 @@ def _check(csv: Path, data, echo: Echo, *, hint: bool = True) -> int:
         return 1
     checked = "every id of the data once" if data else "its form; --data checks the ids"
     echo(f"{csv}: valid ({checked})")
+    if warning := find_single_label(csv):
+        echo(warning)
     if hint:
         echo(f"submit it with: flowerkit submit {shlex.quote(str(csv))}")
     return 0

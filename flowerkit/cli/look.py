@@ -15,7 +15,7 @@ from flowerkit.cli.terminal import Echo, Progress, connect_device
 from flowerkit.files import check_writable
 from flowerkit.photos import relabel
 from flowerkit.sources import find_problems, find_score, write_csv
-from flowerkit.submission import holds_predictions
+from flowerkit.submission import find_single_label, holds_predictions
 from flowerkit.text import pluralize
 
 _SHOWN_PROBLEMS = 50
@@ -152,7 +152,8 @@ def run_check(args, echo: Echo, progress: Progress) -> int:
 def report_problems(csv: Path, data, echo: Echo) -> list[str]:
     """Check a csv against the test split of `data`; return every problem, print the first 50.
 
-    Of a valid csv the score is printed where the test labels are known (a folder of photos).
+    Of a valid csv it is printed if all labels are the same, and the score where the test labels are
+    known (a folder of photos).
     """
     problems = find_problems(csv, data)
     if problems:
@@ -168,6 +169,8 @@ def report_problems(csv: Path, data, echo: Echo) -> list[str]:
     else:
         labels = "class names that are numbers" if data.csv_labels else f"0..{data.num_classes - 1}"
         echo(f"{csv}: {pluralize(rows, 'row')}, every id once, labels in {labels}: valid")
+    if warning := find_single_label(csv):
+        echo(warning)
     if score := find_score(csv, data):
         f1, share, num = score
         echo(

@@ -163,8 +163,16 @@ def test_a_run_that_lacks_a_file_is_refused_before_anything_is_predicted(
 
 def test_check_says_that_a_csv_is_valid(flowerkit, drawn, tmp_path):
     csv = tmp_path / "s.csv"
-    write_submission(csv, find_test_ids(drawn), [3] * 22)
+    write_submission(csv, find_test_ids(drawn), [3] * 21 + [0])
     assert flowerkit("check", csv, "--data", drawn.folder) == (0, [f"{csv}: {VALID}"], "")
+
+
+def test_check_warns_of_a_valid_csv_in_which_all_rows_have_one_label(flowerkit, drawn, tmp_path):
+    csv = tmp_path / "s.csv"
+    write_submission(csv, find_test_ids(drawn), [3] * 22)
+    status, out, _ = flowerkit("check", csv, "--data", drawn.folder)
+    assert (status, out[0]) == (0, f"{csv}: {VALID}")
+    assert out[1].startswith("warning: all 22 rows have the label '3'")
 
 
 def test_check_lists_every_problem_and_fails(flowerkit, drawn, tmp_path):
