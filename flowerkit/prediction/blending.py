@@ -36,17 +36,23 @@ class BlendWeights:
         return self.found_f1 > self.equal_f1
 
     def describe(self, names: Sequence[str]) -> list[str]:
-        """Lines for a person: the images used, each member's score and weight, both blends' scores."""
+        """Lines for a person: the images used, each member's score and weight, both blends' scores.
+
+        The last says where a member alone scores as well.
+        """
         width = max(map(len, [*names, "equal weights"]))
         members = zip(names, self.member_f1, self.found, strict=True)
         few = " (so few that chance decides much)" if self.num_scored < _FEW else ""
         verdict = "used" if self.uses_found else "no better, so equal weights are used"
+        best, name = max(zip(self.member_f1, names, strict=True), key=lambda pair: pair[0])
+        is_enough = best >= max(self.equal_f1, self.found_f1)
         return [
             f"weights found on {self.num_searched:,} val images; macro F1 on the other "
             f"{self.num_scored:,}{few}:",
             *(f"  {name:{width}}  {f1:.4f}  weight {found:.3f}" for name, f1, found in members),
             f"  {'equal weights':{width}}  {self.equal_f1:.4f}",
             f"  {'found weights':{width}}  {self.found_f1:.4f}  ({verdict})",
+            *[f"on these images {name} alone is as good as the blend: it is enough"] * is_enough,
         ]
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flowerkit.prediction.blending import align, blend, find_weights
+from flowerkit.prediction.blending import BlendWeights, align, blend, find_weights
 from flowerkit.prediction.predictions import Predictions
 
 
@@ -274,4 +274,20 @@ def test_the_weights_are_described_member_by_member():
     assert lines[3] == f"  equal weights   {found.equal_f1:.4f}"
     assert lines[4] == f"  found weights   {found.found_f1:.4f}  (used)"
     equal = find_weights([two_experts(40, share_of_first=0.75)[0]] * 2).describe(["a", "b"])
-    assert equal[-1].endswith("(no better, so equal weights are used)")
+    assert equal[-2].endswith("(no better, so equal weights are used)")
+
+
+@pytest.mark.parametrize(
+    ("member_f1", "blend_f1", "name"),
+    [
+        ((0.8, 0.9), (0.85, 0.9), "b"),
+        ((0.9, 0.8), (0.85, 0.84), "a"),
+        ((0.8, 0.9), (0.91, 0.9), None),
+        ((0.8, 0.9), (0.85, 0.91), None),
+    ],
+)
+def test_a_member_that_alone_is_as_good_as_the_blend_is_named(member_f1, blend_f1, name):
+    weights = BlendWeights((0.5, 0.5), (0.4, 0.6), member_f1, *blend_f1, 300, 300)
+    lines = weights.describe(["a", "b"])
+    said = f"on these images {name} alone is as good as the blend: it is enough"
+    assert lines[5:] == ([said] if name else [])
