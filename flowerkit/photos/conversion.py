@@ -299,6 +299,8 @@ def load_photos(
     request = Request(listing.folder, out, *options)
     if not request.unfinished.exists() and (conversion := load_conversion(out)):
         _log.info(f"the photos of {folder} were converted before, into {out}")
+        for note in [note for note in listing.notes if note not in conversion.notes]:
+            _log.info(note)  # new since, such as a folder without a photo
         return _open_data(out, conversion)
     _log.info(f"converting {pluralize(len(listing.photos), 'photo')} of {folder} into {out}")
     data, conversion = _convert(request, listing, workers, progress)

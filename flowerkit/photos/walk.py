@@ -9,7 +9,7 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,13 +52,14 @@ class Walk:
     """What is in a folder: `photos`, and by path in `left_out` why a photo cannot be opened.
 
     `others` counts files that are no photos by their suffix, `junk` has the names of folders that
-    systems leave; `notes` are for a person to read.
+    systems leave, `empty` the paths of those without a photo; `notes` are for a person to read.
     """
 
     photos: list[Photo] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     others: Counter = field(default_factory=Counter)
     junk: dict[str, None] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -73,11 +74,14 @@ class Walk:
         self.left_out |= other.left_out
         self.others += other.others
         self.junk |= other.junk
+        self.empty += other.empty
         self.notes += other.notes
 
     def describe(self) -> list[str]:
         """The notes, and what was passed over or is not UTF-8, in words."""
         notes = [*self.notes, *_describe_encodings(self.paths)]
+        if self.empty:
+            notes.append(f"folders without a photo, passed over: {join_some(self.empty)}")
         if self.junk:
             notes.append(f"folders that systems leave, passed over: {join_some(list(self.junk))}")
         if self.others:
@@ -164,18 +168,20 @@ def _walk(
     above: str = "",
     seen: tuple[str, ...] = (),
     skip: Collection[str] = (),
-) -> Iterator[Photo]:
+) -> Generator[Photo, None, bool]:
+    """Every photo; the value at the end: whether there are any, or the folder was not entered."""
     here = os.path.realpath(folder)
     if here in seen:
         walk.notes.append(f"{above} is a link to a folder above it, and is not followed")
-        return
+        return True
     if seen and here in skip:
-        return
+        return True
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: _sort_key(entry.name))
     except OSError as error:
         walk.notes.append(f"{above or folder} cannot be opened ({error.strerror})")
-        return
+        return True
+    has_photos = False
     for entry in entries:
         path = f"{above}/{entry.name}" if above else entry.name
         name, suffix = entry.name.lower(), os.path.splitext(entry.name)[1].lower()
@@ -189,11 +195,16 @@ def _walk(
             if name in _SYSTEM_FOLDERS:
                 walk.junk[entry.name] = None
             else:
-                yield from _walk(Path(entry.path), walk, path, (*seen, here), skip)
+                has_photos |= yield from _walk(Path(entry.path), walk, path, (*seen, here), skip)
         elif suffix not in SUFFIXES:
             if name not in _SYSTEM_FILES:
                 walk.others[suffix or "without a suffix"] += 1
-        elif status and stat.S_ISREG(status.st_mode):
-            yield Photo(path, path, None, None, status.st_size, status.st_mtime_ns)
         else:
-            walk.left_out[path] = reason
+            has_photos = True
+            if status and stat.S_ISREG(status.st_mode):
+                yield Photo(path, path, None, None, status.st_size, status.st_mtime_ns)
+            else:
+                walk.left_out[path] = reason
+    if seen and not has_photos:
+        walk.empty = [path for path in walk.empty if not path.startswith(f"{above}/")] + [above]
+    return has_photos

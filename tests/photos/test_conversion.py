@@ -318,6 +318,10 @@ def test_loading_converts_once_and_again_when_a_photo_or_an_argument_changed(
     assert load_photos(own, **ONE_PROCESS) == first
     assert [file.stat().st_mtime_ns for file in first.files["train"]] == times
     assert "were converted before, into" in caplog.text
+    assert "without a photo" not in caplog.text
+    (own / "tulip").mkdir()
+    assert load_photos(own, **ONE_PROCESS) == first
+    assert caplog.messages[-1] == "folders without a photo, passed over: tulip"
     assert load_photos(own, **ONE_PROCESS, seed=1).folder != first.folder
     draw(own, "a", 7)
     changed = load_photos(own, **ONE_PROCESS)

@@ -67,6 +67,18 @@ def test_what_systems_leave_is_no_class_at_any_depth(tmp_path, junk):
     assert len(said) == (junk[0] != ".")
 
 
+def test_folders_without_a_photo_are_named_the_outermost_ones(tmp_path):
+    touch(tmp_path, "rose/1.jpg", "daisy/deep/1.jpg", "notes/a/1.txt", ".hidden/1.txt", "@eaDir/x")
+    for name in ("tulip", "rose/empty", "iris/a/b", "iris/c"):
+        (tmp_path / name).mkdir(parents=True)
+    listing = list_photos(tmp_path)
+    assert listing.class_names == ("daisy", "rose")
+    assert "folders without a photo, passed over: iris, notes, rose/empty, tulip" in listing.notes
+    for name in ("tulip", "rose/empty", "iris/a/b", "iris/c", "notes/a"):
+        touch(tmp_path, f"{name}/1.jpg")
+    assert not any("without a photo" in note for note in list_photos(tmp_path).notes)
+
+
 def test_links_to_nothing_to_themselves_and_pipes_are_kept_with_their_reason(tmp_path):
     touch(tmp_path, "a/1.jpg")
     (tmp_path / "a/gone.jpg").symlink_to("nowhere.jpg")
