@@ -5,6 +5,7 @@ import contextlib
 import shlex
 import threading
 from collections import Counter
+from pathlib import Path
 
 from flowerkit.cli.options import add_number, add_path, at_least_one
 from flowerkit.cli.terminal import Echo, Progress
@@ -63,7 +64,7 @@ def run_classify(args, echo: Echo, progress: Progress) -> int:
     detect_format(args.model)
     photos = [photo for path in args.photos for photo in list_files(path)]
     if args.csv:
-        check_writable(args.csv.parent)
+        _check_table(args.csv)
     with quiet_frameworks():
         from flowerkit.deploy import load_classifier
 
@@ -88,6 +89,19 @@ def run_classify(args, echo: Echo, progress: Progress) -> int:
     return int(unread > 0)
 
 
+_TABLE = ["photo", "answer"]  # its first columns
+
+
+def _check_table(file: Path) -> None:
+    """Refuse to replace what is no older table: it may be the labels of the photos."""
+    start = ",".join(_TABLE).encode()
+    if file.is_dir() or (file.exists() and not file.read_bytes().startswith(start)):
+        raise FileExistsError(
+            f"{file} exists and is no table of `flowerkit classify`. Name another csv (--csv)."
+        )
+    check_writable(file.parent)
+
+
 def _count_classes(predictions) -> str:
     """The number of photos of each class, the most frequent first."""
     counts = Counter(prediction.name for prediction in predictions if not prediction.problem)
@@ -100,7 +114,7 @@ def _tabulate(predictions, top: int, similar: int) -> str:
     similar = min(similar, max(len(prediction.similar) for prediction in predictions))
     for rank in range(1, similar + 1):
         columns += [f"similar_{rank}", f"similar_class_{rank}", f"similarity_{rank}"]
-    rows = [["photo", "answer", *columns, "problem"]]
+    rows = [[*_TABLE, *columns, "problem"]]
     for prediction in predictions:
         answer, pairs = "", []
         if not prediction.problem:

@@ -83,6 +83,7 @@ def test_photos_with_names_that_are_not_utf8_are_classified_and_named(flowerkit,
 def test_an_unreadable_photo_gets_a_line_and_status_1(flowerkit, photos, tmp_path):
     (photos / "jasmine.jpg").touch()
     table = tmp_path / "predictions.csv"
+    table.write_text("photo,answer,an older one\n")
     words = ("classify", train_on_photos("pad"), photos, "--top", 9, "--csv", table)
     status, lines, _ = flowerkit(*words)
     assert status == 1
@@ -91,6 +92,15 @@ def test_an_unreadable_photo_gets_a_line_and_status_1(flowerkit, photos, tmp_pat
     assert lines[-1].startswith("1 of 3 files")
     rows = list(csv.DictReader(table.open(encoding="utf-8")))
     assert (rows[1]["class_1"], rows[1]["problem"]) == ("", "0 bytes")
+
+
+def test_a_csv_that_is_no_table_of_classify_is_not_replaced(flowerkit, photos, tmp_path):
+    (tmp_path / "labels.csv").write_text("photo,label\na.jpg,rose\n")
+    for file in (tmp_path / "labels.csv", photos):
+        status, _, err = flowerkit("classify", train_on_photos("pad"), photos, "--csv", file)
+        assert status == 1
+        assert f"{file} exists and is no table of `flowerkit classify`. Name another csv" in err
+    assert (tmp_path / "labels.csv").read_text() == "photo,label\na.jpg,rose\n"
 
 
 @pytest.mark.parametrize("command", ["serve", "export", "classify"])
