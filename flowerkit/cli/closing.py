@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowerkit.files import find_free_folder
+from flowerkit.sources import CLASS_NAMES
 
 
 def close_training(run, problems: Sequence[str] | None, command: Sequence[str]) -> list[str]:
@@ -78,7 +79,7 @@ def _csv_of(run) -> Path:
 
 def _list_uses(run, csv: Path, problems: Sequence[str] | None) -> list[str]:
     data, name = run.environment.data, run.path
-    if data.origin == "competition":
+    if data.class_names == CLASS_NAMES and not data.photos:  # the competition's, in a folder too
         if problems != []:
             return []
         return [join_command(["submit", csv, "--message", run.name])]

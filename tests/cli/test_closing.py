@@ -3,6 +3,7 @@ import shlex
 import pytest
 
 from flowerkit.cli.closing import change_command, close_training, drop_options
+from flowerkit.sources import CLASS_NAMES
 from flowerkit.training import SavedRun
 
 COMMAND = ["train", "--data", "my photos", "--plan=smoke", "--epochs", "2", "--out", "runs/a"]
@@ -91,9 +92,14 @@ def test_a_run_at_chance_is_not_offered_for_use(close):
 @pytest.mark.parametrize(
     ("problems", "is_offered"), [([], True), (["line 2"], False), (None, False)]
 )
-def test_only_a_valid_csv_of_the_competition_is_to_be_submitted(close, problems, is_offered):
-    lines = close(problems=problems, data={"origin": "competition", "photos": None})
-    assert any(line.startswith("  flowerkit submit ") for line in lines) == is_offered
+@pytest.mark.parametrize("origin", ["competition", "folder"])
+def test_only_a_valid_csv_of_the_competition_is_to_be_submitted(
+    close, problems, is_offered, origin
+):
+    data = {"origin": origin, "photos": None}
+    lines = close(problems=problems, names=CLASS_NAMES, data=data, epochs=200)
+    submits = [line.startswith("  flowerkit submit ") for line in lines if "  flowerkit" in line]
+    assert any(submits) == any(submits[:1]) == is_offered
     if problems:
         assert lines[-1].endswith("submission.csv has problems, listed above: do not use it")
 
