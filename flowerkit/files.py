@@ -118,7 +118,7 @@ def near_path(path: str | os.PathLike) -> str:
     path = Path(path)
     with suppress(OSError):
         names = [] if path.exists() else os.listdir(path.parent)
-        if near := difflib.get_close_matches(path.name, names, n=1, cutoff=0.75):
+        if near := difflib.get_close_matches(path.name, names, n=1):
             return f" Did you mean {path.parent / near[0]}?"
     return ""
 

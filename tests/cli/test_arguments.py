@@ -82,6 +82,7 @@ def test_what_cannot_be_told_is_left_to_the_command(flowerkit, place):
     ("words", "near"),
     [
         ("train --data photo", "Did you mean photos?"),
+        ("train --data foto", "Did you mean photos?"),
         ("train --data photos/train", "no folder photos/train. Did you mean photos?"),
         ("train --data photos --labels S.csv", "Did you mean s.csv?"),
         ("train --data DATA --weights ruun", "Did you mean run?"),
