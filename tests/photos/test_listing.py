@@ -122,6 +122,7 @@ def test_what_is_no_photo_is_counted_and_what_systems_leave_is_not(make):
         "rose/2.jpg",
     ]
     assert listing.notes == (
+        "folders without a photo, passed over: empty",
         "folders that systems leave, passed over: __MACOSX, @eaDir",
         "files that are no photos, passed over: 2 .mp4, 1 without a suffix, 1 .txt",
     )

@@ -68,13 +68,13 @@ def test_what_systems_leave_is_no_class_at_any_depth(tmp_path, junk):
 
 
 def test_folders_without_a_photo_are_named_the_outermost_ones(tmp_path):
-    touch(tmp_path, "rose/1.jpg", "daisy/deep/1.jpg", "notes/a/1.txt", ".hidden/1.txt", "@eaDir/x")
+    touch(tmp_path, "rose/1.jpg", "daisy/deep/1.jpg", "notes/d/1.txt", ".hidden/1.txt", "@eaDir/x")
     for name in ("tulip", "rose/empty", "iris/a/b", "iris/c"):
         (tmp_path / name).mkdir(parents=True)
     listing = list_photos(tmp_path)
     assert listing.class_names == ("daisy", "rose")
     assert "folders without a photo, passed over: iris, notes, rose/empty, tulip" in listing.notes
-    for name in ("tulip", "rose/empty", "iris/a/b", "iris/c", "notes/a"):
+    for name in ("tulip", "rose/empty", "iris/a/b", "iris/c", "notes/d"):
         touch(tmp_path, f"{name}/1.jpg")
     assert not any("without a photo" in note for note in list_photos(tmp_path).notes)
 
