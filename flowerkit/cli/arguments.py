@@ -46,8 +46,7 @@ def find_kind(word: str) -> str | None:
             return "data"
         if is_of_photos(path):
             return "photos"
-        is_of_runs = any(path.glob("*/plan.json")) and not any(path.glob("*/tfrecords-jpeg-*"))
-        return "runs" if is_of_runs else find_output(path)
+        return "runs" if any(path.glob("*/plan.json")) else find_output(path)
     if suffix in SUFFIXES:
         return "photo"
     if suffix == ".csv":
@@ -128,12 +127,13 @@ def _takes(action: argparse.Action) -> tuple[str, ...]:
 def _find_place(word: str, placed) -> tuple[str, argparse.Action | None]:
     """(word, the argument that takes it); of a file of a run perhaps its folder, of a run its csv.
 
-    Of a folder of runs it is the first run.
+    Of a folder of runs it is the first run, or the shards beside it, as in that of the demo.
     """
     path, kind = Path(word), find_kind(word)
     candidates = [word, find_run(path) if path.is_file() else None]
     if kind == "runs":
-        candidates.append(min(path.glob("*/plan.json")).parent)
+        inner = [*path.glob("*/plan.json"), *path.glob("*/tfrecords-jpeg-*")]
+        candidates += sorted({file.parent for file in inner})
     candidates += [path / name for name in ("predictions.csv", "submission.csv") if kind == "run"]
     for each in [str(each) for each in candidates if each and (each == word or each.exists())]:
         for action, words in placed.items():

@@ -14,12 +14,14 @@ def place(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir(parents=True)
     for file in ("photos/rose/1.jpg", "rose.jpg", "s.csv", "run/checkpoints/best.h5"):
         (tmp_path / file).touch()
-    for folder in ("runs/a", "runs/b", "runs/compared", "runs/rates"):
+    for folder in ("runs/a", "runs/b", "runs/compared", "runs/rates", "demo/data", "demo/run"):
         (tmp_path / folder).mkdir(parents=True)
     for file in ("a/plan.json", "a/curves.png", "b/plan.json", "compared/compare.html"):
         (tmp_path / "runs" / file).touch()
     for file in ("compared/compare.png", "rates/lr_finder.json", "rates/lr_finder.png"):
         (tmp_path / "runs" / file).touch()
+    (tmp_path / "demo" / "run" / "plan.json").touch()
+    (tmp_path / "demo" / "data" / "tfrecords-jpeg-32x32").mkdir()
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,8 @@ def place(tmp_path, monkeypatch):
         ("serve runs", "runs is a folder of runs, but MODEL must be a run folder or an exported"),
         ("serve runs", "Did you mean `flowerkit serve runs/a`?"),
         ("train --data runs", "runs is a folder of runs, but --data must be a folder of shards or"),
+        ("compare runs/a demo", "Did you mean `flowerkit compare runs/a demo/run`?"),
+        ("train --data demo", "Did you mean `flowerkit train --data demo/data`?"),
         ("train --data runs/compared", "a comparison, but --data must be a folder of shards or"),
         ("export s.csv", "s.csv is a csv, but RUN must be a run folder or an exported model"),
         ("convert new photos", "Did you mean `flowerkit convert photos new`?"),
