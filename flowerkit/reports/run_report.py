@@ -84,7 +84,7 @@ def write_report(
     run, get_model = SavedRun.load(folder), lambda: model
     if val_images is None and (found := _find_data(run)):
         val_images, submission_problems = found[0].images, found[1]
-        get_model = RunFolder(folder).model
+        get_model = RunFolder(folder).model if model is None else get_model
     if val_images is not None and len(val_images) != len(run.labels):
         raise ValueError(
             f"{len(val_images)} images but {len(run.labels)} predictions. Pass those of val."
@@ -128,7 +128,7 @@ def _find_data(run: SavedRun) -> tuple[Split, list[str] | None] | None:
     except (OSError, ValueError) as error:
         source = shlex.quote(run.environment.data.photos or "FOLDER")
         _log.warning(
-            f"a report without photos: {error} Of data elsewhere: `flowerkit report "
+            f"a report without photos: {error} If they are elsewhere: `flowerkit report "
             f"{shlex.quote(str(run.path))} --data {source}`, in Python val_images="
         )
         return None
