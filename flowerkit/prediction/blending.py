@@ -52,7 +52,7 @@ class BlendWeights:
             *(f"  {name:{width}}  {f1:.4f}  weight {found:.3f}" for name, f1, found in members),
             f"  {'equal weights':{width}}  {self.equal_f1:.4f}",
             f"  {'found weights':{width}}  {self.found_f1:.4f}  ({verdict})",
-            *[f"on these images {name} alone is as good as the blend: it is enough"] * is_enough,
+            *[f"on these images {name} alone is as good as the blend"] * is_enough,
         ]
 
 

@@ -289,5 +289,5 @@ def test_the_weights_are_described_member_by_member():
 def test_a_member_that_alone_is_as_good_as_the_blend_is_named(member_f1, blend_f1, name):
     weights = BlendWeights((0.5, 0.5), (0.4, 0.6), member_f1, *blend_f1, 300, 300)
     lines = weights.describe(["a", "b"])
-    said = f"on these images {name} alone is as good as the blend: it is enough"
+    said = f"on these images {name} alone is as good as the blend"
     assert lines[5:] == ([said] if name else [])
