@@ -832,7 +832,7 @@ def test_one_class_only_is_refused(run, drawn, tmp_path):
 
 
 def test_a_batch_larger_than_the_split_is_refused(run):
-    with pytest.raises(ValueError, match=r"64 images .* 50 to train on.*--per-replica-batch \d"):
+    with pytest.raises(ValueError, match=r"and there are 50 to train on.*--per-replica-batch \d"):
         run(per_replica_batch=64)
 
 
