@@ -198,7 +198,8 @@ def warn_about_schedule(plan: TrainingPlan, phase: Phase, *, global_batch: int) 
 def find_phase(plan: TrainingPlan, name: str | None, *, global_batch: int) -> Phase:
     """The phase "frozen" (the head alone) or "whole" (the network) of `plan`; None: its first.
 
-    The whole learns on the images of the last phase. A plan without such a phase is given an epoch of it. Raises ValueError for another name.
+    The network's is the last, on large images. A plan without such a phase is given an epoch of it.
+    Raises ValueError for another name.
     """
     if name not in (None, "frozen", "whole"):
         raise ValueError(

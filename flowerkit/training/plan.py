@@ -76,20 +76,24 @@ _LEAST = {
 class TrainingPlan:
     """Every choice of a training run. Raises ValueError for one that cannot be right.
 
-    A run has up to three phases. In `freeze_epochs` the head alone learns, from the backbone's features of
-    the images as they are (`compute_features`), at a constant `freeze_lr`, or along one cycle where the
-    schedule is "one-cycle"; with epochs=0 that is all (a linear probe), and the schedule is the head's,
-    with freeze_lr as its highest rate. In the `epochs` after them, which start from the best head, the
-    layers that `unfreeze_from` and `freeze_norms` choose learn too (`models.choose_trainable`). A part
-    of an epoch is trained too: epochs=2.5 is two and a half times all images. With `small_epochs` the
-    network sees smaller images before (progressive resizing, Howard 2018): head and network learn on
-    images of 4/7 of input_size, in multiples of 32 px, and then the network in `epochs` on those of
-    input_size, from its best, at rates up to 0.3 of max_lr. The small epochs are scored on small images.
+    A run has up to three phases. In `freeze_epochs` the head alone learns, from the backbone's features
+    of the images as they are (`compute_features`), at a constant `freeze_lr`, or along one cycle where
+    the schedule is "one-cycle"; with epochs=0 that is all (a linear probe), and the schedule is the
+    head's, with freeze_lr as its highest rate. In the `epochs` after them, which start from the best
+    head, the layers that `unfreeze_from` and `freeze_norms` choose learn too
+    (`models.choose_trainable`). A part of an epoch is trained too: epochs=2.5 is two and a half times
+    all images.
+
+    With `small_epochs` images are smaller at first (progressive resizing, Howard 2018): the head learns
+    from images of 4/7 of input_size, in multiples of 32 px, and so does the network for so many epochs;
+    then it learns in `epochs` from images of input_size, from its best, at up to 0.3 of max_lr. What
+    learns from small images is scored on small ones.
 
     "auto" leaves a field to the run (`fitting`): size and batch to the device, the data and the time,
     max_lr to a range test, epochs to the time that is left. On a pretrained backbone the head learns
     first, for 20 epochs, from mirrored images, too; then the network learns with frozen norms, its first
-    layer at a fifth of the head's rate, on small images first where the time is short. With weights=None all learns from the start, at one rate.
+    layer at a fifth of the head's rate, on small images first where the time is short. With weights=None
+    all learns from the start, at one rate.
 
     The schedules: "one-cycle" (`schedules.OneCycle`), "ramp" (start_lr to max_lr over rampup_epochs,
     sustain_epochs at max_lr, then the part above min_lr times exp_decay each epoch), "cosine" (the same
@@ -144,8 +148,8 @@ class TrainingPlan:
     )
     small_epochs: float | Auto = setting(
         "auto",
-        "epochs of the network between the two, all on smaller images until then (auto: where "
-        "max_minutes allows few large ones)",
+        "epochs of the network between the two, all on smaller images until then (auto: where few "
+        "large ones fit into max_minutes)",
     )
     freeze_lr: float | None = setting(3e-3, "learning rate of those (none: max_lr)")
     freeze_flip: bool | Auto = setting(
@@ -376,8 +380,8 @@ class TrainingPlan:
     def schedule_for(self, *, global_batch: int) -> schedules.Schedule:
         """The learning rate by epoch (0 is the first of the last phase) for such a batch.
 
-        Where only the head learns it is that of the frozen epochs. Where max_lr is "auto" it is 1e-3 until a
-        range test has measured it.
+        Where only the head learns it is that of the frozen epochs. Where max_lr is "auto" it is MAX_LR
+        until a range test has measured it.
         """
         if not self.epochs:
             alone = replace(
