@@ -150,7 +150,7 @@ def _count_shown(run: RunContext) -> int:
 
 
 def _choose_small(run: RunContext) -> None:
-    """Begin on smaller images where few epochs of large ones fit, and some of small ones."""
+    """Begin on smaller images where not all epochs of large ones fit, and some of small ones do."""
     if run.plan.small_epochs != "auto":
         return
     train, scored = run.data.counts["train"], 2 * run.clock.num_val
@@ -162,13 +162,14 @@ def _choose_small(run: RunContext) -> None:
 
     large = count(left - run.clock.image_seconds * _count_shown(run), 1)
     small = count(SMALL_SHARE * (left - ratio * run.clock.image_seconds * _count_shown(run)), ratio)
-    if ratio == 1 or large >= EPOCHS or small < FEWEST_SMALL_EPOCHS:
+    if ratio == 1 or large >= MOST_IN_TIME * EPOCHS or small < FEWEST_SMALL_EPOCHS:
         run.choose("small_epochs", 0, f"0: {large:.1f} epochs of large images fit into the time")
         return
     px = run.plan.small_px(run.data.image_size)
     size = run.plan.input_size or run.data.image_size
-    reason = f"on images of {px} px first; only {large:.1f} epochs of {size} px fit into the time"
-    run.choose("small_epochs", float(f"{small:.2g}"), reason)
+    small = float(f"{small:.2g}")
+    reason = f"{small:g}, of images of {px} px: only {large:.1f} of {size} px fit into the time"
+    run.choose("small_epochs", small, reason)
     run.clock.resize(ratio)
 
 

@@ -521,17 +521,19 @@ def settle(
     if chosen.get("freeze_epochs", plan.freeze_epochs):
         choose("freeze_flip", plan.flip, "as in training" if plan.flip else "no image is flipped")
     choose("freeze_norms", pretrained, backbone)
-    if reason := _refuse_small(replace(plan, **chosen), is_timed=is_timed):
-        choose("small_epochs", 0, reason)
     choose("backbone_lr_factor", 0.2 if pretrained else None, backbone)
     if plan.input_size == "auto":
         is_slow = kind == "cpu" and not is_timed
         choose("input_size", *_choose_size(plan, stored_px, is_slow=is_slow))
+    if reason := _refuse_small(replace(plan, **chosen), stored_px, is_timed=is_timed):
+        choose("small_epochs", 0, reason)
     return replace(plan, **chosen), reasons
 
 
-def _refuse_small(plan: TrainingPlan, *, is_timed: bool) -> str | None:
+def _refuse_small(plan: TrainingPlan, stored_px: int, *, is_timed: bool) -> str | None:
     """Why the time does not decide whether a run begins on smaller images; None where it does."""
+    if stored_px > (small_px := plan.small_px(stored_px)):
+        return f"images of {small_px} px would lose what those of {stored_px} px show"
     if not is_timed:
         return "without a time limit"
     if plan.epochs != "auto":
@@ -583,6 +585,7 @@ RAMP = TrainingPlan(
     input_size=None,
     epochs=20,
     freeze_epochs=0,
+    small_epochs=0,
     freeze_lr=None,
     freeze_norms=False,
     backbone_lr_factor=None,
