@@ -71,6 +71,7 @@ _OPTIONS = {
     "plateau_patience": "lr_patience patience_lr",
     "monitor": "metric eval_metric early_stopping_monitor best_metric objective",
     "freeze_epochs": "frozen_epochs head_epochs linear_probe_epochs",
+    "small_epochs": "progressive_resizing progressive_epochs train_sizes",
     "freeze_lr": "frozen_lr",
     "unfreeze_from": "freeze freeze_layers trainable_layers unfreeze fine_tune_at fine_tune_from",
     "backbone_lr_factor": "layer_decay lr_mult backbone_lr_mult",

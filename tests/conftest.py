@@ -64,6 +64,7 @@ def quick_plan(accelerator):
         min_crop_area=1.0,
         random_erasing=0.0,
         freeze_flip=False,
+        small_epochs=0,
     )
 
 

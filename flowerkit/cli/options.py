@@ -195,8 +195,8 @@ _GROUPS = {
     ),
     "plan: the network": ("head", "dropout", "binary"),
     "plan: the head first, then the network": (
-        *("freeze_epochs", "freeze_lr", "freeze_flip", "unfreeze_from", "freeze_norms"),
-        "backbone_lr_factor",
+        *("freeze_epochs", "small_epochs", "freeze_lr", "freeze_flip", "unfreeze_from"),
+        *("freeze_norms", "backbone_lr_factor"),
     ),
     "plan: optimizer and learning rate": (
         *("optimizer", "schedule", "start_lr", "min_lr", "rampup_epochs", "sustain_epochs"),

@@ -7,7 +7,6 @@ choose the winner and the weights of the blend.
 
 import logging
 import os
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,14 @@ from flowerkit.files import check_room, locked, make_folder, read_dataclass, wri
 from flowerkit.prediction import Predictions, blend, describe_data, find_weights, predict
 from flowerkit.sources import check_test_split, choose_csv, read_test_labels, write_csv
 from flowerkit.text import format_epochs, format_seconds
-from flowerkit.training import FINE_TUNE, NotEnoughTime, RunFolder, TrainingPlan, TrainingResult
+from flowerkit.training import (
+    FINE_TUNE,
+    NotEnoughTime,
+    RunFolder,
+    TrainingPlan,
+    TrainingResult,
+    plan_phases,
+)
 
 _log = logging.getLogger("flowerkit")
 
@@ -247,10 +253,15 @@ class _Running:
         Not their mean: where some folds were best with the head alone and others at the end of a cycle,
         nothing between is good.
         """
-        best = statistics.median_high(map(_count_best_epochs, self._list_folds(entry)))
-        epochs = float(f"{best:.3g}")
-        _log.info(f"{format_epochs(epochs)} of the network, as were best in the middle fold")
-        return replace(plan, epochs=epochs, monitor="epoch", patience=None)
+        counts = sorted(map(_count_best_epochs, self._list_folds(entry)), key=sum)
+        small, epochs = counts[len(counts) // 2]
+        if not epochs and small:  # the images of the last phase were of no use
+            plan = replace(plan, input_size=plan.small_px(self.folds.data.image_size))
+            small, epochs = 0, small
+        _log.info(
+            f"{format_epochs(small + epochs)} of the network, as were best in the middle fold"
+        )
+        return replace(plan, small_epochs=small, epochs=epochs, monitor="epoch", patience=None)
 
     def _is_finished(self, folder: RunFolder) -> bool:
         if not _is_trained(folder):
@@ -351,10 +362,18 @@ def _join(parts: Sequence[Predictions]) -> Predictions:
     )
 
 
-def _count_best_epochs(folder: RunFolder) -> float:
-    """How often the network was shown all images until the run's best epoch; 0: the head was best."""
+def _count_best_epochs(folder: RunFolder) -> tuple[float, float]:
+    """How often the network was shown all images until the run's best epoch: small ones, large ones.
+
+    Both are 0 where the head was best.
+    """
     plan, environment, best = folder.plan(), folder.environment(), folder.result().best_epoch
-    phase = 2 if plan.freeze_epochs else 1
-    rows = [row for row in folder.history().of_phase(phase) if row["epoch"] <= best]
     global_batch = plan.per_replica_batch * environment.accelerator.replicas
-    return sum(row["steps"] for row in rows) / (environment.data.counts["train"] // global_batch)
+    num_steps = environment.data.counts["train"] // global_batch
+    counts = {True: 0.0, False: 0.0}
+    for phase in plan_phases(plan, global_batch=global_batch):
+        rows = [row for row in folder.history().of_phase(phase.number) if row["epoch"] <= best]
+        if not phase.is_frozen:
+            shown = sum(row["steps"] for row in rows) / num_steps
+            counts[phase.is_small] = float(f"{shown:.3g}")
+    return counts[True], counts[False]

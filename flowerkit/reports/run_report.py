@@ -165,7 +165,8 @@ def _describe_training(run: SavedRun, phases: Sequence[Phase]) -> list[dict]:
         network += " without its norms"
     return [
         {
-            "learns": "the head, on features" if phase.is_frozen else network,
+            "learns": ("the head, on features" if phase.is_frozen else network)
+            + ", on smaller images" * phase.is_small,
             "epochs": len(rows),
             "seconds": sum(row["seconds"] for row in rows),
             "f1": max(row["val_f1"] for row in rows),

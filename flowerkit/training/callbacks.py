@@ -377,7 +377,11 @@ class TimeLimit(StepListener):
             clock.image_seconds = self.step_seconds / self.run.global_batch / 3
         if clock.left() < clock.validation_seconds:
             late = clock.left() < 0  # the clock has jumped, or the machine slept
-            self.stop.request("the time was up", cut_short=late and bool(self.run.history))
+            self.stop.request(
+                "the time was up",
+                cut_short=late and bool(self.run.history),
+                ends_run=not self.phase.is_small,
+            )
 
     def on_epoch_end(self, epoch, logs=None):
         if self.stop.reason is not None or self.model.stop_training:
@@ -397,7 +401,10 @@ class TimeLimit(StepListener):
             steps_an_epoch=run.num_steps,
         )
         if rest is None:
-            self.stop.request("another epoch would not have fitted into the time")
+            self.stop.request(
+                "another epoch would not have fitted into the time",
+                ends_run=not self.phase.is_small,
+            )
         elif rest is not phase:
             self.stop.rest = rest
             self.model.stop_training = True

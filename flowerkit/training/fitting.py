@@ -30,7 +30,7 @@ from flowerkit.training.lr_finder import (
     unchanged,
 )
 from flowerkit.training.phases import Phase, fit_steps
-from flowerkit.training.plan import FEWEST_STEPS_A_PHASE, SIZES_PX, TrainingPlan, longer
+from flowerkit.training.plan import EPOCHS, FEWEST_STEPS_A_PHASE, SIZES_PX, TrainingPlan, longer
 from flowerkit.training.step import FEWEST_AVERAGED, STATISTICS_IMAGES, RunContext, TrainStep
 
 _log = logging.getLogger("flowerkit")
@@ -39,6 +39,8 @@ SMALLEST_BATCH = 8
 TRAINING_OVER_PREDICTING = 3.0  # the time of a training step over that of predicting its images
 HEAD_SHARE = 0.5  # of the time, at most, for the features that the head learns from
 FLIP_SHARE = 1 / 3  # with those of mirrored images
+SMALL_SHARE = 0.5  # of the network's time, for the epochs on smaller images
+FEWEST_SMALL_EPOCHS = 4  # fewer do not make up for the head that learned from small images
 RANGE_TEST_SHARE = 0.05
 RANGE_TEST_STEPS = 100
 RANGE_TEST_RATES = 1e-6, 1.0  # as lr_find
@@ -50,21 +52,24 @@ MOST_IN_TIME = 3  # times the epochs without a limit, where the time is long
 
 
 def build_in_time(run: RunContext) -> None:
-    """Build the classifier, in a size that the time allows.
+    """Build the classifier of the next epoch, in a size that the time allows.
 
     With a time limit and a head that is to learn, the classifier's body is timed on a few batches.
-    Where the run may choose, input_size becomes smaller where the features of all images would take
-    more than half of the time, and freeze_flip False where with those of mirrored images they would
-    take more than a third. Raises ValueError where the time is too short for the features and the csv.
+    Where the run may choose, it begins on smaller images where the time is for few epochs of large ones
+    and for some of small ones, or else input_size becomes smaller where the features of all images
+    would take more than half of the time; freeze_flip becomes False where with those of mirrored images
+    they would take more than a third. Raises ValueError where the time is too short for the features
+    and the csv.
     """
-    run.build()
+    run.build(is_small=run.begins_small)
     if not (run.clock.is_limited and run.learns_head):
         return
-    size = run.plan.input_size
+    size, was_small = run.plan.input_size, run.is_small
     _time_body(run)
+    _choose_small(run)
     _choose_views(run)
-    if run.plan.input_size != size:
-        run.build()
+    if (run.plan.input_size, run.begins_small) != (size, was_small):
+        run.build(is_small=run.begins_small)
     head_seconds = run.clock.image_seconds * _count_shown(run)
     left = run.clock.left() - head_seconds
     if left < 0:
@@ -144,11 +149,36 @@ def _count_shown(run: RunContext) -> int:
     return run.plan.num_views * run.data.counts["train"] + run.data.counts["val"]
 
 
+def _choose_small(run: RunContext) -> None:
+    """Begin on smaller images where not all epochs of large ones fit, and some of small ones do."""
+    if run.plan.small_epochs != "auto":
+        return
+    train, scored = run.data.counts["train"], 2 * run.clock.num_val
+    ratio, left = run.smaller_pixels, run.clock.left()
+
+    def count(seconds: float, pixels: float) -> float:
+        an_epoch = TRAINING_OVER_PREDICTING * train + scored
+        return max(0.0, seconds) / (pixels * run.clock.image_seconds * an_epoch)
+
+    large = count(left - run.clock.image_seconds * _count_shown(run), 1)
+    small = count(SMALL_SHARE * (left - ratio * run.clock.image_seconds * _count_shown(run)), ratio)
+    if ratio == 1 or large >= MOST_IN_TIME * EPOCHS or small < FEWEST_SMALL_EPOCHS:
+        run.choose("small_epochs", 0, f"0: {large:.1f} epochs of large images fit into the time")
+        return
+    px = run.plan.small_px(run.data.image_size)
+    size = run.plan.input_size or run.data.image_size
+    small = float(f"{small:.2g}")
+    reason = f"{small:g}, of images of {px} px: only {large:.1f} of {size} px fit into the time"
+    run.choose("small_epochs", small, reason)
+    run.clock.resize(ratio)
+
+
 def _choose_views(run: RunContext) -> None:
     """Choose the size and the views for features that take no more than their share of the time."""
     clock, size, full = run.clock, run.plan.input_size, run.clock.image_seconds
     num_images = run.data.counts["train"] + run.data.counts["val"]
     is_open = "input_size" in run.chosen and not fixed_input_size(run.plan.backbone)
+    is_open = is_open and not run.begins_small
     for smaller in [each for each in SIZES_PX if is_open and each < (size or 0)]:
         if clock.image_seconds * num_images <= HEAD_SHARE * clock.left():
             break
@@ -213,8 +243,9 @@ def fit_network(run: RunContext, step: TrainStep, phase: Phase) -> Phase | None:
     None where the time leaves none for it. Weights come back as they were.
     """
     plan, clock = run.plan, run.clock
-    epochs = most = plan.epochs
-    is_open = plan.epochs == "auto"
+    field = "small_epochs" if phase.is_small else "epochs"
+    epochs = most = getattr(plan, field)
+    is_open = epochs == "auto" or (phase.is_small and field in run.fitted.reasons)
     if is_open:
         epochs = longer(plan.network_epochs, run.num_steps)
         most = MOST_IN_TIME * epochs if clock.is_limited else epochs
@@ -236,13 +267,13 @@ def fit_network(run: RunContext, step: TrainStep, phase: Phase) -> Phase | None:
             run.chosen["max_minutes"] = f"{plan.max_minutes:g}: time for {in_time}"
     if epochs is None:
         if is_open:
-            run.chosen["epochs"] = reason
+            run.chosen[field] = reason
         return None
     if is_open:
-        run.choose("epochs", epochs, reason)
+        run.choose(field, epochs, reason)
     if rate:
         run.choose("max_lr", *rate)
-    whole = run.phases()[-1]
+    whole = run.phases()[phase.number - 1]
     whole = replace(whole, first_epoch=phase.first_epoch, most_epochs=max(most, whole.end))
     if epochs < whole.end:
         num_steps = round(epochs * run.num_steps)
@@ -382,6 +413,7 @@ def check_memory(run: RunContext) -> None:
         return
     fixed = weights * (2 + slots + (plan.accumulate > 1))  # gradients, and their sum, too
     each = activation_bytes(run.classifier, precision=accelerator.precision)
+    each = int(each / (run.smaller_pixels if run.is_small else 1))  # of the images that come later
 
     def needed(parts: int) -> int:
         return fixed + plan.batch // parts * each

@@ -142,7 +142,9 @@ def lr_find(
 
 def scale_of_rates(plan: TrainingPlan, global_batch: int) -> float:
     """What becomes of a rate of 1 in the plan at this batch."""
-    at_one = replace(plan, epochs=1, schedule="constant", max_lr=1.0, plateau_patience=None)
+    at_one = replace(
+        plan, epochs=1, small_epochs=0, schedule="constant", max_lr=1.0, plateau_patience=None
+    )
     return at_one.schedule_for(global_batch=global_batch)(0)
 
 

@@ -16,7 +16,8 @@ class Phase:
 
     `number` counts from 1, as in history.csv. What is left of the phase are `epochs` of `steps` steps
     each, from the run's `first_epoch` (from 0) on; in them the schedule goes on from its epoch `start`
-    to `end`. Without a time limit an epoch of training is an epoch of the schedule. `schedule` None:
+    to `end`. Without a time limit an epoch of training is an epoch of the schedule. `is_small`: on the
+    smaller images of the plan's small_epochs. `schedule` None:
     the rate is constant until a plateau halves it. `most_epochs`: so often all images are shown at most,
     where the time allows more. Until `first_patient_epoch` of the phase early stopping has no patience;
     None: in all of it, as a cycle is worth its end alone.
@@ -33,9 +34,11 @@ class Phase:
     start: float = 0.0
     first_epoch: int = 0
     first_patient_epoch: float | None = 0
+    is_small: bool = False
 
     def __str__(self) -> str:
         part = "the head alone, on features" if self.is_frozen else "the network"
+        part += ", on smaller images" * (self.is_small and not self.is_frozen)
         return (
             f"phase {self.number}, {part}: {self.schedule or f'{self.first_lr:g} until a plateau'}"
         )
@@ -113,7 +116,7 @@ def plan_phases(
     steps_an_epoch: int = 1,
     schedule: Schedule | None = None,
 ) -> list[Phase]:
-    """The phases of `plan` in order: with `freeze_epochs` and `epochs` there are two, else one.
+    """The phases of `plan` in order: of `freeze_epochs`, `small_epochs` and `epochs` those that it has.
 
     `steps_an_epoch` show all images once. `schedule`: given in Python, used as it is for the last
     phase. Raises ValueError where the plan has another controller of the rate, or the schedule gives no
@@ -128,6 +131,11 @@ def plan_phases(
     if plan.head_epochs and plan.epochs:
         of_head = plan.freeze_schedule_for(global_batch=global_batch)
         phases.append(_phase(1, True, plan.head_epochs, steps_an_epoch, of_head, patient))
+    if plan.has_small:
+        of_small = plan.small_schedule_for(global_batch=global_batch)
+        number = len(phases) + 1
+        phases.append(_phase(number, False, plan.small_epochs, steps_an_epoch, of_small, patient))
+        phases = [replace(each, is_small=True) for each in phases]
     planned = schedule or plan.schedule_for(global_batch=global_batch)
     last = _phase(
         number=len(phases) + 1,
@@ -190,7 +198,8 @@ def warn_about_schedule(plan: TrainingPlan, phase: Phase, *, global_batch: int) 
 def find_phase(plan: TrainingPlan, name: str | None, *, global_batch: int) -> Phase:
     """The phase "frozen" (the head alone) or "whole" (the network) of `plan`; None: its first.
 
-    A plan without such a phase is given an epoch of it. Raises ValueError for another name.
+    The network's is the last, on large images. A plan without such a phase is given an epoch of it.
+    Raises ValueError for another name.
     """
     if name not in (None, "frozen", "whole"):
         raise ValueError(
@@ -229,13 +238,15 @@ LONGEST_EPOCH = 1.5  # of the images; the time of a second validation is better 
 class Clock:
     """When a run must be done, and how long its parts take, as far as they have been measured.
 
-    `at` is a `hosts.now()`, infinite without a limit. `build_seconds` of the classifier,
+    `at` is a `hosts.now()`, infinite without a limit; `kept_seconds` before it are for the phases after
+    the present one. `build_seconds` of the classifier,
     `compile_seconds` of a forward pass, `image_seconds` of the classifier for an image. A validation
     takes `val_seconds` where one was measured, and else as long as its `num_val` images (those of which
     statistics are computed included). The epochs before a run was resumed took `earlier_seconds`.
     """
 
     at: float = math.inf
+    kept_seconds: float = 0.0
     num_val: int = 0
     num_test: int = 0
     val_seconds: float = 0.0
@@ -264,8 +275,18 @@ class Clock:
         return self.val_seconds or self.image_seconds * self.num_val + 2 * self.compile_seconds
 
     def left(self) -> float:
-        """Seconds left for training."""
-        return self.at - hosts.now() - self.finish_seconds
+        """Seconds left for the present phase."""
+        return self.at - hosts.now() - self.finish_seconds - self.kept_seconds
+
+    def keep(self, share: float) -> None:
+        """Keep this share of what is left for the phases after the present one."""
+        self.kept_seconds = 0.0
+        self.kept_seconds = share * max(0.0, self.left()) if self.is_limited else 0.0
+
+    def resize(self, ratio: float) -> None:
+        """An image of the next phase has `ratio` times the pixels: all that was measured is another."""
+        self.image_seconds *= ratio
+        self.val_seconds = 0.0
 
 
 def fit_steps(

@@ -56,9 +56,12 @@ FEWEST_STEPS_A_PHASE = 250  # a small set is shown more often
 MOST_EPOCHS = 100
 SIZES_PX = (224, 192, 160, 128, 96, 64)  # most backbones of ImageNet saw the first
 SLOW_SIZE_PX = 160  # on a CPU, for smaller images, without a time limit
+SMALLER = 4 / 7  # of input_size, in small_epochs: 128 of 224 px; a third of the time
+LAST_RATE = 0.3  # of max_lr, in the epochs after them
 _LEAST = {
     "epochs": 0,
     "freeze_epochs": 0,
+    "small_epochs": 0,
     "per_replica_batch": 1,
     "accumulate": 1,
     "image_size": 1,
@@ -73,17 +76,24 @@ _LEAST = {
 class TrainingPlan:
     """Every choice of a training run. Raises ValueError for one that cannot be right.
 
-    A run has up to two phases. In `freeze_epochs` the head alone learns, from the backbone's features of
-    the images as they are (`compute_features`), at a constant `freeze_lr`, or along one cycle where the
-    schedule is "one-cycle"; with epochs=0 that is all (a linear probe), and the schedule is the head's,
-    with freeze_lr as its highest rate. In the `epochs` after them, which start from the best head, the
-    layers that `unfreeze_from` and `freeze_norms` choose learn too (`models.choose_trainable`). A part
-    of an epoch is trained too: epochs=2.5 is two and a half times all images.
+    A run has up to three phases. In `freeze_epochs` the head alone learns, from the backbone's features
+    of the images as they are (`compute_features`), at a constant `freeze_lr`, or along one cycle where
+    the schedule is "one-cycle"; with epochs=0 that is all (a linear probe), and the schedule is the
+    head's, with freeze_lr as its highest rate. In the `epochs` after them, which start from the best
+    head, the layers that `unfreeze_from` and `freeze_norms` choose learn too
+    (`models.choose_trainable`). A part of an epoch is trained too: epochs=2.5 is two and a half times
+    all images.
+
+    With `small_epochs` images are smaller at first (progressive resizing, Howard 2018): the head learns
+    from images of 4/7 of input_size, in multiples of 32 px, and so does the network for so many epochs;
+    then it learns in `epochs` from images of input_size, from its best, at up to 0.3 of max_lr. What
+    learns from small images is scored on small ones.
 
     "auto" leaves a field to the run (`fitting`): size and batch to the device, the data and the time,
     max_lr to a range test, epochs to the time that is left. On a pretrained backbone the head learns
     first, for 20 epochs, from mirrored images, too; then the network learns with frozen norms, its first
-    layer at a fifth of the head's rate. With weights=None all learns from the start, at one rate.
+    layer at a fifth of the head's rate, on small images first where the time is short. With weights=None
+    all learns from the start, at one rate.
 
     The schedules: "one-cycle" (`schedules.OneCycle`), "ramp" (start_lr to max_lr over rampup_epochs,
     sustain_epochs at max_lr, then the part above min_lr times exp_decay each epoch), "cosine" (the same
@@ -135,6 +145,11 @@ class TrainingPlan:
         "auto",
         "epochs before them in which the head alone learns, on features (auto: "
         f"{HEAD_EPOCHS} on a pretrained backbone)",
+    )
+    small_epochs: float | Auto = setting(
+        "auto",
+        "epochs of the network between the two, all on smaller images until then (auto: where few "
+        "large ones fit into max_minutes)",
     )
     freeze_lr: float | None = setting(3e-3, "learning rate of those (none: max_lr)")
     freeze_flip: bool | Auto = setting(
@@ -247,8 +262,10 @@ class TrainingPlan:
             raise ValueError(f"max_minutes must be above 0. Received: {self.max_minutes}")
         if not 0 <= self.seed < 2**32:  # NumPy takes no other
             raise ValueError(f"seed must be in 0 <= seed < 2**32. Received: seed={self.seed}")
-        if self.epochs != "auto" and not self.epochs < math.inf:  # nan is not, either
-            raise ValueError(f"epochs must be a finite number. Received: epochs={self.epochs}")
+        for name in ("epochs", "small_epochs"):
+            value = getattr(self, name)
+            if value != "auto" and not value < math.inf:  # nan is not, either
+                raise ValueError(f"{name} must be a finite number. Received: {name}={value}")
         if not (self.epochs or self.freeze_epochs):
             raise ValueError(
                 f"epochs must be 1 or more. Received: epochs={self.epochs}, the head alone: "
@@ -261,6 +278,7 @@ class TrainingPlan:
             )
         self._check_optimizer()
         self._check_rate_controllers()
+        self._check_small()
         for schedule in (self.schedule_for, *[self.freeze_schedule_for] * bool(self.head_epochs)):
             schedule(global_batch=self.lr_reference_batch or 1)  # refuses rates out of order
         if self.per_replica_batch != "auto":
@@ -275,6 +293,24 @@ class TrainingPlan:
             raise ValueError(
                 f"mixup and cutmix pair neighbours: per_replica_batch / accumulate must be even. "
                 f"{received}"
+            )
+
+    def _check_small(self) -> None:
+        if not self.has_small:
+            return
+        remedy = (
+            f"or small_epochs=0 (--small-epochs 0). Received: small_epochs={self.small_epochs:g}"
+        )
+        if self.schedule != "one-cycle":
+            raise ValueError(
+                f"small_epochs need a cycle of their own: pass schedule='one-cycle' (--schedule "
+                f"one-cycle), not {self.schedule!r}, {remedy}"
+            )
+        if self.head == "flatten":  # its weights fit one size
+            raise ValueError(f"small_epochs need a head for any size: pass head='pooled', {remedy}")
+        if not self.epochs:
+            raise ValueError(
+                f"small_epochs come before others: pass epochs=2 (--epochs 2), {remedy}"
             )
 
     def _check_optimizer(self) -> None:
@@ -323,6 +359,15 @@ class TrainingPlan:
         return HEAD_EPOCHS if self.weights else 0
 
     @property
+    def has_small(self) -> bool:
+        """Whether the run begins on smaller images."""
+        return self.small_epochs != "auto" and self.small_epochs > 0
+
+    def small_px(self, stored_px: int) -> int:
+        """The size of those, where input_size None is `stored_px`."""
+        return max(32, 32 * round(SMALLER * (self.input_size or stored_px) / 32))
+
+    @property
     def num_views(self) -> int:
         """From how many views of each training image the head learns; before it is settled one."""
         return 2 if self.freeze_flip is True else 1
@@ -333,10 +378,10 @@ class TrainingPlan:
         return 32 if self.per_replica_batch == "auto" else self.per_replica_batch
 
     def schedule_for(self, *, global_batch: int) -> schedules.Schedule:
-        """The learning rate by epoch (0 is the first after the frozen ones) for such a batch.
+        """The learning rate by epoch (0 is the first of the last phase) for such a batch.
 
-        Without such epochs it is that of the frozen ones. Where max_lr is "auto" it is 1e-3 until a
-        range test has measured it.
+        Where only the head learns it is that of the frozen epochs. Where max_lr is "auto" it is MAX_LR
+        until a range test has measured it.
         """
         if not self.epochs:
             alone = replace(
@@ -344,6 +389,11 @@ class TrainingPlan:
             )
             return alone.schedule_for(global_batch=global_batch)
         return self._scaled(self._planned(), global_batch)
+
+    def small_schedule_for(self, *, global_batch: int) -> schedules.Schedule:
+        """The learning rate of the epochs on smaller images, by epoch."""
+        alone = replace(self, epochs=self.small_epochs, small_epochs=0)
+        return alone.schedule_for(global_batch=global_batch)
 
     def freeze_schedule_for(self, *, global_batch: int) -> schedules.Schedule:
         """The learning rate of the frozen epochs, by epoch."""
@@ -364,7 +414,7 @@ class TrainingPlan:
         return self.highest_lr if self.freeze_lr is None else self.freeze_lr
 
     def _planned(self) -> schedules.Schedule:
-        epochs, max_lr = self.network_epochs, self.highest_lr
+        epochs, max_lr = self.network_epochs, self.highest_lr * (LAST_RATE if self.has_small else 1)
         ramp = (self.start_lr, max_lr, self.min_lr, self.rampup_epochs)
         if self.schedule == "ramp":
             return schedules.RampSustainDecay(*ramp, self.sustain_epochs, self.exp_decay)
@@ -482,7 +532,26 @@ def settle(
     if plan.input_size == "auto":
         is_slow = kind == "cpu" and not is_timed
         choose("input_size", *_choose_size(plan, stored_px, is_slow=is_slow))
+    if reason := _refuse_small(replace(plan, **chosen), stored_px, is_timed=is_timed):
+        choose("small_epochs", 0, reason)
     return replace(plan, **chosen), reasons
+
+
+def _refuse_small(plan: TrainingPlan, stored_px: int, *, is_timed: bool) -> str | None:
+    """Why the time does not decide whether a run begins on smaller images; None where it does."""
+    if stored_px > (small_px := plan.small_px(stored_px)):
+        return f"images of {small_px} px would lose what those of {stored_px} px show"
+    if not is_timed:
+        return "without a time limit"
+    if plan.epochs != "auto":
+        return "the epochs are given"
+    if not plan.freeze_epochs:
+        return "the head does not learn first"
+    if plan.schedule != "one-cycle":
+        return f"the schedule is {plan.schedule}"
+    if plan.head == "flatten" or fixed_input_size(plan.backbone):
+        return "the network takes one size"
+    return None
 
 
 def _choose_size(plan: TrainingPlan, stored_px: int, *, is_slow: bool) -> tuple[int | None, str]:
@@ -523,6 +592,7 @@ RAMP = TrainingPlan(
     input_size=None,
     epochs=20,
     freeze_epochs=0,
+    small_epochs=0,
     freeze_lr=None,
     freeze_norms=False,
     backbone_lr_factor=None,

@@ -60,7 +60,8 @@ class RunContext:
 
     `train` and `val` are the splits, `num_steps` show all images once. A range test has neither `val`
     nor folder nor history. `chosen` are the fields of the plan that were decided since the last
-    `report`, with reasons; `fresh_head` the weights of the head before it learned; `steps` those that
+    `report`, with reasons; `fresh_head` the weights of the head before it learned; `is_small`: the
+    classifier is one for the smaller images of the plan's small_epochs; `steps` those that
     `compile_ahead` has made, by whether they are frozen, which `TrainStep.for_phase` takes out.
     """
 
@@ -77,6 +78,7 @@ class RunContext:
     clock: Clock = field(init=False, default_factory=Clock)
     history: History | None = field(init=False, default=None)
     classifier: keras.Model | None = field(init=False, default=None)
+    is_small: bool = field(init=False, default=False)
     fresh_head: Sequence[np.ndarray] = field(init=False, default=())
     steps: "dict[bool, TrainStep]" = field(init=False, default_factory=dict)
     train: Split | None = field(init=False, default=None)
@@ -105,6 +107,13 @@ class RunContext:
         has_begun = bool(self.history) and self.history.last["phase"] > 1
         return self.plan.freeze_epochs > len(self.history) and not has_begun
 
+    @property
+    def begins_small(self) -> bool:
+        """Whether the next epoch is one of smaller images."""
+        num_phases = 1 + bool(self.plan.head_epochs) + self.plan.has_small
+        is_last = bool(self.history) and self.history.last["phase"] == num_phases
+        return self.plan.has_small and not is_last
+
     def settle(self) -> None:
         """Decide all that the plan leaves "auto" and nothing need be measured for."""
         self.plan, self.chosen = settle(
@@ -117,13 +126,22 @@ class RunContext:
             before=find_goes_on(self.plan, self.data.class_names),
         )
 
-    def build(self) -> None:
+    def build(self, *, is_small: bool = False) -> None:
         """The classifier. Raises ValueError for a batch larger than the training split."""
         start = hosts.now()
-        self.classifier = build_model(self.plan, self.data, self.accelerator)
+        plan, self.is_small = self.plan, is_small
+        if is_small:
+            plan = replace(plan, input_size=plan.small_px(self.data.image_size))
+        self.classifier = build_model(plan, self.data, self.accelerator)
         self.clock.build_seconds = hosts.now() - start
         self.fresh_head = split_classifier(self.classifier)[1].get_weights()
         self.num_steps = steps_per_epoch(self.data.counts["train"], self.global_batch)
+
+    @property
+    def smaller_pixels(self) -> float:
+        """How many pixels the smaller images have, of those of the others."""
+        px = self.data.image_size
+        return (self.plan.small_px(px) / (self.plan.input_size or px)) ** 2
 
     def choose(self, name: str, value, reason: str) -> None:
         """Decide a field of the plan."""

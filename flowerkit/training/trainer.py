@@ -34,6 +34,7 @@ from flowerkit.training import callbacks as own
 from flowerkit.training.early_stopping import EarlyStopping, is_stopping_due
 from flowerkit.training.fitting import (
     MOST_IN_TIME,
+    SMALL_SHARE,
     OutOfMemory,
     build_in_time,
     check_memory,
@@ -242,9 +243,16 @@ def _fit_phases(run: RunContext) -> own.StopFlag:
         num_done = len(run.history.of_phase(phase.number))
         phase = replace(phase, first_epoch=len(run.history) - num_done)
         is_new = num_done == 0
-        if is_new and not phase.is_frozen and "per_replica_batch" in run.fitted.reasons:
+        if run.is_small and not phase.is_small:
+            _build_large(run)
+        begins_network = (
+            is_new and not phase.is_frozen and (phase.is_small or not run.plan.has_small)
+        )
+        if begins_network and "per_replica_batch" in run.fitted.reasons:
             shrink_batch(run)  # the network's batch need not be the head's
             run.save_plan()
+        if not phase.is_frozen:
+            run.clock.keep(1 - SMALL_SHARE if phase.is_small else 0.0)
         with run.accelerator.scope():
             step = TrainStep.for_phase(run, phase.is_frozen)
         if not is_new:
@@ -270,6 +278,8 @@ def _finish(run: RunContext, stop: own.StopFlag, seconds: float) -> TrainingResu
     reason = stop.reason or _describe_end(run)
     if best is None:
         raise _explain_nothing(stop, reason)
+    if (is_small := run.phases()[int(best["phase"]) - 1].is_small) != run.is_small:
+        run.build(is_small=is_small)  # what was best saw images of that size
     if hosts.count() > 1:  # the classifier's variables lie on the devices of all
         run.classifier = keras.models.clone_model(run.classifier)
     run.classifier.load_weights(_find_best(run))
@@ -570,11 +580,18 @@ def _describe_split(split: Split) -> str:
 # A phase --------------------------------------------------------------------------------------------
 
 
+def _build_large(run: RunContext) -> None:
+    """The classifier for images of the size that it will have; its weights are loaded later."""
+    run.clock.resize(1 / run.smaller_pixels)
+    run.build()
+    run.steps.clear()
+
+
 def _begin_network(
     run: RunContext, phase: Phase, step: TrainStep, stop: own.StopFlag
 ) -> Phase | None:
     """The phase of the network with all that is measured before it; None where it has no time."""
-    if run.history.best:  # the head's best, not its last
+    if run.history.best:  # of the phase before, not its last
         run.classifier.load_weights(_find_best(run))
     phase = fit_network(run, step, phase)
     run.save_plan(phase)
@@ -596,7 +613,8 @@ def _resume_phase(
     elif len(run.history) >= phase.first_epoch + phase.epochs:
         stop.reason = "the plan's epochs were done before (--epochs N trains longer)"
     elif run.clock.is_limited and not phase.is_frozen:
-        if "epochs" in run.fitted.reasons:  # the run may choose them
+        field = "small_epochs" if phase.is_small else "epochs"
+        if field in run.fitted.reasons:  # the run may choose them
             phase = replace(phase, most_epochs=max(phase.end, MOST_IN_TIME * EPOCHS))
         phase = phase.refitted(
             run.clock.left(),
@@ -640,8 +658,8 @@ def fit(run: RunContext, phase: Phase, step: TrainStep, stop: own.StopFlag) -> P
         return rest
     if stop.reason is None and len(run.history) < last_epoch:
         stop.reason = "one of your callbacks stopped it"
-    if phase.is_frozen and stop.reason is not None and not stop.ends_run:
-        _log.info(f"the head's epochs ended: {stop.reason}")
+    if (phase.is_frozen or phase.is_small) and stop.reason is not None and not stop.ends_run:
+        _log.info(f"phase {phase.number} ended: {stop.reason}")
     return None
 
 

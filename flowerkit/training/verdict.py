@@ -226,7 +226,7 @@ def _find_short_training(run: SavedRun, level: str) -> Finding | None:
     if _is_frozen(run, rows[-1]) and plan.epochs:
         return Finding("few steps", "the head alone learned", "train longer", longer)
     if num_steps < FEW_STEPS and (level != "good" or run.result.used_its_time):
-        whose = "of the whole network" if rows[-1]["phase"] == 2 else "in all"
+        whose = "of the whole network" if rows[-1]["phase"] > 1 else "in all"
         fact = f"{pluralize(num_steps, 'training step')} {whose}, {longest} an epoch, are few"
         return Finding("few steps", fact, "train longer", longer)
     scores = [row["val_f1"] for row in rows if math.isfinite(row.get("val_f1", math.nan))]

@@ -234,10 +234,17 @@ def test_as_many_networks_take_part_as_leave_each_run_its_epochs(
 
 
 @pytest.mark.parametrize(
-    ("best", "epochs"), [([0.0, 2.0, 0.0], 0.0), ([0.0, 1.75], 1.75), ([12.0, 9.0, 11.0], 11.0)]
+    ("best", "small_epochs", "epochs", "size"),
+    [
+        ([(0, 0.0), (0, 2.0), (0, 0.0)], 0, 0.0, 224),
+        ([(0, 0.0), (0, 1.75)], 0, 1.75, 224),
+        ([(0, 12.0), (0, 9.0), (0, 11.0)], 0, 11.0, 224),
+        ([(6.0, 2.0), (6.0, 0.5), (5.0, 2.0)], 5.0, 2.0, 224),
+        ([(6.0, 0.0), (6.0, 1.0), (0.0, 0.0)], 0, 6.0, 128),  # small images alone were best
+    ],
 )
 def test_the_run_on_everything_has_the_epochs_of_the_middle_fold(
-    best, epochs, data, plan, tmp_path, monkeypatch
+    best, small_epochs, epochs, size, data, plan, tmp_path, monkeypatch
 ):
     """Between a head that was best alone and the end of a cycle nothing is good, so it is no mean."""
     left = iter(best)
@@ -246,8 +253,10 @@ def test_the_run_on_everything_has_the_epochs_of_the_middle_fold(
     running = contest_module._Running(
         tmp_path, make_folds(data, len(best)), {}, [entry], None, 0.0, None
     )
-    last = running._fix_epochs(replace(plan, freeze_epochs=2), entry)
-    assert (last.epochs, last.monitor, last.patience) == (epochs, "epoch", None)
+    changes = {"freeze_epochs": 2, "input_size": 224, "schedule": "one-cycle"}
+    last = running._fix_epochs(replace(plan, **changes), entry)
+    assert (last.small_epochs, last.epochs, last.input_size) == (small_epochs, epochs, size)
+    assert (last.monitor, last.patience) == ("epoch", None)
 
 
 def test_a_pace_counts_features_epochs_with_their_validation_and_the_csv():

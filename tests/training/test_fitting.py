@@ -111,8 +111,10 @@ def build(machine, drawn, quick_plan, accelerator):
         was_open = {"input_size": "224: wide"} if is_open else {}
         run.chosen = was_open | ({"freeze_flip": "True: flip"} if is_flip_open else {})
         build_in_time(run)
-        assert run.classifier.get_layer("backbone").input_shape[1] == run.plan.input_size
-        as_before = {"input_size": 224, "freeze_flip": plan.freeze_flip}
+        size = run.plan.small_px(32) if run.is_small else run.plan.input_size
+        assert run.classifier.get_layer("backbone").input_shape[1] == size
+        kept = {name: getattr(plan, name) for name in ("freeze_flip", "small_epochs")}
+        as_before = {"input_size": 224} | kept
         assert dataclasses.replace(run.plan, **as_before) == plan
         return run
 
@@ -150,6 +152,26 @@ def test_mirrored_images_are_seen_where_both_views_take_a_third_of_the_time(buil
     too_long = "the features would take 59 s of the 2 min 56 s that are left"
     assert (too_long in run.chosen["freeze_flip"]) == (not flips)
     assert build(seconds, freeze_flip=True).plan.freeze_flip is True  # as it was given
+
+
+# Of large images the features take 34 s and an epoch with its validations 93 s, of those of 128 px
+# 11.1 s and 30.4 s. 23.3 s are for the csv.
+@pytest.mark.parametrize(
+    ("seconds", "epochs"),
+    [
+        (270, 0),  # not four epochs in half of 235.6 s
+        (280, 4.0),
+        (3300, 54),
+        (3500, 0),  # 37 epochs of large images: more than enough
+    ],
+)
+def test_images_are_small_at_first_where_the_time_is_for_few_large_ones(build, seconds, epochs):
+    run = build(seconds, is_open=True, small_epochs="auto", schedule="one-cycle")
+    assert run.plan.small_epochs == pytest.approx(epochs, rel=0.02)
+    assert (run.plan.input_size, run.is_small) == (224, epochs > 0)
+    size = 128 if epochs else 224
+    assert run.clock.image_seconds == pytest.approx(0.5 * (size / 224) ** 2)
+    assert run.chosen["small_epochs"].startswith(f"{run.plan.small_epochs:g}")
 
 
 def test_a_size_that_is_given_is_kept_and_too_little_time_is_refused_with_what_would_do(build):
@@ -442,6 +464,7 @@ def run(machine, quick_plan, drawn, accelerator, tmp_path):
             started=machine.now,
         )
 
+    train_plan.path = tmp_path / "run"
     return train_plan
 
 
@@ -473,6 +496,48 @@ def test_a_run_uses_its_time_ends_in_it_and_says_what_was_fitted_from_what(run, 
     assert sum(row["steps"] for row in network) == pytest.approx(3 * plan.epochs, abs=3)
     assert network.last["planned_lr"] < 7e-4 / 3  # the schedule ends
     assert result.summary.stop_reason == "its time was used"
+
+
+SMALL = {"small_epochs": "auto", "input_size": 64}
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+def test_of_the_networks_time_half_is_for_small_images(run, machine):
+    machine.step = 0.25
+    result = run(**SMALL)
+    assert 0.9 * 54.7 < machine.now - machine.start < 54.7
+    plan, fitted = result.plan, RunFolder(result.folder).fitted()
+    assert fitted.reasons.keys() == {"small_epochs", "epochs", "max_lr"}
+    assert fitted.reasons["small_epochs"].startswith(
+        f"{plan.small_epochs:.2f}: a step takes 0.25 s"
+    )
+    small, large = (result.history.of_phase(number) for number in (2, 3))
+    of_small, of_large = (sum(row["seconds"] for row in rows) for rows in (small, large))
+    assert 0.4 < of_small / (of_small + of_large) < 0.6
+    assert small.last["planned_lr"] < 7e-4 / 3  # each has a cycle of its own
+    assert max(row["planned_lr"] for row in large) < 0.3 * 7e-4
+    assert large.last["planned_lr"] < 0.3 * 7e-4 / 3
+    assert result.summary.stop_reason == "its time was used"
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_run_of_small_images_is_resumed_with_a_time_of_its_own(run, machine, size):
+    machine.step = 0.25
+
+    class PowerCut(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            layers = self.model.layers
+            if layers[-1].name == "flower_classifier" and layers[-1].input_shape[1] == size:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(**SMALL, callbacks=[PowerCut()])
+    left = RunFolder(run.path).history()
+    resumed = run(resume=True, **SMALL)
+    assert 0.8 * 54.7 < machine.now - machine.start < 54.7
+    assert_same(resumed.history[: len(left)], left)
+    assert resumed.history.last["phase"] == 3
 
 
 @pytest.mark.backends

@@ -50,6 +50,19 @@ def test_the_default_is_a_cycle_of_the_head_and_then_one_of_the_network():
     assert (head.first_patient_epoch, network.first_patient_epoch) == (None, None)
 
 
+def test_small_images_come_between_with_a_cycle_of_their_own():
+    plan = TrainingPlan(freeze_epochs=4, small_epochs=6, epochs=2.5)
+    head, small, large = plan_phases(plan, global_batch=32, steps_an_epoch=10)
+    assert [each.number for each in (head, small, large)] == [1, 2, 3]
+    assert [each.is_frozen for each in (head, small, large)] == [True, False, False]
+    assert [each.is_small for each in (head, small, large)] == [True, True, False]
+    assert (small.epochs, small.schedule) == (6, OneCycle(7e-4, 6, 0.3, 5.0))
+    assert (large.epochs, large.schedule) == (3, OneCycle(0.3 * 7e-4, 2.5, 0.3, 5.0))
+    assert str(small).startswith("phase 2, the network, on smaller images: one cycle: ")
+    small, large = plan_phases(replace(plan, freeze_epochs=0), global_batch=32)
+    assert (small.number, small.is_small, large.number, large.is_small) == (1, True, 2, False)
+
+
 def test_scaled_rates_and_a_ramp_that_takes_all_epochs_are_explained():
     def explain(global_batch=128, **changes):
         plan = replace(RAMP, epochs=5, rampup_epochs=4, **changes)

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import json
+import math
 import re
 
 import numpy as np
@@ -291,6 +292,7 @@ def test_a_pretrained_backbone_learns_after_its_head_with_frozen_norms():
         "freeze_norms",
         "backbone_lr_factor",
         "input_size",
+        "small_epochs",
     }
     assert reasons["freeze_norms"] == "True: a pretrained backbone"
     assert settle_on(plan) == (plan, {})
@@ -323,6 +325,49 @@ def test_a_pretrained_backbone_sees_the_size_that_is_worth_its_time(
     assert str(stored_px) in reasons["input_size"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "options", "reason"),
+    [
+        ({}, {}, None),
+        ({}, {"is_timed": False}, "0: without a time limit"),
+        ({}, {"stored_px": 160}, "0: images of 128 px would lose what those of 160 px show"),
+        ({"epochs": 3}, {}, "0: the epochs are given"),
+        ({"weights": None, "input_size": 224}, {}, "0: the head does not learn first"),
+        ({"schedule": "constant"}, {}, "0: the schedule is constant"),
+        ({"head": "flatten"}, {}, "0: the network takes one size"),
+        ({"small_epochs": 3, "epochs": 3}, {"stored_px": 512}, None),
+    ],
+)
+def test_the_time_decides_about_small_images_where_they_lose_nothing(changes, options, reason):
+    given = dataclasses.replace(FINE_TUNE, **changes)
+    plan, reasons = settle_on(given, **{"stored_px": 64, "is_timed": True} | options)
+    assert reasons.get("small_epochs") == reason
+    assert plan.small_epochs == (given.small_epochs if reason is None else 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "stored_px", "small"),
+    [(224, 64, 128), (None, 224, 128), (160, 64, 96), (299, 64, 160), (64, 64, 32), (32, 32, 32)],
+)
+def test_small_images_have_four_sevenths_of_the_size_in_whole_blocks(size, stored_px, small):
+    assert TrainingPlan(input_size=size).small_px(stored_px) == small
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "constant"}, "pass schedule='one-cycle' (--schedule one-cycle)"),
+        ({"head": "flatten"}, "pass head='pooled'"),
+        ({"epochs": 0, "freeze_epochs": 2}, "pass epochs=2 (--epochs 2)"),
+        ({"small_epochs": -1}, "small_epochs must be 0 or more"),
+        ({"small_epochs": math.nan}, "small_epochs must be a finite number"),
+    ],
+)
+def test_small_images_that_cannot_come_first_are_refused_with_what_would_do(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TrainingPlan(**{"small_epochs": 2, "epochs": 3} | changes)
+
+
 def test_what_is_given_is_kept_and_not_explained():
     given = TrainingPlan(
         per_replica_batch=7,
@@ -331,6 +376,7 @@ def test_what_is_given_is_kept_and_not_explained():
         freeze_norms=False,
         backbone_lr_factor=None,
         input_size=None,
+        small_epochs=0,
     )
     for kind in ("cpu", "tpu"):
         assert settle_on(given, kind=kind, stored_px=64) == (given, {})

@@ -453,6 +453,60 @@ def test_a_part_of_an_epoch_is_trained_with_the_whole_schedule_and_resumed_exact
     assert_same(resumed.history, whole.history)
 
 
+# Smaller images first --------------------------------------------------------------------------------
+
+SMALL = {
+    "freeze_epochs": 1,
+    "small_epochs": 2,
+    "epochs": 1,
+    "schedule": "one-cycle",
+    "input_size": 64,
+}
+
+
+def seen_by(model):
+    """The size in px of what its backbone sees."""
+    return model.get_layer("backbone").input_shape[1]
+
+
+class Sizes(keras.callbacks.Callback):
+    """The sizes of the images on which the network learns, by epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if len(self.model.inputs) == 2:  # pixels and parameters
+            self.seen[epoch + 1] = seen_by(self.model.get_layer("flower_classifier"))
+
+
+@pytest.mark.backends
+@pytest.mark.replicas
+def test_the_network_learns_from_small_images_first_and_then_from_large_ones(run, drawn):
+    sizes = Sizes()
+    result = run(**SMALL, callbacks=[sizes])
+    assert sizes.seen == {2: 32, 3: 32, 4: 64}
+    assert [row["phase"] for row in result.history] == [1, 2, 2, 3]
+    small, large = OneCycle(2e-3, 2, 0.3, 5.0), OneCycle(0.3 * 2e-3, 1, 0.3, 5.0)
+    planned = [small(2 / 3), small(5 / 3), large(2 / 3)]  # before the last of 3 steps
+    assert [row["planned_lr"] for row in result.history[1:]] == pytest.approx(planned)
+    best = result.history.best
+    assert seen_by(result.model) == sizes.seen.get(best["epoch"], 32)
+    val = load_split(drawn, "val")
+    again = predict(RunFolder(result.folder).model(), val, global_batch=16)
+    assert again.score()["val_loss"] == pytest.approx(best["val_loss"], rel=1e-4)
+
+
+@pytest.mark.backends
+def test_where_large_images_are_of_no_use_the_model_is_the_one_of_small_images(run, drawn):
+    result = run(**SMALL | {"epochs": 2}, callbacks=[SpoilAfter(4)], monitor="val_loss")
+    assert result.history.best["phase"] < 3
+    assert seen_by(result.model) == 32
+    again = predict(result.model, load_split(drawn, "val"), global_batch=16)
+    assert again.score()["val_loss"] == pytest.approx(result.history.best["val_loss"], rel=1e-4)
+
+
 # Resuming ------------------------------------------------------------------------------------------
 
 
@@ -472,6 +526,9 @@ def assert_same(history, whole):
         ({"epochs": 2}, 1),
         ({"freeze_epochs": 2, "epochs": 3, "schedule": "one-cycle", "ema": 0.7}, 1),
         ({"freeze_epochs": 2, "epochs": 3, "schedule": "one-cycle"}, 3),
+        (SMALL, 2),
+        (SMALL, 3),
+        (SMALL | {"epochs": 2}, 4),
         pytest.param(
             {"freeze_epochs": 4, "epochs": 1, "schedule": "one-cycle"},
             2,
@@ -480,7 +537,7 @@ def assert_same(history, whole):
     ],
 )
 def test_a_resumed_run_ends_like_the_whole_one(run, changes, stop_after):
-    """In the only phase, in a first on features, in a second."""
+    """In the only phase, in a first on features, in a second, among and after small images."""
     whole = run("whole", **changes)
     run("parts", **changes, callbacks=[PressCtrlC(stop_after)])
     parts = run("parts", **changes, resume=True)
