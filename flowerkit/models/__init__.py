@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy(
         "classifier": "after_resizing build_classifier split_classifier save_classifier load_model",
         "outputs": "check_reload find_chain forward_of prepare_outputs stream_outputs",
         "backbones": "check_network list_backbones tabulate_backbones "
-        "find_cached_weights is_weights_of fixed_input_size weights_folder",
+        "find_cached_weights is_weights_of fixed_input_size takes_sizes weights_folder",
         "foreign": "copy_state",
         "freezing": "freeze_backbone choose_trainable depth_of walk_layers random_layers",
         "accumulation": "AccumulatingModel",

@@ -105,6 +105,20 @@ def fixed_input_size(backbone, *, with_weights: bool = True) -> int | None:
     return shapes[0][1] if shapes else None
 
 
+def takes_sizes(backbone, *sizes: int) -> bool:
+    """Whether the same weights of a `backbone` serve images of each of these sides, in px."""
+    if isinstance(backbone, str) and backbone.lower().removesuffix("-bn") in DENSE:
+        return len(set(sizes)) == 1  # each pixel has weights of its own
+    if (fixed := fixed_input_size(backbone)) is not None:
+        return set(sizes) == {fixed}
+    try:
+        for size in sizes:
+            check_network(backbone, None, size)
+    except ValueError:
+        return False
+    return True
+
+
 def read_config(path: Path) -> str:
     """The layers of a `.keras` file as JSON; empty for what is none."""
     try:

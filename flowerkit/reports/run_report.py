@@ -141,10 +141,14 @@ def _describe_plan(run: SavedRun) -> dict:
     """What the report says of data, network, phases and augmentation."""
     data, plan = run.environment.data, run.plan
     phases = plan_phases(plan, global_batch=run.global_batch)
+    seen_px = plan.input_size or data.image_size
+    if phases[int(run.history.best["phase"]) - 1].is_small:
+        seen_px = plan.small_px(data.image_size)
     kinds = {"competition": "the competition's", "drawn": "drawn flowers", "folder": "a folder"}
     return {
         "data_name": f"{_stem(data.photos or data.folder)} ({kinds[data.origin]})",
         "backbone": _stem(plan.backbone),
+        "seen_px": seen_px,
         "phases": phases,
         "trained": _describe_training(run, phases),
         "augmentation": _describe_augmentation(plan.augmentation()),

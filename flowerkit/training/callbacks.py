@@ -380,7 +380,7 @@ class TimeLimit(StepListener):
             self.stop.request(
                 "the time was up",
                 cut_short=late and bool(self.run.history),
-                ends_run=not self.phase.is_small,
+                ends_run=not self.run.clock.kept_seconds,
             )
 
     def on_epoch_end(self, epoch, logs=None):
@@ -403,7 +403,7 @@ class TimeLimit(StepListener):
         if rest is None:
             self.stop.request(
                 "another epoch would not have fitted into the time",
-                ends_run=not self.phase.is_small,
+                ends_run=not self.run.clock.kept_seconds,
             )
         elif rest is not phase:
             self.stop.rest = rest

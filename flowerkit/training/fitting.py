@@ -245,9 +245,9 @@ def fit_network(run: RunContext, step: TrainStep, phase: Phase) -> Phase | None:
     plan, clock = run.plan, run.clock
     field = "small_epochs" if phase.is_small else "epochs"
     epochs = most = getattr(plan, field)
-    is_open = epochs == "auto" or (phase.is_small and field in run.fitted.reasons)
+    is_open = epochs == "auto" or (clock.is_limited and field in run.fitted.reasons)
     if is_open:
-        epochs = longer(plan.network_epochs, run.num_steps)
+        epochs = longer(replace(plan, epochs="auto").network_epochs, run.num_steps)
         most = MOST_IN_TIME * epochs if clock.is_limited else epochs
         reason = f"{epochs:g}: without a time limit (--max-minutes)"
     step_seconds, rate = 1.0, None

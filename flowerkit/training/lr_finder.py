@@ -109,7 +109,7 @@ def lr_find(
     run.settle()
     plan, global_batch = run.plan, run.global_batch
     is_frozen = find_phase(plan, phase, global_batch=global_batch).is_frozen
-    run.build()
+    run.build(is_small=plan.has_small)  # as the network, or its head, learns first
     order = None if is_frozen else functools.partial(epoch_permutation, seed=plan.seed, epoch=0)
     run.train = load_split(data, "train", on_corrupt=plan.on_corrupt, cache=plan.cache, order=order)
     run.num_steps = steps_per_epoch(len(run.train), global_batch)

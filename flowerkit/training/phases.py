@@ -198,8 +198,8 @@ def warn_about_schedule(plan: TrainingPlan, phase: Phase, *, global_batch: int) 
 def find_phase(plan: TrainingPlan, name: str | None, *, global_batch: int) -> Phase:
     """The phase "frozen" (the head alone) or "whole" (the network) of `plan`; None: its first.
 
-    The network's is the last, on large images. A plan without such a phase is given an epoch of it.
-    Raises ValueError for another name.
+    With small_epochs the network's is that of smaller images. A plan without such a phase is given an
+    epoch of it. Raises ValueError for another name.
     """
     if name not in (None, "frozen", "whole"):
         raise ValueError(
@@ -210,7 +210,8 @@ def find_phase(plan: TrainingPlan, name: str | None, *, global_batch: int) -> Ph
         plan = replace(plan, freeze_epochs=plan.head_epochs or 1)
     elif name == "whole":
         plan = replace(plan, epochs=plan.network_epochs or plan.head_epochs)
-    return plan_phases(plan, global_batch=global_batch)[-1 if name == "whole" else 0]
+    phases = plan_phases(plan, global_batch=global_batch)
+    return next(each for each in phases if name != "whole" or not each.is_frozen)
 
 
 def _check_own_schedule(plan: TrainingPlan, schedule: Schedule) -> None:

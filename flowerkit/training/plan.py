@@ -11,7 +11,7 @@ from typing import Literal
 
 from flowerkit import schedules
 from flowerkit.files import read_json
-from flowerkit.models import fixed_input_size
+from flowerkit.models import fixed_input_size, takes_sizes
 from flowerkit.pipeline import Augmentation, check_between, setting
 from flowerkit.synonyms import explain_arguments, explain_choice, explain_name
 from flowerkit.text import did_you_mean, pluralize
@@ -532,9 +532,20 @@ def settle(
     if plan.input_size == "auto":
         is_slow = kind == "cpu" and not is_timed
         choose("input_size", *_choose_size(plan, stored_px, is_slow=is_slow))
-    if reason := _refuse_small(replace(plan, **chosen), stored_px, is_timed=is_timed):
+    settled = replace(plan, **chosen)
+    if settled.has_small and not _takes_small(settled, stored_px):
+        raise ValueError(
+            f"small_epochs={settled.small_epochs:g} need a network that takes images of "
+            f"{settled.small_px(stored_px)} px, too, which {settled.backbone} does not: pass "
+            f"small_epochs=0 (--small-epochs 0), or another backbone or input_size."
+        )
+    if reason := _refuse_small(settled, stored_px, is_timed=is_timed):
         choose("small_epochs", 0, reason)
     return replace(plan, **chosen), reasons
+
+
+def _takes_small(plan: TrainingPlan, stored_px: int) -> bool:
+    return takes_sizes(plan.backbone, plan.small_px(stored_px), plan.input_size or stored_px)
 
 
 def _refuse_small(plan: TrainingPlan, stored_px: int, *, is_timed: bool) -> str | None:
@@ -549,8 +560,8 @@ def _refuse_small(plan: TrainingPlan, stored_px: int, *, is_timed: bool) -> str 
         return "the head does not learn first"
     if plan.schedule != "one-cycle":
         return f"the schedule is {plan.schedule}"
-    if plan.head == "flatten" or fixed_input_size(plan.backbone):
-        return "the network takes one size"
+    if plan.head == "flatten" or not _takes_small(plan, stored_px):
+        return f"the network does not take images of {small_px} px, too"
     return None
 
 

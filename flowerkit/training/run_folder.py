@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -127,6 +127,11 @@ class Fitted:
         """`plan` as it was asked for, with "auto" where the run has chosen."""
         chosen = set(self.reasons) - {"max_minutes"}
         return replace(plan, **dict.fromkeys(chosen, "auto"))
+
+    def without(self, names: Collection[str]) -> "Fitted":
+        """Without the reasons of these fields, which are given now."""
+        kept = {name: reason for name, reason in self.reasons.items() if name not in names}
+        return replace(self, reasons=kept)
 
     def with_rest(self, phase: Phase | None) -> "Fitted":
         """With what is left of `phase`."""
@@ -275,6 +280,8 @@ class RunFolder:
                     f"the {name} of the run in {self}, {path}, is gone, and not in or beside the run. "
                     f"Put {path.name} into {self} (--out)."
                 )
+        if before["small_epochs"] == "auto":  # a run is older than the field
+            before["small_epochs"] = 0
         left_open = [name for name, value in plan.to_dict().items() if value == "auto"]
         return replace(plan, **{name: before[name] for name in left_open})
 

@@ -104,15 +104,25 @@ class RunContext:
     @property
     def learns_head(self) -> bool:
         """Whether the next epoch trains the head alone."""
-        has_begun = bool(self.history) and self.history.last["phase"] > 1
-        return self.plan.freeze_epochs > len(self.history) and not has_begun
+        return self.phase_number == 1 and self.plan.freeze_epochs > len(self.history)
+
+    @property
+    def phase_number(self) -> int:
+        """The number of the phase that goes on or begins with the next epoch.
+
+        A phase that has ended is left as soon as the time is fitted to the one after it.
+        """
+        rest, number = self.fitted.rest, 1
+        if self.history:
+            number = int(self.history.last["phase"])
+            if rest is not None and rest.first_epoch <= len(self.history):
+                number = max(number, rest.number)
+        return number
 
     @property
     def begins_small(self) -> bool:
         """Whether the next epoch is one of smaller images."""
-        num_phases = 1 + bool(self.plan.head_epochs) + self.plan.has_small
-        is_last = bool(self.history) and self.history.last["phase"] == num_phases
-        return self.plan.has_small and not is_last
+        return self.plan.has_small and self.phases()[self.phase_number - 1].is_small
 
     def settle(self) -> None:
         """Decide all that the plan leaves "auto" and nothing need be measured for."""
@@ -127,7 +137,7 @@ class RunContext:
         )
 
     def build(self, *, is_small: bool = False) -> None:
-        """The classifier. Raises ValueError for a batch larger than the training split."""
+        """The classifier, of smaller images or of those of the plan's input_size."""
         start = hosts.now()
         plan, self.is_small = self.plan, is_small
         if is_small:
@@ -135,7 +145,8 @@ class RunContext:
         self.classifier = build_model(plan, self.data, self.accelerator)
         self.clock.build_seconds = hosts.now() - start
         self.fresh_head = split_classifier(self.classifier)[1].get_weights()
-        self.num_steps = steps_per_epoch(self.data.counts["train"], self.global_batch)
+        if self.train is None:  # of which damaged records may have been left out
+            self.num_steps = steps_per_epoch(self.data.counts["train"], self.global_batch)
 
     @property
     def smaller_pixels(self) -> float:
@@ -452,17 +463,20 @@ def list_programs(
     read but what `data` says.
     """
     run = RunContext(data, plan, accelerator)
-    run.classifier = build_model(plan, data, accelerator)
     run.train = SimpleNamespace(labels=np.arange(data.num_classes))  # class weights are constants
-    with accelerator.scope():
-        for is_frozen in [True] * bool(plan.freeze_epochs) + [False] * bool(plan.epochs):
-            step = TrainStep.build(run, is_frozen)
-            yield step.name, *step.for_jax(), True
-        dtype = "uint8"
-        for model in find_chain(run.classifier):
-            batch = batch_spec((run.part_batch, *model.input_shape[1:]), dtype)
-            yield f"predicting, {model.name}", *forward_of(model), batch, False
-            dtype = "float32"
+    for is_small in [True] * plan.has_small + [False]:
+        run.build(is_small=is_small)
+        part = ", smaller images" * is_small
+        learns_head = plan.freeze_epochs and is_small == plan.has_small
+        with accelerator.scope():
+            for is_frozen in [True] * bool(learns_head) + [False] * bool(plan.epochs):
+                step = TrainStep.build(run, is_frozen)
+                yield step.name + part, *step.for_jax(), True
+            dtype = "uint8"
+            for model in find_chain(run.classifier):
+                batch = batch_spec((run.part_batch, *model.input_shape[1:]), dtype)
+                yield f"predicting, {model.name}{part}", *forward_of(model), batch, False
+                dtype = "float32"
 
 
 def _choose_layers(run: RunContext, is_frozen: bool) -> None:

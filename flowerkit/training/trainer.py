@@ -192,7 +192,10 @@ def _train_in_memory(asked: RunContext, started: float, resume: bool) -> Trainin
 def _train(run: RunContext, started: float, resume: bool) -> TrainingResult:
     """A run from its first step, or where it was left, to its end."""
     if resume:
-        run.plan = run.folder.continue_with(run.folder.complete(run.plan), run.accelerator)
+        before, plan = run.folder.plan().to_dict(), run.folder.complete(run.plan)
+        given = [name for name, value in plan.to_dict().items() if value != before[name]]
+        run.fitted = run.folder.fitted().without(given)
+        run.plan = run.folder.continue_with(plan, run.accelerator)
     run.settle()
     with hosts.together():
         _prepare(run, hosts.broadcast(started), resume)
@@ -208,7 +211,8 @@ def _prepare(run: RunContext, started: float, resume: bool) -> None:
     hosts.check_same([dict(data.counts), data.image_size, list(data.class_names)], "data")
     run.history = History(run.plan.monitor, path=folder.history_file)
     if resume:
-        run.history, run.fitted = folder.take_up(), folder.fitted()
+        run.history = folder.take_up()
+        _check_phases(run)
     run.clock = Clock(
         num_val=data.counts["val"] + min(STATISTICS_IMAGES, data.counts["train"]),
         num_test=data.counts["test"],
@@ -237,7 +241,7 @@ def _prepare(run: RunContext, started: float, resume: bool) -> None:
 def _fit_phases(run: RunContext) -> own.StopFlag:
     """Train all phases: with what comes before them, the part that several hosts do together."""
     for phase in run.phases():
-        if run.history and phase.number < run.history.last["phase"]:
+        if phase.number < run.phase_number:
             continue  # it was finished before the run was resumed
         stop = own.StopFlag()
         num_done = len(run.history.of_phase(phase.number))
@@ -469,6 +473,26 @@ def _open_folder(
     return RunFolder(path if hosts.is_first() else scratch)
 
 
+def _check_phases(run: RunContext) -> None:
+    """Refuse a plan in which what a resumed run has done would be of other phases."""
+
+    def describe(plan: TrainingPlan) -> list[tuple[bool, bool]]:
+        phases = plan_phases(plan, global_batch=run.global_batch)
+        return [(each.is_frozen, each.is_small) for each in phases[: run.phase_number]]
+
+    before = run.folder.plan()
+    if run.history and describe(before) != describe(run.plan):
+        names = ("freeze_epochs", "small_epochs", "epochs")
+        values = [
+            ", ".join(f"{name}={getattr(plan, name)}" for name in names)
+            for plan in (before, run.plan)
+        ]
+        raise ValueError(
+            f"the run in {run.folder} is in its phase {run.phase_number}, of {values[0]}, and would "
+            f"go on with {values[1]}. Pass the same again, or train in a new folder."
+        )
+
+
 def _check_layers(run: RunContext) -> None:
     """Refuse layers to freeze and to unfreeze that are not there."""
     plan = run.plan
@@ -510,8 +534,10 @@ def _load(run: RunContext) -> None:
 def _warn_about_few_steps(run: RunContext) -> None:
     """Name the epochs of a small set that were given, not chosen, and are few."""
     given, needed = run.plan.epochs, math.ceil(FEWEST_STEPS_A_PHASE / run.num_steps)
-    is_chosen = given in ("auto", 0) or run.clock.is_limited
-    if not is_chosen and run.num_steps < FEWEST_STEPS_AN_EPOCH and given < needed:
+    is_chosen = (
+        given in ("auto", 0) or run.clock.is_limited or run.num_steps >= FEWEST_STEPS_AN_EPOCH
+    )
+    if not is_chosen and given + run.plan.small_epochs < needed:
         _log.warning(
             f"{format_epochs(given)} of so few steps may be too few: epochs={needed} (--epochs "
             f"{needed}) would be {FEWEST_STEPS_A_PHASE} steps"

@@ -221,9 +221,11 @@ def _find_short_training(run: SavedRun, level: str) -> Finding | None:
     plan, rows = run.plan, _last_phase(run.history)
     if run.result.failed or run.result.interrupted:
         return None
-    num_steps, longest = (how(int(row["steps"]) for row in rows) for how in (sum, max))
+    is_frozen = _is_frozen(run, rows[-1])
+    alike = [row for row in run.history if _is_frozen(run, row) == is_frozen]  # small images, too
+    num_steps, longest = (how(int(row["steps"]) for row in alike) for how in (sum, max))
     longer = _train_longer(run, num_steps)
-    if _is_frozen(run, rows[-1]) and plan.epochs:
+    if is_frozen and plan.epochs:
         return Finding("few steps", "the head alone learned", "train longer", longer)
     if num_steps < FEW_STEPS and (level != "good" or run.result.used_its_time):
         whose = "of the whole network" if rows[-1]["phase"] > 1 else "in all"

@@ -101,6 +101,22 @@ def test_the_networks_step_compiles_for_eight_chips(compile_plan, choice):
     assert cost.kept_bytes < cost.memory_bytes < 1e9
 
 
+@pytest.mark.backends
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="traced by JAX")
+def test_the_programs_are_those_of_both_sizes_where_small_images_come_first(
+    quick_plan, drawn, accelerator
+):
+    resizing = {"freeze_epochs": 1, "small_epochs": 2, "schedule": "one-cycle", "input_size": 64}
+    plan = dataclasses.replace(quick_plan, **resizing)
+    names = [name for name, *_ in list_programs(plan, drawn, accelerator)]
+    part = ", smaller images"
+    predicting = ["predicting, body", "predicting, head"]
+    assert names == [
+        *(name + part for name in ("the head's step", "the network's step", *predicting)),
+        *("the network's step", *predicting),
+    ]
+
+
 @for_tpu
 def test_so_do_the_heads_step_and_both_parts_of_a_prediction(compile_plan):
     names = ["the head's step", "predicting, body", "predicting, head"]

@@ -175,6 +175,22 @@ def test_the_plan_is_described(text_of):
         assert part in text
 
 
+def test_smaller_images_are_named_where_the_run_began_on_them(make_run, tmp_path):
+    run = RunFolder(make_run(tmp_path / "run"))
+    phases = {"freeze_epochs": 1, "small_epochs": 2, "epochs": 1, "schedule": "one-cycle"}
+    run.write_plan(replace(run.plan(), **phases, input_size=64), run.fitted())
+    text = Page(write_report(run.path)).text
+    for part in (
+        "32 px train",  # what the best epoch saw: the images as they are stored
+        "the head alone learns first, on smaller images (phase 1), then the network, on smaller images "
+        "(phase 2), then the network (phase 3).",
+        "Phase 2 2 epochs, the network, on smaller images: one cycle",
+        "Phase 3 1 epoch, the network: one cycle",
+    ):
+        assert part in text
+    assert "seen by the network" not in text
+
+
 def test_class_names_are_text_whatever_they_hold(make_run, tmp_path):
     names = ["<script>alert(1)</script>", '장미 "&" $x$', "half HALF\x00"]
     folder = make_run(tmp_path / "<b>", names=names)

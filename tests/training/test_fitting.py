@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import signal
 from types import SimpleNamespace
 
 import keras
@@ -501,6 +502,14 @@ def test_a_run_uses_its_time_ends_in_it_and_says_what_was_fitted_from_what(run, 
 SMALL = {"small_epochs": "auto", "input_size": 64}
 
 
+class StopAfterHead(keras.callbacks.Callback):
+    """Interrupt before the network's first epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+
+
 @pytest.mark.backends
 @pytest.mark.replicas
 def test_of_the_networks_time_half_is_for_small_images(run, machine):
@@ -538,6 +547,49 @@ def test_a_run_of_small_images_is_resumed_with_a_time_of_its_own(run, machine, s
     assert 0.8 * 54.7 < machine.now - machine.start < 54.7
     assert_same(resumed.history[: len(left)], left)
     assert resumed.history.last["phase"] == 3
+
+
+def test_a_run_that_was_killed_in_the_first_epoch_of_large_images_goes_on_with_them(run, machine):
+    machine.step = 0.25
+
+    class PowerCut(keras.callbacks.Callback):
+        """After it the machine has become slower, and so the small images were seen less often."""
+
+        def on_epoch_end(self, epoch, logs=None):
+            machine.step = 1.0 if epoch == 3 else machine.step
+
+        def on_train_batch_end(self, batch, logs=None):
+            layers = self.model.layers
+            if layers[-1].name == "flower_classifier" and layers[-1].input_shape[1] == 64:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(**SMALL, callbacks=[PowerCut()])
+    folder = RunFolder(run.path)
+    before, left = folder.plan(), folder.history()
+    assert (left.last["phase"], folder.fitted().rest.number) == (2, 3)
+    resumed = run(**SMALL, resume=True)
+    assert resumed.history[len(left)]["phase"] == 3
+    assert resumed.plan.small_epochs == before.small_epochs
+    assert resumed.plan.epochs > before.epochs  # in a time of its own
+
+
+def test_small_epochs_that_are_given_on_resume_are_no_longer_the_runs_choice(run, machine):
+    machine.step = 0.25
+    run(**SMALL, callbacks=[StopAfterHead()])
+    resumed = run(resume=True, **SMALL | {"small_epochs": 2.0})
+    assert (resumed.plan.small_epochs, len(resumed.history.of_phase(2))) == (2.0, 2)
+    assert "small_epochs" not in RunFolder(resumed.folder).fitted().reasons
+
+
+def test_a_time_that_is_up_while_the_head_learns_ends_a_run_of_small_images(run, machine):
+    class Sleep(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            machine.spend(54.0)
+
+    result = run(small_epochs=2.0, epochs=2, input_size=64, callbacks=[Sleep()])
+    assert result.summary.stop_reason == "the time was up"
+    assert {row["phase"] for row in result.history} == {1}
 
 
 @pytest.mark.backends

@@ -208,6 +208,21 @@ def test_the_first_phase_of_a_plan_with_frozen_epochs_is_the_heads_on_features(
     assert set(steps) == {"range test", "features of train", "features of train, mirrored"}
 
 
+def test_the_rate_of_a_network_that_begins_on_small_images_is_searched_on_them(find, monkeypatch):
+    seen = []
+
+    def sweep_none(step, rates):
+        seen.append(step.judged.get_layer("backbone").input_shape[1])
+        raise InterruptedError
+
+    monkeypatch.setattr(lr_finder, "sweep", sweep_none)
+    resizing = {"freeze_epochs": 1, "schedule": "one-cycle", "input_size": 64}
+    for epochs in (0, 2):
+        with pytest.raises(InterruptedError):
+            find(resizing | {"small_epochs": epochs}, phase="whole")
+    assert seen == [64, 32]
+
+
 def test_the_networks_rate_is_searched_in_a_plan_of_the_head_alone(find):
     probe = {"epochs": 0, "freeze_epochs": 3}
     found = find(probe, phase="whole")

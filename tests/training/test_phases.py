@@ -148,6 +148,8 @@ def test_a_phase_is_found_by_name_whether_the_plan_has_it_or_not():
     probe = TrainingPlan(epochs=0, freeze_epochs=5)
     assert find_phase(probe, None, global_batch=8).is_frozen
     assert find_phase(probe, "whole", global_batch=8).epochs == 5
+    resizing = TrainingPlan(freeze_epochs=1, small_epochs=2, epochs=3)
+    assert find_phase(resizing, "whole", global_batch=8).is_small  # of which max_lr is the rate
     with pytest.raises(ValueError, match="Received: phase='frozn'. Did you mean 'frozen'"):
         find_phase(plan, "frozn", global_batch=8)
 

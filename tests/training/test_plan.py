@@ -334,7 +334,12 @@ def test_a_pretrained_backbone_sees_the_size_that_is_worth_its_time(
         ({"epochs": 3}, {}, "0: the epochs are given"),
         ({"weights": None, "input_size": 224}, {}, "0: the head does not learn first"),
         ({"schedule": "constant"}, {}, "0: the schedule is constant"),
-        ({"head": "flatten"}, {}, "0: the network takes one size"),
+        ({"head": "flatten"}, {}, "0: the network does not take images of 128 px, too"),
+        (
+            {"backbone": "Xception", "input_size": 128},
+            {},
+            "0: the network does not take images of 64 px, too",
+        ),
         ({"small_epochs": 3, "epochs": 3}, {"stored_px": 512}, None),
     ],
 )
@@ -366,6 +371,19 @@ def test_small_images_have_four_sevenths_of_the_size_in_whole_blocks(size, store
 def test_small_images_that_cannot_come_first_are_refused_with_what_would_do(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         TrainingPlan(**{"small_epochs": 2, "epochs": 3} | changes)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "small"),
+    [("Xception", 96, 64), ("dense-small", 64, 32), ("Dense-Large-bn", 64, 32)],
+)
+def test_a_network_whose_weights_do_not_fit_small_images_is_refused_with_what_would_do(
+    backbone, size, small
+):
+    plan = TrainingPlan(backbone=backbone, weights=None, input_size=size, small_epochs=2, epochs=3)
+    with pytest.raises(ValueError, match=rf"{small} px, too.*{backbone} does not.*-epochs 0"):
+        settle_on(plan, stored_px=64)
+    assert settle_on(dataclasses.replace(plan, backbone="tiny"), stored_px=64)
 
 
 def test_what_is_given_is_kept_and_not_explained():

@@ -1,6 +1,7 @@
 """trainer: real runs of a tiny network, on the backend and devices of the environment."""
 
 import dataclasses
+import json
 import logging
 import re
 import signal
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from flowerkit.data import find_shards, load_split, read_records, write_shards
+from flowerkit.files import write_sealed
 from flowerkit.models import depth_of
 from flowerkit.pipeline import epoch_permutation
 from flowerkit.prediction.predictions import predict
@@ -505,6 +507,60 @@ def test_where_large_images_are_of_no_use_the_model_is_the_one_of_small_images(r
     assert seen_by(result.model) == 32
     again = predict(result.model, load_split(drawn, "val"), global_batch=16)
     assert again.score()["val_loss"] == pytest.approx(result.history.best["val_loss"], rel=1e-4)
+
+
+def test_records_that_are_left_out_are_left_out_of_every_phase(run, drawn, monkeypatch):
+    """Of 50 images 40 are whole: two steps of 16, not three."""
+
+    def load_whole(data, name, **options):
+        split = load_split(data, name, **options)
+        if name != "train":
+            return split
+        names = ("images", "labels", "ids", "digests")
+        return replace(split, **{name: getattr(split, name)[:40] for name in names})
+
+    monkeypatch.setattr(trainer, "load_split", load_whole)
+    result = run(**SMALL)
+    assert [(row["phase"], row["steps"]) for row in result.history] == [
+        (1, 2),
+        (2, 2),
+        (2, 2),
+        (3, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "stop_after", "after"),
+    [
+        (SMALL, 3, {"small_epochs": 0}),  # where large images would go on as small ones, or none
+        (SMALL, 2, {"small_epochs": 0}),
+        (SMALL, 1, {"small_epochs": 0}),  # the head has learned from small ones
+        (SMALL | {"small_epochs": 0, "epochs": 3}, 2, {"small_epochs": 2}),
+        ({"freeze_epochs": 1, "freeze_lr": 1e-3}, 2, {"epochs": 0}),
+    ],
+)
+def test_a_resumed_run_keeps_the_phases_that_it_has_begun(run, before, stop_after, after):
+    run(**before, callbacks=[PressCtrlC(stop_after)])
+    with pytest.raises(
+        ValueError, match=r"is in its phase \d, of freeze_epochs=1, small_epochs=\d"
+    ):
+        run(**before | after, resume=True)
+
+
+def test_the_head_that_learned_alone_may_be_followed_by_a_network(run):
+    run(freeze_epochs=1, epochs=0, freeze_lr=1e-3)
+    resumed = run(freeze_epochs=1, epochs=1, freeze_lr=1e-3, resume=True)
+    assert [row["phase"] for row in resumed.history] == [1, 2]
+
+
+def test_a_run_from_before_there_were_small_images_goes_on_without(run, tmp_path):
+    run(freeze_epochs=2, epochs="auto", schedule="one-cycle", callbacks=[PressCtrlC(1)])
+    folder = RunFolder(tmp_path / "run")
+    older = json.loads(folder.plan_file.read_text())
+    del older["small_epochs"], older["checksum"]
+    write_sealed(folder.plan_file, older)
+    plan = folder.complete(dataclasses.replace(folder.plan(), max_minutes=1.0))
+    assert (plan.small_epochs, plan.epochs) == (0, "auto")
 
 
 # Resuming ------------------------------------------------------------------------------------------

@@ -120,6 +120,17 @@ def test_longer_is_what_ended_the_training(make, plan, options):
     assert (finding.name, finding.options) == ("few steps", options)
 
 
+def test_steps_on_smaller_images_are_steps_of_the_network_too(make):
+    phases = (
+        [{"phase": 1.0}] * 2 + [{"phase": 2.0, "steps": 40.0}] * 6 + [{"phase": 3.0, "steps": 20.0}]
+    )
+    resizing = {"freeze_epochs": 2, "small_epochs": 6, "schedule": "one-cycle", "epochs": 1}
+    assert names(judge(make(spoil(2), phases, result=IN_TIME, max_minutes=2.0, **resizing))) == []
+    fact = "220 training steps of the whole network, 40 an epoch, are few"
+    found = judge(make(spoil(2), phases[:-2] + phases[-1:], **resizing)).findings
+    assert fact in str(found[0])
+
+
 def test_a_head_alone_is_told_from_a_network(make):
     verdict = judge(make(spoil(5), freeze_epochs=10, epochs=5, max_minutes=2.0, result=IN_TIME))
     assert str(verdict.findings[0]) == "the head alone learned: train longer (--max-minutes 4)"
