@@ -97,17 +97,18 @@ class Pace:
     def seconds(self, counts: Mapping[str, int], epochs: float) -> float:
         """What a run on splits with so many images takes: features, `epochs` of the network, the csv."""
         once = self.views * counts["train"] + counts["val"] + 1.3 * counts["test"]
-        return self.once_seconds + self.image_seconds * (once + epochs * self._images_shown(counts))
+        return self.once_seconds + self.image_seconds * (once + epochs * _count_an_epoch(counts))
 
     def epochs(self, counts: Mapping[str, int], seconds: float) -> float:
         """How many epochs of the network fit into `seconds`."""
         left = seconds - self.seconds(counts, 0)
-        return max(0.0, left) / (self.image_seconds * self._images_shown(counts))
+        return max(0.0, left) / (self.image_seconds * _count_an_epoch(counts))
 
-    def _images_shown(self, counts: Mapping[str, int]) -> float:
-        """An epoch and its validation, of raw and averaged weights, in images predicted."""
-        scored = counts["val"] + min(STATISTICS_IMAGES, counts["train"])
-        return TRAINING_OVER_PREDICTING * counts["train"] + 2 * scored
+
+def _count_an_epoch(counts: Mapping[str, int]) -> float:
+    """An epoch and its validation, of raw and averaged weights, in images predicted."""
+    scored = counts["val"] + min(STATISTICS_IMAGES, counts["train"])
+    return TRAINING_OVER_PREDICTING * counts["train"] + 2 * scored
 
 
 def measure_pace(
@@ -153,15 +154,14 @@ def _choose_small(run: RunContext) -> None:
     """Begin on smaller images where not all epochs of large ones fit, and some of small ones do."""
     if run.plan.small_epochs != "auto":
         return
-    train, scored = run.data.counts["train"], 2 * run.clock.num_val
     ratio, left = run.smaller_pixels, run.clock.left()
 
-    def count(seconds: float, pixels: float) -> float:
-        an_epoch = TRAINING_OVER_PREDICTING * train + scored
-        return max(0.0, seconds) / (pixels * run.clock.image_seconds * an_epoch)
+    def count(pixels: float) -> float:
+        """How many epochs of images with so many of the pixels fit, after the head's features."""
+        seconds = pixels * run.clock.image_seconds
+        return max(0.0, left / seconds - _count_shown(run)) / _count_an_epoch(run.data.counts)
 
-    large = count(left - run.clock.image_seconds * _count_shown(run), 1)
-    small = count(SMALL_SHARE * (left - ratio * run.clock.image_seconds * _count_shown(run)), ratio)
+    large, small = count(1), SMALL_SHARE * count(ratio)
     if ratio == 1 or large >= MOST_IN_TIME * EPOCHS or small < FEWEST_SMALL_EPOCHS:
         run.choose("small_epochs", 0, f"0: {large:.1f} epochs of large images fit into the time")
         return
