@@ -161,16 +161,16 @@ def _choose_small(run: RunContext) -> None:
         seconds = pixels * run.clock.image_seconds
         return max(0.0, left / seconds - _count_shown(run)) / _count_an_epoch(run.data.counts)
 
-    large, small = count(1), SMALL_SHARE * count(ratio)
-    if ratio == 1 or large >= MOST_IN_TIME * EPOCHS or small < FEWEST_SMALL_EPOCHS:
-        run.choose("small_epochs", 0, f"0: {large:.1f} epochs of large images fit into the time")
-        return
-    px = run.plan.small_px(run.data.image_size)
-    size = run.plan.input_size or run.data.image_size
-    small = float(f"{small:.2g}")
-    reason = f"{small:g}, of images of {px} px: only {large:.1f} of {size} px fit into the time"
-    run.choose("small_epochs", small, reason)
-    run.clock.resize(ratio)
+    large, small = count(1), float(f"{SMALL_SHARE * count(ratio):.2g}")
+    px, size = run.plan.small_px(run.data.image_size), run.plan.input_size or run.data.image_size
+    if large >= MOST_IN_TIME * EPOCHS:
+        run.choose("small_epochs", 0, f"0: {large:.0f} epochs of {size} px fit into the time")
+    elif small < FEWEST_SMALL_EPOCHS:
+        run.choose("small_epochs", 0, f"0: {small:g} of {px} px, in half of the time, are too few")
+    else:
+        reason = f"{small:g}, of images of {px} px: only {large:.1f} of {size} px fit into the time"
+        run.choose("small_epochs", small, reason)
+        run.clock.resize(ratio)
 
 
 def _choose_views(run: RunContext) -> None:

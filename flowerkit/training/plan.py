@@ -552,6 +552,8 @@ def _refuse_small(plan: TrainingPlan, stored_px: int, *, is_timed: bool) -> str 
     """Why the time does not decide whether a run begins on smaller images; None where it does."""
     if stored_px > (small_px := plan.small_px(stored_px)):
         return f"images of {small_px} px would lose what those of {stored_px} px show"
+    if small_px >= (plan.input_size or stored_px):
+        return f"images of {small_px} px are small"
     if not is_timed:
         return "without a time limit"
     if plan.epochs != "auto":

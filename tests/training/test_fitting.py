@@ -158,21 +158,24 @@ def test_mirrored_images_are_seen_where_both_views_take_a_third_of_the_time(buil
 # Of large images the features take 34 s and an epoch with its validations 143 s, of those of 128 px
 # 11.1 s and 46.7 s. 23.3 s are for the csv.
 @pytest.mark.parametrize(
-    ("seconds", "epochs"),
+    ("seconds", "epochs", "reason"),
     [
-        (400, 0),  # not four epochs in half of 365.6 s
-        (415, 4.1),
-        (5100, 54),
-        (5300, 0),  # 37 epochs of large images: more than enough
+        (400, 0, "3.9 of 128 px, in half of the time, are too few"),  # of 365.6 s
+        (415, 4.1, "of images of 128 px: only"),
+        (5100, 54, "of images of 128 px: only"),
+        (5300, 0, "37 epochs of 224 px fit into the time"),  # more than enough
     ],
 )
-def test_images_are_small_at_first_where_the_time_is_for_few_large_ones(build, seconds, epochs):
+def test_images_are_small_at_first_where_the_time_is_for_few_large_ones(
+    build, seconds, epochs, reason
+):
     run = build(seconds, is_open=True, small_epochs="auto", schedule="one-cycle")
     assert run.plan.small_epochs == pytest.approx(epochs, rel=0.02)
     assert (run.plan.input_size, run.is_small) == (224, epochs > 0)
     size = 128 if epochs else 224
     assert run.clock.image_seconds == pytest.approx(0.5 * (size / 224) ** 2)
     assert run.chosen["small_epochs"].startswith(f"{run.plan.small_epochs:g}")
+    assert reason in run.chosen["small_epochs"]
 
 
 def test_a_size_that_is_given_is_kept_and_too_little_time_is_refused_with_what_would_do(build):

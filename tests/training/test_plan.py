@@ -331,6 +331,7 @@ def test_a_pretrained_backbone_sees_the_size_that_is_worth_its_time(
         ({}, {}, None),
         ({}, {"is_timed": False}, "0: without a time limit"),
         ({}, {"stored_px": 160}, "0: images of 128 px would lose what those of 160 px show"),
+        ({"input_size": 32}, {"stored_px": 32}, "0: images of 32 px are small"),
         ({"epochs": 3}, {}, "0: the epochs are given"),
         ({"weights": None, "input_size": 224}, {}, "0: the head does not learn first"),
         ({"schedule": "constant"}, {}, "0: the schedule is constant"),
