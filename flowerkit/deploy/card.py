@@ -6,6 +6,7 @@ import os
 import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 
 from flowerkit import __version__
@@ -98,10 +99,19 @@ class ModelCard:
 
 def check_accept(accept: float) -> None:
     """Raise ValueError unless `accept` is a fraction of val, above 0 and at most 1."""
-    if not 0 < accept <= 1:
+    if not isinstance(accept, Real) or not 0 < accept <= 1:
         raise ValueError(
-            f"accept={accept!r} (--accept {accept}) must be above 0 and at most 1: the fraction of val "
-            f"that is accepted, such as {ACCEPT}."
+            f"accept={accept!r} (--accept {accept}) must be a number above 0 and at most 1: the "
+            f"fraction of val that is accepted, such as {ACCEPT}."
+        )
+
+
+def check_similar(num: int) -> None:
+    """Raise ValueError unless `num` can be how many similar photos are asked for."""
+    if not isinstance(num, Integral) or num < 0:
+        raise ValueError(
+            f"similar={num!r} (--similar {num}) must be a whole number from 0: how many training photos "
+            f"are shown with each photo."
         )
 
 
@@ -130,8 +140,7 @@ def find_run_card(folder: str | os.PathLike) -> ModelCard | None:
     if not run.environment_file.is_file():
         return None
     data, measured = run.environment().data, {}
-    if run.val_predictions_file.is_file():
-        val = run.val_predictions()
+    if run.val_predictions_file.is_file() and len(val := run.val_predictions()):
         measured = {
             "temperature": metrics.fit_temperature(val.labels, val.probabilities),
             "val_certainty": rank_certainty(metrics.certainty(val.probabilities)),

@@ -160,6 +160,8 @@ class LabelReview:
         with accelerator.scope():
             body = build_pooled_body(_build_classifier(self.run, data, accelerator))
             for name, photos in self.photos.items():
+                if not len(photos.split):
+                    continue  # a run without validation
                 found = compute_features(
                     body,
                     photos.split,

@@ -1,7 +1,7 @@
 """k folds of train and val together: alike in classes, pictures that look the same in one of them."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
@@ -48,13 +48,10 @@ class Folds:
         return self._divide(np.zeros(len(self.ids), bool))
 
     def _divide(self, is_val: np.ndarray) -> FlowerData:
-        files = (*self.data.files["train"], *self.data.files["val"])
         rows = {"train": ~is_val, "val": is_val}
-        return replace(
-            self.data,
-            files={**self.data.files, **dict.fromkeys(rows, files)},
-            counts={**self.data.counts, **{name: int(of.sum()) for name, of in rows.items()}},
-            ids={name: frozenset(self.ids[of].tolist()) for name, of in rows.items()},
+        return self.data.divided(
+            {name: self.ids[of].tolist() for name, of in rows.items()},
+            {name: int(of.sum()) for name, of in rows.items()},
         )
 
 

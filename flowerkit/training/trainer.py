@@ -592,6 +592,7 @@ def _describe_environment(run: RunContext, test: Split | None) -> Environment:
             name: _describe_split(split) for name, split in splits.items() if split is not None
         },
         relabelled=dict(data.relabelled),
+        ids={name: tuple(sorted(of)) for name, of in data.ids.items()},
     )
     device = {each.name: getattr(run.accelerator, each.name) for each in fields(Device)}
     return Environment(Device(**device), trained_on, run.schedule and str(run.schedule))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flowerkit.data import load_split
+from flowerkit.deploy import ClassifierPage, LabelReview, export_model, load_classifier
 from flowerkit.experiments import contest as contest_module
 from flowerkit.experiments import entries as entries_module
 from flowerkit.experiments import make_folds, run_contest
@@ -117,6 +118,23 @@ def test_the_page_tells_what_each_step_brought(contest):
         assert f"{step.macro_f1:.4f}" in page
         assert step.name in page
     assert "are not known here" not in page
+
+
+@pytest.mark.parametrize("part", ["fold2", "all"])
+def test_a_run_of_a_contest_is_used_with_its_photos_as_any_other(contest, part, tmp_path):
+    """Its shards hold the photos of other folds, too; the run on everything has no val."""
+    run = RunFolder(contest.folder / f"{contest.winner}-{part}")
+    train, val = run.split("train"), run.split("val")
+    assert (len(train), len(val)) == {"fold2": (34, 34), "all": (68, 0)}[part]
+    assert sorted(val.ids.tolist()) == sorted(run.val_predictions().ids.tolist())
+    classifier = load_classifier(run.path)
+    page = ClassifierPage(classifier, similar=2)
+    assert len(page.examples) == min(6, len(val))
+    (found,) = classifier.predict(train.images[3], similar=1)
+    np.testing.assert_array_equal(found.similar[0].pixels, train.images[3])
+    assert len(LabelReview(run, tmp_path / "d.csv").doubts) == 68
+    export = export_model(run.path, tmp_path / "m.keras", "keras")
+    assert bool(export.card.val_certainty) == (part == "fold2")
 
 
 @pytest.mark.backends
