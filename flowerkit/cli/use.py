@@ -5,12 +5,13 @@ import contextlib
 import shlex
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-from flowerkit.cli.options import add_number, add_path, at_least_one
+from flowerkit.cli.options import add_number, add_path
 from flowerkit.cli.terminal import Echo, Progress
 from flowerkit.console import quiet_frameworks
-from flowerkit.deploy import ACCEPT, DECISIONS, FORMATS, check_accept, detect_format
+from flowerkit.deploy import ACCEPT, DECISIONS, FORMATS, check_accept, check_similar, detect_format
 from flowerkit.files import check_writable, write_text
 from flowerkit.text import format_csv, pluralize
 from flowerkit.training import RunFolder
@@ -221,12 +222,20 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _read_count(text: str) -> int:
-    return 0 if text == "0" else at_least_one(text)
+    return _read(int, check_similar, text)
 
 
 def _read_accept(text: str) -> float:
+    return _read(float, check_accept, text)
+
+
+def _read(kind: type, check: Callable, text: str) -> int | float:
+    """A number that `check` takes, or argparse's error."""
+    value = text  # what is no number is refused with what it must be
+    with contextlib.suppress(ValueError):
+        value = kind(text)
     try:
-        check_accept(accept := float(text))
+        check(value)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return accept
+        raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from None
+    return value

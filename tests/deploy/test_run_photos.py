@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from exported_run import CLASSES, draw_photo, train_on_photos
 
-from flowerkit.deploy import load_classifier
+from flowerkit.deploy import ClassifierPage, load_classifier
 from flowerkit.deploy.run_photos import SimilarPhotos, find_examples
 from flowerkit.training import RunFolder
 
@@ -50,6 +50,16 @@ def test_predictions_have_as_many_similar_photos_as_were_asked_for(classifier, t
     assert unread.similar == ()
     assert [photo.class_name for photo in rose.similar] == ["rose", "rose"]
     assert classifier.predict(tmp_path / "b.png")[0].similar == ()
+
+
+@pytest.mark.parametrize("similar", [-1, 2.5, "3", None])
+def test_a_number_of_similar_photos_that_cannot_be_is_refused(classifier, similar):
+    for use in (
+        lambda: classifier.predict(draw_photo("rose"), similar=similar),
+        lambda: ClassifierPage(classifier, similar=similar),
+    ):
+        with pytest.raises(ValueError, match=rf"similar={similar!r}.*whole number from 0"):
+            use()
 
 
 def test_examples_are_photos_of_val_of_as_many_classes_as_there_are(classifier):
