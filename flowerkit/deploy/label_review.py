@@ -97,7 +97,7 @@ class LabelReview:
             )
         self.doubts: list[Doubt] = []
         self.num_unjudged = 0
-        self.decisions = read_decisions(self.file) if self.file.is_file() else {}
+        self.decisions = read_decisions(self.file) if self.file.exists() else {}
         known = {id for photos in self.photos.values() for id in photos.split.ids.tolist()}
         if self.decisions and not {*known, *run.environment().data.relabelled} & {*self.decisions}:
             raise ValueError(

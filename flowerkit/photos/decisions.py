@@ -6,7 +6,6 @@ for a photo that keeps it, or "leave out". Labels are changed where they are rea
 is moved, written or deleted.
 """
 
-import csv
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -43,7 +42,7 @@ def is_decisions(file: str | os.PathLike) -> bool:
     """
     try:
         columns = read_table(Path(file).expanduser(), []).columns
-    except (IsADirectoryError, PermissionError, ValueError, csv.Error):
+    except (PermissionError, ValueError):
         return False
     return {"id", "given", "new"} <= {column.casefold() for column in columns}
 
@@ -60,14 +59,16 @@ def read_decisions(file: str | os.PathLike) -> dict[str, Decision]:
     if missing := [name for name in COLUMNS[:4] if name not in names]:
         raise ValueError(
             f"{file} has no column {' and '.join(map(repr, missing))}. The decisions that `flowerkit "
-            f"clean` writes have {', '.join(COLUMNS)}."
+            f"clean` writes have {', '.join(COLUMNS)}. Pass such a csv."
         )
     decisions, lines = {}, {}
     for line, values in table.rows:
         cells = {name: _unescape(value) for name, value in zip(names, values, strict=True)}
-        decision = Decision(*(cells.get(name, "") for name in COLUMNS))
         if not cells["new"]:
             continue  # not decided
+        if cells["new"].casefold() == LEAVE_OUT:  # a spreadsheet writes the first letter large
+            cells["new"] = LEAVE_OUT
+        decision = Decision(*(cells.get(name, "") for name in COLUMNS))
         if empty := [name for name in ("id", "given") if not cells[name]]:
             raise ValueError(f"{file}, line {line}: no {empty[0]}. Fill it in, or remove the row.")
         before = decisions.setdefault(decision.id, decision)
@@ -114,7 +115,14 @@ def decide(
             f"{file} has no file for the id {join_some(without, 3)}: its decisions are on shards. Pass "
             "them with those shards (--data SHARDS --labels CSV)."
         )
-    keyed = {each.file if by_file else each.id: each for each in decisions}
+    keyed = {}
+    for each in decisions:
+        key = each.file if by_file else each.id
+        if keyed.setdefault(key, each).new != each.new:
+            raise ValueError(
+                f"{file}: two decisions for {key}, {keyed[key].new!r} (id {keyed[key].id}) and "
+                f"{each.new!r} (id {each.id}). Keep one."
+            )
     names = {name.strip(): name for name in class_names}
     unknown = [key for key in keyed if key not in labels]
     is_needed = any(keyed[key].new != LEAVE_OUT for key in unknown)
@@ -132,7 +140,7 @@ def decide(
         if decision.new != LEAVE_OUT and decision.new not in names:
             raise ValueError(
                 f"{file}: {key!r} is to be {decision.new!r}, which is no class of {where}."
-                f"{did_you_mean(decision.new, names)} Write a class, or {LEAVE_OUT!r}."
+                f"{did_you_mean(decision.new, [*names, LEAVE_OUT])} Write a class, or {LEAVE_OUT!r}."
             )
         if labels[key].strip() not in (decision.given, decision.new):
             raise ValueError(

@@ -73,6 +73,35 @@ def test_the_same_decision_twice_is_one_and_an_empty_one_is_none(write):
     assert list(read_decisions(write("a,,rose,lily,", "b,,rose,,", "a,,rose,lily,"))) == ["a"]
 
 
+@pytest.mark.parametrize("new", ["Leave out", "LEAVE OUT"])
+def test_leave_out_is_read_in_any_case(write, new):
+    assert read_decisions(write(f"a,,rose,{new},"))["a"].new == "leave out"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            f'{HEAD}a,,rose,lily,\n"b,,rose,lily,\nc,,rose,lily,\n'.encode(),
+            "line 2 or later.*close",
+        ),
+        (f"{HEAD}a\0,,rose,lily,\n".encode(), "Save it as csv in UTF-8"),
+        (f"{HEAD}a,,rose,caf\xe9,\n".encode("latin-1"), "Save it as csv in UTF-8"),
+        (b"", "no column 'id'.*Pass such a csv"),
+    ],
+)
+def test_a_damaged_csv_is_refused_and_loses_no_decision(tmp_path, content, reason):
+    file = tmp_path / "d.csv"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"d\.csv.*{reason}"):
+        read_decisions(file)
+
+
+def test_a_folder_is_no_csv(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} is a folder. Pass a csv"):
+        read_decisions(tmp_path)
+
+
 def test_another_csv_is_refused_by_its_columns(write):
     with pytest.raises(ValueError, match="no column 'file' and 'given' and 'new'"):
         read_decisions(write("a,rose", head="id,label\n"))
@@ -201,6 +230,14 @@ def test_decisions_on_other_photos_are_refused(photos, write, row, values):
     with pytest.raises(ValueError) as error:
         list_photos(photos, decisions=write(row))
     assert all(value in str(error.value) for value in values)
+
+
+def test_two_decisions_on_a_photo_are_refused_whatever_its_ids(photos, write):
+    file = write("1,rose/1.jpg,rose,lily,", "2,rose/1.jpg,rose,leave out,")
+    with pytest.raises(
+        ValueError, match="two decisions for rose/1.jpg, .*Keep one"
+    ):
+        list_photos(photos, decisions=file)
 
 
 def test_decisions_are_not_taken_for_the_labels_of_all_photos(photos, write):
