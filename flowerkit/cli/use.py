@@ -167,7 +167,8 @@ def _serve_until_stopped(page, port: int | None, echo: Echo) -> None:
 
 def add_clean_options(parser: argparse.ArgumentParser) -> None:
     add_path(parser, "run_folder", "RUN", "a run of `flowerkit train`", takes=["run"])
-    add_path(parser, "--data", "DIR", "the folder of its shards, if they were moved")
+    data = "the folder of its shards, if they were moved"
+    add_path(parser, "--data", "DIR", data, takes=["data"])
     add_path(parser, "--out", "CSV", "the decisions, which continue if they are there [in the run]")
     top = "the number of labels shown [as many as are probably wrong, at least a twentieth of all]"
     add_number(parser, "--top", None, top)

@@ -23,7 +23,7 @@ from flowerkit.deploy.run_photos import BATCH, RunPhotos, build_pooled_body
 from flowerkit.deploy.serving import encode
 from flowerkit.experiments import make_folds
 from flowerkit.files import check_room, write_text
-from flowerkit.photos import LEAVE_OUT, Decision, read_decisions, write_decisions
+from flowerkit.photos import LEAVE_OUT, Decision, find_left_out, read_decisions, write_decisions
 from flowerkit.reports import render
 from flowerkit.text import format_csv, percent
 from flowerkit.training import RunFolder
@@ -99,6 +99,8 @@ class LabelReview:
         self.num_unjudged = 0
         self.decisions = read_decisions(self.file) if self.file.exists() else {}
         known = {id for photos in self.photos.values() for id in photos.split.ids.tolist()}
+        left_out = find_left_out(self.photos["train"].data.folder)
+        known |= {each.id for each in self.decisions.values() if each.file in left_out}
         if self.decisions and not {*known, *run.environment().data.relabelled} & {*self.decisions}:
             raise ValueError(
                 f"{self.file} holds decisions on other data: none of its ids is in the data of {run}. "

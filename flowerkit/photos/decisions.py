@@ -8,12 +8,13 @@ is moved, written or deleted.
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from flowerkit.data import FlowerData, read_records
 from flowerkit.files import write_text
+from flowerkit.photos.conversion_file import load_conversion
 from flowerkit.photos.labels import read_table
 from flowerkit.text import did_you_mean, format_csv, is_formula, join_some, pluralize
 
@@ -101,13 +102,15 @@ def decide(
     *,
     where: str,
     by_file: bool = False,
+    left_out: Collection[str] = (),
 ) -> dict[str, str | None]:
     """The labels that the decisions in `file` change, None for those left out.
 
     `labels` are those of the data before, by id, or with `by_file` by the photo's path; `where` names
-    the data. Raises what `read_decisions` raises; ValueError for decisions on other data (an id or file
-    that is not there, or has a third label), and for a class that is not there. An id that is not there
-    is no fault where it is to be left out, unless all are.
+    the data, `left_out` the files that were left out of them. Raises what `read_decisions` raises;
+    ValueError for decisions on other data (an id or file that is not there, or has a third label), and
+    for a class that is not there. An id that is not there is no fault where it is to be left out, unless
+    all are and none was.
     """
     decisions = list(read_decisions(file).values())
     if by_file and (without := [each.id for each in decisions if not each.file]):
@@ -126,7 +129,8 @@ def decide(
     names = {name.strip(): name for name in class_names}
     unknown = [key for key in keyed if key not in labels]
     is_needed = any(keyed[key].new != LEAVE_OUT for key in unknown)
-    if unknown and (is_needed or len(unknown) == len(keyed)):
+    is_known = len(unknown) < len(keyed) or any(keyed[key].file in left_out for key in unknown)
+    if unknown and (is_needed or not is_known):
         noun = "file" if by_file else "id"
         raise ValueError(
             f"{file} is of other data: {pluralize(len(unknown), noun)} of its {len(keyed):,} "
@@ -165,9 +169,16 @@ def apply_decisions(data: FlowerData, file: str | os.PathLike) -> FlowerData:
     """
     labels, names = _read_labels(data), data.class_names
     found = {id: names[label] for split in labels.values() for id, label in split.items()}
-    changes = decide(file, found, names, where=str(data.folder))
+    left_out = find_left_out(data.folder)
+    changes = decide(file, found, names, where=str(data.folder), left_out=left_out)
     number = {name: label for label, name in enumerate(names)} | {None: None}
     return _relabel(data, {id: number[new] for id, new in changes.items()}, labels)
+
+
+def find_left_out(folder: Path) -> dict[str, str]:
+    """The files that the conversion into `folder` left out, and why; {} where the data are no photos."""
+    conversion = load_conversion(folder)
+    return conversion.left_out if conversion else {}
 
 
 def relabel(data: FlowerData, changes: Mapping[str, int | None]) -> FlowerData:

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import platform
+import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from flowerkit.accelerator import Accelerator, versions
 from flowerkit.data import FlowerData, find_shards
 from flowerkit.files import (
+    cache_folder,
     check_seal,
     find_marked,
     list_marked,
@@ -524,9 +526,18 @@ class RunFolder:
         trained_on = self.environment().data
         folder = trained_on.folder if folder is None else folder
         if not os.path.isdir(folder):
+            remedy = ""
+            if photos := trained_on.photos:
+                command = f"check-data {shlex.quote(photos)}"
+                if Path(folder).parent.resolve() != cache_folder().resolve():
+                    command = f"convert {shlex.quote(photos)} {shlex.quote(str(folder))}"
+                remedy = (
+                    f": `flowerkit {command} --image-size {trained_on.image_size}`, with the options "
+                    f"for labels and splits of then, makes them again"
+                )
             raise FileNotFoundError(
                 f"the images that {self} was trained on are not in {folder} any more. Put them back "
-                f"there."
+                f"there{remedy}."
             )
         found = find_shards(
             folder,

@@ -1,8 +1,10 @@
 """Decisions on labels: the csv, what it changes in photos and in shards, and what is refused."""
 
 import pytest
+from PIL import Image
 
 from flowerkit.data import find_ids, load_split
+from flowerkit.photos import convert_photos
 from flowerkit.photos.decisions import (
     Decision,
     apply_decisions,
@@ -234,10 +236,23 @@ def test_decisions_on_other_photos_are_refused(photos, write, row, values):
 
 def test_two_decisions_on_a_photo_are_refused_whatever_its_ids(photos, write):
     file = write("1,rose/1.jpg,rose,lily,", "2,rose/1.jpg,rose,leave out,")
-    with pytest.raises(
-        ValueError, match="two decisions for rose/1.jpg, .*Keep one"
-    ):
+    with pytest.raises(ValueError, match="two decisions for rose/1.jpg, .*Keep one"):
         list_photos(photos, decisions=file)
+
+
+def test_what_a_conversion_left_out_may_be_left_out_again(write, tmp_path):
+    for name, colour in (("rose", "red"), ("lily", "blue")):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            image = Image.effect_noise((40, 40), 20 * number + len(colour))
+            image.save(tmp_path / name / f"{number}.png")
+    file, out = write("rose/3.png,rose/3.png,rose,leave out,"), tmp_path.with_name("converted")
+    convert_photos(tmp_path, out, image_size=32, decisions=file, workers=1)
+    data = find_data(out, decisions=file)
+    assert data.relabelled == {}
+    for row in ("rose/3.png,rose/3.png,rose,lily,", "x,rose/9.png,rose,leave out,"):
+        with pytest.raises(ValueError, match="is of other data"):
+            find_data(out, decisions=write(row))
 
 
 def test_decisions_are_not_taken_for_the_labels_of_all_photos(photos, write):
