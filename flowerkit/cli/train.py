@@ -235,6 +235,7 @@ def run_contest(args, echo: Echo, progress: Progress) -> int:
     plan = read_plan(args.plan, find_changes(args))
     if plan.max_minutes is None:
         raise WrongUsage("a contest needs its time: --max-minutes 480 is 8 hours.")
+    check_inputs(args, plan)
     accelerator = connect_device(args, echo)
     from flowerkit.cli.look import report_problems
     from flowerkit.experiments import run_contest

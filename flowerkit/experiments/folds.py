@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from hashlib import sha256
+from numbers import Integral
 
 import numpy as np
 
@@ -75,8 +76,10 @@ def make_folds(
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    if count < 2:
-        raise ValueError(f"folds are 2 or more. Received: {count}")
+    if not isinstance(count, Integral) or count < 2:
+        raise ValueError(
+            f"folds are a whole number from 2. Received: folds={count!r} (--folds {count})"
+        )
     names = ["train", *["val"] * bool(data.counts["val"])]
     splits = [load_split(data, name, on_corrupt=on_corrupt, cache="none") for name in names]
     ids, labels, digests = (

@@ -24,7 +24,7 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "plan": "FINE_TUNE PLANS RAMP settle TrainingPlan change_plan load_plan",
+        "plan": "FINE_TUNE PLANS RAMP settle TrainingPlan change_plan check_is_plan load_plan",
         "run_folder": "Environment RunFolder TrainedOn describe_difference",
         "history": "History",
         "lr_finder": "LRFinderResult lr_find",

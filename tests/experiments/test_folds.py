@@ -97,7 +97,7 @@ def test_a_class_with_fewer_pictures_than_folds_is_refused_with_the_most_folds(d
     with pytest.raises(ValueError, match=rf"'{drawn.class_names[1]}' has 3.*--folds 3"):
         make_folds(data, 4)
     assert make_folds(data, 3).count == 3
-    with pytest.raises(ValueError, match="2 or more. Received: 1"):
+    with pytest.raises(ValueError, match="whole number from 2. Received: folds=1"):
         make_folds(data, 1)
 
 
