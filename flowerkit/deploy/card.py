@@ -15,7 +15,7 @@ from flowerkit.photos import check_resize
 
 CARD_FILE = "flowerkit.json"
 ACCEPT = 0.95
-_EVERYTHING = -100.0  # a threshold below every certainty
+EVERYTHING = -100.0  # a threshold below every certainty
 
 _INPUT = "RGB pixels 0..255, float32 (n, image_size, image_size, 3)"
 _OUTPUT = "probabilities, float32 (n, number of classes), rows sum to 1"
@@ -73,7 +73,7 @@ class ModelCard:
         """
         check_accept(accept)
         if not self.val_certainty:
-            return _EVERYTHING
+            return EVERYTHING
         return self.val_certainty[math.floor(100 - 100 * accept + 1e-9)]
 
     def to_json(self, **more) -> str:
@@ -122,7 +122,7 @@ def rank_certainty(certainty: Sequence[float]) -> list[float]:
     conformal prediction (Angelopoulos and Bates 2021, arXiv:2107.07511). For that n must be 19 at 5 %;
     of fewer images the threshold accepts everything.
     """
-    ranked = [_EVERYTHING, *sorted(map(float, certainty))]
+    ranked = [EVERYTHING, *sorted(map(float, certainty))]
     ranks = (len(ranked) * percent // 100 for percent in range(101))
     return [ranked[min(rank, len(ranked) - 1)] for rank in ranks]
 

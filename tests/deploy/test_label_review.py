@@ -76,8 +76,11 @@ def test_decisions_are_written_at_once_taken_back_and_taken_up(run, review):
     assert found[first.id].file == first.file
     review.decide(second, None)
     assert list(read_decisions(review.file)) == [first.id]
-    with pytest.raises(ValueError, match="no class 'fern'"):
-        review.decide(first, "fern")
+    with pytest.raises(ValueError, match="no class 'Rose'. Did you mean 'rose'.*iris.*'leave out'"):
+        review.decide(first, "Rose")
+    for num in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=rf"num={num} \(--top {num}\).*from 1"):
+            review.first(num)
 
 
 def test_the_list_is_a_csv_to_fill_in_which_train_and_convert_take(run, review, tmp_path):

@@ -137,6 +137,8 @@ def test_a_run_of_a_contest_is_used_with_its_photos_as_any_other(contest, part, 
     assert len(LabelReview(run, tmp_path / "d.csv").doubts) == 68
     export = export_model(run.path, tmp_path / "m.keras", "keras")
     assert bool(export.card.val_certainty) == (part == "fold2")
+    no_threshold = "no photo is of none of these classes, for which 19 val photos"
+    assert (no_threshold in str(classifier)) == (part == "all")
 
 
 @pytest.mark.backends
