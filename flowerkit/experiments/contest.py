@@ -59,7 +59,8 @@ class Contest:
 
     `weights` are those of the blend by network, of which `winner` has the highest macro F1 out of fold.
     `out_of_fold` and `predictions` are the blend's: of train and val, and of test (None without one).
-    `problems` are those of its `csv`. `run`: the last fold that this call trained, None if none.
+    `problems` are those of its `csv`. `run` is the last fold that was trained, in this call if one was;
+    None if no model of them is left.
     """
 
     folder: Path
@@ -70,8 +71,8 @@ class Contest:
     problems: list[str]
     page: Path
     steps: list[Step]
+    run: TrainingResult | None
     csv: Path | None = None
-    run: TrainingResult | None = None
 
     def __str__(self) -> str:
         return "\n".join([*map(str, self.steps), f"the winner is {self.winner}"])
@@ -400,9 +401,36 @@ class _Running:
             self.out, steps, data=data, runs=names, winner=winner.name, weights=weights
         )
         csv = test and self.out / choose_csv(data)
-        run = self.last[0] if self.last else None
+        run = self.last[0] if self.last else self._load_last()
         return Contest(
-            self.out, weights, winner.name, out_of_fold, test, problems, page, steps, csv, run
+            self.out, weights, winner.name, out_of_fold, test, problems, page, steps, run, csv
+        )
+
+    def _load_last(self) -> TrainingResult | None:
+        """The last fold that was trained in an earlier call, if its model is there."""
+        found = [
+            (run, fold)
+            for entry in self.entries
+            for fold, run in enumerate(self._list_folds(entry))
+            if self._is_finished(run) and run.model_file.is_file()
+        ]
+        if not found:
+            return None
+        folder, fold = found[-1]
+        saved = SavedRun.load(folder.path)
+        with self.accelerator.scope():
+            model = folder.model()
+        return TrainingResult(
+            folder=saved.path,
+            plan=saved.plan,
+            model=model,
+            history=saved.history,
+            summary=saved.result,
+            predictions=saved.predictions,
+            val_images=folder.split("val", self.folds.without(fold)).images,
+            accelerator=self.accelerator,
+            environment=saved.environment,
+            global_batch=saved.global_batch,
         )
 
     def _list_folds(self, entry: Entry) -> list[RunFolder]:

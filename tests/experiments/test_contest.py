@@ -141,6 +141,18 @@ def test_a_run_of_a_contest_is_used_with_its_photos_as_any_other(contest, part, 
     assert (no_threshold in str(classifier)) == (part == "all")
 
 
+def test_the_last_fold_is_there_to_look_at_whether_this_call_trained_it_or_not(
+    contest, data, plan, accelerator
+):
+    again = run(data, plan, contest, accelerator).run
+    assert again.folder == contest.run.folder == contest.folder / "dense-small-bn-fold2"
+    assert again.summary == contest.run.summary
+    assert str(again) == str(contest.run)
+    np.testing.assert_array_equal(again.val_images[:], contest.run.val_images[:])
+    np.testing.assert_array_equal(again.predictions.ids, contest.run.predictions.ids)
+    np.testing.assert_array_equal(again.model.get_weights()[0], contest.run.model.get_weights()[0])
+
+
 @pytest.mark.backends
 def test_what_is_finished_is_not_trained_again_and_a_run_that_was_cut_off_is(
     contest, data, plan, accelerator, tmp_path
