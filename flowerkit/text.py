@@ -163,6 +163,15 @@ def to_cell(cell):
     return f"'{text}" if is_formula(text) else text
 
 
+def from_cell(text: str) -> str:
+    """The text of a cell before `to_cell` put an apostrophe in front.
+
+    >>> from_cell(to_cell("=x/1.jpg")), from_cell("'tis")
+    ('=x/1.jpg', "'tis")
+    """
+    return text[1:] if text[:1] == "'" and is_formula(text[1:]) else text
+
+
 def percent(share: float) -> str:
     """A share of 1 in percent; only 0 is 0% and only 1 is 100%.
 

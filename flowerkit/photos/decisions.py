@@ -16,7 +16,7 @@ from flowerkit.data import FlowerData, read_records
 from flowerkit.files import write_text
 from flowerkit.photos.conversion_file import load_conversion
 from flowerkit.photos.labels import read_table
-from flowerkit.text import did_you_mean, format_csv, is_formula, join_some, pluralize
+from flowerkit.text import did_you_mean, format_csv, from_cell, join_some, pluralize
 
 COLUMNS = ("id", "file", "given", "new", "decided")
 LEAVE_OUT = "leave out"
@@ -64,7 +64,7 @@ def read_decisions(file: str | os.PathLike) -> dict[str, Decision]:
         )
     decisions, lines = {}, {}
     for line, values in table.rows:
-        cells = {name: _unescape(value) for name, value in zip(names, values, strict=True)}
+        cells = {name: from_cell(value) for name, value in zip(names, values, strict=True)}
         if not cells["new"]:
             continue  # not decided
         if cells["new"].casefold() == LEAVE_OUT:  # a spreadsheet writes the first letter large
@@ -85,11 +85,6 @@ def read_decisions(file: str | os.PathLike) -> dict[str, Decision]:
 def write_decisions(file: str | os.PathLike, decisions: Iterable[Decision]) -> None:
     """Write the csv in one piece."""
     write_text(file, format_csv([COLUMNS, *map(astuple, decisions)]))
-
-
-def _unescape(text: str) -> str:
-    """What `format_csv` was given."""
-    return text[1:] if text[:1] == "'" and is_formula(text[1:]) else text
 
 
 # Applying them ------------------------------------------------------------------------------------

@@ -562,8 +562,8 @@ class RunFolder:
         split = load_split(data, name, on_corrupt=self.plan().on_corrupt, cache="none")
         if not self.environment().data.images.get(name, "").startswith(describe_data(split)):
             raise ValueError(
-                f"{data.folder} holds others than the {name} images of {self}. Put those back, or pass "
-                f"the data it was trained on (--data)."
+                f"{data.folder} holds others than the {name} images of {self}. Put those back; `report` "
+                f"and `clean` take the data it was trained on from elsewhere, too (--data)."
             )
         return split
 
