@@ -81,13 +81,16 @@ def format_seconds(seconds: float) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'x'?" with the nearest of the known names, or nothing.
+    """ " Did you mean 'x'?" with the nearest of the known names, in any case of letters, or nothing.
 
     >>> did_you_mean("val_f2", ["val_f1", "loss"])
     " Did you mean 'val_f1'?"
+    >>> did_you_mean("ROSE", ["iris", "Rose"])
+    " Did you mean 'Rose'?"
     """
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    spelt = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(str(name).casefold(), list(spelt), n=1)
+    return f" Did you mean {spelt[near[0]]!r}?" if near else ""
 
 
 def readable(text: str) -> str:
@@ -158,6 +161,15 @@ def to_cell(cell):
         return cell
     text = _ANY_CONTROL.sub(lambda found: repr(found[0])[1:-1], readable(cell))
     return f"'{text}" if is_formula(text) else text
+
+
+def from_cell(text: str) -> str:
+    """The text of a cell before `to_cell` put an apostrophe in front.
+
+    >>> from_cell(to_cell("=x/1.jpg")), from_cell("'tis")
+    ('=x/1.jpg', "'tis")
+    """
+    return text[1:] if text[:1] == "'" and is_formula(text[1:]) else text
 
 
 def percent(share: float) -> str:

@@ -13,7 +13,6 @@ from flowerkit.cli.options import (
 )
 from flowerkit.cli.terminal import Echo, Progress, connect_device
 from flowerkit.files import check_writable
-from flowerkit.photos import relabel
 from flowerkit.sources import find_problems, find_score, write_csv
 from flowerkit.submission import find_single_label, holds_predictions
 from flowerkit.text import pluralize
@@ -202,7 +201,7 @@ def run_report(args, echo: Echo, progress: Progress) -> int:
 
     if args.data:
         data = open_data(args, image_size=trained_on.image_size)
-        val, problems = read_data(run, relabel(data, trained_on.relabelled))
+        val, problems = read_data(run, trained_on.restore(data))
         report = write_report(
             run.path, val_images=val.images, submission_problems=problems, model=run.model()
         )

@@ -6,7 +6,7 @@ import functools
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from flowerkit.accelerator import find_hosts, hosts
@@ -27,7 +27,6 @@ from flowerkit.cli.options import (
 from flowerkit.cli.parser import WrongUsage
 from flowerkit.cli.terminal import Echo, Progress, connect_device, connect_hosts
 from flowerkit.files import check_room, check_writable, find_free_folder, write_json
-from flowerkit.photos import relabel
 from flowerkit.text import pluralize
 
 # train --------------------------------------------------------------------------------------------
@@ -53,13 +52,14 @@ def run_train(args, echo: Echo, progress: Progress) -> int:
     with connect_hosts(args, echo, progress) as (accelerator, echo, progress):
         if requested is None and hosts.is_first():
             requested = read()
-        plan, source, out, relabelled = _share(requested) if setup else requested
+        plan, source, out, trained_on = _share(requested) if setup else requested
         data = hosts.first_then_others(
             functools.partial(
                 open_data, args, source, image_size=plan.image_size, progress=progress
             )
         )
-        data = relabel(data, relabelled) if args.labels is None else data
+        if trained_on and args.labels is None:
+            data = trained_on.restore(data)
         echo(str(data))
         return train_and_submit(
             plan,
@@ -77,11 +77,14 @@ def run_train(args, echo: Echo, progress: Progress) -> int:
 
 def _share(requested: tuple | None) -> tuple:
     """What host 0 has read, on every host."""
-    from flowerkit.training import TrainingPlan
+    from flowerkit.training import TrainedOn, TrainingPlan
 
-    values = requested and (requested[0].to_dict(), *map(str, requested[1:3]), requested[3])
-    plan, source, out, relabelled = hosts.broadcast(values)
-    return TrainingPlan(**plan), source, Path(out), relabelled
+    values = None
+    if requested:
+        plan, source, out, trained_on = requested
+        values = plan.to_dict(), str(source), str(out), trained_on and asdict(trained_on)
+    plan, source, out, trained_on = hosts.broadcast(values)
+    return TrainingPlan(**plan), source, Path(out), trained_on and TrainedOn(**trained_on)
 
 
 def _read_new(args) -> tuple:
@@ -91,11 +94,11 @@ def _read_new(args) -> tuple:
     check_inputs(args, plan)
     out = args.out or find_free_folder("runs", Path(args.plan or "fine-tune").stem)
     RunFolder.start(out)
-    return plan, args.data, out, {}
+    return plan, args.data, out, None
 
 
 def _read_resumed(args) -> tuple:
-    """The run's own plan and data, with the labels that were changed for it."""
+    """The run's own plan and data, with what those were in training."""
     changes = find_changes(args)
     if args.out is None:
         raise WrongUsage("--resume needs --out RUN, the folder of the run to continue.")
@@ -117,7 +120,7 @@ def _read_resumed(args) -> tuple:
         args.precision = environment.accelerator.precision
     source = environment.data.folder if args.data == "auto" else args.data
     check_inputs(args, plan, source)
-    return plan, source, args.out, environment.data.relabelled
+    return plan, source, args.out, environment.data
 
 
 def train_and_submit(
@@ -232,6 +235,7 @@ def run_contest(args, echo: Echo, progress: Progress) -> int:
     plan = read_plan(args.plan, find_changes(args))
     if plan.max_minutes is None:
         raise WrongUsage("a contest needs its time: --max-minutes 480 is 8 hours.")
+    check_inputs(args, plan)
     accelerator = connect_device(args, echo)
     from flowerkit.cli.look import report_problems
     from flowerkit.experiments import run_contest

@@ -5,12 +5,13 @@ import contextlib
 import shlex
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-from flowerkit.cli.options import add_number, add_path, at_least_one
+from flowerkit.cli.options import add_number, add_path
 from flowerkit.cli.terminal import Echo, Progress
 from flowerkit.console import quiet_frameworks
-from flowerkit.deploy import ACCEPT, DECISIONS, FORMATS, check_accept, detect_format
+from flowerkit.deploy import ACCEPT, DECISIONS, FORMATS, check_accept, check_similar, detect_format
 from flowerkit.files import check_writable, write_text
 from flowerkit.text import format_csv, pluralize
 from flowerkit.training import RunFolder
@@ -166,7 +167,8 @@ def _serve_until_stopped(page, port: int | None, echo: Echo) -> None:
 
 def add_clean_options(parser: argparse.ArgumentParser) -> None:
     add_path(parser, "run_folder", "RUN", "a run of `flowerkit train`", takes=["run"])
-    add_path(parser, "--data", "DIR", "the folder of its shards, if they were moved")
+    data = "the folder of its shards, if they were moved"
+    add_path(parser, "--data", "DIR", data, takes=["data"])
     add_path(parser, "--out", "CSV", "the decisions, which continue if they are there [in the run]")
     top = "the number of labels shown [as many as are probably wrong, at least a twentieth of all]"
     add_number(parser, "--top", None, top)
@@ -221,12 +223,20 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _read_count(text: str) -> int:
-    return 0 if text == "0" else at_least_one(text)
+    return _read(int, check_similar, text)
 
 
 def _read_accept(text: str) -> float:
+    return _read(float, check_accept, text)
+
+
+def _read(kind: type, check: Callable, text: str) -> int | float:
+    """A number that `check` takes, or argparse's error."""
+    value = text  # what is no number is refused with what it must be
+    with contextlib.suppress(ValueError):
+        value = kind(text)
     try:
-        check_accept(accept := float(text))
+        check(value)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return accept
+        raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from None
+    return value

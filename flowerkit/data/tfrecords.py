@@ -10,8 +10,8 @@ import re
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +65,18 @@ class FlowerData:
     def csv_labels(self) -> tuple[str, ...] | None:
         """What a csv holds for each class where it is not the class id, see `find_csv_labels`."""
         return find_csv_labels(self.class_names)
+
+    def divided(
+        self, ids: Mapping[str, Collection[str]], counts: Mapping[str, int]
+    ) -> "FlowerData":
+        """Its train and val anew: of the images of both those with these `ids`, so many."""
+        files = tuple(dict.fromkeys((*self.files["train"], *self.files["val"])))
+        return replace(
+            self,
+            files={**self.files, **dict.fromkeys(ids, files)},
+            counts={**self.counts, **{name: counts[name] for name in ids}},
+            ids={**self.ids, **{name: frozenset(of) for name, of in ids.items()}},
+        )
 
     def __str__(self) -> str:
         counts = ", ".join(f"{split} {self.counts[split]:,}" for split in SPLITS)

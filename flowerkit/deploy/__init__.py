@@ -18,7 +18,7 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "card": "ACCEPT check_accept",
+        "card": "ACCEPT check_accept check_similar",
         "formats": "FORMATS detect_format",
         "exports": "export_model",
         "classifier": "Classifier load_classifier list_files",

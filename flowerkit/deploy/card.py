@@ -6,6 +6,7 @@ import os
 import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 
 from flowerkit import __version__
@@ -14,7 +15,7 @@ from flowerkit.photos import check_resize
 
 CARD_FILE = "flowerkit.json"
 ACCEPT = 0.95
-_EVERYTHING = -100.0  # a threshold below every certainty
+EVERYTHING = -100.0  # a threshold below every certainty
 
 _INPUT = "RGB pixels 0..255, float32 (n, image_size, image_size, 3)"
 _OUTPUT = "probabilities, float32 (n, number of classes), rows sum to 1"
@@ -72,7 +73,7 @@ class ModelCard:
         """
         check_accept(accept)
         if not self.val_certainty:
-            return _EVERYTHING
+            return EVERYTHING
         return self.val_certainty[math.floor(100 - 100 * accept + 1e-9)]
 
     def to_json(self, **more) -> str:
@@ -98,10 +99,19 @@ class ModelCard:
 
 def check_accept(accept: float) -> None:
     """Raise ValueError unless `accept` is a fraction of val, above 0 and at most 1."""
-    if not 0 < accept <= 1:
+    if not isinstance(accept, Real) or not 0 < accept <= 1:
         raise ValueError(
-            f"accept={accept!r} (--accept {accept}) must be above 0 and at most 1: the fraction of val "
-            f"that is accepted, such as {ACCEPT}."
+            f"accept={accept!r} (--accept {accept}) must be a number above 0 and at most 1: the "
+            f"fraction of val that is accepted, such as {ACCEPT}."
+        )
+
+
+def check_similar(num: int) -> None:
+    """Raise ValueError unless `num` can be how many similar photos are asked for."""
+    if not isinstance(num, Integral) or num < 0:
+        raise ValueError(
+            f"similar={num!r} (--similar {num}) must be a whole number from 0: how many training photos "
+            f"are shown with each photo."
         )
 
 
@@ -112,7 +122,7 @@ def rank_certainty(certainty: Sequence[float]) -> list[float]:
     conformal prediction (Angelopoulos and Bates 2021, arXiv:2107.07511). For that n must be 19 at 5 %;
     of fewer images the threshold accepts everything.
     """
-    ranked = [_EVERYTHING, *sorted(map(float, certainty))]
+    ranked = [EVERYTHING, *sorted(map(float, certainty))]
     ranks = (len(ranked) * percent // 100 for percent in range(101))
     return [ranked[min(rank, len(ranked) - 1)] for rank in ranks]
 
@@ -130,8 +140,7 @@ def find_run_card(folder: str | os.PathLike) -> ModelCard | None:
     if not run.environment_file.is_file():
         return None
     data, measured = run.environment().data, {}
-    if run.val_predictions_file.is_file():
-        val = run.val_predictions()
+    if run.val_predictions_file.is_file() and len(val := run.val_predictions()):
         measured = {
             "temperature": metrics.fit_temperature(val.labels, val.probabilities),
             "val_certainty": rank_certainty(metrics.certainty(val.probabilities)),

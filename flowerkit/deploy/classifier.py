@@ -14,7 +14,7 @@ from PIL import Image
 from flowerkit import metrics
 from flowerkit.console import Progress
 from flowerkit.data import decode_jpeg
-from flowerkit.deploy.card import ACCEPT
+from flowerkit.deploy.card import ACCEPT, EVERYTHING, check_similar
 from flowerkit.deploy.formats import LoadedModel, detect_format
 from flowerkit.deploy.run_photos import KnownPhoto, SimilarPhotos
 from flowerkit.files import near_path
@@ -124,6 +124,8 @@ class Classifier(LoadedModel):
 
     def __str__(self) -> str:
         score = "" if self.card.val_f1 is None else f", macro F1 {self.card.val_f1:.4f} on val"
+        if self.card.threshold() == EVERYTHING:
+            score += f"; no photo is of {NONE_OF_THESE}, for which 19 val photos are needed"
         return (
             f"{self.path} ({self.format}): {len(self.class_names)} classes, "
             f"{self.card.image_size} px, resize {self.card.resize!r}{score}"
@@ -148,9 +150,11 @@ class Classifier(LoadedModel):
         `similar`: how many of the nearest training photos each prediction has, see `SimilarPhotos`.
 
         Raises FileNotFoundError for a missing path, ValueError for a folder without photos, an array
-        that is not an image, and `accept` outside 0..1; with `similar` also as `find_similar_photos`.
+        that is not an image, `accept` outside 0..1 and `similar` below 0; with `similar` also as
+        `find_similar_photos`.
         """
         threshold = self.card.threshold(accept)
+        check_similar(similar)
         inputs = _flatten(photos)
         names = [
             str(photo) if isinstance(photo, Path) else f"photo {number}"

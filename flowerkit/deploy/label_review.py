@@ -12,6 +12,7 @@ import os
 import urllib.parse
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from flowerkit.deploy.run_photos import BATCH, RunPhotos, build_pooled_body
 from flowerkit.deploy.serving import encode
 from flowerkit.experiments import make_folds
 from flowerkit.files import check_room, write_text
-from flowerkit.photos import LEAVE_OUT, Decision, read_decisions, write_decisions
+from flowerkit.photos import LEAVE_OUT, Decision, find_left_out, read_decisions, write_decisions
 from flowerkit.reports import render
-from flowerkit.text import format_csv, percent
+from flowerkit.text import did_you_mean, format_csv, join_some, percent
 from flowerkit.training import RunFolder
 
 NUM_FOLDS = 5
@@ -97,8 +98,10 @@ class LabelReview:
             )
         self.doubts: list[Doubt] = []
         self.num_unjudged = 0
-        self.decisions = read_decisions(self.file) if self.file.is_file() else {}
+        self.decisions = read_decisions(self.file) if self.file.exists() else {}
         known = {id for photos in self.photos.values() for id in photos.split.ids.tolist()}
+        left_out = find_left_out(self.photos["train"].data.folder)
+        known |= {each.id for each in self.decisions.values() if each.file in left_out}
         if self.decisions and not {*known, *run.environment().data.relabelled} & {*self.decisions}:
             raise ValueError(
                 f"{self.file} holds decisions on other data: none of its ids is in the data of {run}. "
@@ -112,7 +115,14 @@ class LabelReview:
         return sum(doubt.is_issue for doubt in self.doubts)
 
     def first(self, num: int | None = None) -> list[Doubt]:
-        """The first `num` doubts; None: as many as are probably wrong, at least 5 % of the labels."""
+        """The first `num` doubts; None: as many as are probably wrong, at least 5 % of the labels.
+
+        Raises ValueError for a `num` below 1.
+        """
+        if num is not None and (not isinstance(num, Integral) or num < 1):
+            raise ValueError(
+                f"num={num!r} (--top {num}) must be a whole number from 1: how many labels are shown."
+            )
         least = max(self.num_issues, round(LEAST_SHOWN * len(self.doubts)), 1)
         return self.doubts[: least if num is None else num]
 
@@ -122,7 +132,10 @@ class LabelReview:
         Raises ValueError for a class that there is not.
         """
         if new not in (None, LEAVE_OUT, *self.class_names):
-            raise ValueError(f"there is no class {new!r}")
+            raise ValueError(
+                f"there is no class {new!r}.{did_you_mean(str(new), self.class_names)} Pass one of "
+                f"{join_some(self.class_names)}; {LEAVE_OUT!r}; or None, which takes a decision back."
+            )
         if new is None:
             self.decisions.pop(doubt.id, None)
         else:
@@ -160,6 +173,8 @@ class LabelReview:
         with accelerator.scope():
             body = build_pooled_body(_build_classifier(self.run, data, accelerator))
             for name, photos in self.photos.items():
+                if not len(photos.split):
+                    continue  # a run without validation
                 found = compute_features(
                     body,
                     photos.split,

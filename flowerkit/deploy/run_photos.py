@@ -3,15 +3,16 @@
 They are read from where the run found them; an export does not know the place.
 """
 
-import contextlib
 import csv
 import os
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from flowerkit.console import Progress
+from flowerkit.text import from_cell
 from flowerkit.training import RunFolder
 
 BATCH = 32
@@ -50,12 +51,7 @@ class RunPhotos:
         self.data = run.data(folder)
         self.class_names = self.data.class_names
         self.split = run.split(split, self.data)
-        self.paths: dict[str, str] = {}
-        with (
-            contextlib.suppress(FileNotFoundError),  # the data are no photos
-            (self.data.folder / "photos.csv").open(encoding="utf-8", newline="") as file,
-        ):
-            self.paths = {row["id"]: row["path"] for row in csv.DictReader(file)}
+        self.paths = _read_paths(self.data.folder / "photos.csv")
 
     def get(self, row: int, similarity: float | None = None) -> KnownPhoto:
         """The photo of a row of the split."""
@@ -63,6 +59,21 @@ class RunPhotos:
         name = self.paths.get(image_id, image_id)
         class_name = self.class_names[self.split.labels[row]]
         return KnownPhoto(name, class_name, self.split.images[row], similarity)
+
+
+def _read_paths(file: Path) -> dict[str, str]:
+    """The path of each photo by its id, from a conversion; {} where the data are no photos."""
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            rows = csv.DictReader(opened)
+            return {from_cell(row["id"]): from_cell(row["path"]) for row in rows}
+    except FileNotFoundError:
+        return {}
+    except (KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"{file} is not as the conversion wrote it, with the columns id and path ({error!r}). "
+            f"Convert the photos again, or remove the file: then ids stand for paths."
+        ) from error
 
 
 def find_examples(run: RunFolder, num: int = 6) -> list[KnownPhoto]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from flowerkit.console import Progress
 from flowerkit.data import decode_jpeg
-from flowerkit.deploy.card import ACCEPT
+from flowerkit.deploy.card import ACCEPT, check_similar
 from flowerkit.deploy.classifier import Classifier
 from flowerkit.deploy.local_server import Reply, find_reply
 from flowerkit.deploy.run_photos import find_examples
@@ -47,6 +47,7 @@ class ClassifierPage:
         progress: Progress | None = None,
     ):
         classifier.card.threshold(accept)  # refuses what is no fraction
+        check_similar(similar)
         self.classifier, self.top, self.accept, self.similar = classifier, top, accept, similar
         self.find_cams = None
         self.examples = []

@@ -17,21 +17,24 @@ import numpy as np
 
 from flowerkit.accelerator import Accelerator, connect
 from flowerkit.console import Progress, shows_progress
-from flowerkit.data import FlowerData, load_split
+from flowerkit.data import FlowerData, check_is_data, load_split
 from flowerkit.experiments.contest_page import Step, score_out_of_fold, score_test, write_contest
 from flowerkit.experiments.entries import END_SECONDS, Entry, choose_entries, list_plans
 from flowerkit.experiments.folds import Folds, make_folds
 from flowerkit.experiments.runs import list_differing, train_or_continue
 from flowerkit.files import check_room, locked, make_folder, read_dataclass, write_dataclass
-from flowerkit.prediction import Predictions, blend, describe_data, find_weights, predict
+from flowerkit.prediction import Predictions, blend, describe_split, find_weights, predict
 from flowerkit.sources import check_test_split, choose_csv, read_test_labels, write_csv
 from flowerkit.text import format_epochs, format_seconds
 from flowerkit.training import (
     FINE_TUNE,
     NotEnoughTime,
     RunFolder,
+    SavedRun,
     TrainingPlan,
     TrainingResult,
+    check_is_plan,
+    describe_difference,
     plan_phases,
 )
 
@@ -45,6 +48,7 @@ class ContestFile:
     plan: dict[str, Any]
     backbones: tuple[str, ...]
     folds: int
+    class_names: tuple[str, ...]
     images: dict[str, str]
     entries: tuple[Entry, ...]
 
@@ -55,7 +59,8 @@ class Contest:
 
     `weights` are those of the blend by network, of which `winner` has the highest macro F1 out of fold.
     `out_of_fold` and `predictions` are the blend's: of train and val, and of test (None without one).
-    `problems` are those of its `csv`. `run`: the last fold that this call trained, None if none.
+    `problems` are those of its `csv`. `run` is the last fold that was trained, in this call if one was;
+    None if no model of them is left.
     """
 
     folder: Path
@@ -66,8 +71,8 @@ class Contest:
     problems: list[str]
     page: Path
     steps: list[Step]
+    run: TrainingResult | None
     csv: Path | None = None
-    run: TrainingResult | None = None
 
     def __str__(self) -> str:
         return "\n".join([*map(str, self.steps), f"the winner is {self.winner}"])
@@ -98,6 +103,7 @@ def run_contest(
     that would do), another plan or other data than those of the contest in `out`, and what `make_folds`
     refuses; RuntimeError when interrupted; else as `train` does.
     """
+    check_is_data(data)
     deadline = (time.monotonic() if started is None else started) + 60 * _check_plan(plan)
     plans = list_plans(plan, backbones)
     accelerator = accelerator or connect()
@@ -110,9 +116,13 @@ def run_contest(
         test = check_test_split(data, on_corrupt=plan.on_corrupt)
         asked = ContestFile(
             plan=replace(plan, max_minutes=None).to_dict(),
-            backbones=tuple(plans),
+            backbones=tuple(
+                each.backbone + f"@{each.input_size}" * (each.input_size != plan.input_size)
+                for each in plans.values()
+            ),
             folds=folds,
-            images={"train and val": divided.key, "test": describe_data(test) if test else "none"},
+            class_names=data.class_names,
+            images={"train and val": divided.key, "test": describe_split(test) if test else "none"},
             entries=(),
         )
         entries = _find_before(out, asked)
@@ -122,6 +132,7 @@ def run_contest(
             )
             write_dataclass(out / "contest.json", replace(asked, entries=entries))
         contest = _Running(out, divided, plans, entries, accelerator, deadline, progress)
+        contest.check_runs()
         try:
             for entry in entries:
                 for fold in range(folds):
@@ -129,7 +140,7 @@ def run_contest(
             contest.train(contest.find_winner(), None)
         except NotEnoughTime as error:
             if not contest.find_scored():
-                raise
+                raise contest.explain_time(plan.max_minutes) from error
             _log.warning(f"no more runs: {error}")
         return contest.finish()
 
@@ -139,6 +150,7 @@ def run_contest(
 
 def _check_plan(plan: TrainingPlan) -> float:
     """The minutes of a plan that a contest can follow."""
+    check_is_plan(plan)
     if plan.max_minutes is None:
         raise ValueError(
             "a contest needs a time limit: max_minutes=480 (--max-minutes 480) is 8 hours."
@@ -147,12 +159,17 @@ def _check_plan(plan: TrainingPlan) -> float:
         raise ValueError(
             "a contest needs its backbone as a file: save the model, and pass backbone='FILE.keras'."
         )
-    if plan.weights is not None and os.path.isdir(plan.weights):
+    if plan.weights not in (None, "imagenet") and _is_of_run(Path(plan.weights)):
         raise ValueError(
-            f"the run {plan.weights} may have learned from pictures that its folds would be scored on. "
-            f"Pass weights='imagenet', a weights file, or None (--weights none)."
+            f"the run of {plan.weights} may have learned from pictures that its folds would be scored "
+            f"on. Pass weights='imagenet', a weights file, or None (--weights none)."
         )
     return plan.max_minutes
+
+
+def _is_of_run(weights: Path) -> bool:
+    """Whether they are a run, or a file in one: its model, or a checkpoint."""
+    return weights.is_dir() or any((each / "plan.json").is_file() for each in weights.parents[:2])
 
 
 def _find_before(out: Path, asked: ContestFile) -> tuple[Entry, ...] | None:
@@ -171,9 +188,16 @@ def _find_before(out: Path, asked: ContestFile) -> tuple[Entry, ...] | None:
         raise ValueError(
             f"{out} holds a contest of another plan: {', '.join(differing)}. {remedy}."
         )
+    if before.class_names != asked.class_names:
+        difference = describe_difference(before.class_names, asked.class_names)
+        raise ValueError(
+            f"the contest in {out} began with other names of classes ({difference}). {remedy}."
+        )
     for name, key in asked.images.items():
         if before.images.get(name) != key:
-            raise ValueError(f"the contest in {out} began with other images in {name}. {remedy}.")
+            raise ValueError(
+                f"the contest in {out} began with other images, labels or ids in {name}. {remedy}."
+            )
     return before.entries
 
 
@@ -196,6 +220,45 @@ class _Running:
     def folder(self, entry: Entry, fold: int | None) -> RunFolder:
         part = "all" if fold is None else f"fold{fold + 1}"
         return RunFolder(self.out / f"{entry.name}-{part}")
+
+    def check_runs(self) -> None:
+        """Refuse a run that is damaged before another one is trained."""
+        for entry in self.entries:
+            for fold in (*range(self.folds.count), None):
+                folder = self.folder(entry, fold)
+                try:
+                    self._check_run(folder, fold)
+                except (FileNotFoundError, ValueError) as error:
+                    raise ValueError(
+                        f"{str(error).rstrip('.')}. Of a contest: remove the folder {folder}, and the "
+                        f"same call or command trains that run again."
+                    ) from error
+
+    def _check_run(self, folder: RunFolder, fold: int | None) -> None:
+        is_trained = _is_trained(folder)
+        if is_trained and fold is not None:
+            ids = SavedRun.load(folder.path).predictions.ids.tolist()
+            if sorted(ids) != sorted(self.folds.ids[self.folds.fold_of == fold].tolist()):
+                raise ValueError(f"{folder} holds a run of another fold")
+        elif folder.history_file.is_file():
+            folder.plan()
+            folder.environment()
+            folder.history()
+        if is_trained and self._is_finished(folder):
+            if self.folds.data.counts["test"]:
+                self._load_test(folder)
+        elif is_trained and not folder.model_file.is_file():
+            raise FileNotFoundError(f"{folder} has lost its model.keras")
+
+    def explain_time(self, minutes: float) -> NotEnoughTime:
+        """The error where not even the first fold of a contest that goes on has been trained."""
+        first = self.entries[0]
+        least = format_seconds(first.pace.seconds(self.folds.without(0).counts, 0) + END_SECONDS)
+        return NotEnoughTime(
+            f"max_minutes={minutes:g} (--max-minutes {minutes:g}) leaves no time for the first fold of "
+            f"{first.name} in {self.out}, which takes about {least} before its network learns at all; "
+            f"there are {self.folds.count}. Pass more."
+        )
 
     def train(self, entry: Entry, fold: int | None) -> None:
         """Train a run and predict test with it, as far as it has not been done before."""
@@ -327,7 +390,8 @@ class _Running:
             if all(map(_is_trained, self._list_folds(entry)))
         }
         steps = score_out_of_fold(self.find_scored(), winner.name, out_of_fold, minutes=minutes)
-        if test and (labels := read_test_labels(data)):
+        labels = read_test_labels(data) or {}
+        if test and any(name in labels for name in test.ids.tolist()):
             folds, last = self._load_test(*self._list_folds(winner)), self._load_test(everything)
             blended = test if len(weights) > 1 else None
             steps += score_test(winner.name, folds, last, blended, labels)
@@ -337,9 +401,36 @@ class _Running:
             self.out, steps, data=data, runs=names, winner=winner.name, weights=weights
         )
         csv = test and self.out / choose_csv(data)
-        run = self.last[0] if self.last else None
+        run = self.last[0] if self.last else self._load_last()
         return Contest(
-            self.out, weights, winner.name, out_of_fold, test, problems, page, steps, csv, run
+            self.out, weights, winner.name, out_of_fold, test, problems, page, steps, run, csv
+        )
+
+    def _load_last(self) -> TrainingResult | None:
+        """The last fold that was trained in an earlier call, if its model is there."""
+        found = [
+            (run, fold)
+            for entry in self.entries
+            for fold, run in enumerate(self._list_folds(entry))
+            if self._is_finished(run) and run.model_file.is_file()
+        ]
+        if not found:
+            return None
+        folder, fold = found[-1]
+        saved = SavedRun.load(folder.path)
+        with self.accelerator.scope():
+            model = folder.model()
+        return TrainingResult(
+            folder=saved.path,
+            plan=saved.plan,
+            model=model,
+            history=saved.history,
+            summary=saved.result,
+            predictions=saved.predictions,
+            val_images=folder.split("val", self.folds.without(fold)).images,
+            accelerator=self.accelerator,
+            environment=saved.environment,
+            global_batch=saved.global_batch,
         )
 
     def _list_folds(self, entry: Entry) -> list[RunFolder]:

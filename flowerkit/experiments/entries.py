@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from flowerkit.accelerator import Accelerator
 from flowerkit.experiments.folds import Folds
+from flowerkit.models import check_network, list_backbones
 from flowerkit.text import format_epochs, format_seconds, pluralize
 from flowerkit.training import Pace, TrainingPlan, measure_pace
 
@@ -34,25 +36,39 @@ class Entry:
 def list_plans(plan: TrainingPlan, backbones: Sequence[str] | None) -> dict[str, TrainingPlan]:
     """The plan of each network by its name; `backbones` are NAME or NAME@PX, None: see MORE_BACKBONES.
 
-    Raises ValueError for none, and for the same twice.
+    Raises ValueError for none, for the same twice, and what `check_network` raises.
     """
     if backbones is None:
         own = plan.backbone.lower()
         more = [name for name in MORE_BACKBONES if name.lower() != own]
-        is_pretrained = plan.weights == "imagenet" and not own.endswith(".keras")
-        backbones = [plan.backbone, *more * is_pretrained]
-    plans = {}
-    for text in backbones:
-        name, size = Path(text).stem, plan.input_size
-        if match := re.fullmatch(r"(.+)@(\d+)", text):
-            text, size = match[1], int(match[2])
-            name = f"{Path(text).stem}-{match[2]}"
-        if name in plans:
-            raise ValueError(f"backbones must differ. Received: {', '.join(backbones)}")
+        is_application = own in {row["name"].lower() for row in list_backbones()}
+        backbones = [plan.backbone, *more * (is_application and plan.weights == "imagenet")]
+    elif isinstance(backbones, str):
+        backbones = [backbones]
+    plans, folders = {}, set()
+    for given in map(os.fspath, backbones):
+        match = re.fullmatch(r"(.+)@(\d+)", given)
+        text, size = (match[1], int(match[2])) if match else (given, plan.input_size)
+        name = _name_folders(text) + (f"-{size}" if match else "")
+        if name.lower() in folders:
+            raise ValueError(
+                f"backbones must differ, also in the names of their folders, and {given} would have "
+                f"those of another, {name}. Received: {', '.join(map(str, backbones))}. Leave it out, "
+                f"or rename its file."
+            )
+        folders.add(name.lower())
         plans[name] = replace(plan, backbone=text, input_size=size, max_minutes=None)
+        check_network(text, plan.weights, None if size == "auto" else size)
     if not plans:
         raise ValueError("a contest needs one backbone or more. Received: none")
     return plans
+
+
+def _name_folders(backbone: str) -> str:
+    """How the folders of a network's runs begin: of a file with its name, of others with all of it."""
+    if backbone.endswith(".keras"):
+        return Path(backbone).stem
+    return re.sub(r"[^\w.-]+", "-", backbone)
 
 
 def choose_entries(

@@ -1,8 +1,10 @@
 """k folds of train and val together: alike in classes, pictures that look the same in one of them."""
 
 import json
-from dataclasses import dataclass, replace
+import warnings
+from dataclasses import dataclass
 from hashlib import sha256
+from numbers import Integral
 
 import numpy as np
 
@@ -48,13 +50,10 @@ class Folds:
         return self._divide(np.zeros(len(self.ids), bool))
 
     def _divide(self, is_val: np.ndarray) -> FlowerData:
-        files = (*self.data.files["train"], *self.data.files["val"])
         rows = {"train": ~is_val, "val": is_val}
-        return replace(
-            self.data,
-            files={**self.data.files, **dict.fromkeys(rows, files)},
-            counts={**self.data.counts, **{name: int(of.sum()) for name, of in rows.items()}},
-            ids={name: frozenset(self.ids[of].tolist()) for name, of in rows.items()},
+        return self.data.divided(
+            {name: self.ids[of].tolist() for name, of in rows.items()},
+            {name: int(of.sum()) for name, of in rows.items()},
         )
 
 
@@ -73,13 +72,15 @@ def make_folds(
     no model is scored on a picture that it has learned. The folds depend on the images, their labels and
     the seed. `progress("pictures", done, total)` is called after each block.
 
-    Raises ValueError for fewer than two folds, a class with fewer pictures than folds unless it may be
-    `rare`, and what `load_split` raises.
+    Raises ValueError for fewer than two folds, for a class with fewer pictures than folds unless it may
+    be `rare` (then there are no more folds than the largest class has), and what `load_split` raises.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    if count < 2:
-        raise ValueError(f"folds are 2 or more. Received: {count}")
+    if not isinstance(count, Integral) or count < 2:
+        raise ValueError(
+            f"folds are a whole number from 2. Received: folds={count!r} (--folds {count})"
+        )
     names = ["train", *["val"] * bool(data.counts["val"])]
     splits = [load_split(data, name, on_corrupt=on_corrupt, cache="none") for name in names]
     ids, labels, digests = (
@@ -87,12 +88,21 @@ def make_folds(
         for name in ("ids", "labels", "digests")
     )
     groups = _group(ids, digests, *_look_at(splits, len(ids), progress))
-    if not rare:
-        _check_classes(labels, groups, count, data.class_names)
+    nums = {label: len(np.unique(groups[labels == label])) for label in np.unique(labels).tolist()}
+    if rare:
+        count = min(count, max(nums.values()))
+        if count < 2:
+            raise ValueError(
+                f"no class of {data.folder} has two different pictures. Add some to compare with."
+            )
+    else:
+        _check_classes(nums, count, data.class_names)
     fold_of = np.empty(len(labels), "int64")
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    for fold, (_, rows) in enumerate(folds.split(labels, labels, groups)):
-        fold_of[rows] = fold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rare classes are known
+        for fold, (_, rows) in enumerate(folds.split(labels, labels, groups)):
+            fold_of[rows] = fold
     facts = [ids.tolist(), labels.tolist(), digests.tolist(), fold_of.tolist()]
     key = sha256(json.dumps(facts).encode()).hexdigest()[:16]
     return Folds(data, ids, labels, fold_of, key)
@@ -123,8 +133,7 @@ def _group(ids, digests, hashes, thumbnails) -> np.ndarray:
     return groups
 
 
-def _check_classes(labels, groups, count: int, class_names) -> None:
-    nums = {label: len(np.unique(groups[labels == label])) for label in np.unique(labels).tolist()}
+def _check_classes(nums: dict[int, int], count: int, class_names) -> None:
     if few := [f"{class_names[label]!r} has {num}" for label, num in nums.items() if num < count]:
         least = min(nums.values())
         fewer = f"Pass folds={least} (--folds {least}), or add" if least > 1 else "Add"

@@ -63,7 +63,7 @@ class Publication:
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise ValueError(f"kind must be 'model' or 'dataset'. Received: kind={self.kind!r}")
-        parts, has_host = split_address(self.name, f"{self.kind}s")
+        parts, has_host = split_address(str(self.name), f"{self.kind}s")
         name = "/".join(parts[:2]).lower()
         slug = name.partition("/")[2]
         is_name = has_host or len(parts) == 2
@@ -87,11 +87,11 @@ class Publication:
 def _find_licence(kind: str, licence: str | None) -> str:
     """The licence as Kaggle spells it."""
     names = {name: of[_KINDS.index(kind)] for name, of in LICENCES.items()}
-    wanted = re.sub(r"[^a-z0-9.]+", "-", (licence or "").lower())
+    wanted = re.sub(r"[^a-z0-9.]+", "-", str(licence or "").lower()).strip("-")
     if found := names.get(wanted):
         return found
     known = [name for name in names if names[name]]
-    received = f"{licence!r} is none of a {kind} here" if licence else "none is given"
+    received = f"{licence!r} is none of a {kind} here" if wanted else "none is given"
     raise ValueError(
         f"a licence is needed, and {received}.{did_you_mean(wanted, known)} Pass --licence with one of: "
         f"{', '.join(known)}."

@@ -88,6 +88,12 @@ def is_weights_of(file: str, name: str) -> bool:
     return bool(re.match(start, re.sub("[^a-z0-9]", "", file.lower()))) and "top" in file
 
 
+def _spell(name: str) -> str:
+    """A name of the list, written in any case, as it stands there; others as they are."""
+    names = {row["name"].lower(): row["name"] for row in list_backbones()}
+    return names.get(name.lower(), name)
+
+
 def fixed_input_size(backbone, *, with_weights: bool = True) -> int | None:
     """The only side, in px, of the images that a `backbone` takes; None: it takes any.
 
@@ -166,7 +172,8 @@ def check_input(shapes: Sequence[tuple[int | None, ...]], name: str, size: int |
 
 def default_input_size(name: str, image_size: int) -> int:
     """The side, in px, of what the backbone `name` sees of images that have the side `image_size`."""
-    return min(image_size, DENSE_INPUT_PX) if name.startswith("dense-") else image_size
+    is_dense = name.lower().startswith("dense-")
+    return min(image_size, DENSE_INPUT_PX) if is_dense else image_size
 
 
 def check_network(network, weights, input_size: int | None = None) -> None:
@@ -188,7 +195,7 @@ def check_network(network, weights, input_size: int | None = None) -> None:
             f"no weights {weights}.{near_path(weights)} Pass a weights file, a run folder, "
             "weights='imagenet', or None (--weights none)."
         )
-    name = os.fspath(network) if isinstance(network, str | os.PathLike) else ""
+    name = _spell(os.fspath(network)) if isinstance(network, str | os.PathLike) else ""
     if not name or name.startswith(HUB) or name.endswith(".keras"):
         if name.endswith(".keras"):
             if not Path(name).is_file():
@@ -204,13 +211,12 @@ def check_network(network, weights, input_size: int | None = None) -> None:
             f"the {name} backbone has no pretrained weights; pass weights=None "
             f"(--weights none). Received: weights={str(weights)!r}"
         )
-    names = {row["name"].lower(): row["name"] for row in list_backbones()}
-    if name.lower() not in names:
+    names = [row["name"] for row in list_backbones()]
+    if name not in names:
         raise ValueError(
             f"backbone {name!r} is neither in the list of `flowerkit models` nor a .keras file, nor a "
-            f"preset of KerasHub, hub:NAME.{did_you_mean(name, names.values())}"
+            f"preset of KerasHub, hub:NAME.{did_you_mean(name, names)}"
         )
-    name = names[name.lower()]
     least = SMALLEST_PX.get(name, 1 if name.startswith("dense-") else 32)
     if input_size is not None and input_size < least:
         raise ValueError(
@@ -230,7 +236,7 @@ def build_backbone(network, weights, input_size: int, dropout: float) -> tuple:
     from flowerkit.models.foreign import adopt, load_weights
 
     shape, is_model = (input_size, input_size, 3), isinstance(network, keras.Model)
-    name = "" if is_model else os.fspath(network)
+    name = "" if is_model else _spell(os.fspath(network))
     check_network(network, weights, input_size)
     is_file = weights not in (None, "imagenet")
     preprocess = None
@@ -261,8 +267,7 @@ def _build_application(name: str, weights, shape: tuple[int, int, int]) -> tuple
 
     from flowerkit.models.foreign import reason_of
 
-    names = {row["name"].lower(): row["name"] for row in list_backbones()}
-    build = getattr(keras.applications, names[name.lower()])
+    build = getattr(keras.applications, name)
     try:
         body = _download(build, weights if weights == "imagenet" else None, shape)
     except ValueError as error:

@@ -4,7 +4,9 @@ What a preset is comes from its files: its image converter knows the scaling, it
 Presets of text, sound or several parts are refused in words, before their weights are read.
 """
 
+import glob
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -125,13 +127,18 @@ def _fetch(hub: ModuleType, name: str, read: Callable):
     """`read(preset)`, from the folder of an attached model where the preset cannot be fetched."""
     preset = name.removeprefix(HUB)
     known = hub.layers.ImageConverter.presets
-    if (folder := Path(preset).expanduser()).is_dir():
+    if preset and (folder := Path(preset).expanduser()).is_dir():
         return _read_folder(name, str(folder), read)
     if "://" not in preset and preset not in hub.models.Backbone.presets:
         raise ValueError(
             f"{preset!r} is no preset of KerasHub {hub.__version__} and no folder."
             f"{did_you_mean(preset, known)} Its names are listed at {_LIST}; kaggle://... and hf://... "
             f"are handles."
+        )
+    if preset.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{name} is an address, and a preset has a handle: hub:hf://OWNER/NAME of huggingface.co, "
+            f"hub:kaggle://OWNER/MODEL/keras/VARIATION of kaggle.com/models."
         )
     if "://" not in preset and preset not in known:
         raise _refuse_kind(name, "text, sound, video or drawing")
@@ -140,9 +147,9 @@ def _fetch(hub: ModuleType, name: str, read: Callable):
         return read(preset)
     except Exception as error:  # of KerasHub, kagglehub, huggingface_hub and what they use
         _refuse_class(name, error)
-        variation = handle.split("/")[-2 if handle[-1:].isdigit() else -1]
-        attached = sorted((KAGGLE / "input").rglob(f"{variation}/*/config.json"))
-        if attached:
+        *_, variation = re.sub(r"/\d*$", "", handle.split("://")[-1]).split("/")
+        attached = variation and (KAGGLE / "input").rglob(f"{glob.escape(variation)}/*/config.json")
+        if attached := sorted(attached or ()):
             return _read_folder(name, str(attached[0].parent), read)
         raise RuntimeError(
             f"{name} could not be fetched: {reason_of(error).rstrip('.')}. Check its name; without "

@@ -22,8 +22,8 @@ __getattr__, __dir__, __all__ = lazy(
         "conversion_file": "load_conversion check_resize",
         "reader": "read_photo UnreadablePhoto",
         "labels": "LabelsCsv",
-        "decisions": "LEAVE_OUT Decision apply_decisions is_decisions read_decisions "
-        "relabel write_decisions",
+        "decisions": "LEAVE_OUT Decision apply_decisions find_left_out is_decisions "
+        "read_decisions relabel write_decisions",
         "listing": "list_photos Folders",
         "walk": "find_photos walk_photos SUFFIXES",
     },

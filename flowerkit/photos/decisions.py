@@ -6,17 +6,17 @@ for a photo that keeps it, or "leave out". Labels are changed where they are rea
 is moved, written or deleted.
 """
 
-import csv
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from flowerkit.data import FlowerData, read_records
 from flowerkit.files import write_text
+from flowerkit.photos.conversion_file import load_conversion
 from flowerkit.photos.labels import read_table
-from flowerkit.text import did_you_mean, format_csv, is_formula, join_some, pluralize
+from flowerkit.text import did_you_mean, format_csv, from_cell, join_some, pluralize
 
 COLUMNS = ("id", "file", "given", "new", "decided")
 LEAVE_OUT = "leave out"
@@ -43,7 +43,7 @@ def is_decisions(file: str | os.PathLike) -> bool:
     """
     try:
         columns = read_table(Path(file).expanduser(), []).columns
-    except (IsADirectoryError, PermissionError, ValueError, csv.Error):
+    except (PermissionError, ValueError):
         return False
     return {"id", "given", "new"} <= {column.casefold() for column in columns}
 
@@ -60,14 +60,16 @@ def read_decisions(file: str | os.PathLike) -> dict[str, Decision]:
     if missing := [name for name in COLUMNS[:4] if name not in names]:
         raise ValueError(
             f"{file} has no column {' and '.join(map(repr, missing))}. The decisions that `flowerkit "
-            f"clean` writes have {', '.join(COLUMNS)}."
+            f"clean` writes have {', '.join(COLUMNS)}. Pass such a csv."
         )
     decisions, lines = {}, {}
     for line, values in table.rows:
-        cells = {name: _unescape(value) for name, value in zip(names, values, strict=True)}
-        decision = Decision(*(cells.get(name, "") for name in COLUMNS))
+        cells = {name: from_cell(value) for name, value in zip(names, values, strict=True)}
         if not cells["new"]:
             continue  # not decided
+        if cells["new"].casefold() == LEAVE_OUT:  # a spreadsheet writes the first letter large
+            cells["new"] = LEAVE_OUT
+        decision = Decision(*(cells.get(name, "") for name in COLUMNS))
         if empty := [name for name in ("id", "given") if not cells[name]]:
             raise ValueError(f"{file}, line {line}: no {empty[0]}. Fill it in, or remove the row.")
         before = decisions.setdefault(decision.id, decision)
@@ -85,11 +87,6 @@ def write_decisions(file: str | os.PathLike, decisions: Iterable[Decision]) -> N
     write_text(file, format_csv([COLUMNS, *map(astuple, decisions)]))
 
 
-def _unescape(text: str) -> str:
-    """What `format_csv` was given."""
-    return text[1:] if text[:1] == "'" and is_formula(text[1:]) else text
-
-
 # Applying them ------------------------------------------------------------------------------------
 
 
@@ -100,13 +97,15 @@ def decide(
     *,
     where: str,
     by_file: bool = False,
+    left_out: Collection[str] = (),
 ) -> dict[str, str | None]:
     """The labels that the decisions in `file` change, None for those left out.
 
     `labels` are those of the data before, by id, or with `by_file` by the photo's path; `where` names
-    the data. Raises what `read_decisions` raises; ValueError for decisions on other data (an id or file
-    that is not there, or has a third label), and for a class that is not there. An id that is not there
-    is no fault where it is to be left out, unless all are.
+    the data, `left_out` the files that were left out of them. Raises what `read_decisions` raises;
+    ValueError for decisions on other data (an id or file that is not there, or has a third label), and
+    for a class that is not there. An id that is not there is no fault where it is to be left out, unless
+    all are and none was.
     """
     decisions = list(read_decisions(file).values())
     if by_file and (without := [each.id for each in decisions if not each.file]):
@@ -114,11 +113,19 @@ def decide(
             f"{file} has no file for the id {join_some(without, 3)}: its decisions are on shards. Pass "
             "them with those shards (--data SHARDS --labels CSV)."
         )
-    keyed = {each.file if by_file else each.id: each for each in decisions}
+    keyed = {}
+    for each in decisions:
+        key = each.file if by_file else each.id
+        if keyed.setdefault(key, each).new != each.new:
+            raise ValueError(
+                f"{file}: two decisions for {key}, {keyed[key].new!r} (id {keyed[key].id}) and "
+                f"{each.new!r} (id {each.id}). Keep one."
+            )
     names = {name.strip(): name for name in class_names}
     unknown = [key for key in keyed if key not in labels]
     is_needed = any(keyed[key].new != LEAVE_OUT for key in unknown)
-    if unknown and (is_needed or len(unknown) == len(keyed)):
+    is_known = len(unknown) < len(keyed) or any(keyed[key].file in left_out for key in unknown)
+    if unknown and (is_needed or not is_known):
         noun = "file" if by_file else "id"
         raise ValueError(
             f"{file} is of other data: {pluralize(len(unknown), noun)} of its {len(keyed):,} "
@@ -132,7 +139,7 @@ def decide(
         if decision.new != LEAVE_OUT and decision.new not in names:
             raise ValueError(
                 f"{file}: {key!r} is to be {decision.new!r}, which is no class of {where}."
-                f"{did_you_mean(decision.new, names)} Write a class, or {LEAVE_OUT!r}."
+                f"{did_you_mean(decision.new, [*names, LEAVE_OUT])} Write a class, or {LEAVE_OUT!r}."
             )
         if labels[key].strip() not in (decision.given, decision.new):
             raise ValueError(
@@ -157,9 +164,16 @@ def apply_decisions(data: FlowerData, file: str | os.PathLike) -> FlowerData:
     """
     labels, names = _read_labels(data), data.class_names
     found = {id: names[label] for split in labels.values() for id, label in split.items()}
-    changes = decide(file, found, names, where=str(data.folder))
+    left_out = find_left_out(data.folder)
+    changes = decide(file, found, names, where=str(data.folder), left_out=left_out)
     number = {name: label for label, name in enumerate(names)} | {None: None}
     return _relabel(data, {id: number[new] for id, new in changes.items()}, labels)
+
+
+def find_left_out(folder: Path) -> dict[str, str]:
+    """The files that the conversion into `folder` left out, and why; {} where the data are no photos."""
+    conversion = load_conversion(folder)
+    return conversion.left_out if conversion else {}
 
 
 def relabel(data: FlowerData, changes: Mapping[str, int | None]) -> FlowerData:

@@ -137,7 +137,8 @@ class _Table:
 def read_table(file: Path, notes: list[str]) -> _Table:
     """A csv of any encoding and separator that spreadsheets write; how it was read is added to `notes`.
 
-    Raises FileNotFoundError, and ValueError for an unknown encoding.
+    Raises FileNotFoundError, and ValueError for a folder, an unknown encoding and a quote that is left
+    open, which would hide what follows it.
     """
     try:
         text = _decode(file, file.read_bytes(), notes)
@@ -145,25 +146,35 @@ def read_table(file: Path, notes: list[str]) -> _Table:
         raise FileNotFoundError(
             f"there is no {file}.{near_path(file)} Pass a csv of names and labels."
         ) from None
+    except IsADirectoryError:
+        raise ValueError(f"{file} is a folder. Pass a csv of names and labels.") from None
     head = text.partition("\n")[0]
     # Not splitlines(), which ends a line at U+0085 and U+2028 too.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
-    columns = [column.strip() for column in next(reader, [])]
-    rows = []
-    for values in reader:
-        values = [value.strip() for value in values][: len(columns)]
-        if any(values):
-            rows.append((reader.line_num, values + [""] * (len(columns) - len(values))))
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows, line = [], 1
+    try:
+        columns = [column.strip() for column in next(reader, [])]
+        for values in reader:
+            line = reader.line_num
+            values = [value.strip() for value in values][: len(columns)]
+            if any(values):
+                rows.append((line, values + [""] * (len(columns) - len(values))))
+    except csv.Error as error:
+        raise ValueError(
+            f"{file}, line {line} or later: {error}. Write a quote inside quotes twice, and close each."
+        ) from None
     return _Table(file, columns, rows)
 
 
 def _decode(file: Path, raw: bytes, notes: list[str]) -> str:
+    encoding = "utf-8-sig"
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return raw.decode("utf-16")
-    if b"\0" in raw[:200]:  # UTF-16 without a mark: letters of the header have a zero each
-        return raw.decode("utf-16-be" if raw[:1] == b"\0" else "utf-16-le")
+        encoding = "utf-16"
+    elif b"\0" in raw[:200]:  # UTF-16 without a mark: letters of the header have a zero each
+        encoding = "utf-16-be" if raw[:1] == b"\0" else "utf-16-le"
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode(encoding)
     except UnicodeDecodeError as error:
         position = error.start
     with contextlib.suppress(UnicodeDecodeError):

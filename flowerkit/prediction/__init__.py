@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "predictions": "LIGHT_CROP_AREA Predictions predict",
         "blending": "blend find_weights",
-        "features": "Features compute_features describe_data predict_features",
+        "features": "Features compute_features describe_data describe_split predict_features",
         "label_issues": "LabelIssues find_label_issues predict_out_of_fold",
     },
 )

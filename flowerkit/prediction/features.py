@@ -191,6 +191,13 @@ def describe_data(split: Split) -> str:
     return f"{len(split):,} images of {split.images.shape[1]} px (key {digest})"
 
 
+def describe_split(split: Split) -> str:
+    """`describe_data`, and the same for the same labels and ids of the images."""
+    labels = [] if split.labels is None else split.labels.tolist()
+    key = sha256(json.dumps([labels, split.ids.tolist()]).encode()).hexdigest()[:16]
+    return f"{describe_data(split)}, labels and ids (key {key})"
+
+
 # Keeping ------------------------------------------------------------------------------------------
 
 

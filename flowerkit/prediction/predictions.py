@@ -78,7 +78,9 @@ class Predictions:
             with np.load(path) as arrays:
                 return cls(arrays["ids"], arrays["probabilities"], arrays.get("labels"))
         except _DAMAGE as error:
-            raise ValueError(f"{path} holds no predictions of flowerkit: {error}") from error
+            raise ValueError(
+                f"{path} holds no predictions of flowerkit: {error}. Restore it, or train again."
+            ) from error
 
 
 def predict(

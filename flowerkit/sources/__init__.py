@@ -13,8 +13,8 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "run_csv": "choose_csv find_problems find_score read_test_labels write_csv",
-        "finder": "find_data check_source find_test_ids check_test_split "
+        "run_csv": "choose_csv find_problems find_score write_csv",
+        "finder": "find_data check_source find_test_ids check_test_split read_test_labels "
         "is_competition_required is_of_photos find_output OUTPUTS",
         "synthetic": "draw_competition draw_flower draw_photos",
         "session": "start_session",

@@ -232,6 +232,26 @@ def find_test_ids(data: FlowerData) -> list[str]:
     return [name for file in data.files["test"] for name in find_ids(file)]
 
 
+def read_test_labels(data: FlowerData) -> dict[str, int] | None:
+    """The class ids of test images by id, where the test split has labels (a folder of photos).
+
+    Raises ValueError for a class that `data` has not.
+    """
+    from flowerkit.photos import TEST_LABELS
+
+    known = data.folder / TEST_LABELS
+    if not known.is_file():
+        return None
+    labels = read_labels(known, data.csv_labels)
+    for name, label in labels.items():
+        if label >= data.num_classes:
+            raise ValueError(
+                f"{known}: the label {label} of {name!r} is outside 0..{data.num_classes - 1}. Correct "
+                f"it, or remove the file."
+            )
+    return labels
+
+
 def check_test_split(data: FlowerData, *, on_corrupt: str = "raise") -> "Split | None":
     """The test split, every record decoded, its ids those of sample_submission.csv; None without one.
 
@@ -239,8 +259,7 @@ def check_test_split(data: FlowerData, *, on_corrupt: str = "raise") -> "Split |
     """
     if not data.counts["test"]:
         return None
-    from flowerkit.data import load_split  # these two load NumPy
-    from flowerkit.photos import TEST_LABELS
+    from flowerkit.data import load_split  # which loads NumPy
 
     split = load_split(data, "test", on_corrupt=on_corrupt, cache="none")
     split.images.finish()
@@ -261,6 +280,5 @@ def check_test_split(data: FlowerData, *, on_corrupt: str = "raise") -> "Split |
             f"the csv will lack {pluralize(len(missing), 'row')}, and Kaggle refuses such a csv: no "
             f"readable test image for {join_some(missing)}"
         )
-    if (labels := data.folder / TEST_LABELS).is_file():
-        read_labels(labels)
+    read_test_labels(data)  # refuses what would else be found when all is trained
     return split

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from flowerkit.data import FlowerData
-from flowerkit.photos import TEST_LABELS, load_conversion
-from flowerkit.sources.finder import find_test_ids
+from flowerkit.photos import load_conversion
+from flowerkit.sources.finder import find_test_ids, read_test_labels
 from flowerkit.submission import (
     check_csv,
     holds_predictions,
@@ -43,12 +43,6 @@ def write_csv(path: Path, predictions, data: FlowerData) -> list[str]:
 def find_problems(path: Path, data: FlowerData) -> list[str]:
     """Every problem of a submission.csv or a predictions.csv, which its header tells apart."""
     return check_csv(path, find_test_ids(data), data.class_names, data.csv_labels)
-
-
-def read_test_labels(data: FlowerData) -> dict[str, int] | None:
-    """The class ids of test images by id, where the test split has labels (a folder of photos)."""
-    known = data.folder / TEST_LABELS
-    return read_labels(known, data.csv_labels) if known.is_file() else None
 
 
 def find_score(path: Path, data: FlowerData) -> tuple[float, float, int] | None:

@@ -24,8 +24,8 @@ from flowerkit.lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "plan": "FINE_TUNE PLANS RAMP settle TrainingPlan change_plan load_plan",
-        "run_folder": "Environment RunFolder describe_difference",
+        "plan": "FINE_TUNE PLANS RAMP settle TrainingPlan change_plan check_is_plan load_plan",
+        "run_folder": "Environment RunFolder TrainedOn describe_difference",
         "history": "History",
         "lr_finder": "LRFinderResult lr_find",
         "fitting": "NotEnoughTime Pace measure_pace",

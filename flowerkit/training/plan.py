@@ -453,6 +453,16 @@ class TrainingPlan:
 TrainingPlan.__init__ = explain_arguments()(TrainingPlan.__init__)
 
 
+def check_is_plan(plan) -> None:
+    """Raise ValueError for what is no `TrainingPlan`, such as the name of one."""
+    if not isinstance(plan, TrainingPlan):
+        name = plan if isinstance(plan, str) else "fine-tune"
+        raise ValueError(
+            f"plan must be a TrainingPlan, such as load_plan({name!r}) or load_plan({name!r}, epochs=5)."
+            f" Received: plan={plan!r}"
+        )
+
+
 def _check_type(name: str, value, hint) -> None:
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     allowed = typing.get_args(hint) if is_union else (hint,)

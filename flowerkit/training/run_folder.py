@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import platform
+import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from flowerkit.accelerator import Accelerator, versions
 from flowerkit.data import FlowerData, find_shards
 from flowerkit.files import (
+    cache_folder,
     check_seal,
     find_marked,
     list_marked,
@@ -55,7 +57,7 @@ class TrainedOn:
     `folder` holds the shards; `photos` is the folder of photos that they were made from and `resize` is
     how those became squares, if there is one; `class_counts` are the images of each class in train and
     val; `images` describes each split by count, size and keys of its images, labels and ids;
-    `relabelled` is that of the `FlowerData`.
+    `relabelled` is that of the `FlowerData`, and so is `ids`, sorted.
     """
 
     folder: str
@@ -68,6 +70,11 @@ class TrainedOn:
     class_counts: dict[str, tuple[int, ...]]
     images: dict[str, str]
     relabelled: dict[str, int | None] = field(default_factory=dict)
+    ids: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def restore(self, data: FlowerData) -> FlowerData:
+        """`data`, as they are found, with the labels and the splits of then."""
+        return relabel(data, self.relabelled).divided(self.ids, self.counts)
 
 
 @dataclass(frozen=True)
@@ -511,7 +518,7 @@ class RunFolder:
         return Predictions.load(self.val_predictions_file)
 
     def data(self, folder: str | os.PathLike | None = None) -> FlowerData:
-        """The data that it was trained on, with the labels of then.
+        """The data that it was trained on, with the labels and the splits of then.
 
         `folder` is where their shards are now; None: where they were. Raises FileNotFoundError where
         they are gone.
@@ -519,9 +526,18 @@ class RunFolder:
         trained_on = self.environment().data
         folder = trained_on.folder if folder is None else folder
         if not os.path.isdir(folder):
+            remedy = ""
+            if photos := trained_on.photos:
+                command = f"check-data {shlex.quote(photos)}"
+                if Path(folder).parent.resolve() != cache_folder().resolve():
+                    command = f"convert {shlex.quote(photos)} {shlex.quote(str(folder))}"
+                remedy = (
+                    f": `flowerkit {command} --image-size {trained_on.image_size}`, with the options "
+                    f"for labels and splits of then, makes them again"
+                )
             raise FileNotFoundError(
                 f"the images that {self} was trained on are not in {folder} any more. Put them back "
-                f"there."
+                f"there{remedy}."
             )
         found = find_shards(
             folder,
@@ -529,23 +545,25 @@ class RunFolder:
             class_names=trained_on.class_names,
             origin=trained_on.origin,
         )
-        return relabel(found, trained_on.relabelled)
+        return trained_on.restore(found)
 
     def split(self, name: str, data: FlowerData | None = None) -> "Split":
-        """The images of a split as they were in training, in the same order.
+        """The images of a split as they were in training, in the same order; empty if it had none.
 
         `data` has them now; None: `self.data()`. Raises what that raises, and ValueError where it has
         other images.
         """
-        from flowerkit.data import load_split
+        from flowerkit.data import Split, load_split
         from flowerkit.prediction import describe_data
 
         data = self.data() if data is None else data
+        if not self.environment().data.counts[name]:
+            return Split.empty(data.image_size)
         split = load_split(data, name, on_corrupt=self.plan().on_corrupt, cache="none")
         if not self.environment().data.images.get(name, "").startswith(describe_data(split)):
             raise ValueError(
-                f"{data.folder} holds others than the {name} images of {self}. Put those back, or pass "
-                f"the data it was trained on (--data)."
+                f"{data.folder} holds others than the {name} images of {self}. Put those back; `report` "
+                f"and `clean` take the data it was trained on from elsewhere, too (--data)."
             )
         return split
 

@@ -18,6 +18,7 @@ from flowerkit.models import (
     AccumulatingModel,
     after_resizing,
     build_classifier,
+    check_network,
     choose_trainable,
     copy_state,
     depth_of,
@@ -125,7 +126,12 @@ class RunContext:
         return self.plan.has_small and self.phases()[self.phase_number - 1].is_small
 
     def settle(self) -> None:
-        """Decide all that the plan leaves "auto" and nothing need be measured for."""
+        """Decide all that the plan leaves "auto" and nothing need be measured for.
+
+        Raises what `check_network` raises.
+        """
+        size = None if self.plan.input_size == "auto" else self.plan.input_size
+        check_network(self.plan.backbone, self.plan.weights, size)
         self.plan, self.chosen = settle(
             self.plan,
             num_train=self.data.counts["train"],

@@ -3,7 +3,6 @@
 import functools
 import gc
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -11,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +23,7 @@ from flowerkit.files import check_room, find_free_folder
 from flowerkit.models import check_reload, choose_trainable, save_classifier
 from flowerkit.photos import load_conversion
 from flowerkit.pipeline import epoch_permutation, own_first, steps_per_epoch
-from flowerkit.prediction import Predictions, describe_data
+from flowerkit.prediction import Predictions, describe_split
 from flowerkit.schedules import Constant, Schedule, as_schedule
 from flowerkit.sources import check_test_split
 from flowerkit.synonyms import explain_arguments
@@ -51,6 +49,7 @@ from flowerkit.training.plan import (
     FINE_TUNE,
     MONITORS,
     TrainingPlan,
+    check_is_plan,
     name_plan,
 )
 from flowerkit.training.run_folder import (
@@ -382,12 +381,7 @@ def _read_arguments(
     data: FlowerData, plan: TrainingPlan, schedule, callbacks
 ) -> tuple[Schedule | None, list[keras.callbacks.Callback]]:
     """(schedule, callbacks) as the run takes them. Refuses what can be refused without a device."""
-    if not isinstance(plan, TrainingPlan):
-        name = plan if isinstance(plan, str) else "fine-tune"
-        raise ValueError(
-            f"plan must be a TrainingPlan, such as load_plan({name!r}) or load_plan({name!r}, epochs=5)."
-            f" Received: plan={plan!r}"
-        )
+    check_is_plan(plan)
     if callbacks is None:
         callbacks = []
     is_list = isinstance(callbacks, Iterable) and not isinstance(callbacks, str)
@@ -588,19 +582,12 @@ def _describe_environment(run: RunContext, test: Split | None) -> Environment:
             name: tuple(np.bincount(splits[name].labels, minlength=data.num_classes).tolist())
             for name in ("train", "val")
         },
-        images={
-            name: _describe_split(split) for name, split in splits.items() if split is not None
-        },
+        images={name: describe_split(split) for name, split in splits.items() if split is not None},
         relabelled=dict(data.relabelled),
+        ids={name: tuple(sorted(of)) for name, of in data.ids.items()},
     )
     device = {each.name: getattr(run.accelerator, each.name) for each in fields(Device)}
     return Environment(Device(**device), trained_on, run.schedule and str(run.schedule))
-
-
-def _describe_split(split: Split) -> str:
-    labels = [] if split.labels is None else split.labels.tolist()
-    key = sha256(json.dumps([labels, split.ids.tolist()]).encode()).hexdigest()[:16]
-    return f"{describe_data(split)}, labels and ids (key {key})"
 
 
 # A phase --------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ def test_a_run_without_a_folder_gets_the_next_free_one_named_after_its_plan(tmp_
     find_free_folder("runs", "mine").mkdir(parents=True)
     plan, source, out, labels = _read_new(parse(["train", "--plan", "mine.json", "--epochs", "3"]))
     assert (plan, source, str(out)) == (TrainingPlan(epochs=3), "auto", "runs/mine-2")
-    assert labels == {}
+    assert labels is None
 
 
 def test_compare_prints_the_table_and_writes_only_into_a_folder_that_is_named(
@@ -227,6 +227,11 @@ def test_contest_tells_what_each_step_brought_and_leaves_a_checked_csv(
     page = (out / "contest.html").read_text(encoding="utf-8")
     assert "No labels of test are known here" in page
     assert "dense-small-fold1, dense-small-fold2, dense-small-all" in page
+    fold = out / "dense-small-fold1"
+    before = RunFolder(fold).environment().data
+    assert flowerkit("train", "--resume", "--out", fold, "--epochs", 2)[0] == 0
+    assert len(RunFolder(fold).history()) == 2
+    assert RunFolder(fold).environment().data == before
 
 
 def test_study_trains_and_compares(flowerkit, drawn, tmp_path, monkeypatch):

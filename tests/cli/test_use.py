@@ -56,12 +56,19 @@ def test_the_nearest_training_photos_stand_below_a_photo_and_in_the_table(
     assert row["similar_class_2"] == "iris"
 
 
-@pytest.mark.parametrize("accept", ["0", "1.5", "95 %", "nan"])
-def test_an_accepted_fraction_out_of_range_is_wrong_usage(flowerkit, accept, photos):
-    status, _, err = flowerkit("classify", train_on_photos("pad"), photos, "--accept", accept)
+@pytest.mark.parametrize(
+    ("option", "value", "range"),
+    [("--accept", each, "a number above 0 and at most 1") for each in ("0", "1.5", "95 %", "nan")]
+    + [("--similar", each, "a whole number from 0") for each in ("-1", "2.5", "many")],
+)
+def test_an_option_out_of_range_is_wrong_usage_and_gets_its_range(
+    flowerkit, option, value, range, photos
+):
+    status, _, err = flowerkit("classify", train_on_photos("pad"), photos, option, value)
     assert status == 2
-    assert "--accept" in err
-    assert accept in err
+    assert f"({option} {value}" in err
+    assert range in err
+    assert ".." not in err
 
 
 def test_photos_with_names_that_are_not_utf8_are_classified_and_named(flowerkit, photos, tmp_path):

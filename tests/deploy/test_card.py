@@ -93,7 +93,7 @@ def test_of_few_images_of_val_no_threshold_is_known_and_everything_is_accepted(n
     assert (card.threshold(0.95) == -100.0) == accepts_all
 
 
-@pytest.mark.parametrize("accept", [0, -0.1, 1.01, float("nan")])
+@pytest.mark.parametrize("accept", [0, -0.1, 1.01, float("nan"), "0.9", None])
 def test_a_fraction_out_of_range_is_refused(accept):
-    with pytest.raises(ValueError, match=rf"accept={accept}.*--accept.*above 0 and at most 1"):
+    with pytest.raises(ValueError, match=rf"accept={accept!r}.*--accept.*above 0 and at most 1"):
         CARD.threshold(accept)

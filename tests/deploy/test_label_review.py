@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import urllib.request
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from exported_run import CLASSES, train_on_photos
 from flowerkit.deploy.label_review import DECISIONS, LabelReview, ReviewPage
 from flowerkit.deploy.local_server import serve_locally
 from flowerkit.files import read_json, write_json
-from flowerkit.photos import read_decisions, relabel
+from flowerkit.photos import Decision, load_conversion, read_decisions, relabel, write_decisions
 from flowerkit.sources import find_data
 from flowerkit.training import RunFolder
 
@@ -75,8 +76,11 @@ def test_decisions_are_written_at_once_taken_back_and_taken_up(run, review):
     assert found[first.id].file == first.file
     review.decide(second, None)
     assert list(read_decisions(review.file)) == [first.id]
-    with pytest.raises(ValueError, match="no class 'fern'"):
-        review.decide(first, "fern")
+    with pytest.raises(ValueError, match="no class 'Rose'. Did you mean 'rose'.*iris.*'leave out'"):
+        review.decide(first, "Rose")
+    for num in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=rf"num={num} \(--top {num}\).*from 1"):
+            review.first(num)
 
 
 def test_the_list_is_a_csv_to_fill_in_which_train_and_convert_take(run, review, tmp_path):
@@ -132,6 +136,23 @@ def test_the_page_writes_what_fits_and_other_pages_write_nothing(review):
         assert not review.file.exists()
         assert post(url, answer) == (200, "{}")
     assert [d.new for d in read_decisions(review.file).values()] == ["leave out"]
+
+
+def test_decisions_on_photos_that_a_conversion_left_out_go_on(run, tmp_path):
+    decision = Decision("rose/99.png", "rose/99.png", "rose", "leave out", "")
+    write_decisions(tmp_path / "d.csv", [decision])
+    folder = run.data().folder
+    conversion = load_conversion(folder)
+    try:
+        replace(conversion, left_out={"rose/99.png": "d.csv leaves it out"}).save(folder)
+        assert list(LabelReview(run, tmp_path / "d.csv").decisions.values()) == [decision]
+    finally:
+        conversion.save(folder)
+
+
+def test_a_folder_is_no_csv_to_write_decisions_into(run, tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} is a folder"):
+        LabelReview(run, tmp_path)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from exported_run import CLASSES, draw_photo, train_on_photos
 
-from flowerkit.deploy import load_classifier
-from flowerkit.deploy.run_photos import SimilarPhotos, find_examples
+from flowerkit.deploy import ClassifierPage, load_classifier
+from flowerkit.deploy.run_photos import RunPhotos, SimilarPhotos, find_examples
+from flowerkit.text import format_csv
 from flowerkit.training import RunFolder
 
 
@@ -52,6 +53,16 @@ def test_predictions_have_as_many_similar_photos_as_were_asked_for(classifier, t
     assert classifier.predict(tmp_path / "b.png")[0].similar == ()
 
 
+@pytest.mark.parametrize("similar", [-1, 2.5, "3", None])
+def test_a_number_of_similar_photos_that_cannot_be_is_refused(classifier, similar):
+    for use in (
+        lambda: classifier.predict(draw_photo("rose"), similar=similar),
+        lambda: ClassifierPage(classifier, similar=similar),
+    ):
+        with pytest.raises(ValueError, match=rf"similar={similar!r}.*whole number from 0"):
+            use()
+
+
 def test_examples_are_photos_of_val_of_as_many_classes_as_there_are(classifier):
     examples = find_examples(classifier.run_folder, 6)
     names = [photo.class_name for photo in examples]
@@ -63,7 +74,10 @@ def test_examples_are_photos_of_val_of_as_many_classes_as_there_are(classifier):
 
 
 def test_data_that_are_gone_or_others_are_named(classifier, moved):
-    with pytest.raises(FileNotFoundError, match=rf"not in {moved} any more. Put them back"):
+    again = rf"flowerkit convert .*photos {moved} --image-size 32"
+    with pytest.raises(
+        FileNotFoundError, match=rf"not in {moved} any more. Put them back.*{again}"
+    ):
         find_examples(classifier.run_folder)
     shutil.copytree(moved.with_name("elsewhere"), moved)
     train = moved / "tfrecords-jpeg-32x32" / "train"
@@ -71,6 +85,26 @@ def test_data_that_are_gone_or_others_are_named(classifier, moved):
     shutil.copytree(train.with_name("val"), train)
     with pytest.raises(ValueError, match=f"{moved} holds others than the train images"):
         SimilarPhotos(classifier.run_folder, classifier.model)
+
+
+def test_photos_have_the_paths_that_the_conversion_wrote_and_others_are_refused(classifier):
+    run = classifier.run_folder
+    file = run.data().folder / "photos.csv"
+    before = file.read_bytes()
+    first = str(run.split("train").ids[0])
+    try:
+        file.write_text(format_csv([["id", "path"], [first, "=x/1.jpg"]]), encoding="utf-8")
+        assert RunPhotos(run, "train").get(0).name == "=x/1.jpg"
+        for damaged in (
+            b"id;path\n1;2\n",
+            b"id,path\n1\n",
+            "id,path\n1,caf\xe9\n".encode("latin-1"),
+        ):
+            file.write_bytes(damaged)
+            with pytest.raises(ValueError, match="photos.csv is not as the conversion wrote it"):
+                RunPhotos(run, "train")
+    finally:
+        file.write_bytes(before)
 
 
 def test_a_file_that_is_no_run_knows_no_photos(classifier, tmp_path):

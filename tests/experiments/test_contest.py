@@ -4,21 +4,24 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flowerkit.data import load_split
+from flowerkit.deploy import ClassifierPage, LabelReview, export_model, load_classifier
 from flowerkit.experiments import contest as contest_module
 from flowerkit.experiments import entries as entries_module
 from flowerkit.experiments import make_folds, run_contest
 from flowerkit.metrics import macro_f1
+from flowerkit.models import build_classifier
 from flowerkit.photos import TEST_LABELS
 from flowerkit.photos.conversion_file import Conversion
 from flowerkit.prediction import Predictions, blend
 from flowerkit.reports import write_report
 from flowerkit.submission import check_predictions, check_submission, read_labels, write_submission
-from flowerkit.training import Pace, RunFolder
+from flowerkit.training import Pace, RunFolder, TrainingPlan
 
 BACKBONES = ("dense-small", "dense-small-bn")
 
@@ -119,6 +122,37 @@ def test_the_page_tells_what_each_step_brought(contest):
     assert "are not known here" not in page
 
 
+@pytest.mark.parametrize("part", ["fold2", "all"])
+def test_a_run_of_a_contest_is_used_with_its_photos_as_any_other(contest, part, tmp_path):
+    """Its shards hold the photos of other folds, too; the run on everything has no val."""
+    run = RunFolder(contest.folder / f"{contest.winner}-{part}")
+    train, val = run.split("train"), run.split("val")
+    assert (len(train), len(val)) == {"fold2": (34, 34), "all": (68, 0)}[part]
+    assert sorted(val.ids.tolist()) == sorted(run.val_predictions().ids.tolist())
+    classifier = load_classifier(run.path)
+    page = ClassifierPage(classifier, similar=2)
+    assert len(page.examples) == min(6, len(val))
+    (found,) = classifier.predict(train.images[3], similar=1)
+    np.testing.assert_array_equal(found.similar[0].pixels, train.images[3])
+    assert len(LabelReview(run, tmp_path / "d.csv").doubts) == 68
+    export = export_model(run.path, tmp_path / "m.keras", "keras")
+    assert bool(export.card.val_certainty) == (part == "fold2")
+    no_threshold = "no photo is of none of these classes, for which 19 val photos"
+    assert (no_threshold in str(classifier)) == (part == "all")
+
+
+def test_the_last_fold_is_there_to_look_at_whether_this_call_trained_it_or_not(
+    contest, data, plan, accelerator
+):
+    again = run(data, plan, contest, accelerator).run
+    assert again.folder == contest.run.folder == contest.folder / "dense-small-bn-fold2"
+    assert again.summary == contest.run.summary
+    assert str(again) == str(contest.run)
+    np.testing.assert_array_equal(again.val_images[:], contest.run.val_images[:])
+    np.testing.assert_array_equal(again.predictions.ids, contest.run.predictions.ids)
+    np.testing.assert_array_equal(again.model.get_weights()[0], contest.run.model.get_weights()[0])
+
+
 @pytest.mark.backends
 def test_what_is_finished_is_not_trained_again_and_a_run_that_was_cut_off_is(
     contest, data, plan, accelerator, tmp_path
@@ -144,8 +178,55 @@ def test_another_plan_or_other_data_are_refused(contest, data, plan, accelerator
     with pytest.raises(ValueError, match="another plan: folds 2 and 3"):
         run(data, plan, contest, accelerator, folds=3)
     fewer = replace(data, files={**data.files, "val": ()}, counts={**data.counts, "val": 0})
-    with pytest.raises(ValueError, match=r"other images in train and val\..*--out"):
+    with pytest.raises(ValueError, match=r"other images, labels or ids in train and val\..*--out"):
         run(fewer, plan, contest, accelerator)
+    renamed = replace(data, class_names=("tulip", *data.class_names[1:]))
+    with pytest.raises(ValueError, match=rf"class 0 is '{data.class_names[0]}' and 'tulip'.*--out"):
+        run(renamed, plan, contest, accelerator)
+
+
+def damage(folder, file, other):
+    if file is None:
+        shutil.rmtree(folder)
+        shutil.copytree(folder.with_name(other), folder)
+    elif other is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_bytes((folder / file).read_bytes()[:other])
+
+
+@pytest.mark.parametrize(
+    ("file", "other", "reason"),
+    [
+        ("plan.json", None, "no plan.json"),
+        ("environment.json", 200, "environment.json is not JSON"),
+        ("history.csv", None, "history.csv is damaged"),
+        ("result.json", 20, "result.json is not JSON"),
+        ("val_predictions.npz", 100, "val_predictions.npz holds no predictions"),
+        ("test_predictions.npz", 100, "test_predictions.npz holds no predictions"),
+        (None, "dense-small-fold1", "holds a run of another fold"),
+    ],
+)
+def test_a_damaged_fold_is_named_before_anything_is_trained_and_its_removal_mends_it(
+    file, other, reason, contest, data, plan, accelerator, tmp_path
+):
+    out, fold = tmp_path / "c", tmp_path / "c" / "dense-small-fold2"
+    shutil.copytree(contest.folder, out)
+    damage(fold, file, other)
+    shutil.rmtree(out / "dense-small-bn-fold1")
+    with pytest.raises(ValueError, match=rf"{reason}.*remove the folder {fold}, and the same"):
+        run(data, plan, contest, accelerator, out=out)
+    assert not (out / "dense-small-bn-fold1").exists()
+
+
+def test_a_contest_that_goes_on_without_time_names_its_own_limit(
+    contest, data, plan, accelerator, tmp_path
+):
+    shutil.copy(contest.folder / "contest.json", tmp_path)
+    with pytest.raises(
+        ValueError, match=r"max_minutes=0\.0001 .*first fold of dense-small .*Pass more"
+    ):
+        run(data, replace(plan, max_minutes=1e-4), contest, accelerator, out=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +239,10 @@ def test_another_plan_or_other_data_are_refused(contest, data, plan, accelerator
             r"Add at least [\d.]+ \(--max-minutes\), or pass fewer folds \(--folds\)",
         ),
         ({}, {"folds": 30}, r"30 folds need 30 different pictures of each class.*--folds \d+"),
+        ({}, {"folds": "2"}, r"whole number from 2\..*folds='2'"),
         ({}, {"backbones": ["dense-small@big"]}, "'dense-small@big' is neither"),
-        ({}, {"backbones": ["dense-small", "dense-small"]}, "must differ"),
+        ({}, {"backbones": ["dense-small", "Dense-small"]}, "must differ"),
+        ({}, {"backbones": []}, "one backbone or more"),
         ({}, {"backbones": ["dense-smal"]}, "Did you mean 'dense-small'"),
     ],
 )
@@ -172,11 +255,91 @@ def test_what_cannot_be_run_is_refused_before_the_first_run(
     assert not list(tmp_path.glob("c/*/plan.json"))
 
 
-def test_a_run_on_the_same_images_is_no_start_for_a_contest(data, plan, accelerator, tmp_path):
-    (tmp_path / "run").mkdir()
-    start = replace(plan, weights=str(tmp_path / "run"))
+@pytest.mark.parametrize("file", ["", "model.keras", "checkpoints/best-0001-abc.weights.h5"])
+def test_a_run_on_the_same_images_is_no_start_for_a_contest(
+    file, contest, data, plan, accelerator, tmp_path
+):
+    start = replace(plan, weights=str(contest.folder / "dense-small-fold1" / file))
     with pytest.raises(ValueError, match="may have learned.*--weights none"):
         run_contest(data, start, out=tmp_path / "c", accelerator=accelerator)
+
+
+@pytest.mark.parametrize(
+    ("backbones", "names"),
+    [
+        ([Path("nets/a.keras"), "nets/b.keras@32"], ["a", "b-32"]),
+        (
+            ["hub:hf://timm/resnet50.a1_in1k", "hub:hf://timm/resnet50.tv_in1k@64"],
+            ["hub-hf-timm-resnet50.a1_in1k", "hub-hf-timm-resnet50.tv_in1k-64"],
+        ),
+        ("dense-small", ["dense-small"]),
+    ],
+)
+def test_each_network_has_folders_of_its_own(backbones, names, plan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        (tmp_path / "nets").mkdir(exist_ok=True)
+        build_classifier(4, image_size=32, backbone="tiny", weights=None).save(f"nets/{name}.keras")
+    plans = entries_module.list_plans(plan, backbones)
+    assert list(plans) == names
+    assert [each.backbone for each in plans.values()] == [
+        str(each).partition("@")[0]
+        for each in ([backbones] * isinstance(backbones, str) or backbones)
+    ]
+    (tmp_path / "other").mkdir()
+    shutil.copy("nets/a.keras", "other/a.keras")
+    with pytest.raises(
+        ValueError, match=r"other/a\.keras would have those of another, a\..*rename"
+    ):
+        entries_module.list_plans(plan, ["nets/a.keras", "other/a.keras"])
+
+
+def test_more_networks_join_one_of_keras_applications_alone():
+    fine_tune = TrainingPlan(max_minutes=60)
+    assert list(entries_module.list_plans(fine_tune, None)) == [
+        "DenseNet121",
+        "EfficientNetV2S",
+        "ConvNeXtSmall",
+    ]
+    for alone in (
+        replace(fine_tune, backbone="hub:dinov2_base"),
+        replace(fine_tune, weights=None),
+        replace(fine_tune, backbone="tiny", weights=None),
+    ):
+        assert len(entries_module.list_plans(alone, None)) == 1
+
+
+def test_known_labels_of_no_test_image_are_no_score_and_impossible_ones_are_refused(
+    data, plan, contest, accelerator, tmp_path
+):
+    folder = tmp_path / "flowers"
+    shutil.copytree(data.folder, folder)
+    write_submission(folder / TEST_LABELS, ["elsewhere"], [0])
+    (tmp_path / "c").mkdir()
+    shutil.copytree(contest.folder, tmp_path / "c", dirs_exist_ok=True)
+    files = {
+        split: tuple(folder / file.relative_to(data.folder) for file in files)
+        for split, files in data.files.items()
+    }
+    moved = replace(data, folder=folder, files=files)
+    found = run(moved, plan, contest, accelerator, out=tmp_path / "c")
+    assert {step.on for step in found.steps} == {"out of fold"}
+    write_submission(folder / TEST_LABELS, ["elsewhere"], [4])
+    with pytest.raises(ValueError, match=rf"{TEST_LABELS}: the label 4 of 'elsewhere' .*0\.\.3"):
+        run(moved, plan, contest, accelerator, out=tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("data", "flowers", r"find_data\('flowers'\)"),
+        ("plan", "contest", "plan must be a TrainingPlan"),
+    ],
+)
+def test_names_instead_of_data_and_plan_are_refused(argument, value, message, data, plan, tmp_path):
+    given = {"data": data, "plan": plan} | {argument: value}
+    with pytest.raises(ValueError, match=message):
+        run_contest(**given, out=tmp_path / "c")
 
 
 @pytest.mark.backends

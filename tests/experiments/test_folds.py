@@ -97,8 +97,24 @@ def test_a_class_with_fewer_pictures_than_folds_is_refused_with_the_most_folds(d
     with pytest.raises(ValueError, match=rf"'{drawn.class_names[1]}' has 3.*--folds 3"):
         make_folds(data, 4)
     assert make_folds(data, 3).count == 3
-    with pytest.raises(ValueError, match="2 or more. Received: 1"):
+    with pytest.raises(ValueError, match="whole number from 2. Received: folds=1"):
         make_folds(data, 1)
+
+
+def test_where_classes_may_be_rare_there_are_no_more_folds_than_the_largest_has(drawn, tmp_path):
+    """As where `flowerkit clean` looks at a set with fewer photos a class than its folds."""
+    records = [record for file in drawn.files["train"] for _, record in read_records(file)]
+    of = {label: [record for record in records if record.label == label] for label in range(4)}
+
+    def divide(name, records):
+        write_shards(tmp_path / name, "train", records, image_size=32, shard_size=64)
+        data = find_shards(tmp_path / name, class_names=drawn.class_names, origin="folder")
+        return make_folds(data, 5, rare=True)
+
+    assert divide("few", [*of[0][:3], *of[1][:2], of[2][0]]).count == 3
+    copies = [of[0][0], Record(of[0][0].image, "copy", 0), of[1][0]]
+    with pytest.raises(ValueError, match="no class of .*one has two different pictures. Add some"):
+        divide("one", copies)
 
 
 def test_val_without_labels_is_refused_with_its_file(drawn, tmp_path):

@@ -275,6 +275,7 @@ def test_without_a_licence_that_kaggle_knows_all_of_them_are_named(kind, last, l
     ("kind", "licence", "name"),
     [
         ("model", "Apache 2.0", "Apache 2.0"),
+        ("model", " MIT ", "MIT"),
         ("model", "apache-2.0", "Apache 2.0"),
         ("model", "CC-BY-NC-4.0", "Attribution-NonCommercial 4.0 International (CC BY-NC 4.0)"),
         ("dataset", "Apache 2.0", "apache-2.0"),
@@ -293,7 +294,7 @@ def test_mit_is_a_licence_of_models_alone():
 @pytest.mark.parametrize(
     "name",
     ["petals", "flora/rose", "flora/" + "a" * 51, "flora/petals_kit", "flora/a--petals", "",
-     "a/b/petals-kit", "https://www.kaggle.com/code/flora/petals-kit", "flora/petals kit"],
+     "a/b/petals-kit", None, "https://www.kaggle.com/code/flora/petals-kit", "flora/petals kit"],
 )  # fmt: skip
 def test_a_name_that_kaggle_does_not_take_is_refused(name):
     with pytest.raises(ValueError, match="6 to 50 letters from a to z"):

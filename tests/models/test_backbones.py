@@ -87,6 +87,9 @@ def test_an_unknown_backbone_names_the_nearest():
 
 def test_names_may_be_written_small():
     assert kinds(build("mobilenet")) == kinds(build("MobileNet"))
+    assert kinds(build("Tiny")) == kinds(build("tiny"))
+    assert kinds(build("DENSE-small")) == kinds(build("dense-small"))
+    assert backbones.default_input_size("Dense-small", 224) == 64
 
 
 def test_small_networks_have_no_imagenet_weights():

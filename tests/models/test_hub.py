@@ -186,6 +186,21 @@ def test_networks_of_several_parts_are_refused_before_their_weights_are_read(kin
         build(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "error", "reason"),
+    [
+        ("", ValueError, "'' is no preset of KerasHub"),
+        ("hf://timm/", RuntimeError, "could not be fetched"),
+        ("https://huggingface.co/timm/resnet18.a1_in1k", ValueError, "hub:hf://OWNER/NAME"),
+    ],
+)
+def test_what_is_no_name_is_refused(name, error, reason, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(error, match=reason):
+        build_classifier(4, image_size=32, backbone=f"hub:{name}")
+
+
 def test_a_misspelt_name_gets_the_nearest():
     with pytest.raises(ValueError, match=r"no preset of KerasHub .*Did you mean 'dinov2_base'\?"):
         build_classifier(4, image_size=32, backbone="hub:dinov2_bas")
@@ -228,14 +243,15 @@ def test_without_internet_the_error_says_how_to_bring_the_preset(
         build_classifier(4, image_size=32, backbone=f"hub:{name}")
 
 
-def test_an_attached_model_of_kaggle_is_used_without_internet(monkeypatch, tmp_path):
+@pytest.mark.parametrize("handle", ["vit_tiny/2", "vit_tiny", "vit_patch16", "vit_patch16/2"])
+def test_an_attached_model_of_kaggle_is_used_without_internet(handle, monkeypatch, tmp_path):
     for variable in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(models_hub, "KAGGLE", tmp_path)
-    place = tmp_path / "input/models/keras/vit/keras/vit_tiny/2"
+    place = tmp_path / "input/models/keras/vit/keras" / handle.removesuffix("/2") / "2"
     shutil.copytree(write_preset(vit), place)
-    assert fixed_input_size("hub:kaggle://keras/vit/keras/vit_tiny/2") == 32
+    assert fixed_input_size(f"hub:kaggle://keras/vit/keras/{handle}") == 32
 
 
 def test_a_saved_model_says_what_to_install_where_keras_hub_is_missing(monkeypatch, tmp_path):

@@ -1,8 +1,10 @@
 """Decisions on labels: the csv, what it changes in photos and in shards, and what is refused."""
 
 import pytest
+from PIL import Image
 
 from flowerkit.data import find_ids, load_split
+from flowerkit.photos import convert_photos
 from flowerkit.photos.decisions import (
     Decision,
     apply_decisions,
@@ -71,6 +73,35 @@ def test_rows_that_decide_nothing_or_twice_are_refused_by_their_lines(write, row
 
 def test_the_same_decision_twice_is_one_and_an_empty_one_is_none(write):
     assert list(read_decisions(write("a,,rose,lily,", "b,,rose,,", "a,,rose,lily,"))) == ["a"]
+
+
+@pytest.mark.parametrize("new", ["Leave out", "LEAVE OUT"])
+def test_leave_out_is_read_in_any_case(write, new):
+    assert read_decisions(write(f"a,,rose,{new},"))["a"].new == "leave out"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            f'{HEAD}a,,rose,lily,\n"b,,rose,lily,\nc,,rose,lily,\n'.encode(),
+            "line 2 or later.*close",
+        ),
+        (f"{HEAD}a\0,,rose,lily,\n".encode(), "Save it as csv in UTF-8"),
+        (f"{HEAD}a,,rose,caf\xe9,\n".encode("latin-1"), "Save it as csv in UTF-8"),
+        (b"", "no column 'id'.*Pass such a csv"),
+    ],
+)
+def test_a_damaged_csv_is_refused_and_loses_no_decision(tmp_path, content, reason):
+    file = tmp_path / "d.csv"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"d\.csv.*{reason}"):
+        read_decisions(file)
+
+
+def test_a_folder_is_no_csv(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} is a folder. Pass a csv"):
+        read_decisions(tmp_path)
 
 
 def test_another_csv_is_refused_by_its_columns(write):
@@ -201,6 +232,27 @@ def test_decisions_on_other_photos_are_refused(photos, write, row, values):
     with pytest.raises(ValueError) as error:
         list_photos(photos, decisions=write(row))
     assert all(value in str(error.value) for value in values)
+
+
+def test_two_decisions_on_a_photo_are_refused_whatever_its_ids(photos, write):
+    file = write("1,rose/1.jpg,rose,lily,", "2,rose/1.jpg,rose,leave out,")
+    with pytest.raises(ValueError, match="two decisions for rose/1.jpg, .*Keep one"):
+        list_photos(photos, decisions=file)
+
+
+def test_what_a_conversion_left_out_may_be_left_out_again(write, tmp_path):
+    for name, colour in (("rose", "red"), ("lily", "blue")):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            image = Image.effect_noise((40, 40), 20 * number + len(colour))
+            image.save(tmp_path / name / f"{number}.png")
+    file, out = write("rose/3.png,rose/3.png,rose,leave out,"), tmp_path.with_name("converted")
+    convert_photos(tmp_path, out, image_size=32, decisions=file, workers=1)
+    data = find_data(out, decisions=file)
+    assert data.relabelled == {}
+    for row in ("rose/3.png,rose/3.png,rose,lily,", "x,rose/9.png,rose,leave out,"):
+        with pytest.raises(ValueError, match="is of other data"):
+            find_data(out, decisions=write(row))
 
 
 def test_decisions_are_not_taken_for_the_labels_of_all_photos(photos, write):
