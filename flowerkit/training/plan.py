@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 import types
 import typing
@@ -698,9 +699,23 @@ def change_plan(plan: TrainingPlan, changes: dict, *, where: str = "the plan") -
     try:
         return replace(plan, **changes)
     except ValueError as error:
-        faults = [_find_fault(plan, {name: value}) for name, value in changes.items()]
-        faults = list(filter(None, faults)) if str(error) in faults else [str(error)]
+        alone = {name: _find_fault(plan, {name: value}) for name, value in changes.items()}
+        faults = [
+            fault
+            for name, fault in alone.items()
+            if fault == str(error) or _is_own(name, fault, changes)
+        ]
+        if str(error) not in faults:
+            faults = [str(error)]
+        faults = [fault.rstrip(".") for fault in dict.fromkeys(faults)]
         raise ValueError(f"{where}: {'; '.join(faults[:_MOST_FAULTS])}") from error
+
+
+def _is_own(name: str, fault: str | None, changes: dict) -> bool:
+    """Whether no other change, which the fault of one alone names, could mend it."""
+    return bool(fault) and not any(
+        re.search(rf"\b{other}\b", fault) for other in changes if other != name
+    )
 
 
 def _keep_rates_in_order(plan: TrainingPlan, changes: dict) -> dict:

@@ -245,6 +245,24 @@ def test_changing_a_plan_says_where_the_fault_stood():
         change_plan(SMOKE, {"lr": 0.1})
 
 
+@pytest.mark.parametrize(
+    ("changes", "faults"),
+    [
+        ({"epochs": -1, "dropout": 2.0, "flip": False}, ["epochs must be", "dropout must be in"]),
+        ({"optimizer": "adamw", "weight_decay": 1.0}, ["weight_decay must be in"]),
+        ({"optimizer": "adamw", "weight_decay": None}, ["adamw without a weight_decay"]),
+        ({"schedule": "constant", "small_epochs": 3.0}, ["small_epochs need a cycle of their own"]),
+    ],
+)
+def test_all_faults_of_changes_are_named_but_none_that_another_change_mends(changes, faults):
+    with pytest.raises(ValueError) as caught:
+        change_plan(FINE_TUNE, changes)
+    named = str(caught.value).removeprefix("the plan: ").split("; ")
+    assert len(named) == len(faults)
+    assert all(any(fault in each for each in named) for fault in faults)
+    assert ".;" not in str(caught.value)
+
+
 # What "auto" is --------------------------------------------------------------------------------------
 
 
