@@ -57,6 +57,15 @@ def test_together_all_images_are_in_train_and_none_in_val(folds, drawn, caplog):
     np.testing.assert_array_equal(train.images[:5], first.images[:5])
 
 
+def test_folds_of_a_fold_divide_its_images_once(folds):
+    again = make_folds(folds.without(0), 2)
+    assert sorted(again.ids.tolist()) == sorted(folds.ids.tolist())
+    first = again.without(0)
+    train, val = load_split(first, "train"), load_split(first, "val")
+    assert [len(train), len(val)] == [first.counts["train"], first.counts["val"]]
+    assert len({*train.ids.tolist(), *val.ids.tolist()}) == len(folds.ids) == len(train) + len(val)
+
+
 def test_the_folds_depend_on_images_and_seed_alone(folds, drawn):
     again, other = make_folds(drawn, 3), make_folds(drawn, 3, seed=1)
     assert again.key == folds.key

@@ -772,10 +772,14 @@ def test_a_signal_ends_the_run_after_the_step_and_it_can_be_resumed(run, number)
 # Refusals ------------------------------------------------------------------------------------------
 
 
-def test_a_missing_backbone_is_reported_before_the_data_is_read(drawn, tmp_path):
+@pytest.mark.parametrize(
+    ("backbone", "error"),
+    [("DenseNet12", ValueError), ("gone/DenseNet12.keras", FileNotFoundError)],
+)
+def test_a_missing_backbone_is_reported_before_the_data_is_read(drawn, tmp_path, backbone, error):
     data = dataclasses.replace(drawn, files={**drawn.files, "train": ()})
-    with pytest.raises(ValueError, match="DenseNet12"):
-        train(data, TrainingPlan(backbone="DenseNet12"), out=tmp_path / "run")
+    with pytest.raises(error, match=backbone):
+        train(data, TrainingPlan(backbone=backbone), out=tmp_path / "run")
 
 
 def test_a_layer_that_is_not_there_is_refused_before_anything_is_trained(run):
